@@ -1,0 +1,228 @@
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::Notify;
+
+use crate::{Error, MemoryBudget, PerformanceConfig, Result};
+
+/// What a stage needs to know of the run that it serves: passed to each call, never kept beyond it.
+///
+/// Cloning is cheap. The engine hands each partition a context whose memory shares are those of its worker.
+#[derive(Clone, Debug)]
+pub struct RunContext {
+    run: Arc<Run>,
+    worker_memory: usize,
+}
+
+#[derive(Debug)]
+struct Run {
+    id: RunId,
+    config: PerformanceConfig,
+    memory: MemoryBudget,
+    cancel: CancelToken,
+    counters: Counters,
+}
+
+impl RunContext {
+    /// A context for a new run.
+    pub fn new(config: PerformanceConfig) -> Self {
+        Self::with_cancel(config, CancelToken::new())
+    }
+
+    /// A context for a new run that `cancel` stops.
+    pub fn with_cancel(config: PerformanceConfig, cancel: CancelToken) -> Self {
+        let memory = MemoryBudget::new(config.max_memory_usage);
+        let worker_memory = memory.limit() / 2;
+        let run = Run { id: RunId::generate(), config, memory, cancel, counters: Counters::default() };
+        Self { run: Arc::new(run), worker_memory }
+    }
+
+    /// The same run, seen by a worker that may hold `bytes` in all.
+    #[must_use]
+    pub fn for_worker(&self, bytes: usize) -> Self {
+        Self { run: self.run.clone(), worker_memory: bytes }
+    }
+
+    /// Identifies the run; staged work carries it.
+    pub fn run_id(&self) -> RunId {
+        self.run.id
+    }
+
+    /// How the run uses the machine.
+    pub fn config(&self) -> &PerformanceConfig {
+        &self.run.config
+    }
+
+    /// The budget of the whole run. Readers, batches and writers are already covered by their shares; a connector
+    /// reserves only what it holds beyond them.
+    pub fn memory(&self) -> &MemoryBudget {
+        &self.run.memory
+    }
+
+    /// Bytes that one reader may hold in its buffers.
+    pub fn reader_memory(&self) -> usize {
+        self.worker_memory / 4
+    }
+
+    /// Bytes that a batch should not exceed.
+    pub fn batch_memory(&self) -> usize {
+        self.worker_memory / 8
+    }
+
+    /// Bytes that one writer may hold in its buffers.
+    pub fn writer_memory(&self) -> usize {
+        self.worker_memory / 2
+    }
+
+    /// Asks the run to stop, and tells whether it was asked.
+    pub fn cancel(&self) -> &CancelToken {
+        &self.run.cancel
+    }
+
+    /// What has been done so far.
+    pub fn counters(&self) -> &Counters {
+        &self.run.counters
+    }
+}
+
+/// Counts of a run that stages add to as they go; progress is shown from them.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Bytes read at the source. Connectors add to it.
+    pub bytes_read: Counter,
+    /// Rows that came out of the source. The engine adds to it.
+    pub rows_read: Counter,
+    /// Rows handed to the target. The engine adds to it.
+    pub rows_written: Counter,
+    /// Partitions staged. The engine adds to it.
+    pub partitions_done: Counter,
+    /// Attempts at partitions after a first one failed. The engine adds to it.
+    pub retries: Counter,
+}
+
+/// A number that threads add to.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The sum so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Identifies a run: the time of its start and random bits, as 26 characters that sort by time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RunId(u128);
+
+impl RunId {
+    /// A new one.
+    pub fn generate() -> Self {
+        use std::hash::{BuildHasher, Hasher};
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // RandomState draws its keys from the operating system; the process id keeps forks apart.
+        let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
+        hasher.write_u128(now.as_nanos());
+        hasher.write_u32(std::process::id());
+        Self(now.as_millis() << 64 | u128::from(hasher.finish()))
+    }
+}
+
+impl fmt::Display for RunId {
+    /// Crockford's base 32, lower case: safe in file and table names.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+        for place in (0..26).rev() {
+            let digit = (self.0 >> (place * 5)) & 31;
+            write!(f, "{}", DIGITS[digit as usize] as char)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RunId({self})")
+    }
+}
+
+/// A wish to stop that any thread can make and any stage can see. Clones are the same wish.
+#[derive(Clone, Default)]
+pub struct CancelToken(Arc<Cancel>);
+
+#[derive(Default)]
+struct Cancel {
+    wished: AtomicBool,
+    notify: Notify,
+}
+
+impl CancelToken {
+    /// One that nobody has cancelled.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks for a stop.
+    pub fn cancel(&self) {
+        self.0.wished.store(true, Ordering::SeqCst);
+        self.0.notify.notify_waiters();
+    }
+
+    /// Whether a stop was asked for.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.wished.load(Ordering::SeqCst)
+    }
+
+    /// # Errors
+    /// `Cancelled` once a stop was asked for.
+    pub fn check(&self) -> Result<()> {
+        if self.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) }
+    }
+
+    /// Waits until a stop is asked for.
+    pub async fn cancelled(&self) {
+        loop {
+            let notified = self.0.notify.notified();
+            if self.is_cancelled() {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+impl fmt::Debug for CancelToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CancelToken({})", self.is_cancelled())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_ids_differ_and_sort_by_time() {
+        let first = RunId::generate();
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        let second = RunId::generate();
+        assert!(first < second);
+        assert!(first.to_string() < second.to_string());
+        assert_eq!(first.to_string().len(), 26);
+    }
+
+    #[test]
+    fn a_cancelled_token_stays_cancelled() {
+        let token = CancelToken::new();
+        assert!(token.check().is_ok());
+        token.clone().cancel();
+        assert!(token.check().is_err());
+    }
+}

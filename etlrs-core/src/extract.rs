@@ -1,0 +1,228 @@
+use std::fmt;
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use async_trait::async_trait;
+use futures_core::Stream;
+
+use crate::{Result, RunContext};
+
+/// What flows between the stages: batches, or the one error that ends them.
+pub type BatchStream = std::pin::Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>;
+
+/// A source of tabular data: a file, a table, a query.
+///
+/// Constructing one does no I/O and cannot fail for lack of a file or a server; [`scan`](Extractor::scan) does.
+#[async_trait]
+pub trait Extractor: Send + Sync {
+    /// Looks at the source and fixes what will be read: schema, partitions, fingerprint.
+    ///
+    /// The implementor reads as little as tells these (a header, a footer, a sample, a catalogue), honours of
+    /// `request` what it can and says in [`Scan::pushdown`] what that was. The caller applies the rest.
+    ///
+    /// May be called more than once; each call looks anew. Dropping the future leaves nothing behind.
+    ///
+    /// # Errors
+    /// `NotFound`, `PermissionDenied`, `InvalidData` and the like, naming the source. A column in
+    /// [`ScanRequest::columns`] that does not exist is an `InvalidConfig` error that lists those that do.
+    async fn scan(&self, cx: &RunContext, request: &ScanRequest) -> Result<Arc<dyn Scan>>;
+}
+
+/// One look at a source: what is there, in pieces that can be read in any order and in parallel.
+///
+/// The partitions taken together hold each row of the source exactly once, whatever their number.
+#[async_trait]
+pub trait Scan: Send + Sync {
+    /// Schema of every batch of every partition, after the projection if that is honoured.
+    fn schema(&self) -> SchemaRef;
+
+    /// The pieces, in the order of the source. Their ids count from 0 without gaps.
+    fn partitions(&self) -> &[Partition];
+
+    /// Which parts of the request the batches already obey, exactly.
+    fn pushdown(&self) -> Pushdown {
+        Pushdown::default()
+    }
+
+    /// What a user should know before the run: how the schema was found, what was renamed.
+    fn notes(&self) -> &[String] {
+        &[]
+    }
+
+    /// Bytes that one reader holds at the least, besides the batch that it has handed over: its buffers.
+    /// The engine never runs a reader with less; see [`RunContext::reader_memory`] for what it may use.
+    fn min_memory(&self) -> usize {
+        0
+    }
+
+    /// The state of the source now. Equal fingerprints mean that reading again gives the same rows.
+    ///
+    /// The engine asks before the first and after the last read of a run, and refuses to publish when they
+    /// differ; the fingerprint is also kept for resuming, so it must not depend on this process.
+    async fn fingerprint(&self) -> Result<Fingerprint>;
+
+    /// The rows of one partition, in order.
+    ///
+    /// Repeatable: each call gives the same rows from the start, for a retry reads the partition again. Nothing
+    /// is read before the first poll. Polling happens on a worker thread of the engine, one that may compute and
+    /// may wait for local files; waiting for a network must be asynchronous. A batch holds at most
+    /// `cx.config().batch_size` rows and, as far as one row allows, [`RunContext::batch_memory`] bytes.
+    /// Dropping the stream stops the read and frees what it holds.
+    ///
+    /// # Errors
+    /// The stream ends after its first error. Errors carry the position in the source, and are marked transient
+    /// only where a repetition may succeed.
+    fn read(&self, cx: &RunContext, partition: &Partition) -> Result<BatchStream>;
+}
+
+/// What the caller wants of a source.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ScanRequest {
+    /// Names of the wanted columns, in the wanted order; `None`: all of them.
+    pub columns: Option<Vec<String>>,
+    /// At most so many rows in all.
+    pub limit: Option<u64>,
+    /// Wished number of partitions; a source that cannot be split gives one.
+    pub partitions: Option<usize>,
+    /// On resume: the partitions recorded when the run was planned. The scan must offer just these.
+    pub recorded: Option<Vec<Partition>>,
+}
+
+impl ScanRequest {
+    /// Everything that the source has.
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// Only these columns.
+    #[must_use]
+    pub fn columns(mut self, columns: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.columns = Some(columns.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// At most `rows` rows.
+    #[must_use]
+    pub fn limit(mut self, rows: u64) -> Self {
+        self.limit = Some(rows);
+        self
+    }
+
+    /// Split into about `n`.
+    #[must_use]
+    pub fn partitions(mut self, n: usize) -> Self {
+        self.partitions = Some(n);
+        self
+    }
+
+    /// The positions in `schema` of the wanted columns; all of them when none are named.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for a name that `schema` lacks or that is wanted twice.
+    pub fn projection(&self, schema: &arrow_schema::Schema) -> Result<Vec<usize>> {
+        let Some(columns) = &self.columns else {
+            return Ok((0..schema.fields().len()).collect());
+        };
+        let mut positions = Vec::with_capacity(columns.len());
+        for name in columns {
+            let position = crate::column_index(schema, name)?;
+            if positions.contains(&position) {
+                return Err(crate::Error::new(
+                    crate::ErrorKind::InvalidConfig,
+                    format!("column {name:?} is asked for twice"),
+                ));
+            }
+            positions.push(position);
+        }
+        Ok(positions)
+    }
+}
+
+/// Which parts of a [`ScanRequest`] a scan obeys, so that the caller need not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Pushdown {
+    /// Batches hold just the wanted columns, in the wanted order.
+    pub columns: bool,
+    /// No more rows than the limit come out over all partitions.
+    pub limit: bool,
+}
+
+impl Pushdown {
+    /// The projection is honoured.
+    pub fn columns() -> Self {
+        Self { columns: true, limit: false }
+    }
+}
+
+/// Index of a partition within its scan, from 0 in the order of the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartitionId(pub u32);
+
+impl PartitionId {
+    /// As an index into a slice.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for PartitionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A piece of a source that is read, written, counted and retried by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Partition {
+    /// Its place among the partitions of the scan.
+    pub id: PartitionId,
+    /// What it covers, in words of the connector's own ("bytes 0..1048576"). It is recorded with the plan of a
+    /// run, and must be enough to find the piece again on resume.
+    pub descriptor: String,
+    /// Number of rows, where it is known without reading.
+    pub rows: Option<u64>,
+    /// Size in bytes at the source, where it is known; progress is shown by it.
+    pub bytes: Option<u64>,
+}
+
+impl Partition {
+    /// A partition of unknown size.
+    pub fn new(index: usize, descriptor: impl Into<String>) -> Self {
+        let id = PartitionId(u32::try_from(index).unwrap_or(u32::MAX));
+        Self { id, descriptor: descriptor.into(), rows: None, bytes: None }
+    }
+
+    /// With the number of rows.
+    #[must_use]
+    pub fn with_rows(mut self, rows: u64) -> Self {
+        self.rows = Some(rows);
+        self
+    }
+
+    /// With the size at the source.
+    #[must_use]
+    pub fn with_bytes(mut self, bytes: u64) -> Self {
+        self.bytes = Some(bytes);
+        self
+    }
+}
+
+/// The state of a source, as text that only its connector reads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint(String);
+
+impl Fingerprint {
+    /// From the connector's own words.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The words, to be recorded.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}

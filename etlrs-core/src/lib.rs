@@ -1,0 +1,67 @@
+//! The stage traits and the data model of ETLRS: all that a connector needs, and nothing else.
+//!
+//! Data flows as Arrow record batches from an [`Extractor`] through [`Transformer`]s to a [`Loader`]. A source is
+//! looked at once ([`Scan`]) and read in [`Partition`]s; a target stages what it gets in a [`LoadSession`] and
+//! publishes it at once. The engine, which this crate knows nothing of, runs partitions side by side, keeps the
+//! memory budget, retries, and compares a [`Checksum`] of what was read with one of what was staged.
+//!
+//! A connector author implements [`Extractor`] and [`Scan`], or [`Loader`], [`LoadSession`] and [`PartitionWriter`];
+//! [`MemoryExtractor`] and [`MemoryLoader`] are the smallest whole ones. A source of numbers:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use etlrs_core::*;
+//!
+//! struct Numbers(i64);
+//!
+//! #[async_trait]
+//! impl Extractor for Numbers {
+//!     async fn scan(&self, cx: &RunContext, request: &ScanRequest) -> Result<Arc<dyn Scan>> {
+//!         let batch = record_batch([("n", (0..self.0).map(Some).collect())]);
+//!         MemoryExtractor::new(batch.schema(), [batch]).scan(cx, request).await
+//!     }
+//! }
+//! # let _ = Numbers(3);
+//! ```
+
+mod adapt;
+mod checksum;
+mod config;
+mod context;
+mod error;
+mod extract;
+mod in_memory;
+mod load;
+mod memory;
+mod options;
+mod record;
+mod registry;
+mod secret;
+mod snapshot;
+mod transform;
+mod uri;
+
+pub use adapt::{batches_from_fn, batches_from_iter, map_batches, map_stream, next_batch};
+pub use checksum::{Checksum, SchemaHash};
+pub use config::PerformanceConfig;
+pub use context::{CancelToken, Counter, Counters, RunContext, RunId};
+pub use error::{Error, ErrorKind, Position, Result};
+pub use extract::{BatchStream, Extractor, Fingerprint, Partition, PartitionId, Pushdown, Scan, ScanRequest};
+pub use in_memory::{MemoryExtractor, MemoryLoader, record_batch};
+pub use load::{
+    LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadResult, LoadSession, Loader, PartitionWriter, Published,
+    Receipt,
+};
+pub use memory::{MemoryBudget, Reservation, format_bytes, parse_bytes};
+pub use options::{OptionSet, OptionSpec, OptionValue, unknown_name};
+pub use record::{ColumnRef, OwnedRecord, Record, RecordBatchBuilder, Value, column_index};
+pub use registry::{Connector, OptionMap, Registry};
+pub use secret::Secret;
+pub use snapshot::DatasetSnapshot;
+pub use transform::{BoundTransformer, Transformer};
+pub use uri::Uri;
+
+// The types of others that the traits speak in, so that a connector need not match their versions by hand.
+pub use arrow_array::{self, RecordBatch};
+pub use arrow_schema::{self, DataType, Field, Schema, SchemaRef};
+pub use async_trait::async_trait;

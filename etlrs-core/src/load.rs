@@ -1,0 +1,278 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use async_trait::async_trait;
+
+use crate::{Checksum, Error, ErrorKind, Partition, PartitionId, Result, RunContext, Scan};
+
+/// A target of tabular data. Constructing one does no I/O.
+#[async_trait]
+pub trait Loader: Send + Sync {
+    /// What this target can do; known without I/O.
+    fn capabilities(&self) -> LoadCapabilities;
+
+    /// Checks `plan` against the target without changing anything: mode, existing target, types.
+    ///
+    /// # Errors
+    /// `AlreadyExists` for an existing target in mode `create`; `SchemaMismatch` for a type that the target cannot
+    /// hold exactly, naming the column and the cast that would help; `Unsupported` for a mode it does not have.
+    async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview>;
+
+    /// Takes hold of the target and opens the staging area. Nothing becomes visible to readers of the target.
+    ///
+    /// Staged work of runs that died is recognised and removed here. Two sessions on one target exclude each
+    /// other: the later one fails with `Locked`. Fails as [`check`](Loader::check) does.
+    ///
+    /// Dropping the future or the session is like [`abort`](LoadSession::abort), as far as it can be done without
+    /// waiting; the next `begin` removes the rest.
+    async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>>;
+}
+
+/// One run's hold on a target: everything is staged, and then published at once or not at all.
+///
+/// The engine calls `writer` for each partition, then `read_back` if the user wants it, then `commit` or `abort`.
+#[async_trait]
+pub trait LoadSession: Send + Sync {
+    /// On resume: receipts of partitions that an earlier attempt at this run made durable. They are not read again.
+    fn completed(&self) -> &[Receipt] {
+        &[]
+    }
+
+    /// Bytes that one writer holds at the least; see [`RunContext::writer_memory`] for what it may use.
+    fn min_memory(&self) -> usize {
+        0
+    }
+
+    /// Opens a writer for one partition.
+    ///
+    /// Up to [`LoadCapabilities::max_writers`] are open at a time; partitions are opened in ascending order, and a
+    /// repetition of one (`attempt` > 1) only after the writer of the attempt before was dropped. What an earlier
+    /// attempt staged for this partition is gone when this returns.
+    async fn writer(&self, cx: &RunContext, partition: &Partition, attempt: u32) -> Result<Box<dyn PartitionWriter>>;
+
+    /// The staged rows as a scan, still invisible to readers of the target, for a check before they are published.
+    /// Called at most once, after the last writer finished. `None`: this target cannot.
+    async fn read_back(&mut self, cx: &RunContext, receipts: &[Receipt]) -> Result<Option<Arc<dyn Scan>>>;
+
+    /// Publishes what the receipts stand for, in the order of the partitions, and ends the session.
+    ///
+    /// Atomic where [`LoadCapabilities::atomic`] says so: readers see the old data until this returns, and the new
+    /// data after. `receipts` holds one for every partition. On an error nothing was published.
+    async fn commit(self: Box<Self>, receipts: Vec<Receipt>) -> Result<Published>;
+
+    /// Removes what was staged and leaves the target as it was.
+    async fn abort(self: Box<Self>) -> Result<()>;
+}
+
+/// Writes one partition into the staging area. Dropping it without `finish` discards what it wrote.
+#[async_trait]
+pub trait PartitionWriter: Send {
+    /// Takes a batch of the planned schema. Waiting here is the back-pressure. Runs on a worker thread, where it
+    /// may compute and wait for local files. After an error the writer is only good for dropping.
+    async fn write(&mut self, batch: RecordBatch) -> Result<()>;
+
+    /// Ends the partition. When it returns, the rows are staged: durably where
+    /// [`LoadCapabilities::resumable`] says so, and invisible to readers of the target in any case.
+    ///
+    /// The receipt is the target's own account of what it took: its `rows` are counted at the target.
+    async fn finish(self: Box<Self>) -> Result<Receipt>;
+}
+
+/// What a load is to do.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LoadPlan {
+    /// Schema of every batch.
+    pub schema: SchemaRef,
+    /// What happens to a target that exists.
+    pub mode: LoadMode,
+    /// Key columns of the mode `merge`.
+    pub keys: Vec<String>,
+    /// The partitions that will be written.
+    pub partitions: Vec<Partition>,
+}
+
+impl LoadPlan {
+    /// A plan without keys.
+    pub fn new(schema: SchemaRef, mode: LoadMode, partitions: Vec<Partition>) -> Self {
+        Self { schema, mode, keys: Vec::new(), partitions }
+    }
+}
+
+/// What a load does with a target that exists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LoadMode {
+    /// The target must not exist.
+    #[default]
+    Create,
+    /// All new rows become visible, or none.
+    Append,
+    /// The old data until the commit, the new data after it.
+    Replace,
+    /// Rows with a known key are updated, others inserted.
+    Merge,
+}
+
+impl LoadMode {
+    /// All modes, in the order of the documentation.
+    pub const ALL: [LoadMode; 4] = [Self::Create, Self::Append, Self::Replace, Self::Merge];
+
+    /// The word used on the command line and in pipeline files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Append => "append",
+            Self::Replace => "replace",
+            Self::Merge => "merge",
+        }
+    }
+}
+
+impl fmt::Display for LoadMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for LoadMode {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|mode| mode.as_str() == text).ok_or_else(|| {
+            Error::new(
+                ErrorKind::InvalidConfig,
+                format!("{text:?} is no mode; the modes are create, append, replace and merge"),
+            )
+        })
+    }
+}
+
+/// What a target can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LoadCapabilities {
+    /// Writers that may be open at a time. With 1, partitions are written one after another in their order.
+    pub max_writers: usize,
+    /// The commit shows readers all rows at once.
+    pub atomic: bool,
+    /// A receipt is durable, so that a run can go on where it was killed.
+    pub resumable: bool,
+    /// Modes that the target has.
+    pub modes: &'static [LoadMode],
+}
+
+impl LoadCapabilities {
+    /// An atomic target with one writer and the modes create and replace.
+    pub const fn one_writer() -> Self {
+        Self { max_writers: 1, atomic: true, resumable: false, modes: &[LoadMode::Create, LoadMode::Replace] }
+    }
+
+    /// With these modes.
+    #[must_use]
+    pub const fn modes(mut self, modes: &'static [LoadMode]) -> Self {
+        self.modes = modes;
+        self
+    }
+
+    /// With so many writers at a time.
+    #[must_use]
+    pub const fn max_writers(mut self, n: usize) -> Self {
+        self.max_writers = n;
+        self
+    }
+
+    /// # Errors
+    /// `Unsupported`, naming the modes that there are.
+    pub fn require(&self, mode: LoadMode, target: impl fmt::Display) -> Result<()> {
+        if self.modes.contains(&mode) {
+            return Ok(());
+        }
+        let modes: Vec<_> = self.modes.iter().map(|mode| mode.as_str()).collect();
+        Err(Error::new(ErrorKind::Unsupported, format!("this target has no mode {mode}"))
+            .hint(format!("it has {}", modes.join(", ")))
+            .in_source(target))
+    }
+}
+
+/// What a load would do, for the plan that a user reads.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct LoadPreview {
+    /// Type at the target of each column, in order ("BIGINT", "INT64").
+    pub column_types: Vec<String>,
+    /// Statements that define the target, where it has any.
+    pub ddl: Vec<String>,
+    /// What a user should know: what is replaced, what is created.
+    pub notes: Vec<String>,
+}
+
+/// A target's account of one staged partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Receipt {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// Rows staged, as counted at the target.
+    pub rows: u64,
+    /// Bytes written, where the target can tell.
+    pub bytes: u64,
+    /// Checksum of the rows; the engine fills it in with what it handed over when the target has none of its own.
+    pub checksum: Option<Checksum>,
+}
+
+impl Receipt {
+    /// A receipt without a checksum of the target's own.
+    pub fn new(partition: PartitionId, rows: u64, bytes: u64) -> Self {
+        Self { partition, rows, bytes, checksum: None }
+    }
+}
+
+/// What [`LoadSession::commit`] made visible.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Published {
+    /// Rows that became visible with this commit.
+    pub rows: u64,
+    /// Bytes at the target, where it can tell.
+    pub bytes: u64,
+}
+
+impl Published {
+    /// What became visible.
+    pub fn new(rows: u64, bytes: u64) -> Self {
+        Self { rows, bytes }
+    }
+}
+
+/// The result of a whole load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LoadResult {
+    /// Rows that became visible.
+    pub records_loaded: u64,
+    /// Bytes at the target, where it can tell.
+    pub bytes_written: u64,
+    /// Whether the load was published.
+    pub success: bool,
+    /// Checksum of the rows.
+    pub checksum: Checksum,
+    /// When it was published.
+    pub timestamp: SystemTime,
+}
+
+impl LoadResult {
+    /// The result of a published load.
+    pub fn published(published: &Published, checksum: Checksum) -> Self {
+        Self {
+            records_loaded: published.rows,
+            bytes_written: published.bytes,
+            success: true,
+            checksum,
+            timestamp: SystemTime::now(),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::{Error, ErrorKind, Extractor, Loader, OptionSpec, Result, Uri};
+
+/// Option values by key, as a user gave them; the connector checks them.
+pub type OptionMap = BTreeMap<String, String>;
+
+/// What makes a URI into an extractor or a loader.
+pub trait Connector: Send + Sync {
+    /// Name in `etlrs connectors NAME` ("csv").
+    fn name(&self) -> &'static str;
+    /// What it reads and writes, in a line.
+    fn summary(&self) -> &'static str;
+    /// A URI to show in help texts.
+    fn example(&self) -> &'static str;
+    /// URI schemes that it serves ("sqlite").
+    fn schemes(&self) -> &'static [&'static str] {
+        &[]
+    }
+    /// File extensions that it serves, without the dot.
+    fn extensions(&self) -> &'static [&'static str] {
+        &[]
+    }
+    /// Options of its extractor; `None`: it does not read.
+    fn source_options(&self) -> Option<Vec<OptionSpec>>;
+    /// Options of its loader; `None`: it does not write.
+    fn target_options(&self) -> Option<Vec<OptionSpec>>;
+
+    /// # Errors
+    /// `InvalidConfig` for a wrong URI or option.
+    fn extractor(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Extractor>>;
+
+    /// # Errors
+    /// `InvalidConfig` for a wrong URI or option.
+    fn loader(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Loader>>;
+}
+
+/// The connectors of a program, found by scheme or by file extension.
+#[derive(Clone, Default)]
+pub struct Registry {
+    connectors: Vec<Arc<dyn Connector>>,
+}
+
+impl Registry {
+    /// Without connectors.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a connector; a later one wins over an earlier one for the same scheme or extension.
+    #[must_use]
+    pub fn with(mut self, connector: impl Connector + 'static) -> Self {
+        self.connectors.push(Arc::new(connector));
+        self
+    }
+
+    /// All connectors, in the order in which they were added.
+    pub fn connectors(&self) -> &[Arc<dyn Connector>] {
+        &self.connectors
+    }
+
+    /// The connector that serves `uri`.
+    ///
+    /// # Errors
+    /// `InvalidConfig`, listing what is served.
+    pub fn find(&self, uri: &Uri) -> Result<&Arc<dyn Connector>> {
+        let mut latest_first = self.connectors.iter().rev();
+        if let Some(scheme) = uri.scheme() {
+            let found = latest_first.find(|connector| connector.schemes().contains(&scheme));
+            return found.ok_or_else(|| {
+                let schemes: Vec<_> = self.connectors.iter().flat_map(|c| c.schemes()).collect();
+                crate::unknown_name("connector for", scheme, &schemes)
+                    .hint(format!("there is {}; a file of that name is written ./{uri}", list(&schemes)))
+            });
+        }
+        let extension = uri.extension();
+        let found = latest_first
+            .find(|connector| extension.as_deref().is_some_and(|name| connector.extensions().contains(&name)));
+        found.ok_or_else(|| {
+            let extensions: Vec<_> = self.connectors.iter().flat_map(|c| c.extensions()).collect();
+            let schemes: Vec<_> = self.connectors.iter().flat_map(|c| c.schemes()).collect();
+            let message = match extension {
+                Some(extension) => format!("no connector serves files that end in .{extension}"),
+                None => "the name has no extension that tells its format".to_owned(),
+            };
+            Error::new(ErrorKind::InvalidConfig, message)
+                .hint(format!("the extensions are {}, the schemes {}", list(&extensions), list(&schemes)))
+                .in_source(uri)
+        })
+    }
+}
+
+fn list(names: &[&&'static str]) -> String {
+    names.iter().map(|name| **name).collect::<Vec<_>>().join(", ")
+}

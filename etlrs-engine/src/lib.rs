@@ -1,0 +1,5 @@
+//! The pipeline of ETLRS.
+
+mod transform;
+
+pub use transform::*;
