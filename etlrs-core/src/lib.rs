@@ -39,6 +39,7 @@ mod registry;
 mod secret;
 mod snapshot;
 mod transform;
+mod turnstile;
 mod uri;
 
 pub use adapt::{batches_from_fn, batches_from_iter, map_batches, map_stream, next_batch};
@@ -59,6 +60,7 @@ pub use registry::{Connector, OptionMap, Registry};
 pub use secret::Secret;
 pub use snapshot::DatasetSnapshot;
 pub use transform::{BoundTransformer, Transformer};
+pub use turnstile::Turnstile;
 pub use uri::Uri;
 
 // The types of others that the traits speak in, so that a connector need not match their versions by hand.

@@ -1,0 +1,102 @@
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use etlrs_core::{Error, ErrorKind, Result, RunId};
+
+/// The right of one run to write to one target.
+///
+/// An advisory lock (`flock`) on a hidden file beside the target. The operating system frees it when the process ends,
+/// however it ends, so a lock never has to be broken by hand. On a network file system that has no such locks the
+/// error says so.
+#[derive(Debug)]
+pub struct TargetLock {
+    // Held for its lock, which goes with the last handle.
+    _file: File,
+    path: PathBuf,
+}
+
+impl TargetLock {
+    /// Takes the lock of `target`, a file or directory that need not exist; `part` tells targets within one file apart
+    /// (a table).
+    ///
+    /// # Errors
+    /// `Locked` if another run has it, naming its process; an I/O error if the directory cannot be written.
+    pub fn acquire(target: &Path, part: &str, run: RunId) -> Result<Self> {
+        let path = hidden_beside(target, &format!("{part}lock"))?;
+        loop {
+            let mut file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .map_err(|error| Error::io("write beside", target, error))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(held(target, &mut file)),
+                Err(TryLockError::Error(error)) => return Err(Error::io("lock", target, error)),
+            }
+            // The holder before removed the file after this one opened it: the lock of a removed file is worth nothing.
+            let same = match (file.metadata(), std::fs::metadata(&path)) {
+                (Ok(held), Ok(named)) => (held.dev(), held.ino()) == (named.dev(), named.ino()),
+                _ => false,
+            };
+            if same {
+                let owner = format!("run {run}, process {}", std::process::id());
+                file.set_len(0)
+                    .and_then(|()| file.write_all(owner.as_bytes()))
+                    .map_err(|error| Error::io("write beside", target, error))?;
+                return Ok(Self { _file: file, path });
+            }
+        }
+    }
+}
+
+impl Drop for TargetLock {
+    fn drop(&mut self) {
+        // Removed while it is still held, so that nobody locks a file that is about to go.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn held(target: &Path, file: &mut File) -> Error {
+    let mut owner = String::new();
+    let _ = file.take(200).read_to_string(&mut owner);
+    let owner = if owner.is_empty() { "another run".to_owned() } else { owner };
+    Error::new(ErrorKind::Locked, format!("the target is being written by {owner}"))
+        .hint("wait until it is done, or stop it")
+        .in_source(target.display())
+}
+
+/// `.NAME.etlrs-SUFFIX` in the directory of `target`.
+pub(crate) fn hidden_beside(target: &Path, suffix: &str) -> Result<PathBuf> {
+    let name = target.file_name().ok_or_else(|| {
+        Error::new(ErrorKind::InvalidConfig, format!("{} is no name for a file or directory", target.display()))
+    })?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".etlrs-{suffix}"));
+    Ok(target.with_file_name(hidden))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_run_is_told_who_holds_the_target() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("out.parquet");
+        let run = RunId::generate();
+        let lock = TargetLock::acquire(&target, "", run).unwrap();
+        let error = TargetLock::acquire(&target, "", RunId::generate()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Locked);
+        assert!(error.to_string().contains(&format!("run {run}, process {}", std::process::id())), "{error}");
+        assert!(TargetLock::acquire(&target, "other-table.", run).is_ok());
+        drop(lock);
+        drop(TargetLock::acquire(&target, "", RunId::generate()).unwrap());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,99 @@
+use std::fs;
+use std::path::Path;
+
+use etlrs_core::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+
+/// The list of the files that make up a directory target, in order. What a directory holds besides is not data.
+///
+/// Kept as JSON in `_etlrs_manifest.json`; readers that do not know it see the same files, for it lists all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this format.
+    pub version: u32,
+    /// The run that published the directory last.
+    pub run: String,
+    /// The files.
+    pub files: Vec<ManifestFile>,
+}
+
+/// One file of a [`Manifest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestFile {
+    /// Name within the directory.
+    pub name: String,
+    /// Rows in it.
+    pub rows: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
+impl Manifest {
+    /// Name of the file.
+    pub const NAME: &'static str = "_etlrs_manifest.json";
+    const VERSION: u32 = 1;
+
+    /// Of `files`, published by `run`.
+    pub fn new(run: impl ToString, files: Vec<ManifestFile>) -> Self {
+        Self { version: Self::VERSION, run: run.to_string(), files }
+    }
+
+    /// The manifest of `directory`, if it has one.
+    ///
+    /// # Errors
+    /// `InvalidData` for one that cannot be understood, or that names a file outside the directory.
+    pub fn read(directory: &Path) -> Result<Option<Self>> {
+        let path = directory.join(Self::NAME);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("read", path, error)),
+        };
+        let wrong = |reason: String| {
+            Error::new(ErrorKind::InvalidData, format!("the manifest cannot be understood: {reason}"))
+                .in_source(path.display())
+        };
+        let manifest: Self = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        if manifest.version != Self::VERSION {
+            return Err(wrong(format!("it has version {}, not {}", manifest.version, Self::VERSION)));
+        }
+        if let Some(file) = manifest.files.iter().find(|file| Path::new(&file.name).file_name() != Some(file.name.as_ref())) {
+            return Err(wrong(format!("{:?} is no plain file name", file.name)));
+        }
+        Ok(Some(manifest))
+    }
+
+    /// Writes the manifest into `directory`, which is a staging directory: it is published with it.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn write(&self, directory: &Path) -> Result<()> {
+        let path = directory.join(Self::NAME);
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|error| Error::new(ErrorKind::Internal, format!("the manifest cannot be written: {error}")))?;
+        fs::write(&path, text).map_err(|error| Error::io("write", path, error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Manifest::read(folder.path()).unwrap(), None);
+        let manifest = Manifest::new("r", vec![ManifestFile { name: "a.parquet".into(), rows: 3, bytes: 9 }]);
+        manifest.write(folder.path()).unwrap();
+        assert_eq!(Manifest::read(folder.path()).unwrap(), Some(manifest));
+    }
+
+    #[test]
+    fn a_manifest_cannot_lead_outside() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["../x", "/etc/passwd", "..", "a/b", ""] {
+            Manifest::new("r", vec![ManifestFile { name: name.into(), rows: 0, bytes: 0 }]).write(folder.path()).unwrap();
+            assert_eq!(Manifest::read(folder.path()).unwrap_err().kind(), ErrorKind::InvalidData, "{name}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use etlrs_core::{Error, ErrorKind, Fingerprint, Result};
+
+use crate::Manifest;
+
+/// The files that a source path stands for: itself, or, for a directory, the files of its manifest, or else those with
+/// one of `extensions`, in the order of their names. Hidden files and those that begin with `_` are not data.
+///
+/// # Errors
+/// `NotFound` and other I/O errors; `InvalidData` for a directory without such files.
+pub fn source_files(path: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
+    let failed = |error| Error::io("read", path, error);
+    if !fs::metadata(path).map_err(failed)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    if let Some(manifest) = Manifest::read(path)? {
+        return Ok(manifest.files.iter().map(|file| path.join(&file.name)).collect());
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let file = entry.map_err(failed)?.path();
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or("_");
+        let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        let hidden = name.starts_with(['.', '_']);
+        if !hidden && extensions.iter().any(|wanted| wanted.eq_ignore_ascii_case(extension)) && file.is_file() {
+            files.push(file);
+        }
+    }
+    if files.is_empty() {
+        return Err(Error::new(
+            ErrorKind::InvalidData,
+            format!("the directory has no file that ends in .{}", extensions.join(" or .")),
+        )
+        .in_source(path.display()));
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Sizes and times of change of `files`: differs when one was written to, replaced or removed.
+///
+/// # Errors
+/// `SourceChanged` if one is gone, other I/O errors.
+pub fn fingerprint<P: AsRef<Path>>(files: &[P]) -> Result<Fingerprint> {
+    let mut text = String::new();
+    for file in files {
+        let file = file.as_ref();
+        let found = fs::metadata(file).map_err(|error| Error::io("look again at", file, error))?;
+        let changed = found.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        text.push_str(&format!("{} {}.{:09};", found.len(), changed.as_secs(), changed.subsec_nanos()));
+    }
+    Ok(Fingerprint::new(text))
+}
