@@ -91,8 +91,10 @@ impl Scan for MemoryScan {
 /// Keeps what it is given in memory. Clones are the same target.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryLoader {
-    published: Arc<Mutex<Option<(SchemaRef, Vec<RecordBatch>)>>>,
+    published: Arc<Mutex<Option<Table>>>,
 }
+
+type Table = (SchemaRef, Vec<RecordBatch>);
 
 impl MemoryLoader {
     /// An empty target.
@@ -215,8 +217,8 @@ impl PartitionWriter for MemoryWriter {
 /// # Panics
 /// If the columns differ in length.
 pub fn record_batch<'a>(columns: impl IntoIterator<Item = (&'a str, Vec<Option<i64>>)>) -> RecordBatch {
-    let columns = columns.into_iter().map(|(name, values)| {
-        (name, Arc::new(arrow_array::Int64Array::from(values)) as arrow_array::ArrayRef, true)
-    });
+    let columns = columns
+        .into_iter()
+        .map(|(name, values)| (name, Arc::new(arrow_array::Int64Array::from(values)) as arrow_array::ArrayRef, true));
     RecordBatch::try_from_iter_with_nullable(columns).expect("columns of equal length make a batch")
 }

@@ -40,6 +40,7 @@ mod secret;
 mod snapshot;
 mod transform;
 mod turnstile;
+mod types;
 mod uri;
 
 pub use adapt::{batches_from_fn, batches_from_iter, map_batches, map_stream, next_batch};
@@ -61,6 +62,7 @@ pub use secret::Secret;
 pub use snapshot::DatasetSnapshot;
 pub use transform::{BoundTransformer, Transformer};
 pub use turnstile::Turnstile;
+pub use types::{ColumnTypes, parse_type, type_name};
 pub use uri::Uri;
 
 // The types of others that the traits speak in, so that a connector need not match their versions by hand.

@@ -49,7 +49,10 @@ pub trait OptionSet: Default {
                 Some(Err(reason)) => {
                     let secret = Self::specs().iter().any(|spec| spec.key == key && spec.secret);
                     let shown = if secret { "***".to_owned() } else { format!("{value:?}") };
-                    return Err(Error::new(ErrorKind::InvalidConfig, format!("option {key} cannot be {shown}: {reason}")));
+                    return Err(Error::new(
+                        ErrorKind::InvalidConfig,
+                        format!("option {key} cannot be {shown}: {reason}"),
+                    ));
                 }
                 None => {
                     let keys: Vec<_> = Self::specs().iter().map(|spec| spec.key).collect();

@@ -427,11 +427,8 @@ impl RecordBatchBuilder {
         for ((builder, value), field) in self.columns.iter_mut().zip(record.values).zip(self.schema.fields()) {
             let kind = value.kind();
             append(builder.as_mut(), field.data_type(), value).ok_or_else(|| {
-                Error::new(
-                    ErrorKind::SchemaMismatch,
-                    format!("a {kind} does not fit into type {}", field.data_type()),
-                )
-                .at_column(field.name())
+                Error::new(ErrorKind::SchemaMismatch, format!("a {kind} does not fit into type {}", field.data_type()))
+                    .at_column(field.name())
             })?;
         }
         self.rows += 1;

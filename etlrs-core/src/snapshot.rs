@@ -93,9 +93,7 @@ impl DatasetSnapshot {
     pub fn chunks(&self, rows: usize) -> impl Iterator<Item = RecordBatch> + Send + '_ {
         let rows = rows.max(1);
         self.batches.iter().flat_map(move |batch| {
-            (0..batch.num_rows())
-                .step_by(rows)
-                .map(move |start| batch.slice(start, rows.min(batch.num_rows() - start)))
+            (0..batch.num_rows()).step_by(rows).map(move |start| batch.slice(start, rows.min(batch.num_rows() - start)))
         })
     }
 }
@@ -107,7 +105,8 @@ mod tests {
 
     #[test]
     fn chunks_are_the_rows_in_order() {
-        let batches = vec![record_batch([("x", vec![Some(1), Some(2), Some(3)])]), record_batch([("x", vec![Some(4)])])];
+        let batches =
+            vec![record_batch([("x", vec![Some(1), Some(2), Some(3)])]), record_batch([("x", vec![Some(4)])])];
         let snapshot = DatasetSnapshot::new(batches[0].schema(), batches).unwrap();
         assert_eq!(snapshot.total_count(), 4);
         assert_eq!(snapshot.chunks(2).map(|chunk| chunk.num_rows()).collect::<Vec<_>>(), [2, 1, 1]);

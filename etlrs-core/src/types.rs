@@ -1,0 +1,159 @@
+use std::sync::Arc;
+
+use arrow_schema::{DataType, TimeUnit};
+
+use crate::{Error, ErrorKind, OptionValue, Result};
+
+/// Names of types, as users write them, with what they stand for. The first name of each is the one that is shown.
+const TYPES: &[(&[&str], DataType)] = &[
+    (&["bool", "boolean"], DataType::Boolean),
+    (&["int8", "tinyint"], DataType::Int8),
+    (&["int16", "smallint"], DataType::Int16),
+    (&["int32", "int", "integer"], DataType::Int32),
+    (&["int64", "bigint"], DataType::Int64),
+    (&["uint8"], DataType::UInt8),
+    (&["uint16"], DataType::UInt16),
+    (&["uint32"], DataType::UInt32),
+    (&["uint64"], DataType::UInt64),
+    (&["float32", "real", "float"], DataType::Float32),
+    (&["float64", "double"], DataType::Float64),
+    (&["text", "string", "varchar"], DataType::Utf8),
+    (&["binary", "bytes", "blob"], DataType::Binary),
+    (&["date"], DataType::Date32),
+    (&["time"], DataType::Time64(TimeUnit::Microsecond)),
+    (&["timestamp", "datetime"], DataType::Timestamp(TimeUnit::Microsecond, None)),
+];
+
+/// The type that a user names: `int64`, `decimal(12,2)`, `timestamptz`. Names are not case-sensitive.
+///
+/// Times and timestamps count microseconds; `timestamptz` is in UTC. A decimal of up to 38 digits takes 16 bytes, one
+/// of up to 76 takes 32.
+///
+/// ```
+/// use etlrs_core::{DataType, parse_type};
+///
+/// assert_eq!(parse_type("bigint")?, DataType::Int64);
+/// assert_eq!(parse_type("decimal(12, 2)")?, DataType::Decimal128(12, 2));
+/// # Ok::<(), etlrs_core::Error>(())
+/// ```
+///
+/// # Errors
+/// `InvalidConfig`, with the types that there are.
+pub fn parse_type(text: &str) -> Result<DataType> {
+    let name = text.trim().to_ascii_lowercase();
+    if name == "timestamptz" {
+        return Ok(DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC"))));
+    }
+    if let Some(digits) = name.strip_prefix("decimal(").and_then(|rest| rest.strip_suffix(')')) {
+        return parse_decimal(digits).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidConfig, format!("{text:?} is no decimal type"))
+                .hint("write decimal(P,S) with at most P = 76 digits, S of them after the point")
+        });
+    }
+    TYPES.iter().find(|(names, _)| names.contains(&name.as_str())).map(|(_, data_type)| data_type.clone()).ok_or_else(
+        || {
+            let names: Vec<_> =
+                TYPES.iter().map(|(names, _)| names[0]).chain(["timestamptz", "decimal(P,S)"]).collect();
+            crate::unknown_name("type", text, &names)
+        },
+    )
+}
+
+fn parse_decimal(digits: &str) -> Option<DataType> {
+    let (precision, scale) = digits.split_once(',').unwrap_or((digits, "0"));
+    let (precision, scale): (u8, i8) = (precision.trim().parse().ok()?, scale.trim().parse().ok()?);
+    if scale < 0 || i16::from(scale) > i16::from(precision) {
+        return None;
+    }
+    match precision {
+        1..=38 => Some(DataType::Decimal128(precision, scale)),
+        39..=76 => Some(DataType::Decimal256(precision, scale)),
+        _ => None,
+    }
+}
+
+/// The short name of a type, as [`parse_type`] reads it where it can.
+pub fn type_name(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Timestamp(TimeUnit::Microsecond, Some(zone)) if &**zone == "UTC" => "timestamptz".to_owned(),
+        DataType::Decimal128(precision, scale) | DataType::Decimal256(precision, scale) => {
+            format!("decimal({precision},{scale})")
+        }
+        DataType::LargeUtf8 | DataType::Utf8View => "text".to_owned(),
+        DataType::LargeBinary | DataType::BinaryView => "binary".to_owned(),
+        other => TYPES
+            .iter()
+            .find(|(_, known)| known == other)
+            .map_or_else(|| other.to_string(), |(names, _)| names[0].to_owned()),
+    }
+}
+
+/// Types of single columns, written `id:text,price:decimal(12,2)`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ColumnTypes(pub Vec<(String, DataType)>);
+
+impl ColumnTypes {
+    /// The type given for `column`, if there is one.
+    pub fn get(&self, column: &str) -> Option<&DataType> {
+        self.0.iter().find(|(name, _)| name == column).map(|(_, data_type)| data_type)
+    }
+}
+
+impl<N: Into<String>, const COUNT: usize> From<[(N, DataType); COUNT]> for ColumnTypes {
+    fn from(types: [(N, DataType); COUNT]) -> Self {
+        Self(types.into_iter().map(|(name, data_type)| (name.into(), data_type)).collect())
+    }
+}
+
+impl OptionValue for ColumnTypes {
+    const KIND: &'static str = "list of COLUMN:TYPE, separated by commas";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut types = Vec::new();
+        let mut depth = 0;
+        let items = text.split(|c| {
+            depth += match c {
+                '(' => 1,
+                ')' => -1,
+                _ => 0,
+            };
+            c == ',' && depth == 0
+        });
+        for item in items {
+            let (name, data_type) =
+                item.rsplit_once(':').ok_or_else(|| format!("{item:?} is not of the form COLUMN:TYPE"))?;
+            types.push((name.to_owned(), parse_type(data_type).map_err(|error| error.to_string())?));
+        }
+        Ok(Self(types))
+    }
+
+    fn show(&self) -> String {
+        let items: Vec<_> = self.0.iter().map(|(name, data_type)| format!("{name}:{}", type_name(data_type))).collect();
+        items.join(",")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back_to_their_types() {
+        for text in ["bool", "int64", "text", "timestamp", "timestamptz", "decimal(38,10)", "decimal(76,0)", "time"] {
+            assert_eq!(type_name(&parse_type(text).unwrap()), text);
+        }
+        for text in ["", "int65", "decimal(0,0)", "decimal(77,0)", "decimal(5,6)", "decimal(5,-1)", "decimal(x)"] {
+            assert_eq!(parse_type(text).unwrap_err().kind(), ErrorKind::InvalidConfig, "{text}");
+        }
+    }
+
+    #[test]
+    fn column_types_are_written_as_a_list() {
+        let types = <ColumnTypes as OptionValue>::parse("a:b:text,price:decimal(12,2),n:int64").unwrap();
+        assert_eq!(types.get("a:b"), Some(&DataType::Utf8));
+        assert_eq!(types.get("price"), Some(&DataType::Decimal128(12, 2)));
+        assert_eq!(types.show(), "a:b:text,price:decimal(12,2),n:int64");
+        assert!(<ColumnTypes as OptionValue>::parse("a").is_err());
+        assert!(<ColumnTypes as OptionValue>::parse("a:nothing").unwrap_err().contains("there is bool"));
+    }
+}

@@ -1,0 +1,305 @@
+//! From the bytes of one field to a value, without a string in between.
+//!
+//! Each function gives `None` for bytes that are no value of its type. Where it matters there are two grades: `exact`
+//! takes only the spellings that type inference takes, so that `007` or `+1`, which would lose something as a number,
+//! never pass for one by accident; without it, because the user named the type, such spellings are values too.
+
+/// `true` and `false`, also in upper case or capitalised.
+pub(crate) fn boolean(bytes: &[u8]) -> Option<bool> {
+    match bytes {
+        b"true" | b"True" | b"TRUE" => Some(true),
+        b"false" | b"False" | b"FALSE" => Some(false),
+        _ => None,
+    }
+}
+
+/// A decimal integer.
+pub(crate) fn integer(bytes: &[u8], exact: bool) -> Option<i64> {
+    let (negative, digits) = match bytes {
+        [b'-', digits @ ..] => (true, digits),
+        [b'+', digits @ ..] if !exact => (false, digits),
+        digits => (false, digits),
+    };
+    if digits.is_empty() || (exact && digits[0] == b'0' && (digits.len() > 1 || negative)) {
+        return None;
+    }
+    let mut value: i64 = 0;
+    if digits.len() <= 18 {
+        for &byte in digits {
+            let digit = byte.wrapping_sub(b'0');
+            if digit > 9 {
+                return None;
+            }
+            value = value * 10 + i64::from(digit);
+        }
+        return Some(if negative { -value } else { value });
+    }
+    // Counted downwards, for there is one more negative number.
+    for &byte in digits {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        value = value.checked_mul(10)?.checked_sub(i64::from(digit))?;
+    }
+    if negative { Some(value) } else { value.checked_neg() }
+}
+
+/// A floating point number, correctly rounded.
+pub(crate) fn float(bytes: &[u8], exact: bool) -> Option<f64> {
+    if exact && !exact_float(bytes) {
+        return None;
+    }
+    fast_float2::parse(bytes).ok()
+}
+
+/// `-12.5`, `.5`, `1e-9`; nothing that stands for another notion than the number itself (`007`, `+1`, `nan`), and no
+/// integer that a float cannot hold.
+fn exact_float(bytes: &[u8]) -> bool {
+    let unsigned = bytes.strip_prefix(b"-").unwrap_or(bytes);
+    let whole = unsigned.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(unsigned.len());
+    if whole == unsigned.len() {
+        const LARGEST: u64 = 1 << 53;
+        return integer(bytes, true).is_some_and(|value| value.unsigned_abs() <= LARGEST);
+    }
+    let leading_zero = whole > 1 && unsigned[0] == b'0';
+    !leading_zero && (unsigned[0].is_ascii_digit() || unsigned[0] == b'.')
+}
+
+/// `number × 10^scale` for a decimal number with at most `scale` digits after the point that are not zero.
+pub(crate) fn decimal(bytes: &[u8], scale: u32) -> Option<i128> {
+    let (negative, digits) = match bytes {
+        [b'-', digits @ ..] => (true, digits),
+        [b'+', digits @ ..] => (false, digits),
+        digits => (false, digits),
+    };
+    let point = digits.iter().position(|&byte| byte == b'.').unwrap_or(digits.len());
+    let (whole, fraction) = (&digits[..point], digits.get(point + 1..).unwrap_or_default());
+    if whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
+    let scale = scale as usize;
+    let (kept, rest) = fraction.split_at(fraction.len().min(scale));
+    if rest.iter().any(|&byte| byte != b'0') {
+        return None;
+    }
+    let zeros = std::iter::repeat_n(&b'0', scale - kept.len());
+    let mut value: i128 = 0;
+    for &byte in whole.iter().chain(kept).chain(zeros) {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        value = value.checked_mul(10)?.checked_add(i128::from(digit))?;
+    }
+    Some(if negative { -value } else { value })
+}
+
+/// Days since 1970-01-01 of `YYYY-MM-DD` (ISO 8601, proleptic Gregorian calendar).
+pub(crate) fn date(bytes: &[u8]) -> Option<i32> {
+    let [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2] = *bytes else { return None };
+    let year = two(y1, y2)? * 100 + two(y3, y4)?;
+    let (month, day) = (two(m1, m2)?, two(d1, d2)?);
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let length = match month {
+        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+        4 | 6 | 9 | 11 => 30,
+        2 => 28 + i32::from(leap),
+        _ => return None,
+    };
+    if day < 1 || day > length {
+        return None;
+    }
+    // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms": years start in March, eras have 400.
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    Some(era * 146_097 + day_of_era - 719_468)
+}
+
+fn two(tens: u8, ones: u8) -> Option<i32> {
+    let (tens, ones) = (tens.wrapping_sub(b'0'), ones.wrapping_sub(b'0'));
+    (tens <= 9 && ones <= 9).then(|| i32::from(tens) * 10 + i32::from(ones))
+}
+
+/// Microseconds since midnight of `HH:MM`, `HH:MM:SS` or `HH:MM:SS.ffffff`.
+pub(crate) fn time(bytes: &[u8]) -> Option<i64> {
+    let (hours_minutes, rest) = bytes.split_at_checked(5)?;
+    let &[h1, h2, b':', m1, m2] = hours_minutes else { return None };
+    let (hour, minute) = (two(h1, h2)?, two(m1, m2)?);
+    let (second, micros) = match rest {
+        [] => (0, 0),
+        &[b':', s1, s2] => (two(s1, s2)?, 0),
+        [b':', s1, s2, b'.', fraction @ ..] => (two(*s1, *s2)?, fraction_micros(fraction)?),
+        _ => return None,
+    };
+    if hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    Some((i64::from(hour) * 3600 + i64::from(minute) * 60 + i64::from(second)) * 1_000_000 + micros)
+}
+
+/// Digits after the point as microseconds; digits that microseconds cannot hold have to be zeros.
+fn fraction_micros(digits: &[u8]) -> Option<i64> {
+    if digits.is_empty() {
+        return None;
+    }
+    let (kept, rest) = digits.split_at(digits.len().min(6));
+    if rest.iter().any(|&byte| byte != b'0') {
+        return None;
+    }
+    let mut micros = 0;
+    for place in 0..6 {
+        let digit = kept.get(place).map_or(0, |byte| byte.wrapping_sub(b'0'));
+        if digit > 9 {
+            return None;
+        }
+        micros = micros * 10 + i64::from(digit);
+    }
+    Some(micros)
+}
+
+/// Microseconds since 1970-01-01 of a date and a time with `T` or a space between them, and whether a zone was given
+/// (`Z`, `+HH:MM`, `+HHMM`, `+HH`): if so, the result is in UTC. A date alone is no timestamp.
+pub(crate) fn timestamp(bytes: &[u8]) -> Option<(i64, bool)> {
+    let (day, rest) = bytes.split_at_checked(10)?;
+    let [b'T' | b' ', clock @ ..] = rest else { return None };
+    let (clock, offset_minutes) = match clock {
+        [clock @ .., b'Z'] => (clock, Some(0)),
+        _ => match clock.iter().rposition(|byte| matches!(byte, b'+' | b'-')) {
+            Some(at) => {
+                let minutes = match clock[at + 1..] {
+                    [h1, h2] => two(h1, h2)? * 60,
+                    [h1, h2, m1, m2] | [h1, h2, b':', m1, m2] => {
+                        let minutes = two(m1, m2)?;
+                        if minutes > 59 {
+                            return None;
+                        }
+                        two(h1, h2)? * 60 + minutes
+                    }
+                    _ => return None,
+                };
+                let sign = if clock[at] == b'-' { -1 } else { 1 };
+                (&clock[..at], Some(sign * minutes))
+            }
+            None => (clock, None),
+        },
+    };
+    let local = i64::from(date(day)?) * 86_400_000_000 + time(clock)?;
+    let utc = local - i64::from(offset_minutes.unwrap_or(0)) * 60_000_000;
+    Some((utc, offset_minutes.is_some()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn integers_come_back(value in any::<i64>()) {
+            prop_assert_eq!(integer(value.to_string().as_bytes(), true), Some(value));
+        }
+
+        #[test]
+        fn floats_come_back(value in any::<f64>()) {
+            let text = format!("{value:?}");
+            prop_assert_eq!(float(text.as_bytes(), false).map(f64::to_bits), Some(value.to_bits()));
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(prop::sample::select(b"0123456789+-.:eTZ ".to_vec()), 0..32)) {
+            let _ = (integer(&bytes, true), float(&bytes, true), decimal(&bytes, 4), timestamp(&bytes), time(&bytes));
+        }
+    }
+
+    #[test]
+    fn integers() {
+        for (text, exact, loose) in [
+            ("0", Some(0), Some(0)),
+            ("-9223372036854775808", Some(i64::MIN), Some(i64::MIN)),
+            ("9223372036854775808", None, None),
+            ("007", None, Some(7)),
+            ("+1", None, Some(1)),
+            ("-0", None, Some(0)),
+            ("", None, None),
+            ("-", None, None),
+            ("1.0", None, None),
+            ("1 ", None, None),
+        ] {
+            assert_eq!((integer(text.as_bytes(), true), integer(text.as_bytes(), false)), (exact, loose), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn floats() {
+        for (text, exact) in [
+            ("1.5", Some(1.5)),
+            ("-.5", Some(-0.5)),
+            ("5.", Some(5.0)),
+            ("0.25", Some(0.25)),
+            ("1e3", Some(1000.0)),
+            ("12", Some(12.0)),
+            ("9007199254740993", None),
+            ("00.5", None),
+            ("+1.5", None),
+            ("nan", None),
+            ("inf", None),
+            ("1.5x", None),
+            (".", None),
+        ] {
+            assert_eq!(float(text.as_bytes(), true), exact, "{text:?}");
+        }
+        assert!(float(b"NaN", false).is_some_and(f64::is_nan));
+    }
+
+    #[test]
+    fn decimals() {
+        for (text, expected) in [
+            ("1.25", Some(1250)),
+            ("-1.2500", Some(-1250)),
+            (".5", Some(500)),
+            ("7", Some(7000)),
+            ("1.2345", None),
+            ("1e3", None),
+            (".", None),
+            ("", None),
+            ("1.2.3", None),
+        ] {
+            assert_eq!(decimal(text.as_bytes(), 3), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn dates_and_times() {
+        for (text, expected) in [
+            ("1970-01-01", Some(0)),
+            ("1969-12-31", Some(-1)),
+            ("2000-02-29", Some(11_016)),
+            ("0001-01-01", Some(-719_162)),
+            ("9999-12-31", Some(2_932_896)),
+            ("1900-02-29", None),
+            ("2013-13-01", None),
+            ("2013-00-10", None),
+            ("2013-1-1", None),
+        ] {
+            assert_eq!(date(text.as_bytes()), expected, "{text:?}");
+        }
+        for (text, expected) in [
+            ("1970-01-01T00:00:00Z", Some((0, true))),
+            ("1970-01-01 00:00", Some((0, false))),
+            ("1970-01-01 01:00:00+01:00", Some((0, true))),
+            ("1969-12-31T23:30:00.5-0030", Some((500_000, true))),
+            ("1970-01-01 00:00:01.1234560", Some((1_123_456, false))),
+            ("1970-01-01 00:00:01.1234567", None),
+            ("1970-01-01", None),
+            ("1970-01-01T24:00:00", None),
+            ("1970-01-01T00:00:60", None),
+        ] {
+            assert_eq!(timestamp(text.as_bytes()), expected, "{text:?}");
+        }
+    }
+}
