@@ -1,44 +1,54 @@
-/// How a run uses the machine. Sizes are bytes.
-///
-/// ```
-/// use etlrs_core::PerformanceConfig;
-///
-/// let config = PerformanceConfig { max_threads: 4, ..PerformanceConfig::default() };
-/// assert_eq!(config.batch_size, 10_000);
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PerformanceConfig {
-    /// Partitions worked on at the same time. Default: the number of cores.
-    pub max_threads: usize,
-    /// Stack of each worker thread. Default: 2 MiB.
-    pub thread_stack_size: usize,
-    /// The budget for all data that the run holds. Default: a quarter of the machine's memory, at most 1 GiB.
-    pub max_memory_usage: usize,
-    /// Rows in a batch at the most. Default: 10 000.
-    pub batch_size: usize,
-    /// Bytes asked of a file at a time. Default: 64 KiB.
-    pub io_buffer_size: usize,
-    /// Whether more than one partition is worked on at a time. Default: yes.
-    pub enable_parallel_processing: bool,
-    /// Attempts at a partition whose errors are transient. Default: 4.
-    pub max_attempts: u32,
-}
+use crate::{Error, ErrorKind, Result};
 
-impl Default for PerformanceConfig {
-    fn default() -> Self {
-        Self {
-            max_threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            thread_stack_size: 2 << 20,
-            max_memory_usage: default_memory(),
-            batch_size: 10_000,
-            io_buffer_size: 64 << 10,
-            enable_parallel_processing: true,
-            max_attempts: 4,
-        }
+crate::options! {
+    /// How a run uses the machine. Sizes are bytes.
+    ///
+    /// ```
+    /// use etlrs_core::PerformanceConfig;
+    ///
+    /// let config = PerformanceConfig { max_threads: 4, ..PerformanceConfig::default() };
+    /// assert_eq!(config.batch_size, 10_000);
+    /// ```
+    pub struct PerformanceConfig {
+        /// Partitions worked on at the same time; by default as many as the machine has cores.
+        max_threads, with_max_threads: usize = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        /// Stack of each worker thread.
+        thread_stack_size, with_thread_stack_size: usize = 2 << 20;
+        /// The budget for all data that the run holds; by default a quarter of the machine's memory, at most 1 GB.
+        max_memory_usage, with_max_memory_usage: usize = default_memory();
+        /// Rows in a batch at the most.
+        batch_size, with_batch_size: usize = 10_000;
+        /// Bytes asked of a file at a time.
+        io_buffer_size, with_io_buffer_size: usize = 64 << 10;
+        /// Whether more than one partition is worked on at a time.
+        enable_parallel_processing, with_enable_parallel_processing: bool = true;
+        /// Attempts at a partition whose errors are transient.
+        max_attempts, with_max_attempts: u32 = 4;
     }
 }
 
 impl PerformanceConfig {
+    /// # Errors
+    /// `InvalidConfig` for a value that no run could work with, naming the field.
+    pub fn validate(&self) -> Result<()> {
+        let fields = [
+            ("max_threads", self.max_threads, 1, 4096),
+            ("thread_stack_size", self.thread_stack_size, 64 << 10, 1 << 30),
+            ("max_memory_usage", self.max_memory_usage, 1 << 20, usize::MAX),
+            ("batch_size", self.batch_size, 1, 1 << 24),
+            ("io_buffer_size", self.io_buffer_size, 512, 1 << 30),
+            ("max_attempts", self.max_attempts as usize, 1, 1000),
+        ];
+        for (name, value, least, most) in fields {
+            if value < least || value > most {
+                let range = if most == usize::MAX { format!("at least {least}") } else { format!("{least} to {most}") };
+                return Err(Error::new(ErrorKind::InvalidConfig, format!("{name} cannot be {value}"))
+                    .hint(format!("it can be {range}")));
+            }
+        }
+        Ok(())
+    }
+
     /// Partitions worked on at a time: `max_threads`, or 1 without parallel processing.
     pub fn workers(&self) -> usize {
         if self.enable_parallel_processing { self.max_threads.max(1) } else { 1 }

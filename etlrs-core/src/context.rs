@@ -1,6 +1,6 @@
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
@@ -161,6 +161,16 @@ pub struct CancelToken(Arc<Cancel>);
 struct Cancel {
     wished: AtomicBool,
     notify: Notify,
+    children: Mutex<Vec<Weak<Cancel>>>,
+}
+
+impl Cancel {
+    fn cancel(&self) {
+        self.wished.store(true, Ordering::SeqCst);
+        self.notify.notify_waiters();
+        let children = std::mem::take(&mut *self.children.lock().unwrap_or_else(PoisonError::into_inner));
+        children.iter().filter_map(Weak::upgrade).for_each(|child| child.cancel());
+    }
 }
 
 impl CancelToken {
@@ -169,10 +179,23 @@ impl CancelToken {
         Self::default()
     }
 
+    /// A wish of its own that is also made when this one is.
+    pub fn child(&self) -> Self {
+        let child = Self::new();
+        let mut children = self.0.children.lock().unwrap_or_else(PoisonError::into_inner);
+        children.retain(|child| child.strong_count() > 0);
+        children.push(Arc::downgrade(&child.0));
+        drop(children);
+        // The wish may have been made while the child was not yet in the list.
+        if self.is_cancelled() {
+            child.cancel();
+        }
+        child
+    }
+
     /// Asks for a stop.
     pub fn cancel(&self) {
-        self.0.wished.store(true, Ordering::SeqCst);
-        self.0.notify.notify_waiters();
+        self.0.cancel();
     }
 
     /// Whether a stop was asked for.
@@ -222,7 +245,11 @@ mod tests {
     fn a_cancelled_token_stays_cancelled() {
         let token = CancelToken::new();
         assert!(token.check().is_ok());
+        let (before, other) = (token.child(), CancelToken::new().child());
+        before.child().cancel();
+        assert!(before.check().is_ok());
         token.clone().cancel();
         assert!(token.check().is_err());
+        assert!(before.check().is_err() && token.child().check().is_err() && other.check().is_ok());
     }
 }

@@ -21,7 +21,8 @@ pub trait Extractor: Send + Sync {
     /// The implementor reads as little as tells these (a header, a footer, a sample, a catalogue), honours of
     /// `request` what it can and says in [`Scan::pushdown`] what that was. The caller applies the rest.
     ///
-    /// May be called more than once; each call looks anew. Dropping the future leaves nothing behind.
+    /// May be called more than once; each call looks anew. Called on a thread that may compute and may wait for local
+    /// files; waiting for a network must be asynchronous. Dropping the future leaves nothing behind.
     ///
     /// # Errors
     /// `NotFound`, `PermissionDenied`, `InvalidData` and the like, naming the source. A column in

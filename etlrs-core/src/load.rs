@@ -9,6 +9,9 @@ use async_trait::async_trait;
 use crate::{Checksum, Error, ErrorKind, Partition, PartitionId, Result, RunContext, Scan};
 
 /// A target of tabular data. Constructing one does no I/O.
+///
+/// All calls of a loader, its session and its writers are made on threads that may compute and may wait for local files;
+/// waiting for a network must be asynchronous.
 #[async_trait]
 pub trait Loader: Send + Sync {
     /// What this target can do; known without I/O.
@@ -48,9 +51,10 @@ pub trait LoadSession: Send + Sync {
 
     /// Opens a writer for one partition.
     ///
-    /// Up to [`LoadCapabilities::max_writers`] are open at a time; partitions are opened in ascending order, and a
-    /// repetition of one (`attempt` > 1) only after the writer of the attempt before was dropped. What an earlier
-    /// attempt staged for this partition is gone when this returns.
+    /// Up to [`LoadCapabilities::max_writers`] are open at a time, always including that of the first partition which is
+    /// not finished; with one writer, partitions are therefore opened in their order. A partition is opened again
+    /// (`attempt` > 1) only after the writer of the attempt before was dropped, and what that one staged is gone when
+    /// this returns.
     async fn writer(&self, cx: &RunContext, partition: &Partition, attempt: u32) -> Result<Box<dyn PartitionWriter>>;
 
     /// The staged rows as a scan, still invisible to readers of the target, for a check before they are published.

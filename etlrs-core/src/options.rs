@@ -127,6 +127,18 @@ impl OptionValue for usize {
     }
 }
 
+impl OptionValue for u32 {
+    const KIND: &'static str = "number";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| "it must be a whole number".into())
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl OptionValue for String {
     const KIND: &'static str = "text";
 
@@ -207,7 +219,6 @@ macro_rules! options {
     ) => {
         $(#[$meta])*
         #[derive(Clone, Debug)]
-        #[non_exhaustive]
         $vis struct $name {
             $( $(#[doc = $doc])+ pub $key: $ty, )*
         }

@@ -21,6 +21,11 @@ pub trait BoundTransformer: Send + Sync {
     /// Schema of every batch that comes out.
     fn schema(&self) -> SchemaRef;
 
+    /// Bytes that the transformer holds for as long as the run lasts: a lookup table. They come off the budget.
+    fn held_memory(&self) -> usize {
+        0
+    }
+
     /// Rows of one partition through the transformer.
     ///
     /// Called once for each attempt at each partition, at the same time from several threads; a bound transformer

@@ -9,6 +9,7 @@ etlrs_core::options! {
     /// let options = CsvOptions::default().with_delimiter(b';').with_null(["NA".to_owned()]);
     /// # let _ = options;
     /// ```
+    #[non_exhaustive]
     pub struct CsvOptions {
         /// Whether the first record holds the names of the columns.
         header, with_header: bool = true;
