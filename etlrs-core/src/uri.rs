@@ -43,6 +43,19 @@ impl Uri {
         &self.text[start..self.fragment_start.unwrap_or(self.text.len())]
     }
 
+    /// The same, with a relative path taken as relative to `folder`. Anything with `//` after the scheme has no path.
+    #[must_use]
+    pub fn in_folder(self, folder: &Path) -> Self {
+        let body = self.body();
+        if body.starts_with('/') || body == "-" || folder.as_os_str().is_empty() {
+            return self;
+        }
+        let scheme = self.scheme().map_or(String::new(), |scheme| format!("{scheme}:"));
+        let fragment = self.fragment().map_or(String::new(), |fragment| format!("#{fragment}"));
+        // A trailing slash, which says that it is a directory, is kept by joining.
+        Self::new(format!("{scheme}{}{fragment}", folder.join(body).display()))
+    }
+
     /// What stands after `#`: a table.
     pub fn fragment(&self) -> Option<&str> {
         self.fragment_start.map(|start| &self.text[start + 1..])
@@ -103,6 +116,19 @@ mod tests {
         assert_eq!(parts("./a:b.csv"), (None, "./a:b.csv".into(), None));
         assert_eq!(parts("sqlite:f.db#t"), (Some("sqlite".into()), "f.db".into(), Some("t".into())));
         assert_eq!(Uri::new("out.Parquet/").extension().as_deref(), Some("parquet"));
+    }
+
+    #[test]
+    fn relative_paths_are_put_into_a_folder() {
+        for (text, expected) in [
+            ("a.csv", "dir/a.csv"),
+            ("out.parquet/", "dir/out.parquet/"),
+            ("/a.csv", "/a.csv"),
+            ("sqlite:f.db#t", "sqlite:dir/f.db#t"),
+            ("postgres://me@host/db#t", "postgres://me@host/db#t"),
+        ] {
+            assert_eq!(Uri::new(text).in_folder(Path::new("dir")), Uri::new(expected));
+        }
     }
 
     #[test]

@@ -1,5 +1,31 @@
-//! The pipeline of ETLRS.
+//! The pipeline of ETLRS: it reads partitions of a source side by side, transforms them, stages them at the target
+//! within a memory budget, compares what was staged with what was read, and publishes it at once.
+//!
+//! ```
+//! use etlrs_core::{MemoryExtractor, MemoryLoader, record_batch};
+//! use etlrs_engine::{Expr, Filter, PipelineBuilder};
+//!
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! let flights = record_batch([("delay", vec![Some(2), None, Some(40)])]);
+//! let target = MemoryLoader::new();
+//! let report = PipelineBuilder::new()
+//!     .extract(MemoryExtractor::new(flights.schema(), [flights]))
+//!     .transform(Filter::new(Expr::parse("delay > 15")?))
+//!     .load(target.clone())
+//!     .build()?
+//!     .execute()
+//!     .await?;
+//! assert_eq!((report.rows_read, report.load.records_loaded), (3, 1));
+//! # Ok::<(), etlrs_core::Error>(()) }).unwrap();
+//! ```
 
+mod memory;
+mod partitions;
+mod pipeline;
+mod report;
+mod run;
 mod transform;
 
+pub use pipeline::{Inspection, Pipeline, PipelineBuilder, Started, Verify, collect, inspect};
+pub use report::{Plan, RunReport};
 pub use transform::*;

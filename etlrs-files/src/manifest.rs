@@ -57,7 +57,9 @@ impl Manifest {
         if manifest.version != Self::VERSION {
             return Err(wrong(format!("it has version {}, not {}", manifest.version, Self::VERSION)));
         }
-        if let Some(file) = manifest.files.iter().find(|file| Path::new(&file.name).file_name() != Some(file.name.as_ref())) {
+        if let Some(file) =
+            manifest.files.iter().find(|file| Path::new(&file.name).file_name() != Some(file.name.as_ref()))
+        {
             return Err(wrong(format!("{:?} is no plain file name", file.name)));
         }
         Ok(Some(manifest))
@@ -92,7 +94,9 @@ mod tests {
     fn a_manifest_cannot_lead_outside() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["../x", "/etc/passwd", "..", "a/b", ""] {
-            Manifest::new("r", vec![ManifestFile { name: name.into(), rows: 0, bytes: 0 }]).write(folder.path()).unwrap();
+            Manifest::new("r", vec![ManifestFile { name: name.into(), rows: 0, bytes: 0 }])
+                .write(folder.path())
+                .unwrap();
             assert_eq!(Manifest::read(folder.path()).unwrap_err().kind(), ErrorKind::InvalidData, "{name}");
         }
     }

@@ -1,0 +1,98 @@
+//! How the budget is shared out.
+//!
+//! A run gives each worker an equal share before it starts, and keeps a lane beside them. A worker's reader, batches and
+//! writer stay within its share, so no worker ever waits for memory that another holds, and there is nothing to deadlock
+//! on. What does not fit, one row that is larger than a batch may be, waits until its partition is the oldest in flight
+//! and then uses the lane: the oldest partition waits for nobody, so the wait ends.
+//!
+//! Advice: keep it so. A pool that workers take from while they hold something would need an order of who may wait.
+
+use etlrs_core::{Error, ErrorKind, Result, RunContext, format_bytes};
+
+/// A worker is not worth starting with less.
+const SMALLEST_SHARE: usize = 256 << 10;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shares {
+    pub(crate) workers: usize,
+    /// Bytes for each worker.
+    pub(crate) worker: usize,
+    /// Bytes beside them, for the oldest partition in flight.
+    pub(crate) lane: usize,
+}
+
+impl Shares {
+    /// For at most `workers`, of which each reader needs `reader` bytes and each writer `writer`; `held` bytes of the
+    /// budget are in use already.
+    ///
+    /// # Errors
+    /// `MemoryExceeded`, naming the smallest budget that would do for one worker.
+    pub(crate) fn new(budget: usize, held: usize, workers: usize, reader: usize, writer: usize) -> Result<Self> {
+        // See RunContext: a reader has a quarter of the share, a writer half.
+        let least = SMALLEST_SHARE.max(reader.saturating_mul(4)).max(writer.saturating_mul(2));
+        let free = budget.saturating_sub(held);
+        let lane = free / 8;
+        let fitting = (free - lane) / least;
+        if fitting == 0 {
+            let needed = (held + least + least / 4).next_multiple_of(1 << 20);
+            return Err(Error::new(
+                ErrorKind::MemoryExceeded,
+                format!("the memory budget of {} is too small for this run", format_bytes(budget)),
+            )
+            .hint(format!("{} would do", format_bytes(needed))));
+        }
+        let workers = workers.clamp(1, fitting);
+        Ok(Self { workers, worker: (free - lane) / workers, lane })
+    }
+}
+
+/// Whether a batch of `bytes` fits into what its worker may hold.
+pub(crate) fn fits(cx: &RunContext, bytes: usize) -> bool {
+    // Builders grow by doubling, so a batch of the right size may take twice its size.
+    bytes <= 2 * cx.batch_memory()
+}
+
+/// # Errors
+/// `MemoryExceeded` if a batch fits not even into the lane, naming a budget that would do.
+pub(crate) fn require_lane(cx: &RunContext, shares: Shares, bytes: usize) -> Result<()> {
+    if bytes <= shares.lane + 2 * cx.batch_memory() {
+        return Ok(());
+    }
+    let needed = bytes.saturating_mul(8).next_multiple_of(1 << 20);
+    Err(Error::new(
+        ErrorKind::MemoryExceeded,
+        format!(
+            "one batch takes {}, too much for the memory budget of {}",
+            format_bytes(bytes),
+            format_bytes(cx.memory().limit())
+        ),
+    )
+    .hint(format!("a budget of {} would do, or fewer rows in a batch", format_bytes(needed))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MB: usize = 1 << 20;
+
+    #[test]
+    fn fewer_workers_are_started_than_fit() {
+        let shares = |budget, workers| Shares::new(budget, 0, workers, MB, MB).unwrap();
+        assert_eq!(shares(64 * MB, 8), Shares { workers: 8, worker: 7 * MB, lane: 8 * MB });
+        assert_eq!(shares(16 * MB, 8).workers, 3);
+        for budget in 5..200 {
+            let shares = shares(budget * MB, 8);
+            assert!(shares.workers * shares.worker + shares.lane <= budget * MB);
+            assert!(shares.worker >= 4 * MB);
+        }
+    }
+
+    #[test]
+    fn a_budget_that_is_too_small_is_told_which_would_do() {
+        let error = Shares::new(4 * MB, 0, 2, MB, MB).unwrap_err();
+        assert_eq!(error.to_string(), "the memory budget of 4MB is too small for this run; 5MB would do");
+        assert!(Shares::new(5 * MB, 0, 2, MB, MB).is_ok());
+        assert!(Shares::new(5 * MB, MB, 2, MB, MB).is_err());
+    }
+}

@@ -1,0 +1,314 @@
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use etlrs_core::{
+    CancelToken, DatasetSnapshot, Error, ErrorKind, Extractor, LoadMode, Loader, Partition, PerformanceConfig, Result,
+    RunContext, ScanRequest, Transformer, next_batch, unknown_name,
+};
+use tokio::runtime::Handle;
+
+use crate::partitions::panicked;
+use crate::report::{Plan, RunReport};
+use crate::run::Run;
+
+/// How far the target is checked before it is published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verify {
+    /// Each partition's rows as counted by the target against those handed to it. Costs nothing.
+    #[default]
+    Receipts,
+    /// Everything that was staged is read back, and its rows and checksum compared with those of the source. Costs a
+    /// scan of the target.
+    Full,
+}
+
+impl Verify {
+    const ALL: [(&str, Verify); 2] = [("receipts", Self::Receipts), ("full", Self::Full)];
+
+    /// The word used on the command line and in pipeline files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Receipts => "receipts",
+            Self::Full => "full",
+        }
+    }
+}
+
+impl std::str::FromStr for Verify {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let names = Self::ALL.map(|(name, _)| name);
+        let found = Self::ALL.into_iter().find(|(name, _)| *name == text);
+        found.map(|(_, verify)| verify).ok_or_else(|| unknown_name("kind of verification", text, &names))
+    }
+}
+
+/// What is known once a run is about to read.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Started {
+    /// The run, with its counters.
+    pub cx: RunContext,
+    /// The pieces in which the source is read.
+    pub partitions: Vec<Partition>,
+    /// What there is to know about the source.
+    pub notes: Vec<String>,
+}
+
+pub(crate) type OnStart = Arc<dyn Fn(&Started) + Send + Sync>;
+
+/// Puts a [`Pipeline`] together.
+#[derive(Clone, Default)]
+pub struct PipelineBuilder {
+    extractor: Option<Arc<dyn Extractor>>,
+    transformers: Vec<Arc<dyn Transformer>>,
+    loader: Option<Arc<dyn Loader>>,
+    settings: Settings,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Settings {
+    pub(crate) config: PerformanceConfig,
+    pub(crate) request: ScanRequest,
+    pub(crate) mode: LoadMode,
+    pub(crate) keys: Vec<String>,
+    pub(crate) verify: Verify,
+    pub(crate) cancel: CancelToken,
+    pub(crate) on_start: Option<OnStart>,
+}
+
+impl PipelineBuilder {
+    /// Without stages.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads from `extractor`.
+    #[must_use]
+    pub fn extract(self, extractor: impl Extractor + 'static) -> Self {
+        self.extract_from(Arc::new(extractor))
+    }
+
+    /// Reads from an extractor that is shared.
+    #[must_use]
+    pub fn extract_from(mut self, extractor: Arc<dyn Extractor>) -> Self {
+        self.extractor = Some(extractor);
+        self
+    }
+
+    /// Adds a transformer behind those before it.
+    #[must_use]
+    pub fn transform(self, transformer: impl Transformer + 'static) -> Self {
+        self.transform_with(Arc::new(transformer))
+    }
+
+    /// Adds a transformer that is shared.
+    #[must_use]
+    pub fn transform_with(mut self, transformer: Arc<dyn Transformer>) -> Self {
+        self.transformers.push(transformer);
+        self
+    }
+
+    /// Writes to `loader`.
+    #[must_use]
+    pub fn load(self, loader: impl Loader + 'static) -> Self {
+        self.load_into(Arc::new(loader))
+    }
+
+    /// Writes to a loader that is shared.
+    #[must_use]
+    pub fn load_into(mut self, loader: Arc<dyn Loader>) -> Self {
+        self.loader = Some(loader);
+        self
+    }
+
+    /// What happens to a target that exists. Default: it must not.
+    #[must_use]
+    pub fn mode(mut self, mode: LoadMode) -> Self {
+        self.settings.mode = mode;
+        self
+    }
+
+    /// Key columns, for the mode `merge`.
+    #[must_use]
+    pub fn keys(mut self, keys: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.settings.keys = keys.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// What is asked of the source: columns, number of partitions.
+    #[must_use]
+    pub fn request(mut self, request: ScanRequest) -> Self {
+        self.settings.request = request;
+        self
+    }
+
+    /// How the run uses the machine.
+    #[must_use]
+    pub fn config(mut self, config: PerformanceConfig) -> Self {
+        self.settings.config = config;
+        self
+    }
+
+    /// How far the target is checked before it is published.
+    #[must_use]
+    pub fn verify(mut self, verify: Verify) -> Self {
+        self.settings.verify = verify;
+        self
+    }
+
+    /// What stops the run from outside.
+    #[must_use]
+    pub fn cancel(mut self, cancel: CancelToken) -> Self {
+        self.settings.cancel = cancel;
+        self
+    }
+
+    /// Called once when the source has been looked at and the target is held, before the first read.
+    #[must_use]
+    pub fn on_start(mut self, f: impl Fn(&Started) + Send + Sync + 'static) -> Self {
+        self.settings.on_start = Some(Arc::new(f));
+        self
+    }
+
+    /// # Errors
+    /// `InvalidConfig` if the source or the target is missing, or the configuration cannot work.
+    pub fn build(self) -> Result<Pipeline> {
+        let missing = |what| Error::new(ErrorKind::InvalidConfig, format!("the pipeline has no {what}"));
+        self.settings.config.validate()?;
+        if self.settings.request.partitions == Some(0) {
+            return Err(Error::new(ErrorKind::InvalidConfig, "a source cannot be read in 0 partitions"));
+        }
+        let merge = self.settings.mode == LoadMode::Merge;
+        if merge == self.settings.keys.is_empty() {
+            let message = if merge { "mode merge needs key columns" } else { "key columns are for the mode merge" };
+            return Err(Error::new(ErrorKind::InvalidConfig, message));
+        }
+        Ok(Pipeline {
+            extractor: self.extractor.ok_or_else(|| missing("source"))?,
+            transformers: self.transformers,
+            loader: self.loader.ok_or_else(|| missing("target"))?,
+            settings: self.settings,
+        })
+    }
+}
+
+/// A source, transformers and a target, ready to run. Can be run more than once.
+#[derive(Clone)]
+pub struct Pipeline {
+    pub(crate) extractor: Arc<dyn Extractor>,
+    pub(crate) transformers: Vec<Arc<dyn Transformer>>,
+    pub(crate) loader: Arc<dyn Loader>,
+    pub(crate) settings: Settings,
+}
+
+impl Pipeline {
+    /// Looks at source and target and says what a run would do. Changes nothing.
+    ///
+    /// # Errors
+    /// All that can be known before data moves: missing files and columns, types that the target cannot hold.
+    pub async fn plan(&self) -> Result<Plan> {
+        let pipeline = self.clone();
+        off_the_runtime(&self.settings.cancel, |cancel| async move { Run::plan(&pipeline, cancel).await }).await
+    }
+
+    /// Runs the pipeline. Needs a tokio runtime, whose threads it leaves to the network.
+    ///
+    /// On an error, and when the future is dropped or the run cancelled, the target is as it was.
+    ///
+    /// # Errors
+    /// Those of the stages; `VerifyFailed`, `SourceChanged` and `Cancelled` of its own.
+    pub async fn execute(&self) -> Result<RunReport> {
+        let pipeline = self.clone();
+        off_the_runtime(&self.settings.cancel, |cancel| async move { Run::execute(&pipeline, cancel).await }).await
+    }
+}
+
+/// Reads a whole source into memory: for small tables.
+///
+/// # Errors
+/// Those of the source; `MemoryExceeded` if it is larger than the memory budget.
+pub async fn collect(
+    extractor: Arc<dyn Extractor>,
+    request: ScanRequest,
+    config: PerformanceConfig,
+) -> Result<DatasetSnapshot> {
+    off_the_runtime(&CancelToken::new(), |cancel| async move {
+        let cx = RunContext::with_cancel(config, cancel);
+        let scan = extractor.scan(&cx, &request).await?;
+        DatasetSnapshot::collect(&cx, &*scan).await
+    })
+    .await
+}
+
+/// Looks at a source, and reads its first `rows` rows.
+///
+/// # Errors
+/// Those of the source.
+pub async fn inspect(
+    extractor: Arc<dyn Extractor>,
+    request: ScanRequest,
+    config: PerformanceConfig,
+    rows: usize,
+) -> Result<Inspection> {
+    off_the_runtime(&CancelToken::new(), move |cancel| async move {
+        let cx = RunContext::with_cancel(config.with_batch_size(rows.clamp(1, 10_000)), cancel);
+        let scan = extractor.scan(&cx, &request).await?;
+        let mut batches: Vec<RecordBatch> = Vec::new();
+        let mut left = rows;
+        'partitions: for partition in scan.partitions() {
+            let mut stream = scan.read(&cx, partition)?;
+            while left > 0 {
+                let Some(batch) = next_batch(&mut stream).await else { continue 'partitions };
+                let batch = batch?;
+                let batch = batch.slice(0, batch.num_rows().min(left));
+                left -= batch.num_rows();
+                batches.push(batch);
+            }
+            break;
+        }
+        let (partitions, notes) = (scan.partitions().to_vec(), scan.notes().to_vec());
+        Ok(Inspection { rows: DatasetSnapshot::new(scan.schema(), batches)?, partitions, notes })
+    })
+    .await
+}
+
+/// What [`inspect`] saw.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Inspection {
+    /// The schema, and the first rows.
+    pub rows: DatasetSnapshot,
+    /// The pieces in which the source would be read.
+    pub partitions: Vec<Partition>,
+    /// What there is to know about the source.
+    pub notes: Vec<String>,
+}
+
+/// Drives `work` on a thread that may block; a dropped future cancels it.
+async fn off_the_runtime<T: Send + 'static, F: Future<Output = Result<T>> + 'static>(
+    cancel: &CancelToken,
+    work: impl FnOnce(CancelToken) -> F + Send + 'static,
+) -> Result<T> {
+    struct CancelOnDrop(Option<CancelToken>);
+
+    impl Drop for CancelOnDrop {
+        fn drop(&mut self) {
+            if let Some(cancel) = &self.0 {
+                cancel.cancel();
+            }
+        }
+    }
+
+    let cancel = cancel.child();
+    let mut guard = CancelOnDrop(Some(cancel.clone()));
+    let runtime = Handle::current();
+    let result = tokio::task::spawn_blocking(move || runtime.block_on(work(cancel))).await;
+    guard.0 = None;
+    result.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => Err(panicked(&*panic)),
+        Err(_) => Err(Error::cancelled()),
+    })
+}

@@ -1,0 +1,61 @@
+use std::time::Duration;
+
+use etlrs_core::{Checksum, LoadMode, LoadPreview, LoadResult, Partition, RunId, SchemaRef};
+
+use crate::Verify;
+
+/// What a run would do. Nothing has been touched.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Plan {
+    /// Schema of the source.
+    pub source_schema: SchemaRef,
+    /// Schema of what is loaded, after all transformers.
+    pub schema: SchemaRef,
+    /// The pieces in which the source is read.
+    pub partitions: Vec<Partition>,
+    /// Threads that work on them.
+    pub workers: usize,
+    /// The memory budget in bytes.
+    pub memory: usize,
+    /// What happens to a target that exists.
+    pub mode: LoadMode,
+    /// Whether readers of the target see all rows at once.
+    pub atomic: bool,
+    /// Columns, statements and notes of the target.
+    pub target: LoadPreview,
+    /// What there is to know about the source.
+    pub notes: Vec<String>,
+}
+
+/// What a run has done.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RunReport {
+    /// The run.
+    pub run: RunId,
+    /// What was published.
+    pub load: LoadResult,
+    /// Rows that came out of the source.
+    pub rows_read: u64,
+    /// Rows that the transformers left out.
+    pub rows_dropped: u64,
+    /// Bytes read at the source, where it can tell.
+    pub bytes_read: u64,
+    /// How far the target was checked before it was published.
+    pub verify: Verify,
+    /// Checksum of the rows that were read, after all transformers.
+    pub source_checksum: Checksum,
+    /// Checksum of the staged rows as they were read back, if they were.
+    pub target_checksum: Option<Checksum>,
+    /// Partitions.
+    pub partitions: usize,
+    /// Threads that worked on them.
+    pub workers: usize,
+    /// Attempts after a first one failed.
+    pub retries: u64,
+    /// Wall time from the first look at the source to the commit.
+    pub elapsed: Duration,
+    /// What there is to know about the source.
+    pub notes: Vec<String>,
+}

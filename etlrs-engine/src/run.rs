@@ -1,0 +1,352 @@
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use etlrs_core::{
+    BatchStream, BoundTransformer, CancelToken, Checksum, Error, ErrorKind, Fingerprint, LoadPlan, LoadResult,
+    LoadSession, Partition, PartitionId, PartitionWriter, Receipt, Result, RunContext, Scan, Transformer, map_stream,
+    next_batch,
+};
+
+use crate::memory::{Shares, fits, require_lane};
+use crate::partitions::{Flight, for_each};
+use crate::pipeline::{Pipeline, Started, Verify};
+use crate::report::{Plan, RunReport};
+use crate::transform::Select;
+
+/// A pipeline whose source has been looked at.
+pub(crate) struct Run<'a> {
+    pipeline: &'a Pipeline,
+    cx: RunContext,
+    scan: Arc<dyn Scan>,
+    fingerprint: Fingerprint,
+    transformers: Vec<Arc<dyn BoundTransformer>>,
+    schema: SchemaRef,
+    started: Instant,
+}
+
+impl<'a> Run<'a> {
+    pub(crate) async fn plan(pipeline: &'a Pipeline, cancel: CancelToken) -> Result<Plan> {
+        let run = Run::new(pipeline, cancel).await?;
+        let target = pipeline.loader.check(&run.cx, &run.load_plan()).await?;
+        let shares = run.shares(0)?;
+        Ok(Plan {
+            source_schema: run.scan.schema(),
+            schema: run.schema.clone(),
+            partitions: run.scan.partitions().to_vec(),
+            workers: shares.workers,
+            memory: run.cx.memory().limit(),
+            mode: pipeline.settings.mode,
+            atomic: pipeline.loader.capabilities().atomic,
+            target,
+            notes: run.scan.notes().to_vec(),
+        })
+    }
+
+    pub(crate) async fn execute(pipeline: &'a Pipeline, cancel: CancelToken) -> Result<RunReport> {
+        let run = Run::new(pipeline, cancel).await?;
+        let session = pipeline.loader.begin(&run.cx, run.load_plan()).await?;
+        let mut session = Some(session);
+        let report = run.load(&mut session).await;
+        if let (Err(_), Some(session)) = (&report, session) {
+            // The first error is the one to tell; what could not be removed is removed by the next run.
+            let _ = session.abort().await;
+        }
+        report
+    }
+
+    async fn new(pipeline: &'a Pipeline, cancel: CancelToken) -> Result<Self> {
+        let started = Instant::now();
+        let settings = &pipeline.settings;
+        let cx = RunContext::with_cancel(settings.config.clone(), cancel);
+        cx.cancel().check()?;
+        let scan = pipeline.extractor.scan(&cx, &settings.request).await?;
+        let fingerprint = scan.fingerprint().await?;
+
+        let mut schema = scan.schema();
+        let mut transformers = Vec::new();
+        let mut bind = |transformer: &dyn Transformer| -> Result<()> {
+            let bound = transformer.bind(&schema)?;
+            schema = bound.schema();
+            transformers.push(bound);
+            Ok(())
+        };
+        if let (Some(columns), false) = (&settings.request.columns, scan.pushdown().columns) {
+            bind(&Select::new(columns.clone()))?;
+        }
+        for transformer in &pipeline.transformers {
+            bind(transformer.as_ref())?;
+        }
+        for key in &settings.keys {
+            etlrs_core::column_index(&schema, key)?;
+        }
+        Ok(Self { pipeline, cx, scan, fingerprint, transformers, schema, started })
+    }
+
+    fn load_plan(&self) -> LoadPlan {
+        let settings = &self.pipeline.settings;
+        let mut plan = LoadPlan::new(self.schema.clone(), settings.mode, self.scan.partitions().to_vec());
+        plan.keys = settings.keys.clone();
+        plan
+    }
+
+    fn shares(&self, writer: usize) -> Result<Shares> {
+        let held = self.transformers.iter().map(|transformer| transformer.held_memory()).sum();
+        let workers = self.cx.config().workers().min(self.scan.partitions().len());
+        Shares::new(self.cx.memory().limit(), held, workers, self.scan.min_memory(), writer)
+    }
+
+    /// Everything from the first read to the commit, which takes the session.
+    async fn load(&self, slot: &mut Option<Box<dyn LoadSession>>) -> Result<RunReport> {
+        let gone = || Error::new(ErrorKind::Internal, "the load session is gone");
+        let session = slot.as_deref().ok_or_else(gone)?;
+        let shares = self.shares(session.min_memory())?;
+        // What the workers and the lane may hold, until the run is over.
+        let _reserved = self.cx.memory().try_reserve(shares.workers * shares.worker + shares.lane);
+        let cx = self.cx.for_worker(shares.worker);
+        if let Some(on_start) = &self.pipeline.settings.on_start {
+            let (partitions, notes) = (self.scan.partitions().to_vec(), self.scan.notes().to_vec());
+            on_start(&Started { cx: cx.clone(), partitions, notes });
+        }
+
+        let flight = Flight::new();
+        let completed = session.completed();
+        completed.iter().for_each(|receipt| flight.done(receipt.partition));
+        let partitions: Vec<_> = self.scan.partitions().iter().map(|partition| partition.id).collect();
+        let open: Vec<_> =
+            partitions.into_iter().filter(|id| !completed.iter().any(|receipt| receipt.partition == *id)).collect();
+        let load = PartitionLoad {
+            run: self,
+            cx: &cx,
+            session,
+            flight: &flight,
+            shares,
+            max_writers: self.pipeline.loader.capabilities().max_writers.max(1),
+            rows_read: AtomicU64::new(0),
+        };
+        let mut receipts = for_each(&cx, &flight, shares.workers, &open, |id| load.partition(id))?;
+        let rows_read = load.rows_read.into_inner();
+        receipts.extend(completed.iter().cloned());
+        receipts.sort_by_key(|receipt| receipt.partition);
+        let source_checksum: Checksum = receipts.iter().filter_map(|receipt| receipt.checksum).collect();
+
+        let target_checksum = match self.pipeline.settings.verify {
+            Verify::Full => {
+                let session = slot.as_deref_mut().ok_or_else(gone)?;
+                Some(self.read_back(&cx, session, &receipts, shares.workers, source_checksum).await?)
+            }
+            Verify::Receipts => None,
+        };
+        if self.scan.fingerprint().await? != self.fingerprint {
+            return Err(Error::new(
+                ErrorKind::SourceChanged,
+                "the source changed while it was read, so nothing was published",
+            )
+            .hint("run again when nobody writes to it"));
+        }
+        self.cx.cancel().check()?;
+        let published = slot.take().ok_or_else(gone)?.commit(receipts).await?;
+        let load = LoadResult::published(&published, source_checksum);
+        if load.records_loaded != source_checksum.rows() {
+            return Err(Error::new(
+                ErrorKind::VerifyFailed,
+                format!("the target says that it published {} rows of {}", load.records_loaded, source_checksum.rows()),
+            ));
+        }
+        Ok(RunReport {
+            run: self.cx.run_id(),
+            rows_read,
+            rows_dropped: rows_read.saturating_sub(load.records_loaded),
+            bytes_read: self.cx.counters().bytes_read.get(),
+            verify: self.pipeline.settings.verify,
+            source_checksum,
+            target_checksum,
+            partitions: self.scan.partitions().len(),
+            workers: shares.workers,
+            retries: self.cx.counters().retries.get(),
+            elapsed: self.started.elapsed(),
+            notes: self.scan.notes().to_vec(),
+            load,
+        })
+    }
+
+    async fn read_back(
+        &self,
+        cx: &RunContext,
+        session: &mut dyn LoadSession,
+        receipts: &[Receipt],
+        workers: usize,
+        source: Checksum,
+    ) -> Result<Checksum> {
+        let scan = session.read_back(cx, receipts).await?.ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, "this target cannot be read back before it is published")
+                .hint("verify by receipts instead")
+        })?;
+        let partitions: Vec<_> = scan.partitions().iter().map(|partition| partition.id).collect();
+        let checksums = for_each(cx, &Flight::new(), workers, &partitions, async |id| {
+            let mut stream = scan.read(cx, &scan.partitions()[id.index()])?;
+            let mut checksum = Checksum::default();
+            while let Some(batch) = next_batch(&mut stream).await {
+                checksum.merge(&Checksum::of_batch(&batch?)?);
+            }
+            Ok(checksum)
+        })?;
+        let target: Checksum = checksums.into_iter().collect();
+        if target != source {
+            return Err(Error::new(
+                ErrorKind::VerifyFailed,
+                format!(
+                    "what was staged is not what was read: {} rows with checksum {target} instead of {} with {source}",
+                    target.rows(),
+                    source.rows()
+                ),
+            )
+            .hint("nothing was published; please report this"));
+        }
+        Ok(target)
+    }
+}
+
+/// What the workers share while they load partitions.
+struct PartitionLoad<'a> {
+    run: &'a Run<'a>,
+    cx: &'a RunContext,
+    session: &'a dyn LoadSession,
+    flight: &'a Flight,
+    shares: Shares,
+    max_writers: usize,
+    rows_read: AtomicU64,
+}
+
+impl PartitionLoad<'_> {
+    /// Loads one partition; repeats it while its errors are transient.
+    async fn partition(&self, id: PartitionId) -> Result<Receipt> {
+        let partition = &self.run.scan.partitions()[id.index()];
+        let most = self.cx.config().max_attempts;
+        let mut attempt = 1;
+        loop {
+            match self.attempt(partition, attempt).await {
+                Ok((receipt, rows_read)) => {
+                    self.rows_read.fetch_add(rows_read, Ordering::Relaxed);
+                    self.cx.counters().partitions_done.add(1);
+                    return Ok(receipt);
+                }
+                Err(error) if error.is_transient() && attempt < most => {
+                    self.cx.counters().retries.add(1);
+                    tokio::time::sleep(back_off(attempt)).await;
+                    attempt += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn attempt(&self, partition: &Partition, attempt: u32) -> Result<(Receipt, u64)> {
+        let rows_read = Arc::new(AtomicU64::new(0));
+        let mut stream = self.counted(self.run.scan.read(self.cx, partition)?, rows_read.clone());
+        for transformer in &self.run.transformers {
+            stream = transformer.apply(self.cx, stream);
+        }
+        let mut sink =
+            Sink { load: self, partition, attempt, writer: None, waiting: VecDeque::new(), waiting_bytes: 0 };
+        let mut checksum = Checksum::default();
+        while let Some(batch) = next_batch(&mut stream).await {
+            let batch = batch?;
+            if batch.schema_ref().fields() != self.run.schema.fields() {
+                return Err(Error::new(ErrorKind::Internal, "a stage gave a batch of another schema than it had said"));
+            }
+            checksum.merge(&Checksum::of_batch(&batch)?);
+            sink.write(batch).await?;
+        }
+        let mut receipt = sink.finish().await?;
+        if receipt.rows != checksum.rows() || receipt.checksum.is_some_and(|staged| staged != checksum) {
+            return Err(Error::new(
+                ErrorKind::VerifyFailed,
+                format!("the target staged {} rows of the {} it was given", receipt.rows, checksum.rows()),
+            ));
+        }
+        receipt.checksum = Some(checksum);
+        Ok((receipt, rows_read.load(Ordering::Relaxed)))
+    }
+
+    fn counted(&self, stream: BatchStream, rows: Arc<AtomicU64>) -> BatchStream {
+        let cx = self.cx.clone();
+        map_stream(stream, move |batch| {
+            rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+            cx.counters().rows_read.add(batch.num_rows() as u64);
+            Ok(batch)
+        })
+    }
+}
+
+/// The target end of one attempt: batches wait here until the partition may have a writer.
+struct Sink<'a> {
+    load: &'a PartitionLoad<'a>,
+    partition: &'a Partition,
+    attempt: u32,
+    writer: Option<Box<dyn PartitionWriter>>,
+    waiting: VecDeque<RecordBatch>,
+    waiting_bytes: usize,
+}
+
+impl Sink<'_> {
+    async fn write(&mut self, batch: RecordBatch) -> Result<()> {
+        let PartitionLoad { cx, flight, shares, max_writers, .. } = *self.load;
+        let id = self.partition.id;
+        let bytes = batch.get_array_memory_size();
+        if !fits(cx, bytes) {
+            flight.wait_within(id, 1).await;
+            require_lane(cx, shares, bytes)?;
+        }
+        if self.writer.is_none() && !flight.is_within(id, max_writers) {
+            // As long as there is no writer, its share is free for batches.
+            if self.waiting_bytes + bytes <= cx.writer_memory() {
+                self.waiting_bytes += bytes;
+                self.waiting.push_back(batch);
+                return Ok(());
+            }
+            flight.wait_within(id, max_writers).await;
+        }
+        let rows = batch.num_rows() as u64;
+        self.open().await?.write(batch).await?;
+        cx.counters().rows_written.add(rows);
+        Ok(())
+    }
+
+    async fn finish(mut self) -> Result<Receipt> {
+        self.load.flight.wait_within(self.partition.id, self.load.max_writers).await;
+        self.open().await?;
+        match self.writer {
+            Some(writer) => writer.finish().await,
+            None => Err(Error::new(ErrorKind::Internal, "a partition has no writer")),
+        }
+    }
+
+    /// The writer, with what waited for it written. The partition is within the window.
+    async fn open(&mut self) -> Result<&mut Box<dyn PartitionWriter>> {
+        let writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => {
+                let mut writer = self.load.session.writer(self.load.cx, self.partition, self.attempt).await?;
+                while let Some(batch) = self.waiting.pop_front() {
+                    let rows = batch.num_rows() as u64;
+                    writer.write(batch).await?;
+                    self.load.cx.counters().rows_written.add(rows);
+                }
+                self.waiting_bytes = 0;
+                writer
+            }
+        };
+        Ok(self.writer.insert(writer))
+    }
+}
+
+/// 100 ms, doubled with each attempt up to 10 s, less up to half of it so that many do not come back at once.
+fn back_off(attempt: u32) -> Duration {
+    let full = 100u64.saturating_mul(1 << (attempt - 1).min(10)).min(10_000);
+    let random = std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), attempt);
+    Duration::from_millis(full - random % (full / 2))
+}

@@ -1,0 +1,172 @@
+//! Transformers of rows: functions of the caller, at the cost of a dispatch per value.
+
+use std::sync::Arc;
+
+use arrow_array::BooleanArray;
+use arrow_schema::{Schema, SchemaRef};
+use arrow_select::filter::filter_record_batch;
+use etlrs_core::{BoundTransformer, Error, ErrorKind, OwnedRecord, Record, RecordBatchBuilder, Result, Transformer};
+
+use super::{batch_of, each_batch};
+
+type Map = dyn Fn(Record<'_>) -> Result<OwnedRecord> + Send + Sync;
+type Keep = dyn Fn(Record<'_>) -> Result<bool> + Send + Sync;
+
+/// Makes of each row another one.
+///
+/// ```
+/// use etlrs_core::{Record, Transformer, record_batch};
+/// use etlrs_engine::MapTransformer;
+///
+/// let doubled = MapTransformer::new(|record: Record<'_>| {
+///     let mut row = record.to_owned();
+///     row.set("x", record.i64("x")?.map(|x| x * 2))?;
+///     Ok(row)
+/// });
+/// assert!(doubled.bind(&record_batch([("x", vec![Some(1)])]).schema()).is_ok());
+/// # Ok::<(), etlrs_core::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct MapTransformer {
+    map: Arc<Map>,
+    schema: Option<SchemaRef>,
+}
+
+impl MapTransformer {
+    /// Rows keep their schema, unless [`with_schema`](Self::with_schema) gives another. Errors of `map` end the run.
+    pub fn new(map: impl Fn(Record<'_>) -> Result<OwnedRecord> + Send + Sync + 'static) -> Self {
+        Self { map: Arc::new(map), schema: None }
+    }
+
+    /// The rows that come out have `schema`: make them with `OwnedRecord::new(schema)`.
+    #[must_use]
+    pub fn with_schema(mut self, schema: SchemaRef) -> Self {
+        self.schema = Some(schema);
+        self
+    }
+}
+
+impl Transformer for MapTransformer {
+    fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
+        let schema = self.schema.clone().unwrap_or_else(|| input.clone());
+        // Refuses types that rows cannot carry before anything is read.
+        RecordBatchBuilder::new(schema.clone())?;
+        let (map, output) = (self.map.clone(), schema.clone());
+        Ok(each_batch(schema, move |batch| {
+            let mut builder = RecordBatchBuilder::new(output.clone())?;
+            let mut known: Option<SchemaRef> = None;
+            for record in Record::all(batch) {
+                let row = map(record)?;
+                if !known.as_ref().is_some_and(|known| Arc::ptr_eq(known, row.schema())) {
+                    check_names(row.schema(), &output)?;
+                    known = Some(row.schema().clone());
+                }
+                builder.push(row)?;
+            }
+            builder.finish()
+        }))
+    }
+}
+
+/// Values are matched by position, which would mix them up if the names were others.
+fn check_names(given: &Schema, expected: &Schema) -> Result<()> {
+    let names = |schema: &Schema| schema.fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
+    if names(given) == names(expected) {
+        return Ok(());
+    }
+    let message =
+        format!("a row has the columns {} where {} are expected", names(given).join(", "), names(expected).join(", "));
+    Err(Error::new(ErrorKind::SchemaMismatch, message)
+        .hint("make it with OwnedRecord::new of the schema that comes out"))
+}
+
+/// Keeps the rows for which a function is true.
+///
+/// [`Filter`](crate::Filter) is faster where an expression will do.
+///
+/// ```
+/// use etlrs_core::Record;
+/// use etlrs_engine::FilterTransformer;
+///
+/// let late = FilterTransformer::new(|record: Record<'_>| Ok(record.i64("delay")?.is_some_and(|delay| delay > 15)));
+/// # let _ = late;
+/// ```
+#[derive(Clone)]
+pub struct FilterTransformer {
+    keep: Arc<Keep>,
+}
+
+impl FilterTransformer {
+    /// Of a function that is asked for each row; its errors end the run.
+    pub fn new(keep: impl Fn(Record<'_>) -> Result<bool> + Send + Sync + 'static) -> Self {
+        Self { keep: Arc::new(keep) }
+    }
+}
+
+impl Transformer for FilterTransformer {
+    fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
+        let (keep, schema) = (self.keep.clone(), input.clone());
+        Ok(each_batch(input.clone(), move |batch| {
+            let mask = Record::all(batch).map(|record| keep(record)).collect::<Result<Vec<_>>>()?;
+            let kept = filter_record_batch(batch, &BooleanArray::from(mask))?;
+            batch_of(&schema, kept.columns().to_vec(), kept.num_rows())
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etlrs_core::{DataType, Field, Value, record_batch};
+
+    use super::*;
+    use crate::transform::testing::{refused, run, run_one};
+
+    #[test]
+    fn rows_are_mapped_in_order() {
+        let batch = record_batch([("x", vec![Some(0), Some(1), None, Some(3)])]);
+        let map = MapTransformer::new(|record| {
+            let mut row = record.to_owned();
+            row.set("x", record.i64("x")?.map(|x| x * 2))?;
+            Ok(row)
+        });
+        let output = run(&map, vec![batch.slice(1, 3), batch.slice(0, 0)]).unwrap();
+        assert_eq!(output, [record_batch([("x", vec![Some(2), None, Some(6)])])]);
+    }
+
+    #[test]
+    fn rows_may_have_another_schema() {
+        let schema = Arc::new(Schema::new(vec![Field::new("name", DataType::Utf8, false)]));
+        let made = schema.clone();
+        let map = MapTransformer::new(move |record| {
+            let mut row = OwnedRecord::new(made.clone());
+            row.set("name", record.i64("x")?.map(|x| format!("number {x}")))?;
+            Ok(row)
+        })
+        .with_schema(schema.clone());
+        let output = run_one(&map, record_batch([("x", vec![Some(1)])])).unwrap();
+        assert_eq!(Record::new(&output, 0).unwrap().get("name").unwrap(), Value::from("number 1"));
+        let null = run_one(&map, record_batch([("x", vec![None])])).unwrap_err();
+        assert_eq!(null.kind(), ErrorKind::SchemaMismatch);
+
+        let unchanged = MapTransformer::new(|record| Ok(record.to_owned())).with_schema(schema);
+        let error = run_one(&unchanged, record_batch([("x", vec![Some(1)])])).unwrap_err();
+        assert!(error.to_string().starts_with("a row has the columns x where name are expected"), "{error}");
+    }
+
+    #[test]
+    fn types_that_rows_cannot_carry_are_refused_when_planned() {
+        let schema = Arc::new(Schema::new(vec![Field::new("l", DataType::new_list(DataType::Int64, true), true)]));
+        let batch = arrow_array::RecordBatch::new_empty(schema);
+        let map = MapTransformer::new(|record| Ok(record.to_owned()));
+        assert_eq!(refused(&map, &batch).kind(), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn rows_are_filtered_and_errors_passed_on() {
+        let batch = record_batch([("x", vec![Some(1), None, Some(3)])]);
+        let odd = FilterTransformer::new(|record| Ok(record.i64("x")?.is_some_and(|x| x > 1)));
+        assert_eq!(run_one(&odd, batch.clone()).unwrap(), batch.slice(2, 1));
+        let wrong = FilterTransformer::new(|record| Ok(record.bool("x")?.is_some()));
+        assert_eq!(run_one(&wrong, batch).unwrap_err().kind(), ErrorKind::SchemaMismatch);
+    }
+}
