@@ -1,1 +1,48 @@
-//! In the making.
+//! Databases as sources and targets of ETLRS. Each is a feature; SQLite is the default one.
+//!
+//! A table is read in ranges of its rowids, side by side, and written into a staging table that becomes the target in
+//! one transaction, so that readers see the old table or the new one. How types map is written in
+//! [`SqliteExtractor`] for reading and [`SqliteLoader`] for writing.
+//!
+//! ```
+//! use etlrs_core::*;
+//! use etlrs_sql::{SqliteExtractor, SqliteLoader};
+//!
+//! # async fn example() -> Result<()> {
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let path = folder.path().join("shop.db");
+//! let cx = RunContext::new(PerformanceConfig::default());
+//! let batch = record_batch([("id", vec![Some(1), Some(2)])]);
+//! let partition = Partition::new(0, "all");
+//!
+//! // The engine does this for a pipeline.
+//! let loader = SqliteLoader::new(&path, "orders");
+//! let plan = LoadPlan::new(batch.schema(), LoadMode::Create, vec![partition.clone()]);
+//! let session = loader.begin(&cx, plan).await?;
+//! let mut writer = session.writer(&cx, &partition, 1).await?;
+//! writer.write(batch).await?;
+//! let receipt = writer.finish().await?;
+//! session.commit(vec![receipt]).await?;
+//!
+//! let scan = SqliteExtractor::new(&path, "orders").scan(&cx, &ScanRequest::all()).await?;
+//! let orders = DatasetSnapshot::collect(&cx, &*scan).await?;
+//! assert_eq!(orders.total_count(), 2);
+//! # Ok(())
+//! # }
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(example()).unwrap();
+//! ```
+
+#[cfg(feature = "sqlite")]
+mod connector;
+mod dialect;
+#[cfg(feature = "sqlite")]
+mod error;
+#[cfg(feature = "sqlite")]
+mod options;
+
+#[cfg(feature = "sqlite")]
+pub use connector::SqliteConnector;
+#[cfg(feature = "sqlite")]
+pub use dialect::sqlite::{SqliteExtractor, SqliteLoader};
+#[cfg(feature = "sqlite")]
+pub use options::{Seconds, SqliteSourceOptions, SqliteTargetOptions};

@@ -1,0 +1,222 @@
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow_schema::{DataType, Field, Schema, TimeUnit};
+use bytes::Bytes;
+use etlrs_core::{Error, ErrorKind, Result};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::basic::Type as PhysicalType;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{
+    ColumnChunkMetaData, FileMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader,
+};
+use parquet::file::reader::{ChunkReader, Length};
+
+use crate::error::{guarded, reading};
+use crate::{Int96Unit, ParquetReadOptions};
+
+/// What page headers are read with: they take some hundred bytes, and the page is then read by itself.
+const HEADER_BUFFER: usize = 4 << 10;
+
+/// An open file, read by position, so that several readers share it without a seek getting between them.
+#[derive(Clone, Debug)]
+pub(crate) struct SourceFile {
+    file: Arc<File>,
+    length: u64,
+}
+
+impl SourceFile {
+    /// Opens `path`; errors name `shown`.
+    pub(crate) fn open(path: &Path, shown: &Path) -> Result<Self> {
+        let failed = |error| Error::io("read", shown, error);
+        let file = File::open(path).map_err(failed)?;
+        let found = file.metadata().map_err(failed)?;
+        if !found.is_file() {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                "a Parquet file is read from its end, so it must be a file",
+            )
+            .in_source(shown.display()));
+        }
+        Ok(Self { file: Arc::new(file), length: found.len() })
+    }
+}
+
+impl Length for SourceFile {
+    fn len(&self) -> u64 {
+        self.length
+    }
+}
+
+impl ChunkReader for SourceFile {
+    type T = BufReader<ReadFrom>;
+
+    fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
+        Ok(BufReader::with_capacity(HEADER_BUFFER, ReadFrom { file: self.file.clone(), position: start }))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
+        // Checked before anything is allocated: the length comes from the file.
+        let wanted = u64::try_from(length).ok().and_then(|length| start.checked_add(length));
+        if wanted.is_none_or(|end| end > self.length) {
+            return Err(ParquetError::EOF(format!(
+                "{length} bytes at offset {start} are asked for, and the file has {}",
+                self.length
+            )));
+        }
+        let mut buffer = vec![0; length];
+        self.file.read_exact_at(&mut buffer, start).map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => ParquetError::EOF("it became shorter while it was read".into()),
+            _ => error.into(),
+        })?;
+        Ok(buffer.into())
+    }
+}
+
+/// Reads on from a position of its own.
+pub(crate) struct ReadFrom {
+    file: Arc<File>,
+    position: u64,
+}
+
+impl Read for ReadFrom {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.file.read_at(buffer, self.position)?;
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+/// A file whose footer has been read and found plausible.
+#[derive(Debug)]
+pub(crate) struct ParquetFile {
+    pub(crate) path: PathBuf,
+    /// The name that errors show: that of the target for a file that is staged.
+    pub(crate) shown: PathBuf,
+    pub(crate) metadata: ArrowReaderMetadata,
+    pub(crate) has_int96: bool,
+}
+
+impl ParquetFile {
+    /// Reads the footer of `path`.
+    pub(crate) fn open(path: &Path, shown: &Path, options: &ParquetReadOptions) -> Result<Self> {
+        let file = SourceFile::open(path, shown)?;
+        if file.length == 0 {
+            return Err(Error::new(
+                ErrorKind::InvalidData,
+                "the file is empty, and even a table without rows takes bytes",
+            )
+            .in_source(shown.display()));
+        }
+        guarded(shown, || {
+            let reader_options = ArrowReaderOptions::new().with_skip_arrow_metadata(!options.arrow_schema);
+            let footer = read_footer(&file, shown, PageIndexPolicy::Skip)?;
+            let metadata = ArrowReaderMetadata::try_new(Arc::new(footer), reader_options.clone())
+                .map_err(|error| reading(shown, error))?;
+            let (metadata, has_int96) = match options.int96 {
+                Int96Unit::Microsecond => with_int96_as_microseconds(metadata, reader_options),
+                Int96Unit::Nanosecond => (metadata, false),
+            };
+            Ok(Self { path: path.to_owned(), shown: shown.to_owned(), metadata, has_int96 })
+        })
+    }
+
+    pub(crate) fn footer(&self) -> &ParquetMetaData {
+        self.metadata.metadata()
+    }
+}
+
+/// Reads the footer of `file`; errors name `shown`.
+pub(crate) fn read_footer(file: &SourceFile, shown: &Path, indexes: PageIndexPolicy) -> Result<ParquetMetaData> {
+    let read = ParquetMetaDataReader::new().with_page_index_policy(indexes).parse_and_finish(file);
+    let footer = repaired(read.map_err(|error| reading(shown, error))?);
+    check_claims(&footer, file.length).map_err(|error| error.in_source(shown.display()))?;
+    Ok(footer)
+}
+
+/// Puts right a number of rows for the file that is not that of its row groups: parquet-rs 0.3 wrote 0, other readers
+/// see through it, and the reader of the parquet crate would take no row.
+fn repaired(footer: ParquetMetaData) -> ParquetMetaData {
+    let rows = footer.row_groups().iter().fold(0_i64, |sum, group| sum.saturating_add(group.num_rows()));
+    let found = footer.file_metadata();
+    if found.num_rows() == rows {
+        return footer;
+    }
+    let file = FileMetaData::new(
+        found.version(),
+        rows,
+        found.created_by().map(str::to_owned),
+        found.key_value_metadata().cloned(),
+        found.schema_descr_ptr(),
+        found.column_orders().cloned(),
+    );
+    ParquetMetaDataBuilder::new(file)
+        .set_row_groups(footer.row_groups().to_vec())
+        .set_column_index(footer.column_index().cloned())
+        .set_offset_index(footer.offset_index().cloned())
+        .build()
+}
+
+/// Refuses a footer whose numbers cannot be true, before anything is sized by them.
+fn check_claims(metadata: &ParquetMetaData, length: u64) -> Result<()> {
+    let damaged = |what: &str, column: &ColumnChunkMetaData| {
+        Error::new(ErrorKind::InvalidData, format!("the file is damaged: {what}"))
+            .at_column(column.column_path().string())
+    };
+    for group in metadata.row_groups() {
+        if group.num_rows() < 0 {
+            return Err(Error::new(ErrorKind::InvalidData, "the file is damaged: it claims a negative number of rows"));
+        }
+        for column in group.columns() {
+            if column.file_path().is_some() {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "the data of a column in another file is not supported",
+                )
+                .at_column(column.column_path().string()));
+            }
+            let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
+            let end = u64::try_from(start)
+                .ok()
+                .zip(u64::try_from(column.compressed_size()).ok())
+                .and_then(|(start, size)| start.checked_add(size));
+            if column.num_values() < 0 || column.uncompressed_size() < 0 || column.data_page_offset() < 0 {
+                return Err(damaged("it claims a negative size", column));
+            }
+            if end.is_none_or(|end| end > length) {
+                return Err(damaged("the footer points beyond its end", column));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Lets plain INT96 columns be read as microseconds. Nested ones stay with nanoseconds.
+fn with_int96_as_microseconds(
+    metadata: ArrowReaderMetadata,
+    options: ArrowReaderOptions,
+) -> (ArrowReaderMetadata, bool) {
+    let mut fields: Vec<Arc<Field>> = metadata.schema().fields().iter().cloned().collect();
+    let mut changed = false;
+    for leaf in metadata.parquet_schema().columns() {
+        let (PhysicalType::INT96, [name]) = (leaf.physical_type(), leaf.path().parts()) else { continue };
+        if let Some(field) = fields.iter_mut().find(|field| field.name() == name)
+            && let DataType::Timestamp(TimeUnit::Nanosecond, zone) = field.data_type()
+        {
+            let data_type = DataType::Timestamp(TimeUnit::Microsecond, zone.clone());
+            *field = Arc::new(field.as_ref().clone().with_data_type(data_type));
+            changed = true;
+        }
+    }
+    if !changed {
+        return (metadata, false);
+    }
+    let schema = Arc::new(Schema::new_with_metadata(fields, metadata.schema().metadata().clone()));
+    match ArrowReaderMetadata::try_new(metadata.metadata().clone(), options.with_schema(schema)) {
+        Ok(changed) => (changed, true),
+        Err(_) => (metadata, false),
+    }
+}

@@ -1,0 +1,250 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow_schema::SchemaRef;
+use async_trait::async_trait;
+use etlrs_core::{
+    Error, ErrorKind, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Partition,
+    PartitionWriter, Published, Receipt, Result, RunContext, Scan, ScanRequest,
+};
+use etlrs_files::{ManifestFile, Staging};
+use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor, TypePtr};
+
+use crate::directory::{SharedDirectory, data_files};
+use crate::encode::Layout;
+use crate::error::{reading, writing};
+use crate::extract::ParquetScan;
+use crate::file::ParquetFile;
+use crate::single::SharedFile;
+use crate::types::{StoredSchema, first_misfit, stored_schema};
+use crate::{ParquetReadOptions, ParquetWriteOptions};
+
+const MODES: &[LoadMode] = &[LoadMode::Create, LoadMode::Append, LoadMode::Replace];
+
+/// Writes a Parquet file, or a directory with one file per partition.
+///
+/// Partitions are encoded by as many writers as there are. In one file their rows keep the order of the source. The
+/// files of a directory have the names `part-00000-RUN.parquet` and are listed in its manifest.
+#[derive(Clone, Debug)]
+pub struct ParquetLoader {
+    path: PathBuf,
+    directory: bool,
+    options: ParquetWriteOptions,
+}
+
+impl ParquetLoader {
+    /// To the one file `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), directory: false, options: ParquetWriteOptions::default() }
+    }
+
+    /// To the directory `path`.
+    pub fn directory(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), directory: true, options: ParquetWriteOptions::default() }
+    }
+
+    /// With these options.
+    #[must_use]
+    pub fn with_options(mut self, options: ParquetWriteOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Works out what would be written where, and refuses what cannot be; `target` is read and not changed.
+    fn prepare(&self, plan: &LoadPlan, target: &Path, exists: bool) -> Result<Prepared> {
+        self.options.compression.codec().map_err(|reason| Error::new(ErrorKind::InvalidConfig, reason))?;
+        let stored = stored_schema(&plan.schema, target)?;
+        let old = match (exists, self.directory) {
+            (false, _) => Vec::new(),
+            // Mode replace looks as well, for it must not remove what is no data.
+            (true, true) => data_files(target)?,
+            (true, false) => vec![target.to_owned()],
+        };
+        let old: Vec<_> = match plan.mode {
+            LoadMode::Append => old,
+            _ => Vec::new(),
+        };
+        let old: Vec<_> = old
+            .iter()
+            .map(|path| ParquetFile::open(path, path, &ParquetReadOptions::default()))
+            .collect::<Result<_>>()?;
+        let (schema, root) = match old.first() {
+            None => (plan.schema.clone(), stored.root.clone()),
+            Some(first) => continued(first, plan, target)?,
+        };
+        for file in &old {
+            continued(file, plan, &file.shown)?;
+        }
+        let layout = Layout::new(schema, root, &self.options).map_err(|error| writing(target, error))?;
+        Ok(Prepared { stored, layout: Arc::new(layout), old })
+    }
+}
+
+struct Prepared {
+    stored: StoredSchema,
+    layout: Arc<Layout>,
+    old: Vec<ParquetFile>,
+}
+
+/// The schema with which rows of `plan` go on in `old`: its own, as it was written by whatever program.
+fn continued(old: &ParquetFile, plan: &LoadPlan, target: &Path) -> Result<(SchemaRef, TypePtr)> {
+    let misfit = |column: &str, message: String| {
+        Error::new(ErrorKind::SchemaMismatch, message)
+            .hint("use mode replace, or change the columns")
+            .in_source(target.display())
+            .at_column(column)
+    };
+    let schema = old.metadata.schema();
+    if let Some((column, difference)) = first_misfit(schema.fields(), plan.schema.fields()) {
+        return Err(misfit(&column, format!("rows cannot be appended: {difference} in the file that exists")));
+    }
+    let descriptor = old.metadata.parquet_schema();
+    // The same columns can be stored in ways that are read and no longer written: INT96, lists of two levels.
+    let written: SchemaDescriptor =
+        parquet::arrow::ArrowSchemaConverter::new().convert(schema).map_err(|error| reading(&old.shown, error))?;
+    let shape = |leaf: &ColumnDescriptor| {
+        (leaf.physical_type(), leaf.max_def_level(), leaf.max_rep_level(), leaf.type_length())
+    };
+    for (index, found) in descriptor.columns().iter().enumerate() {
+        if written.columns().get(index).map(|leaf| shape(leaf)) != Some(shape(found)) {
+            let column = found.path().string();
+            return Err(misfit(
+                &column,
+                format!(
+                    "rows cannot be appended: the file has it as {}, in a way that is not written any more",
+                    found.physical_type()
+                ),
+            ));
+        }
+    }
+    Ok((schema.clone(), descriptor.root_schema_ptr()))
+}
+
+#[async_trait]
+impl Loader for ParquetLoader {
+    fn capabilities(&self) -> LoadCapabilities {
+        LoadCapabilities::one_writer().modes(MODES).max_writers(usize::MAX)
+    }
+
+    async fn check(&self, _: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
+        self.capabilities().require(plan.mode, self.path.display())?;
+        let exists = Staging::check(&self.path, plan.mode, self.directory)?;
+        let prepared = self.prepare(plan, &self.path, exists)?;
+        let mut preview = LoadPreview::default();
+        preview.column_types = prepared.stored.columns;
+        preview.notes = prepared.stored.notes;
+        match plan.mode {
+            LoadMode::Replace if exists => preview.notes.push(format!("{} is replaced", self.path.display())),
+            LoadMode::Append if exists => {
+                let rows: i64 = prepared.old.iter().map(|file| file.footer().file_metadata().num_rows()).sum();
+                preview.notes.push(format!("{} has {rows} rows, which stay", self.path.display()));
+            }
+            _ => {}
+        }
+        Ok(preview)
+    }
+
+    async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
+        self.capabilities().require(plan.mode, self.path.display())?;
+        let staging = match self.directory {
+            true => Staging::directory(&self.path, plan.mode, cx.run_id())?,
+            false => Staging::file(&self.path, plan.mode, cx.run_id())?,
+        };
+        let target = staging.target().to_owned();
+        let Prepared { layout, old, .. } = self.prepare(&plan, &target, target.exists())?;
+        let output = if self.directory {
+            let old = old.iter().map(listed).collect::<Result<_>>()?;
+            let directory = SharedDirectory::new(layout.clone(), &target, staging.path(), cx.run_id(), old)?;
+            Output::Directory(Arc::new(directory))
+        } else {
+            Output::File(Arc::new(SharedFile::new(layout.clone(), &target, staging.path(), old.into_iter().next())))
+        };
+        Ok(Box::new(ParquetSession { output, layout, staging }))
+    }
+}
+
+fn listed(file: &ParquetFile) -> Result<ManifestFile> {
+    let name = file.path.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, "the name of a file is no Unicode, which a manifest needs")
+            .in_source(file.shown.display())
+    })?;
+    let rows = file.footer().row_groups().iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0)).sum();
+    let bytes = std::fs::metadata(&file.path).map_err(|error| Error::io("read", &file.path, error))?.len();
+    Ok(ManifestFile { name: name.to_owned(), rows, bytes })
+}
+
+struct ParquetSession {
+    // Before `staging`, so that what it removes is no longer held open.
+    output: Output,
+    layout: Arc<Layout>,
+    staging: Staging,
+}
+
+enum Output {
+    File(Arc<SharedFile>),
+    Directory(Arc<SharedDirectory>),
+}
+
+#[async_trait]
+impl LoadSession for ParquetSession {
+    fn min_memory(&self) -> usize {
+        // Less would make row groups of single batches.
+        const COLUMN: usize = 64 << 10;
+        self.layout.leaves().saturating_mul(COLUMN)
+    }
+
+    async fn writer(&self, cx: &RunContext, partition: &Partition, _: u32) -> Result<Box<dyn PartitionWriter>> {
+        match &self.output {
+            Output::File(file) => file.writer(cx, partition),
+            Output::Directory(directory) => directory.writer(cx, partition),
+        }
+    }
+
+    async fn read_back(&mut self, _: &RunContext, _: &[Receipt]) -> Result<Option<Arc<dyn Scan>>> {
+        let options = ParquetReadOptions::default();
+        let staged = self.staging.path();
+        let files = match &self.output {
+            Output::File(file) => {
+                file.close()?;
+                vec![(ParquetFile::open(staged, self.staging.target(), &options)?, file.old_row_groups())]
+            }
+            Output::Directory(directory) => {
+                let opened = directory.close()?.into_iter().map(|part| {
+                    let shown = self.staging.target().join(&part.name);
+                    ParquetFile::open(&staged.join(&part.name), &shown, &options).map(|file| (file, 0))
+                });
+                opened.collect::<Result<_>>()?
+            }
+        };
+        let scan = ParquetScan::new(files, &ScanRequest::all(), &options, Some(self.layout.schema.clone()))?;
+        Ok(Some(Arc::new(scan)))
+    }
+
+    async fn commit(self: Box<Self>, receipts: Vec<Receipt>) -> Result<Published> {
+        let published = match &self.output {
+            Output::File(file) => {
+                let closed = file.close()?;
+                Published::new(closed.rows, closed.bytes)
+            }
+            Output::Directory(directory) => {
+                let parts = directory.close()?;
+                Published::new(parts.iter().map(|part| part.rows).sum(), parts.iter().map(|part| part.bytes).sum())
+            }
+        };
+        let promised: u64 = receipts.iter().map(|receipt| receipt.rows).sum();
+        if published.rows != promised {
+            return Err(Error::new(
+                ErrorKind::VerifyFailed,
+                format!("{promised} rows were staged, and the footers tell of {}", published.rows),
+            )
+            .in_source(self.staging.target().display()));
+        }
+        self.staging.publish()?;
+        Ok(published)
+    }
+
+    async fn abort(self: Box<Self>) -> Result<()> {
+        // Dropping the staging removes it.
+        Ok(())
+    }
+}

@@ -1,0 +1,182 @@
+use etlrs_core::{OptionValue, unknown_name};
+use parquet::basic::{BrotliLevel, Compression as Codec, GzipLevel, ZstdLevel};
+
+etlrs_core::options! {
+    /// How a Parquet file is read.
+    ///
+    /// ```
+    /// use etlrs_parquet::ParquetReadOptions;
+    ///
+    /// let options = ParquetReadOptions::default().with_arrow_schema(false);
+    /// # let _ = options;
+    /// ```
+    pub struct ParquetReadOptions {
+        /// Bytes of a partition at the least, unless a number of partitions is asked for; smaller row groups are joined.
+        partition_size, with_partition_size: usize = 8 << 20;
+        /// Whether the Arrow schema that a file may carry tells the types, rather than the Parquet schema alone.
+        arrow_schema, with_arrow_schema: bool = true;
+        /// Unit of INT96 timestamps: us reaches all years that writers use, ns only 1677 to 2262 but is finer.
+        int96, with_int96: Int96Unit = Int96Unit::Microsecond;
+    }
+}
+
+etlrs_core::options! {
+    /// How Parquet files are written.
+    ///
+    /// ```
+    /// use etlrs_parquet::{Compression, ParquetWriteOptions};
+    ///
+    /// let options = ParquetWriteOptions::default().with_compression(Compression::Zstd(3)).with_dictionary(false);
+    /// # let _ = options;
+    /// ```
+    pub struct ParquetWriteOptions {
+        /// Codec of the pages.
+        compression, with_compression: Compression = Compression::Snappy;
+        /// Rows of a row group at the most; a small memory budget makes them smaller.
+        row_group_size, with_row_group_size: usize = 1_048_576;
+        /// Whether columns are dictionary-encoded while that pays; without it writing is faster and files are larger.
+        dictionary, with_dictionary: bool = true;
+    }
+}
+
+/// Codec of the pages of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Compression {
+    /// Fast, and read by everything.
+    #[default]
+    Snappy,
+    /// Smaller; levels 1 to 22.
+    Zstd(u8),
+    /// Smaller, slow; levels 0 to 9.
+    Gzip(u8),
+    /// As fast as Snappy; the `LZ4_RAW` of the format, not the `LZ4` that it deprecates.
+    Lz4Raw,
+    /// Small, slow; levels 0 to 11.
+    Brotli(u8),
+    /// Pages as they are.
+    None,
+}
+
+const NAMES: [&str; 6] = ["snappy", "zstd", "gzip", "lz4_raw", "brotli", "none"];
+
+impl Compression {
+    /// The codec of the parquet crate; a level out of range is an error in words.
+    pub(crate) fn codec(self) -> Result<Codec, String> {
+        Ok(match self {
+            Self::Snappy => Codec::SNAPPY,
+            Self::Zstd(level) => {
+                Codec::ZSTD(ZstdLevel::try_new(level.into()).map_err(|_| "the levels of zstd are 1 to 22")?)
+            }
+            Self::Gzip(level) => {
+                Codec::GZIP(GzipLevel::try_new(level.into()).map_err(|_| "the levels of gzip are 0 to 9")?)
+            }
+            Self::Lz4Raw => Codec::LZ4_RAW,
+            Self::Brotli(level) => {
+                Codec::BROTLI(BrotliLevel::try_new(level.into()).map_err(|_| "the levels of brotli are 0 to 11")?)
+            }
+            Self::None => Codec::UNCOMPRESSED,
+        })
+    }
+}
+
+impl OptionValue for Compression {
+    const KIND: &'static str = "snappy, zstd, zstd(LEVEL), gzip, lz4_raw, brotli or none";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let name = text.trim().to_ascii_lowercase();
+        let (name, level) = match name.split_once('(') {
+            Some((name, level)) => {
+                let level = level.strip_suffix(')').and_then(|level| level.trim().parse::<u8>().ok());
+                (name, Some(level.ok_or("the level must be a whole number in parentheses, as in zstd(3)")?))
+            }
+            None => (name.as_str(), None),
+        };
+        let compression = match (name, level) {
+            ("snappy", None) => Self::Snappy,
+            ("zstd", level) => Self::Zstd(level.unwrap_or(3)),
+            ("gzip", level) => Self::Gzip(level.unwrap_or(6)),
+            ("lz4_raw", None) => Self::Lz4Raw,
+            ("brotli", level) => Self::Brotli(level.unwrap_or(1)),
+            ("none" | "uncompressed", None) => Self::None,
+            (name, Some(_)) if NAMES.contains(&name) => return Err(format!("{name} has no levels")),
+            (name, _) => return Err(unknown_name("codec", name, &NAMES).to_string()),
+        };
+        compression.codec().map(|_| compression)
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Snappy => "snappy".into(),
+            Self::Zstd(level) => format!("zstd({level})"),
+            Self::Gzip(level) => format!("gzip({level})"),
+            Self::Lz4Raw => "lz4_raw".into(),
+            Self::Brotli(level) => format!("brotli({level})"),
+            Self::None => "none".into(),
+        }
+    }
+}
+
+/// Unit of the timestamps that are read from INT96 columns, a type that the format has deprecated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Int96Unit {
+    /// Any date that Spark, Hive or Impala writes; digits beyond the microsecond are cut off.
+    #[default]
+    Microsecond,
+    /// All digits; dates before 1677 or after 2262 come out wrong, for 64 bits cannot hold them.
+    Nanosecond,
+}
+
+impl OptionValue for Int96Unit {
+    const KIND: &'static str = "us or ns";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "us" => Ok(Self::Microsecond),
+            "ns" => Ok(Self::Nanosecond),
+            _ => Err("it must be us or ns".into()),
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Microsecond => "us".into(),
+            Self::Nanosecond => "ns".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compression_is_shown_as_it_is_parsed() {
+        for (text, shown) in [
+            ("snappy", "snappy"),
+            ("ZSTD", "zstd(3)"),
+            ("zstd(19)", "zstd(19)"),
+            ("gzip", "gzip(6)"),
+            ("lz4_raw", "lz4_raw"),
+            ("brotli(11)", "brotli(11)"),
+            ("uncompressed", "none"),
+        ] {
+            let parsed = Compression::parse(text).unwrap();
+            assert_eq!(parsed.show(), shown);
+            assert_eq!(Compression::parse(shown).unwrap(), parsed);
+        }
+        for (text, reason) in [
+            ("snapy", "did you mean snappy"),
+            ("zstd(23)", "1 to 22"),
+            ("gzip(10)", "0 to 9"),
+            ("brotli(12)", "0 to 11"),
+            ("zstd(3", "parentheses"),
+            ("snappy(1)", "no levels"),
+            ("", "there is no codec"),
+        ] {
+            let error = Compression::parse(text).unwrap_err();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+}

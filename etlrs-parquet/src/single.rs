@@ -1,0 +1,254 @@
+//! Design note. All partitions of a load go into one file, in their order. Each writer encodes row groups in memory,
+//! side by side with the others, and appends them when its partition is in turn. It may hold as much as
+//! [`RunContext::writer_memory`] says; one that holds more waits for its turn. The partition in turn never waits, so
+//! there is always one that goes on.
+//!
+//! What has been appended cannot be taken back, so a writer appends as late as its memory lets it: until then a retry
+//! starts from nothing. After that the partition is marked, and another attempt at it is refused.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arrow_array::RecordBatch;
+use async_trait::async_trait;
+use etlrs_core::{Error, ErrorKind, Partition, PartitionId, PartitionWriter, Receipt, Result, RunContext, Turnstile};
+use parquet::bloom_filter::Sbbf;
+use parquet::column::writer::ColumnCloseResult;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
+use parquet::file::writer::SerializedFileWriter;
+
+use crate::encode::{Encoder, Layout, RowGroup};
+use crate::error::{guarded, writing};
+use crate::file::{ParquetFile, SourceFile, read_footer};
+
+/// The one file that the writers of a load share.
+pub(crate) struct SharedFile {
+    layout: Arc<Layout>,
+    target: PathBuf,
+    /// Where the file is until it is published.
+    staged: PathBuf,
+    /// The file whose rows come first, in mode append.
+    old: Option<ParquetFile>,
+    turnstile: Turnstile,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    file: Option<SerializedFileWriter<File>>,
+    /// Partitions of which something is in the file.
+    begun: BTreeSet<PartitionId>,
+    closed: Option<Closed>,
+}
+
+/// What a file has after its footer was written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Closed {
+    pub(crate) rows: u64,
+    pub(crate) bytes: u64,
+}
+
+impl SharedFile {
+    pub(crate) fn new(layout: Arc<Layout>, target: &Path, staged: &Path, old: Option<ParquetFile>) -> Self {
+        Self {
+            layout,
+            target: target.to_owned(),
+            staged: staged.to_owned(),
+            old,
+            turnstile: Turnstile::new(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// Row groups of the file that were there before the load.
+    pub(crate) fn old_row_groups(&self) -> usize {
+        self.old.as_ref().map_or(0, |old| old.footer().num_row_groups())
+    }
+
+    fn old_rows(&self) -> u64 {
+        let rows = |metadata: &ParquetMetaData| {
+            metadata.row_groups().iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0)).sum()
+        };
+        self.old.as_ref().map_or(0, |old| rows(old.footer()))
+    }
+
+    // A thread that panicked while it wrote leaves a row group open, and the parquet crate refuses to go on after that.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn writer(self: &Arc<Self>, cx: &RunContext, partition: &Partition) -> Result<Box<dyn PartitionWriter>> {
+        if self.lock().begun.contains(&partition.id) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "partition {} cannot be tried again, for some of its rows are in the file already",
+                    partition.id
+                ),
+            )
+            .hint("start the run again, with more memory so that a partition fits, or write to a directory")
+            .in_source(self.target.display()));
+        }
+        Ok(Box::new(SharedFileWriter {
+            file: self.clone(),
+            partition: partition.id,
+            encoder: Encoder::new(self.layout.clone()),
+            parked: Vec::new(),
+            memory: cx.writer_memory(),
+            receipt: Receipt::new(partition.id, 0, 0),
+        }))
+    }
+
+    /// Writes `groups` to the file and adds to `receipt` what the file says it took.
+    fn append(&self, groups: &mut Vec<RowGroup>, receipt: &mut Receipt) -> Result<()> {
+        if groups.is_empty() {
+            return Ok(());
+        }
+        let mut state = self.lock();
+        // Before the first byte: a failure in the middle of a row group cannot be repaired either.
+        state.begun.insert(receipt.partition);
+        let file = self.opened(&mut state)?;
+        for group in groups.drain(..) {
+            let written = append_row_group(file, group).map_err(|error| writing(&self.target, error))?;
+            receipt.rows += written.rows;
+            receipt.bytes += written.bytes;
+        }
+        Ok(())
+    }
+
+    fn opened<'a>(&self, state: &'a mut State) -> Result<&'a mut SerializedFileWriter<File>> {
+        match &mut state.file {
+            Some(file) => Ok(file),
+            empty => {
+                let mut file = create(&self.staged, &self.target, &self.layout)?;
+                if let Some(old) = &self.old {
+                    copy_row_groups(old, &mut file, &self.target)?;
+                }
+                Ok(empty.insert(file))
+            }
+        }
+    }
+
+    /// Writes the footer, once, and tells the rows of the load, without those that were there before.
+    pub(crate) fn close(&self) -> Result<Closed> {
+        let mut state = self.lock();
+        if let Some(closed) = state.closed {
+            return Ok(closed);
+        }
+        let file = self.opened(&mut state)?;
+        let closed = finish(file, &self.staged, &self.target)?;
+        let closed = Closed { rows: closed.rows.saturating_sub(self.old_rows()), ..closed };
+        state.closed = Some(closed);
+        Ok(closed)
+    }
+}
+
+/// Creates the file `staged`; errors name `target`.
+pub(crate) fn create(staged: &Path, target: &Path, layout: &Layout) -> Result<SerializedFileWriter<File>> {
+    let file = File::create(staged).map_err(|error| Error::io("write", target, error))?;
+    SerializedFileWriter::new(file, layout.root.clone(), layout.properties.clone())
+        .map_err(|error| writing(target, error))
+}
+
+/// Writes the footer of `file`.
+pub(crate) fn finish(file: &mut SerializedFileWriter<File>, staged: &Path, target: &Path) -> Result<Closed> {
+    let footer = file.finish().map_err(|error| writing(target, error))?;
+    let rows = footer.row_groups().iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0)).sum();
+    let bytes = std::fs::metadata(staged).map_err(|error| Error::io("write", target, error))?.len();
+    Ok(Closed { rows, bytes })
+}
+
+/// Appends an encoded row group.
+pub(crate) fn append_row_group(file: &mut SerializedFileWriter<File>, group: RowGroup) -> Result<Closed, ParquetError> {
+    let mut row_group = file.next_row_group()?;
+    for column in group.columns {
+        column.append_to_row_group(&mut row_group)?;
+    }
+    let written = row_group.close()?;
+    let number = |number| u64::try_from(number).unwrap_or(0);
+    Ok(Closed { rows: number(written.num_rows()), bytes: number(written.compressed_size()) })
+}
+
+/// Copies the row groups of `old` as they are, with their page indexes and Bloom filters.
+fn copy_row_groups(old: &ParquetFile, file: &mut SerializedFileWriter<File>, target: &Path) -> Result<()> {
+    let source = SourceFile::open(&old.path, &old.shown)?;
+    guarded(&old.shown, || {
+        let metadata = read_footer(&source, &old.shown, PageIndexPolicy::Optional)?;
+        let (column_indexes, offset_indexes) = (metadata.column_index(), metadata.offset_index());
+        for (index, group) in metadata.row_groups().iter().enumerate() {
+            let mut copy = || {
+                let mut row_group = file.next_row_group()?;
+                for (leaf, column) in group.columns().iter().enumerate() {
+                    let close = ColumnCloseResult {
+                        bytes_written: u64::try_from(column.compressed_size())?,
+                        rows_written: u64::try_from(group.num_rows())?,
+                        metadata: column.clone(),
+                        bloom_filter: Sbbf::read_from_column_chunk(column, &source).unwrap_or(None),
+                        column_index: column_indexes.and_then(|groups| groups.get(index)?.get(leaf).cloned()),
+                        offset_index: offset_indexes.and_then(|groups| groups.get(index)?.get(leaf).cloned()),
+                    };
+                    row_group.append_column(&source, close)?;
+                }
+                row_group.close()
+            };
+            copy().map_err(|error| writing(target, error))?;
+        }
+        Ok(())
+    })
+}
+
+struct SharedFileWriter {
+    file: Arc<SharedFile>,
+    partition: PartitionId,
+    encoder: Encoder,
+    parked: Vec<RowGroup>,
+    memory: usize,
+    receipt: Receipt,
+}
+
+impl SharedFileWriter {
+    fn encoded<T>(&self, result: Result<T, ParquetError>) -> Result<T> {
+        result.map_err(|error| writing(&self.file.target, error))
+    }
+
+    fn park(&mut self) -> Result<()> {
+        let closed = self.encoder.take();
+        let closed = self.encoded(closed)?;
+        self.parked.extend(closed);
+        Ok(())
+    }
+
+    fn held(&self) -> usize {
+        self.parked.iter().map(|group| group.bytes).fold(self.encoder.memory(), usize::saturating_add)
+    }
+}
+
+#[async_trait]
+impl PartitionWriter for SharedFileWriter {
+    async fn write(&mut self, batch: RecordBatch) -> Result<()> {
+        let mut offset = 0;
+        while offset < batch.num_rows() {
+            let taken = self.encoder.write(&batch, offset);
+            offset += self.encoded(taken)?;
+            if self.encoder.is_full() || self.encoder.memory() >= self.memory / 2 {
+                self.park()?;
+            }
+            if self.held() > self.memory && !self.parked.is_empty() {
+                self.file.turnstile.wait(self.partition).await;
+                self.file.append(&mut self.parked, &mut self.receipt)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<Receipt> {
+        self.park()?;
+        self.file.turnstile.wait(self.partition).await;
+        self.file.append(&mut self.parked, &mut self.receipt)?;
+        self.file.turnstile.pass(self.partition);
+        Ok(self.receipt)
+    }
+}

@@ -1,0 +1,89 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use etlrs_core::{Connector, Error, ErrorKind, Extractor, Loader, OptionMap, OptionSet, OptionSpec, Result, Uri};
+
+use crate::dialect::sqlite;
+use crate::{SqliteExtractor, SqliteLoader, SqliteSourceOptions, SqliteTargetOptions};
+
+/// Serves `sqlite:path.db#table`; `sqlite://path.db#table` means the same.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SqliteConnector;
+
+impl Connector for SqliteConnector {
+    fn name(&self) -> &'static str {
+        "sqlite"
+    }
+
+    fn summary(&self) -> &'static str {
+        "tables and views of SQLite databases"
+    }
+
+    fn example(&self) -> &'static str {
+        "sqlite:shop.db#orders"
+    }
+
+    fn schemes(&self) -> &'static [&'static str] {
+        &["sqlite"]
+    }
+
+    fn source_options(&self) -> Option<Vec<OptionSpec>> {
+        Some(SqliteSourceOptions::specs())
+    }
+
+    fn target_options(&self) -> Option<Vec<OptionSpec>> {
+        Some(SqliteTargetOptions::specs())
+    }
+
+    fn extractor(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Extractor>> {
+        let options = SqliteSourceOptions::from_pairs(pairs(options))?;
+        let path = path(uri)?;
+        let Some(table) = table(uri) else {
+            // A URI that is wrong anyway: what the database holds says best how to put it right.
+            let tables = sqlite::table_names(&path, options.busy_timeout).unwrap_or_default();
+            let hint = if tables.is_empty() {
+                format!("write it after the path, as in {}", self.example())
+            } else {
+                format!(
+                    "write it after the path: sqlite:{}#{}; there is {}",
+                    path.display(),
+                    tables[0],
+                    tables.join(", ")
+                )
+            };
+            return Err(no_table(uri).hint(hint));
+        };
+        Ok(Arc::new(SqliteExtractor::new(path, table).with_options(options)))
+    }
+
+    fn loader(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Loader>> {
+        let options = SqliteTargetOptions::from_pairs(pairs(options))?;
+        let path = path(uri)?;
+        let table = table(uri)
+            .ok_or_else(|| no_table(uri).hint(format!("write it after the path, as in {}", self.example())))?;
+        Ok(Arc::new(SqliteLoader::new(path, table).with_options(options)))
+    }
+}
+
+fn pairs(options: &OptionMap) -> impl Iterator<Item = (&str, &str)> {
+    options.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+}
+
+fn path(uri: &Uri) -> Result<PathBuf> {
+    let body = uri.body();
+    let path = body.strip_prefix("//").unwrap_or(body);
+    if path.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidConfig, "the URI names no database file")
+            .hint("write sqlite:path.db#table")
+            .in_source(uri));
+    }
+    Ok(PathBuf::from(path))
+}
+
+fn table(uri: &Uri) -> Option<&str> {
+    uri.fragment().filter(|table| !table.is_empty())
+}
+
+fn no_table(uri: &Uri) -> Error {
+    Error::new(ErrorKind::InvalidConfig, "the URI names no table").in_source(uri)
+}

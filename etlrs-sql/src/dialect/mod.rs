@@ -1,0 +1,4 @@
+//! One module per database.
+
+#[cfg(feature = "sqlite")]
+pub(crate) mod sqlite;

@@ -1,0 +1,92 @@
+//! What the database says about its tables.
+
+use rusqlite::{Connection, OptionalExtension, Result};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Table,
+    View,
+    Virtual,
+}
+
+/// A table or view as it is in the catalogue.
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    /// As it was created; names are not case-sensitive.
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    /// A name by which the rowid can be asked for; none for views, tables without one, and where columns have taken
+    /// all three.
+    pub(super) rowid: Option<&'static str>,
+    pub(super) columns: Vec<Column>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Column {
+    pub(super) name: String,
+    pub(super) declared: String,
+    pub(super) not_null: bool,
+    pub(super) has_default: bool,
+    pub(super) primary_key: bool,
+    pub(super) generated: bool,
+}
+
+impl Table {
+    /// The table or view `name`, if there is one.
+    pub(super) fn find(connection: &Connection, name: &str) -> Result<Option<Self>> {
+        let mut statement = connection.prepare(
+            "SELECT name, type, wr FROM pragma_table_list WHERE schema = 'main' AND name = ?1 COLLATE NOCASE",
+        )?;
+        let found: Option<(String, String, bool)> =
+            statement.query_row([name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+        let Some((name, kind, without_rowid)) = found else { return Ok(None) };
+        let kind = match kind.as_str() {
+            "view" => Kind::View,
+            "virtual" => Kind::Virtual,
+            _ => Kind::Table,
+        };
+        let columns = columns(connection, &name)?;
+        let rowid =
+            if kind == Kind::Table && !without_rowid { rowid_name(columns.iter().map(|c| &*c.name)) } else { None };
+        Ok(Some(Self { name, kind, rowid, columns }))
+    }
+
+    /// The column `name`, found as SQLite finds it.
+    pub(super) fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name.eq_ignore_ascii_case(name))
+    }
+}
+
+fn columns(connection: &Connection, table: &str) -> Result<Vec<Column>> {
+    let mut statement = connection.prepare(
+        r#"SELECT name, type, "notnull", dflt_value IS NOT NULL, pk > 0, hidden FROM pragma_table_xinfo(?1)
+           WHERE hidden <> 1 ORDER BY cid"#,
+    )?;
+    let columns = statement.query_map([table], |row| {
+        Ok(Column {
+            name: row.get(0)?,
+            declared: row.get(1)?,
+            not_null: row.get(2)?,
+            has_default: row.get(3)?,
+            primary_key: row.get(4)?,
+            generated: row.get::<_, i64>(5)? >= 2,
+        })
+    })?;
+    columns.collect()
+}
+
+/// The first of the three names of the rowid that no column has taken.
+pub(super) fn rowid_name<'a>(columns: impl Iterator<Item = &'a str> + Clone) -> Option<&'static str> {
+    ["rowid", "_rowid_", "oid"]
+        .into_iter()
+        .find(|name| !columns.clone().any(|column| column.eq_ignore_ascii_case(name)))
+}
+
+/// Tables and views that a user may mean; SQLite's own and those of runs in progress are left out.
+pub(super) fn names(connection: &Connection) -> Result<Vec<String>> {
+    let mut statement = connection.prepare(
+        r"SELECT name FROM sqlite_master WHERE type IN ('table', 'view')
+          AND name NOT LIKE 'sqlite\_%' ESCAPE '\' AND name NOT LIKE '\_etlrs\_%' ESCAPE '\' ORDER BY name",
+    )?;
+    statement.query_map([], |row| row.get(0))?.collect()
+}

@@ -1,0 +1,60 @@
+use std::time::Duration;
+
+use etlrs_core::{ColumnTypes, OptionValue};
+
+etlrs_core::options! {
+    /// How a SQLite table is read.
+    ///
+    /// ```
+    /// use etlrs_sql::SqliteSourceOptions;
+    ///
+    /// let options = SqliteSourceOptions::default().with_busy_timeout(30);
+    /// # let _ = options;
+    /// ```
+    pub struct SqliteSourceOptions {
+        /// Types of single columns, over the declared ones; text keeps whatever value is stored.
+        types, with_types: ColumnTypes = ColumnTypes::default();
+        /// How long to wait for a database that another program has locked.
+        busy_timeout, with_busy_timeout: Seconds = Seconds(5);
+    }
+}
+
+etlrs_core::options! {
+    /// How a SQLite table is written.
+    pub struct SqliteTargetOptions {
+        /// How long to wait for a database that another program has locked.
+        busy_timeout, with_busy_timeout: Seconds = Seconds(5);
+    }
+}
+
+/// A time of at most a day, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seconds(pub u32);
+
+impl Seconds {
+    const DAY: u32 = 86_400;
+
+    pub(crate) fn duration(self) -> Duration {
+        // SQLite counts milliseconds in 32 bits.
+        Duration::from_secs(self.0.min(Self::DAY).into())
+    }
+}
+
+impl From<u32> for Seconds {
+    fn from(seconds: u32) -> Self {
+        Self(seconds)
+    }
+}
+
+impl OptionValue for Seconds {
+    const KIND: &'static str = "seconds";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let seconds = text.strip_suffix('s').unwrap_or(text).parse().ok().filter(|&seconds| seconds <= Self::DAY);
+        seconds.map(Self).ok_or_else(|| "it must be a whole number of seconds, at most 86400".into())
+    }
+
+    fn show(&self) -> String {
+        self.0.to_string()
+    }
+}

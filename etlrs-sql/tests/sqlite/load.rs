@@ -1,0 +1,332 @@
+use etlrs_core::*;
+
+use crate::*;
+
+const OLD: &str = "CREATE TABLE t (n INTEGER PRIMARY KEY, s TEXT NOT NULL DEFAULT 'd', g AS (n + 1));
+    CREATE INDEX by_s ON t (s, \"n\"); CREATE UNIQUE INDEX by_n ON t (n); CREATE VIEW v AS SELECT n FROM t;
+    CREATE TABLE log (n INTEGER); CREATE TABLE child (n INTEGER REFERENCES t (n));
+    CREATE TRIGGER tr AFTER INSERT ON t BEGIN INSERT INTO log VALUES (new.n); END;
+    CREATE TRIGGER other AFTER DELETE ON log BEGIN DELETE FROM t WHERE n = old.n; END;
+    INSERT INTO t (n, s) VALUES (1, 'a'), (2, 'b'); INSERT INTO child VALUES (1); DELETE FROM log WHERE n = 99;";
+
+fn two_columns(numbers: &[i64]) -> RecordBatch {
+    batch(vec![
+        ("s", array(numbers.iter().map(|n| Some(format!("s{n}"))).collect::<arrow_array::StringArray>())),
+        ("N", array(arrow_array::Int64Array::from(numbers.to_vec()))),
+    ])
+}
+
+#[test]
+fn nothing_is_seen_before_the_commit_and_no_trace_after_it() {
+    for mode in [LoadMode::Create, LoadMode::Append, LoadMode::Replace] {
+        let database = Database::new(if mode == LoadMode::Create { "CREATE TABLE x (n)" } else { OLD });
+        let before = database.things();
+        let rows =
+            "SELECT (SELECT count(*) FROM t) || ' ' || (SELECT count(*) FROM v) || ' ' || (SELECT count(*) FROM log)";
+        let cx = context(10);
+        let batches = [two_columns(&[11, 12]), two_columns(&[13])];
+        run(async {
+            let (session, receipts) = stage(&cx, &database.loader("T"), mode, &batches).await.unwrap();
+            if mode != LoadMode::Create {
+                assert_eq!(database.text(rows), "2 2 2");
+            }
+            assert!(database.things().starts_with(if mode == LoadMode::Create {
+                "table _etlrs_ledger"
+            } else {
+                "table _etlrs"
+            }));
+            let names = etlrs_sql::SqliteExtractor::new(database.path(), "nothing");
+            let error = names.scan(&cx, &ScanRequest::all()).await.err().unwrap();
+            assert!(!error.to_string().contains("_etlrs_"), "{error}");
+            let published = session.commit(receipts).await.unwrap();
+            assert_eq!(published.rows, 3);
+        });
+        match mode {
+            LoadMode::Create => assert_eq!(database.things(), "table T, table x"),
+            LoadMode::Append => {
+                assert_eq!(database.things(), before);
+                assert_eq!(database.text(rows), "5 5 5", "triggers fire for appended rows");
+            }
+            _ => {
+                // The index of the primary key's constraint has no statement; none is made for INTEGER PRIMARY KEY.
+                assert_eq!(database.things(), before.replace("table t,", "table T,"));
+                assert_eq!(database.text(rows), "3 3 2");
+                let sql = database.text("SELECT sql FROM sqlite_master WHERE name = 'by_s'");
+                assert_eq!(sql, "CREATE INDEX by_s ON t (s, \"n\")");
+                assert_eq!(
+                    database.text("SELECT sql FROM sqlite_master WHERE name = 'child'"),
+                    "CREATE TABLE child (n INTEGER REFERENCES t (n))"
+                );
+                database.execute("INSERT INTO t (n) VALUES (99)");
+                assert_eq!(database.text(rows), "4 4 3", "the trigger works on");
+            }
+        }
+        assert_eq!(
+            database.text("SELECT group_concat(n) FROM (SELECT n FROM t WHERE n BETWEEN 10 AND 20 ORDER BY rowid)"),
+            "11,12,13"
+        );
+        assert_eq!(database.text("PRAGMA integrity_check"), "ok");
+        assert_eq!(database.files(), ["test.db"]);
+    }
+}
+
+#[test]
+fn replace_fails_whole_when_an_index_or_trigger_cannot_stay() {
+    for (sql, name) in [
+        ("CREATE INDEX broken ON t (gone)", "index \"broken\""),
+        ("CREATE INDEX broken ON t (\"gone\")", "index \"broken\""),
+        ("CREATE TRIGGER broken AFTER UPDATE ON t BEGIN INSERT INTO log VALUES (new.gone); END", "trigger \"broken\""),
+        ("CREATE UNIQUE INDEX broken ON t (s)", "index \"broken\""),
+    ] {
+        let database = Database::new(&format!(
+            "CREATE TABLE log (n); CREATE TABLE t (n INTEGER, s TEXT, gone TEXT); {sql}; INSERT INTO t VALUES (1, 'a', 'b')"
+        ));
+        let before = database.things();
+        let twice = batch(vec![
+            ("n", array(arrow_array::Int64Array::from(vec![1, 2]))),
+            ("s", array(arrow_array::StringArray::from(vec!["same", "same"]))),
+        ]);
+        refused(
+            database.load("t", LoadMode::Replace, &twice),
+            ErrorKind::SchemaMismatch,
+            &[name, "cannot be made again"],
+        );
+        assert_eq!(database.text("SELECT group_concat(n || gone) FROM t"), "1b", "{sql}");
+        assert_eq!(database.things(), before);
+    }
+    // One that never worked is kept as it is.
+    let database = Database::new(
+        "CREATE TABLE t (n INTEGER); CREATE TRIGGER broken AFTER INSERT ON t BEGIN INSERT INTO nowhere VALUES (1); END",
+    );
+    database.load("t", LoadMode::Replace, &numbers("n", [5])).unwrap();
+    assert_eq!(database.things(), "trigger broken, table t");
+}
+
+#[test]
+fn targets_that_do_not_fit_are_refused_and_left_alone() {
+    use ErrorKind::*;
+    let text = || batch(vec![("n", array(arrow_array::StringArray::from(vec!["x"])))]);
+    for (sql, mode, written, kind, words) in [
+        ("CREATE TABLE T (n INTEGER)", LoadMode::Create, numbers("n", [1]), AlreadyExists, "append or replace"),
+        ("CREATE VIEW t AS SELECT 1 AS n", LoadMode::Create, numbers("n", [1]), InvalidConfig, "a view"),
+        ("CREATE VIEW t AS SELECT 1 AS n", LoadMode::Append, numbers("n", [1]), InvalidConfig, "a view"),
+        ("CREATE VIEW t AS SELECT 1 AS n", LoadMode::Replace, numbers("n", [1]), InvalidConfig, "a view"),
+        ("CREATE VIRTUAL TABLE t USING fts5(n)", LoadMode::Replace, numbers("n", [1]), InvalidConfig, "virtual"),
+        ("CREATE TABLE t (m INTEGER)", LoadMode::Append, numbers("n", [1]), SchemaMismatch, "no such column"),
+        ("CREATE TABLE t (m INTEGER, n AS (m))", LoadMode::Append, numbers("n", [1]), SchemaMismatch, "no such column"),
+        ("CREATE TABLE t (n INTEGER)", LoadMode::Append, text(), SchemaMismatch, "cannot be stored unchanged"),
+        (
+            "CREATE TABLE t (n INTEGER, m TEXT NOT NULL)",
+            LoadMode::Append,
+            numbers("n", [1]),
+            SchemaMismatch,
+            "column \"m\"",
+        ),
+        ("CREATE TABLE t (n INTEGER)", LoadMode::Merge, numbers("n", [1]), Unsupported, "no mode merge"),
+    ] {
+        let database = Database::new(sql);
+        let before = database.things();
+        let plan = plan(mode, std::slice::from_ref(&written));
+        refused(run(database.loader("t").check(&context(1), &plan)), kind, &[words]);
+        refused(database.load("t", mode, &written), kind, &[words]);
+        assert_eq!(database.things(), before);
+        assert_eq!(database.files(), ["test.db"]);
+    }
+}
+
+#[test]
+fn append_that_breaks_a_constraint_appends_nothing() {
+    for (sql, words) in [
+        ("CREATE TABLE t (n INTEGER UNIQUE, m TEXT DEFAULT 'x'); INSERT INTO t VALUES (2, 'y')", "UNIQUE"),
+        ("CREATE TABLE t (n INTEGER CHECK (n < 3)); INSERT INTO t VALUES (1)", "CHECK"),
+    ] {
+        let database = Database::new(sql);
+        let before = database.things();
+        refused(database.load("t", LoadMode::Append, &numbers("n", 1..5)), ErrorKind::InvalidData, &[words]);
+        assert_eq!(database.text("SELECT CAST(count(*) AS TEXT) FROM t"), "1");
+        assert_eq!(database.things(), before);
+    }
+}
+
+#[test]
+fn a_target_that_is_not_there_is_made_in_every_mode() {
+    for mode in [LoadMode::Create, LoadMode::Append, LoadMode::Replace] {
+        for sql in ["", "CREATE TABLE x (n)"] {
+            let database = Database::new(sql);
+            let plan = plan(mode, &[numbers("n", [1])]);
+            let preview = run(database.loader("t").check(&context(1), &plan)).unwrap();
+            assert_eq!(preview.column_types, ["INTEGER"]);
+            assert_eq!(preview.ddl, ["CREATE TABLE \"t\" (\"n\" INTEGER)"]);
+            assert_eq!(database.files().is_empty(), sql.is_empty(), "a check creates nothing");
+            database.load("t", mode, &numbers("n", [1])).unwrap();
+            assert_eq!(database.text("SELECT CAST(n AS TEXT) FROM t"), "1");
+        }
+    }
+    let missing = SqliteLoader::new("/no/such/folder/x.db", "t");
+    refused(load(&missing, LoadMode::Create, &[numbers("n", [1])]), ErrorKind::NotFound, &["/no/such/folder"]);
+}
+
+#[test]
+fn create_fails_when_the_target_appears_meanwhile() {
+    let database = Database::new("");
+    run(async {
+        let (session, receipts) =
+            stage(&context(1), &database.loader("t"), LoadMode::Create, &[numbers("n", [1])]).await.unwrap();
+        database.execute("CREATE TABLE t (mine INTEGER)");
+        refused(session.commit(receipts).await, ErrorKind::AlreadyExists, &["appeared"]);
+    });
+    assert_eq!(database.things(), "table t");
+}
+
+#[test]
+fn abort_and_drop_leave_the_target_as_it_was() {
+    for sql in ["", "CREATE TABLE x (n)", "PRAGMA journal_mode = WAL; CREATE TABLE x (n)"] {
+        for abort in [true, false] {
+            for finished in [true, false] {
+                let database = Database::new(sql);
+                let cx = context(1);
+                run(async {
+                    let loader = database.loader("t");
+                    let batches = [numbers("n", [1])];
+                    if finished {
+                        let (session, _) = stage(&cx, &loader, LoadMode::Create, &batches).await.unwrap();
+                        if abort {
+                            session.abort().await.unwrap();
+                        } else {
+                            drop(session);
+                        }
+                    } else {
+                        let plan = plan(LoadMode::Create, &batches);
+                        let session = loader.begin(&cx, plan.clone()).await.unwrap();
+                        let mut writer = session.writer(&cx, &plan.partitions[0], 1).await.unwrap();
+                        writer.write(batches[0].clone()).await.unwrap();
+                        if abort {
+                            session.abort().await.unwrap();
+                        } else {
+                            drop(session);
+                        }
+                        drop(writer);
+                    }
+                });
+                if sql.is_empty() {
+                    assert!(database.files().is_empty(), "{:?}", database.files());
+                } else {
+                    assert_eq!(database.things(), "table x");
+                    assert_eq!(database.files(), ["test.db"]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_that_others_have_filled_meanwhile_is_kept() {
+    let database = Database::new("");
+    run(async {
+        let (session, _) =
+            stage(&context(1), &database.loader("t"), LoadMode::Create, &[numbers("n", [1])]).await.unwrap();
+        database.execute("CREATE TABLE theirs (n)");
+        session.abort().await.unwrap();
+    });
+    assert_eq!(database.things(), "table theirs");
+}
+
+#[test]
+fn an_attempt_that_failed_or_finished_leaves_no_rows_to_the_next() {
+    for finish in [false, true] {
+        let database = Database::new("");
+        let cx = context(1);
+        run(async {
+            let batches = [numbers("n", [1, 2]), numbers("n", [3])];
+            let plan = plan(LoadMode::Create, &batches);
+            let session = database.loader("t").begin(&cx, plan.clone()).await.unwrap();
+            let mut receipts = Vec::new();
+            for (partition, batch) in plan.partitions.iter().zip(&batches) {
+                let mut writer = session.writer(&cx, partition, 1).await.unwrap();
+                writer.write(batch.clone()).await.unwrap();
+                refused(session.writer(&cx, partition, 1).await, ErrorKind::Internal, &["before the one before"]);
+                if finish {
+                    writer.finish().await.unwrap();
+                } else {
+                    drop(writer);
+                }
+                let mut writer = session.writer(&cx, partition, 2).await.unwrap();
+                writer.write(batch.clone()).await.unwrap();
+                receipts.push(writer.finish().await.unwrap());
+            }
+
+            assert_eq!(receipts[0].rows, 2);
+            session.commit(receipts).await.unwrap();
+        });
+        assert_eq!(ints(&database.read("t").unwrap(), 0), [1, 2, 3]);
+    }
+}
+
+#[test]
+fn receipts_that_do_not_match_what_is_staged_publish_nothing() {
+    for wrong in [vec![], vec![Receipt::new(PartitionId(0), 2, 0)], vec![Receipt::new(PartitionId(1), 1, 0)]] {
+        let database = Database::new("CREATE TABLE t (n INTEGER)");
+        run(async {
+            let batches = [numbers("n", [1])];
+            let (session, _) = stage(&context(1), &database.loader("t"), LoadMode::Replace, &batches).await.unwrap();
+            refused(session.commit(wrong).await, ErrorKind::Internal, &["receipts"]);
+        });
+        assert_eq!(database.text("SELECT CAST(count(*) AS TEXT) FROM t"), "0");
+        assert_eq!(database.things(), "table t");
+    }
+}
+
+#[test]
+fn what_dead_runs_left_is_removed_and_nothing_else() {
+    let run_id = RunId::generate();
+    let database = Database::new(&format!(
+        "CREATE TABLE _etlrs_staging_t_{run_id} (n); CREATE TABLE _etlrs_staging_t_x_{run_id} (n);
+         CREATE TABLE _etlrs_staging_t_mine (n)"
+    ));
+    database.load("T", LoadMode::Create, &numbers("n", [1])).unwrap();
+    assert_eq!(database.things(), format!("table _etlrs_staging_t_mine, table _etlrs_staging_t_x_{run_id}, table T"));
+}
+
+#[test]
+fn two_sessions_on_one_table_exclude_each_other() {
+    let database = Database::new("");
+    run(async {
+        let cx = context(1);
+        let batches = [numbers("n", [1])];
+        let (first, receipts) = stage(&cx, &database.loader("t"), LoadMode::Create, &batches).await.unwrap();
+        let second = database.loader("T").begin(&context(1), plan(LoadMode::Create, &batches)).await;
+        refused(second, ErrorKind::Locked, &["process"]);
+        // Another table of the same file is free, and outlives the first one's abort.
+        let (other, others) = stage(&context(1), &database.loader("t2"), LoadMode::Create, &batches).await.unwrap();
+        drop(receipts);
+        first.abort().await.unwrap();
+        other.commit(others).await.unwrap();
+    });
+    assert_eq!(database.things(), "table t2");
+    assert_eq!(database.files(), ["test.db"]);
+}
+
+#[test]
+fn long_names_of_tables_have_short_locks() {
+    let database = Database::new("");
+    let (a, b) = (format!("{}a", "ü".repeat(100)), format!("{}b", "ü".repeat(100)));
+    run(async {
+        let batches = [numbers("n", [1])];
+        let (first, _) = stage(&context(1), &database.loader(&a), LoadMode::Create, &batches).await.unwrap();
+        let (second, _) = stage(&context(1), &database.loader(&b), LoadMode::Create, &batches).await.unwrap();
+        second.abort().await.unwrap();
+        // The one that made the file removes it.
+        first.abort().await.unwrap();
+    });
+    assert!(database.files().is_empty());
+}
+
+#[test]
+fn the_journal_mode_is_left_as_it_is() {
+    for mode in ["wal", "delete", "truncate"] {
+        let database = Database::new(&format!("PRAGMA journal_mode = {mode}; CREATE TABLE x (n)"));
+        database.load("t", LoadMode::Create, &numbers("n", [1])).unwrap();
+        let expected = if mode == "truncate" { "delete" } else { mode };
+        assert_eq!(database.text("PRAGMA journal_mode"), expected);
+    }
+}
