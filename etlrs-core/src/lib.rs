@@ -6,7 +6,8 @@
 //! memory budget, retries, and compares a [`Checksum`] of what was read with one of what was staged.
 //!
 //! A connector author implements [`Extractor`] and [`Scan`], or [`Loader`], [`LoadSession`] and [`PartitionWriter`];
-//! [`MemoryExtractor`] and [`MemoryLoader`] are the smallest whole ones. A source of numbers:
+//! [`MemoryExtractor`] and [`MemoryLoader`] are the smallest whole ones, and [`one_writer`] is a short way to a loader. A
+//! source of numbers:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -37,6 +38,7 @@ mod options;
 mod record;
 mod registry;
 mod secret;
+mod simple_loader;
 mod snapshot;
 mod transform;
 mod turnstile;
@@ -55,10 +57,11 @@ pub use load::{
     Receipt,
 };
 pub use memory::{MemoryBudget, Reservation, format_bytes, parse_bytes};
-pub use options::{OptionSet, OptionSpec, OptionValue, unknown_name};
+pub use options::{OptionArgument, OptionSet, OptionSpec, OptionValue, unknown_name};
 pub use record::{ColumnRef, OwnedRecord, Record, RecordBatchBuilder, Value, column_index};
 pub use registry::{Connector, OptionMap, Registry};
 pub use secret::Secret;
+pub use simple_loader::{SimpleLoader, one_writer};
 pub use snapshot::DatasetSnapshot;
 pub use transform::{BoundTransformer, Transformer};
 pub use turnstile::Turnstile;

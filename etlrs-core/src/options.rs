@@ -189,6 +189,30 @@ impl<T: OptionValue> OptionValue for Option<T> {
     }
 }
 
+/// What a builder method of an option takes for a value of type `T`: a `T`, or something that is plainly meant as one.
+pub trait OptionArgument<T> {
+    /// The value.
+    fn into_option_value(self) -> T;
+}
+
+impl<T> OptionArgument<T> for T {
+    fn into_option_value(self) -> T {
+        self
+    }
+}
+
+impl OptionArgument<String> for &str {
+    fn into_option_value(self) -> String {
+        self.to_owned()
+    }
+}
+
+impl<const N: usize> OptionArgument<Vec<String>> for [&str; N] {
+    fn into_option_value(self) -> Vec<String> {
+        self.map(str::to_owned).into()
+    }
+}
+
 /// Defines a struct of options: fields, defaults, builder methods and [`OptionSpec`]s from one list.
 ///
 /// ```
@@ -258,8 +282,8 @@ macro_rules! options {
             $(
                 $(#[doc = $doc])+
                 #[must_use]
-                pub fn $setter(mut self, $key: impl Into<$ty>) -> Self {
-                    self.$key = $key.into();
+                pub fn $setter(mut self, $key: impl $crate::OptionArgument<$ty>) -> Self {
+                    self.$key = $key.into_option_value();
                     self
                 }
             )*

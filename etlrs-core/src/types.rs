@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, TimeUnit};
 
-use crate::{Error, ErrorKind, OptionValue, Result};
+use crate::{Error, ErrorKind, OptionArgument, OptionValue, Result};
 
 /// Names of types, as users write them, with what they stand for. The first name of each is the one that is shown.
 const TYPES: &[(&[&str], DataType)] = &[
@@ -99,9 +99,9 @@ impl ColumnTypes {
     }
 }
 
-impl<N: Into<String>, const COUNT: usize> From<[(N, DataType); COUNT]> for ColumnTypes {
-    fn from(types: [(N, DataType); COUNT]) -> Self {
-        Self(types.into_iter().map(|(name, data_type)| (name.into(), data_type)).collect())
+impl<N: Into<String>, const COUNT: usize> OptionArgument<ColumnTypes> for [(N, DataType); COUNT] {
+    fn into_option_value(self) -> ColumnTypes {
+        ColumnTypes(self.into_iter().map(|(name, data_type)| (name.into(), data_type)).collect())
     }
 }
 

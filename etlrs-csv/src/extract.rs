@@ -132,15 +132,15 @@ impl Layout {
             let data_type = match options.types.get(name) {
                 Some(data_type) => data_type.clone(),
                 None if !options.infer => DataType::Utf8,
-                None => {
-                    let (data_type, hint) = inference.finish();
-                    notes.extend(hint.map(|hint| format!("column {name:?} is {hint}")));
-                    data_type
-                }
+                None => inference.data_type(),
             };
             ArrowField::new(name, data_type, true)
         });
         let schema = Schema::new(fields.collect::<Vec<_>>());
+        if options.infer {
+            let found = names.iter().zip(&inferences).filter(|(name, _)| options.types.get(name).is_none());
+            notes.extend(null_hints(found));
+        }
         let source = Arc::into_inner(source)
             .ok_or_else(|| Error::new(ErrorKind::Internal, "the sample of the file is still being read"))?;
         Ok(Self { source, schema, notes, sampled })
@@ -225,6 +225,23 @@ fn unique_names(header: Vec<String>, notes: &mut Vec<String>) -> Vec<String> {
         names.push(unique);
     }
     names
+}
+
+/// One sentence for each spelling of null that keeps columns from having a type.
+fn null_hints<'a>(columns: impl Iterator<Item = (&'a String, &'a Inference)>) -> Vec<String> {
+    let mut found: Vec<(&'static str, Vec<String>)> = Vec::new();
+    for (name, inference) in columns {
+        let Some((null, data_type)) = inference.kept_text_by() else { continue };
+        let column = format!("{name} ({})", etlrs_core::type_name(&data_type));
+        match found.iter_mut().find(|(known, _)| *known == null) {
+            Some((_, columns)) => columns.push(column),
+            None => found.push((null, vec![column])),
+        }
+    }
+    let hint = |(null, columns): (&str, Vec<String>)| {
+        format!("text because of {null:?}: {}; set the option null={null} to give them their types", columns.join(", "))
+    };
+    found.into_iter().map(hint).collect()
 }
 
 /// Looks at the first records; gives their number.

@@ -53,22 +53,15 @@ impl Inference {
         }
     }
 
-    /// The type, and what a user may want to know about it.
-    pub(crate) fn finish(&self) -> (DataType, Option<String>) {
-        let values = self.values || self.seen_null.is_some();
-        let data_type = if values { data_type(self.kinds) } else { DataType::Utf8 };
-        let hint = match self.seen_null {
-            Some(null) if self.values && data_type == DataType::Utf8 => match self::data_type(self.kinds_without_nulls)
-            {
-                DataType::Utf8 => None,
-                better => Some(format!(
-                    "text because of {null:?}; with the option null={null} it is {}",
-                    etlrs_core::type_name(&better)
-                )),
-            },
-            _ => None,
-        };
-        (data_type, hint)
+    /// The type.
+    pub(crate) fn data_type(&self) -> DataType {
+        if self.values || self.seen_null.is_some() { data_type(self.kinds) } else { DataType::Utf8 }
+    }
+
+    /// The spelling of null that alone makes the column text, and the type that it would have without.
+    pub(crate) fn kept_text_by(&self) -> Option<(&'static str, DataType)> {
+        let null = self.seen_null.filter(|_| self.values && self.data_type() == DataType::Utf8)?;
+        Some((null, data_type(self.kinds_without_nulls))).filter(|(_, better)| *better != DataType::Utf8)
     }
 }
 
@@ -112,11 +105,10 @@ fn data_type(kinds: Kinds) -> DataType {
 mod tests {
     use super::*;
 
-    fn infer(values: &[&str]) -> (String, Option<String>) {
+    fn infer(values: &[&str]) -> Inference {
         let mut inference = Inference::new();
         values.iter().for_each(|value| inference.add(value.as_bytes()));
-        let (data_type, hint) = inference.finish();
-        (etlrs_core::type_name(&data_type), hint)
+        inference
     }
 
     #[test]
@@ -140,16 +132,15 @@ mod tests {
             (&["nan", "1.5"], "text"),
             (&[], "text"),
         ] {
-            assert_eq!(infer(values).0, expected, "{values:?}");
+            assert_eq!(etlrs_core::type_name(&infer(values).data_type()), expected, "{values:?}");
         }
     }
 
     #[test]
     fn a_spelling_of_null_is_hinted_at() {
-        let (data_type, hint) = infer(&["1", "NA"]);
-        assert_eq!(data_type, "text");
-        assert_eq!(hint.unwrap(), "text because of \"NA\"; with the option null=NA it is int64");
-        assert_eq!(infer(&["a", "NA"]).1, None);
-        assert_eq!(infer(&["NA"]).1, None);
+        assert_eq!(infer(&["1", "NA"]).data_type(), DataType::Utf8);
+        assert_eq!(infer(&["1", "NA"]).kept_text_by(), Some(("NA", DataType::Int64)));
+        assert_eq!(infer(&["a", "NA"]).kept_text_by(), None);
+        assert_eq!(infer(&["NA"]).kept_text_by(), None);
     }
 }

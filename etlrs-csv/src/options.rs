@@ -1,4 +1,4 @@
-use etlrs_core::{ColumnTypes, OptionValue};
+use etlrs_core::{ColumnTypes, OptionArgument, OptionValue};
 
 etlrs_core::options! {
     /// How a CSV file is read.
@@ -6,7 +6,7 @@ etlrs_core::options! {
     /// ```
     /// use etlrs_csv::CsvOptions;
     ///
-    /// let options = CsvOptions::default().with_delimiter(b';').with_null(["NA".to_owned()]);
+    /// let options = CsvOptions::default().with_delimiter(b';').with_null(["NA"]);
     /// # let _ = options;
     /// ```
     #[non_exhaustive]
@@ -32,9 +32,9 @@ etlrs_core::options! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delimiter(pub u8);
 
-impl From<u8> for Delimiter {
-    fn from(byte: u8) -> Self {
-        Self(byte)
+impl OptionArgument<Delimiter> for u8 {
+    fn into_option_value(self) -> Delimiter {
+        Delimiter(self)
     }
 }
 
@@ -58,9 +58,9 @@ impl OptionValue for Delimiter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quote(pub Option<u8>);
 
-impl From<u8> for Quote {
-    fn from(byte: u8) -> Self {
-        Self(Some(byte))
+impl OptionArgument<Quote> for u8 {
+    fn into_option_value(self) -> Quote {
+        Quote(Some(self))
     }
 }
 

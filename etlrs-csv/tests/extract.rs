@@ -75,8 +75,8 @@ fn values_and_types() {
         ("a,b\n\"1\",\"\"\n", options(), "a:int64,b:text", vec!["1,"]),
         ("a,b\n\"\",\"say \"\"hi\"\"\"\n", options(), "a:text,b:text", vec![",say \"hi\""]),
         ("1,2\n3,4", options().with_header(false), "column_1:int64,column_2:int64", vec!["1,2", "3,4"]),
-        ("a,b\n1,NA\n2,3\n", options().with_null(["NA".to_owned()]), "a:int64,b:int64", vec!["1,∅", "2,3"]),
-        ("a\n-1\n5\n", options().with_null(["-1".to_owned()]), "a:int64", vec!["∅", "5"]),
+        ("a,b\n1,NA\n2,3\n", options().with_null(["NA"]), "a:int64,b:int64", vec!["1,∅", "2,3"]),
+        ("a\n-1\n5\n", options().with_null(["-1"]), "a:int64", vec!["∅", "5"]),
         ("a\n01\n", options(), "a:text", vec!["01"]),
         ("a\n01\n", options().with_types([("a", DataType::Int8)]), "a:int8", vec!["1"]),
         ("a,b\n1,2.5\n", options().with_infer(false), "a:text,b:text", vec!["1,2.5"]),
@@ -113,7 +113,7 @@ fn columns_are_projected_in_the_order_asked_for() {
 /// Each wrong file, and what has to be in the sentence that refuses it.
 #[test]
 fn what_is_wrong_is_said_with_its_place() {
-    let sampled = || CsvOptions::default().with_sample(2usize);
+    let sampled = || CsvOptions::default().with_sample(2);
     for (text, needles) in [
         (&b""[..], &["data.csv: the file is empty"][..]),
         (b"\xef\xbb\xbf", &["the file is empty"]),
@@ -156,7 +156,7 @@ fn the_place_is_right_in_any_partition() {
     let file = file(&text);
     for partitions in [1, 7] {
         let request = ScanRequest::all().partitions(partitions);
-        let error = read(&file.path, CsvOptions::default().with_sample(100usize), &request, &cx(64, 1024)).unwrap_err();
+        let error = read(&file.path, CsvOptions::default().with_sample(100), &request, &cx(64, 1024)).unwrap_err();
         let position = error.position();
         assert_eq!((position.record, position.line), (Some(5001), Some(10_002)), "{error}");
     }

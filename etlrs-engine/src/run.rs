@@ -133,6 +133,7 @@ impl<'a> Run<'a> {
         receipts.sort_by_key(|receipt| receipt.partition);
         let source_checksum: Checksum = receipts.iter().filter_map(|receipt| receipt.checksum).collect();
 
+        let bytes_read = cx.counters().bytes_read.get();
         let target_checksum = match self.pipeline.settings.verify {
             Verify::Full => {
                 let session = slot.as_deref_mut().ok_or_else(gone)?;
@@ -160,7 +161,7 @@ impl<'a> Run<'a> {
             run: self.cx.run_id(),
             rows_read,
             rows_dropped: rows_read.saturating_sub(load.records_loaded),
-            bytes_read: self.cx.counters().bytes_read.get(),
+            bytes_read,
             verify: self.pipeline.settings.verify,
             source_checksum,
             target_checksum,

@@ -58,7 +58,8 @@ impl SharedDirectory {
     }
 
     fn part_name(&self, partition: PartitionId) -> String {
-        format!("part-{:05}-{}.parquet", partition.0, self.run)
+        // Run ids sort by time, so readers that know no manifest see the rows in the order of their loads.
+        format!("part-{}-{:05}.parquet", self.run, partition.0)
     }
 
     pub(crate) fn writer(self: &Arc<Self>, cx: &RunContext, partition: &Partition) -> Result<Box<dyn PartitionWriter>> {

@@ -24,7 +24,7 @@ const MODES: &[LoadMode] = &[LoadMode::Create, LoadMode::Append, LoadMode::Repla
 /// Writes a Parquet file, or a directory with one file per partition.
 ///
 /// Partitions are encoded by as many writers as there are. In one file their rows keep the order of the source. The
-/// files of a directory have the names `part-00000-RUN.parquet` and are listed in its manifest.
+/// files of a directory have the names `part-RUN-00000.parquet` and are listed in its manifest.
 #[derive(Clone, Debug)]
 pub struct ParquetLoader {
     path: PathBuf,

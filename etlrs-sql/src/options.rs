@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use etlrs_core::{ColumnTypes, OptionValue};
+use etlrs_core::{ColumnTypes, OptionArgument, OptionValue};
 
 etlrs_core::options! {
     /// How a SQLite table is read.
@@ -40,9 +40,9 @@ impl Seconds {
     }
 }
 
-impl From<u32> for Seconds {
-    fn from(seconds: u32) -> Self {
-        Self(seconds)
+impl OptionArgument<Seconds> for u32 {
+    fn into_option_value(self) -> Seconds {
+        Seconds(self)
     }
 }
 

@@ -1,0 +1,215 @@
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Parser, Subcommand, ValueEnum};
+use etlrs::{LoadMode, PerformanceConfig, Verify, parse_bytes};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const EXAMPLES: &str = "\
+Examples:
+  etlrs copy sales.csv sales.parquet
+  etlrs copy sales.csv sqlite:shop.db#sales --mode append --columns id,day,total
+  etlrs copy sales.parquet late.parquet --where \"shipped > due or shipped is null\"
+  etlrs run pipeline.toml
+  etlrs inspect sales.csv
+
+Sources and targets are paths, whose extension tells the format (out.parquet/ is a directory of files), or
+sqlite:FILE#TABLE. `etlrs connectors` lists them all, `etlrs connectors csv` the options of one.
+
+Exit codes: 0 done and verified, 1 failed and the target is as it was, 2 wrong usage, 130 interrupted.";
+
+/// Move and transform tabular data between files and databases: all or nothing, in a memory budget.
+#[derive(Debug, Parser)]
+#[command(name = "etlrs", version, styles = STYLES, after_help = EXAMPLES, max_term_width = 110)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Copy a source into a target
+    Copy(Copy),
+    /// Run a pipeline from a TOML or YAML file
+    Run(RunFile),
+    /// Show what a copy or a pipeline would do, and touch nothing
+    Plan(PlanArgs),
+    /// Show the columns, the pieces and the first rows of a source
+    Inspect(Inspect),
+    /// List the connectors, or the options of one
+    Connectors {
+        /// A connector, such as csv
+        name: Option<String>,
+        /// How the list is written
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Print the script that completes commands in a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    #[default]
+    Text,
+    /// For programs: one JSON object
+    Json,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Copy {
+    /// Where the data comes from: a file, or sqlite:FILE#TABLE
+    pub(crate) source: String,
+    /// Where the data goes: a file, a directory (out.parquet/), or sqlite:FILE#TABLE
+    pub(crate) target: String,
+    #[command(flatten)]
+    pub(crate) copy: CopyOptions,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+}
+
+/// What `copy` and `plan SOURCE TARGET` share.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct CopyOptions {
+    /// What happens to a target that exists: create (it must not), append, replace, merge
+    #[arg(long, value_name = "MODE", default_value = "create", value_parser = parse_mode)]
+    pub(crate) mode: LoadMode,
+    /// Key columns of the mode merge
+    #[arg(long, value_name = "COL,…", value_delimiter = ',')]
+    pub(crate) key: Vec<String>,
+    /// Only these columns, in this order
+    #[arg(long, value_name = "COL,…", value_delimiter = ',')]
+    pub(crate) columns: Option<Vec<String>>,
+    /// Only rows for which this is true, such as "delay > 15 and carrier in ('UA', 'AA')"
+    #[arg(long = "where", value_name = "EXPRESSION")]
+    pub(crate) filter: Option<String>,
+    /// Number of pieces in which the source is read
+    #[arg(long, value_name = "N")]
+    pub(crate) partitions: Option<usize>,
+    /// An option of the source; `etlrs connectors NAME` lists them (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub(crate) source_option: Vec<(String, String)>,
+    /// An option of the target (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub(crate) target_option: Vec<(String, String)>,
+    /// Compression of the target: snappy, zstd, gzip, none; short for --target-option compression=…
+    #[arg(long, value_name = "NAME")]
+    pub(crate) compression: Option<String>,
+}
+
+/// What all runs share. Flags win over a pipeline file.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct RunOptions {
+    /// Memory for all data at one time, such as 256MB; by default a quarter of the machine's, at most 1GB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) memory: Option<usize>,
+    /// Pieces worked on at the same time; by default as many as there are cores
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// How far the target is checked before it is published: receipts (row counts of the target), full (all staged rows
+    /// are read back, and their checksum compared)
+    #[arg(long, value_name = "HOW", value_parser = parse_verify)]
+    pub(crate) verify: Option<Verify>,
+    /// How the result is written to standard output
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+    /// Show no progress on standard error
+    #[arg(long)]
+    pub(crate) no_progress: bool,
+}
+
+impl RunOptions {
+    /// `config` with what the flags say.
+    pub(crate) fn apply(&self, mut config: PerformanceConfig) -> PerformanceConfig {
+        if let Some(memory) = self.memory {
+            config.max_memory_usage = memory;
+        }
+        if let Some(threads) = self.threads {
+            config.max_threads = threads;
+        }
+        config
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunFile {
+    /// The pipeline: a file that ends in .toml, .yaml or .yml
+    pub(crate) pipeline: PathBuf,
+    /// A variable (${NAME} in the file), or a place in the file such as target.mode (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub(crate) set: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PlanArgs {
+    /// A pipeline file, or a source
+    #[arg(value_name = "PIPELINE|SOURCE")]
+    pub(crate) first: String,
+    /// The target, if the first is a source
+    pub(crate) target: Option<String>,
+    /// With a pipeline file: a variable, or a place in the file (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub(crate) set: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) copy: CopyOptions,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Inspect {
+    /// A file, or sqlite:FILE#TABLE
+    pub(crate) source: String,
+    /// Rows to show
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) rows: usize,
+    /// Only these columns, in this order
+    #[arg(long, value_name = "COL,…", value_delimiter = ',')]
+    pub(crate) columns: Option<Vec<String>>,
+    /// An option of the source (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub(crate) source_option: Vec<(String, String)>,
+    /// How the result is written
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("it must be of the form KEY=VALUE".into()),
+    }
+}
+
+fn parse_size(text: &str) -> Result<usize, String> {
+    parse_bytes(text).map_err(|error| error.to_string())
+}
+
+fn parse_mode(text: &str) -> Result<LoadMode, String> {
+    text.parse().map_err(|error: etlrs::Error| error.to_string())
+}
+
+fn parse_verify(text: &str) -> Result<Verify, String> {
+    text.parse().map_err(|error: etlrs::Error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,107 @@
+//! The program `etlrs`, as a library so that its tests can be built with it.
+
+mod args;
+mod describe;
+mod progress;
+mod report;
+mod run;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use etlrs::{CancelToken, Error, ErrorKind, Result};
+
+use crate::args::{Args, Command, Output};
+
+const FAILED: u8 = 1;
+const WRONG_USAGE: u8 = 2;
+const INTERRUPTED: u8 = 130;
+
+/// Reads the command line, does what it says, and gives the exit code: 0 done and verified, 1 failed with the target
+/// unchanged, 2 wrong usage, 130 interrupted.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version come this way too, with exit code 0.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(WRONG_USAGE));
+        }
+    };
+    let result = tokio::runtime::Builder::new_multi_thread()
+        // Its threads wait for the network; the work is done by the engine's own.
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Error::new(ErrorKind::Io, format!("cannot start the runtime: {error}")))
+        .and_then(|runtime| runtime.block_on(dispatch(args.command)));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            ExitCode::from(match error.kind() {
+                ErrorKind::InvalidConfig => WRONG_USAGE,
+                ErrorKind::Cancelled => INTERRUPTED,
+                _ => FAILED,
+            })
+        }
+    }
+}
+
+async fn dispatch(command: Command) -> Result<()> {
+    match command {
+        Command::Copy(copy) => run::copy(copy, stop_signal()?).await,
+        Command::Run(file) => run::run(file, stop_signal()?).await,
+        Command::Plan(plan) => run::plan(plan).await,
+        Command::Inspect(inspect) => describe::inspect(inspect).await,
+        Command::Connectors { name, output } => describe::connectors(name.as_deref(), output),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "etlrs", &mut script);
+            print(&String::from_utf8_lossy(&script));
+            Ok(())
+        }
+    }
+}
+
+/// Cancelled by the first SIGINT or SIGTERM; the second ends the program at once.
+fn stop_signal() -> Result<CancelToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let failed = |error| Error::new(ErrorKind::Io, format!("cannot listen for signals: {error}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let token = CancelToken::new();
+    let cancel = token.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if cancel.is_cancelled() {
+                std::process::exit(INTERRUPTED.into());
+            }
+            let _ = writeln!(std::io::stderr(), "stopping; the target stays as it was (once more to stop at once)");
+            cancel.cancel();
+        }
+    });
+    Ok(token)
+}
+
+/// To standard output; a reader that went away is no error.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn print_json(value: &serde_json::Value) {
+    print(&format!("{value:#}\n"));
+}
+
+impl Output {
+    fn is_json(self) -> bool {
+        self == Output::Json
+    }
+}

@@ -1,0 +1,5 @@
+//! The program `etlrs`.
+
+fn main() -> std::process::ExitCode {
+    etlrs_cli::main()
+}

@@ -1,0 +1,169 @@
+//! Plans and results as text and as JSON.
+
+use std::fmt::Write;
+
+use etlrs::{Plan, RunReport, Uri, format_bytes, type_name};
+use serde_json::{Value, json};
+
+pub(crate) fn run_text(source: &Uri, target: &Uri, report: &RunReport) -> String {
+    let seconds = report.elapsed.as_secs_f64();
+    let rows = [report.rows_read, report.rows_dropped, report.load.records_loaded].map(count);
+    let width = rows.iter().map(String::len).max().unwrap_or(0);
+    let [read, dropped, written] = rows;
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {name:<9} {value}");
+    };
+    let bytes = |bytes: u64| if bytes > 0 { format!("  {:>8}", size(bytes)) } else { String::new() };
+    line("read", format!("{read:>width$} rows{}", bytes(report.bytes_read)));
+    line("dropped", format!("{dropped:>width$} rows"));
+    line("written", format!("{written:>width$} rows{}", bytes(report.load.bytes_written)));
+    let rate = count((report.rows_read as f64 / seconds.max(1e-6)) as u64);
+    line("time", format!("{seconds:.2} s, {rate} rows/s, {}", workers(report)));
+    let checked = match report.target_checksum {
+        Some(_) => "source = target, read back before it was published",
+        None => "of the source; the target confirmed the row count of each piece",
+    };
+    line("checksum", format!("{} {checked}", report.source_checksum));
+    if report.retries > 0 {
+        line("retries", count(report.retries));
+    }
+    for note in &report.notes {
+        line("note", note.clone());
+    }
+    format!("{source} → {target}\n{text}")
+}
+
+fn workers(report: &RunReport) -> String {
+    let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    format!("{} on {}", plural(report.partitions, "piece"), plural(report.workers, "thread"))
+}
+
+pub(crate) fn run_json(source: &Uri, target: &Uri, report: &RunReport) -> Value {
+    json!({
+        "run": report.run.to_string(),
+        "source": source.to_string(),
+        "target": target.to_string(),
+        "success": report.load.success,
+        "rows_read": report.rows_read,
+        "rows_dropped": report.rows_dropped,
+        "rows_written": report.load.records_loaded,
+        "bytes_read": report.bytes_read,
+        "bytes_written": report.load.bytes_written,
+        "seconds": report.elapsed.as_secs_f64(),
+        "verify": report.verify.as_str(),
+        "source_checksum": report.source_checksum.to_string(),
+        "target_checksum": report.target_checksum.map(|checksum| checksum.to_string()),
+        "partitions": report.partitions,
+        "threads": report.workers,
+        "retries": report.retries,
+        "notes": report.notes,
+    })
+}
+
+pub(crate) fn plan_text(source: &Uri, target: &Uri, plan: &Plan) -> String {
+    let mut text = format!("{source} → {target} ({}", plan.mode);
+    text.push_str(if plan.atomic { ", all rows visible at once)\n" } else { ", not atomic)\n" });
+    let bytes: Option<u64> = plan.partitions.iter().map(|partition| partition.bytes).sum();
+    let rows: Option<u64> = plan.partitions.iter().map(|partition| partition.rows).sum();
+    let size = [rows.map(|rows| format!("{} rows", count(rows))), bytes.map(size)];
+    let size: Vec<_> = size.into_iter().flatten().collect();
+    let _ = writeln!(
+        text,
+        "  {} in {} pieces on {} threads, at most {} of memory\n",
+        if size.is_empty() { "rows of unknown number".to_owned() } else { size.join(", ") },
+        plan.partitions.len(),
+        plan.workers,
+        format_bytes(plan.memory)
+    );
+    let mut table = vec![["column".to_owned(), "source".into(), "type".into(), "target".into()]];
+    for (index, field) in plan.schema.fields().iter().enumerate() {
+        let source_type = plan.source_schema.field_with_name(field.name()).map(|field| type_name(field.data_type()));
+        let null = if field.is_nullable() { "" } else { " not null" };
+        table.push([
+            field.name().clone(),
+            source_type.unwrap_or_else(|_| "–".into()),
+            format!("{}{null}", type_name(field.data_type())),
+            plan.target.column_types.get(index).cloned().unwrap_or_default(),
+        ]);
+    }
+    text.push_str(&crate::describe::align(&table));
+    for ddl in &plan.target.ddl {
+        let _ = writeln!(text, "\n{ddl}");
+    }
+    let notes: Vec<_> = plan.notes.iter().chain(&plan.target.notes).collect();
+    if !notes.is_empty() {
+        text.push('\n');
+    }
+    for note in notes {
+        let _ = writeln!(text, "  note: {note}");
+    }
+    text
+}
+
+pub(crate) fn plan_json(source: &Uri, target: &Uri, plan: &Plan) -> Value {
+    let columns = plan.schema.fields().iter().enumerate().map(|(index, field)| {
+        json!({
+            "name": field.name(),
+            "type": type_name(field.data_type()),
+            "nullable": field.is_nullable(),
+            "target_type": plan.target.column_types.get(index),
+        })
+    });
+    let partitions = plan.partitions.iter().map(
+        |partition| json!({ "descriptor": partition.descriptor, "rows": partition.rows, "bytes": partition.bytes }),
+    );
+    json!({
+        "source": source.to_string(),
+        "target": target.to_string(),
+        "mode": plan.mode.as_str(),
+        "atomic": plan.atomic,
+        "threads": plan.workers,
+        "memory": plan.memory,
+        "columns": columns.collect::<Vec<_>>(),
+        "partitions": partitions.collect::<Vec<_>>(),
+        "ddl": plan.target.ddl,
+        "notes": plan.notes.iter().chain(&plan.target.notes).collect::<Vec<_>>(),
+    })
+}
+
+/// One object alone, several as a list, none not at all.
+pub(crate) fn print_all(mut values: Vec<Value>) {
+    match values.len() {
+        0 => {}
+        1 => crate::print_json(&values.remove(0)),
+        _ => crate::print_json(&Value::Array(values)),
+    }
+}
+
+/// 1234567 as 1,234,567.
+pub(crate) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+fn size(bytes: u64) -> String {
+    format_bytes(usize::try_from(bytes).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::count;
+
+    #[test]
+    fn counts_are_grouped() {
+        for (number, text) in
+            [(0, "0"), (999, "999"), (1000, "1,000"), (336_776, "336,776"), (12_345_678, "12,345,678")]
+        {
+            assert_eq!(count(number), text);
+        }
+    }
+}

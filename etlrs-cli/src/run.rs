@@ -1,0 +1,129 @@
+//! `copy`, `run` and `plan`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use etlrs::{
+    CancelToken, Error, ErrorKind, Expr, Filter, OptionMap, PerformanceConfig, PipelineBuilder, PipelineFile, Result,
+    ScanRequest, Uri, registry,
+};
+
+use crate::args::{Copy, CopyOptions, PlanArgs, RunFile, RunOptions};
+use crate::progress::Progress;
+use crate::report;
+
+/// A pipeline, and the names of its ends.
+struct Job {
+    source: Uri,
+    target: Uri,
+    builder: PipelineBuilder,
+}
+
+pub(crate) async fn copy(args: Copy, cancel: CancelToken) -> Result<()> {
+    let job = copy_job(&args.source, &args.target, &args.copy, &args.run)?;
+    execute(vec![job], &args.run, cancel).await
+}
+
+pub(crate) async fn run(args: RunFile, cancel: CancelToken) -> Result<()> {
+    let jobs = file_jobs(&args.pipeline.display().to_string(), &args.set, &args.run).await?;
+    execute(jobs, &args.run, cancel).await
+}
+
+pub(crate) async fn plan(args: PlanArgs) -> Result<()> {
+    let jobs = match &args.target {
+        Some(target) => vec![copy_job(&args.first, target, &args.copy, &args.run)?],
+        None => file_jobs(&args.first, &args.set, &args.run).await?,
+    };
+    let mut plans = Vec::new();
+    for job in jobs {
+        let plan = job.builder.build()?.plan().await?;
+        if args.run.output.is_json() {
+            plans.push(report::plan_json(&job.source, &job.target, &plan));
+        } else {
+            crate::print(&report::plan_text(&job.source, &job.target, &plan));
+        }
+    }
+    report::print_all(plans);
+    Ok(())
+}
+
+fn copy_job(source: &str, target: &str, copy: &CopyOptions, run: &RunOptions) -> Result<Job> {
+    let registry = registry();
+    let (source, target) = (Uri::from(source), Uri::from(target));
+    let source_options: OptionMap = copy.source_option.iter().cloned().collect();
+    let mut target_options: OptionMap = copy.target_option.iter().cloned().collect();
+    if let Some(compression) = &copy.compression {
+        target_options.insert("compression".into(), compression.clone());
+    }
+    let mut request = ScanRequest::all();
+    request.columns = copy.columns.clone();
+    request.partitions = copy.partitions;
+    let mut builder = etlrs::pipeline(&registry, (&source, &source_options), (&target, &target_options))?
+        .mode(copy.mode)
+        .keys(copy.key.clone())
+        .config(run.apply(PerformanceConfig::default()));
+    if let Some(filter) = &copy.filter {
+        let expr = Expr::parse(filter).map_err(|error| error.in_source("--where"))?;
+        // A filter may use columns that are not asked for, so the projection comes after it.
+        if let Some(columns) = request.columns.take() {
+            builder = builder.transform(Filter::new(expr)).transform(etlrs::Select::new(columns));
+        } else {
+            builder = builder.transform(Filter::new(expr));
+        }
+    }
+    if let Some(verify) = run.verify {
+        builder = builder.verify(verify);
+    }
+    Ok(Job { source, target, builder: builder.request(request) })
+}
+
+async fn file_jobs(path: &str, set: &[(String, String)], run: &RunOptions) -> Result<Vec<Job>> {
+    if !path.ends_with(".toml") && !path.ends_with(".yaml") && !path.ends_with(".yml") {
+        return Err(Error::new(ErrorKind::InvalidConfig, format!("{path} is no pipeline file"))
+            .hint("its name must end in .toml, .yaml or .yml; to copy a file, name a target too"));
+    }
+    let mut file = PipelineFile::read(path, set)?;
+    file.config = run.apply(file.config);
+    let pipelines = file.pipelines(&registry()).await?;
+    let jobs = pipelines.into_iter().map(|(target, builder)| {
+        let builder = builder.verify(run.verify.unwrap_or(target.verify));
+        Job { source: file.source.clone(), target: target.uri, builder }
+    });
+    Ok(jobs.collect())
+}
+
+async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> Result<()> {
+    // What can be known to be wrong with a later target is found before the first one is loaded.
+    if jobs.len() > 1 {
+        for job in &jobs {
+            job.builder.clone().build()?.plan().await?;
+        }
+    }
+    let mut results = Vec::new();
+    for job in jobs {
+        let progress: Arc<Mutex<Option<Progress>>> = Arc::default();
+        let (slot, shown) = (progress.clone(), !options.no_progress);
+        let label = format!("{} → {}", job.source, job.target);
+        let pipeline = job
+            .builder
+            .cancel(cancel.clone())
+            .on_start(move |started| {
+                if shown {
+                    let progress = Progress::start(&label, started);
+                    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+                }
+            })
+            .build()?;
+        let result = pipeline.execute().await;
+        if let Some(progress) = progress.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            progress.stop();
+        }
+        let report = result?;
+        if options.output.is_json() {
+            results.push(report::run_json(&job.source, &job.target, &report));
+        } else {
+            crate::print(&report::run_text(&job.source, &job.target, &report));
+        }
+    }
+    report::print_all(results);
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! Moves and transforms tabular data between files and databases.
+//!
+//! A pipeline reads a source in partitions side by side, transforms them, and stages them at the target within a memory
+//! budget; then it compares what was staged with what was read, and publishes it at once. Each connector is a feature.
+//!
+//! ```
+//! use etlrs::{CsvExtractor, Expr, Filter, LoadMode, ParquetLoader, PipelineBuilder, Verify};
+//!
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let (source, target) = (folder.path().join("flights.csv"), folder.path().join("late.parquet"));
+//! std::fs::write(&source, "carrier,delay\nUA,2\nAA,33\n").unwrap();
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! let report = PipelineBuilder::new()
+//!     .extract(CsvExtractor::new(&source))
+//!     .transform(Filter::new(Expr::parse("delay > 15")?))
+//!     .load(ParquetLoader::new(&target))
+//!     .mode(LoadMode::Replace)
+//!     .verify(Verify::Full)
+//!     .build()?
+//!     .execute()
+//!     .await?;
+//! assert_eq!((report.rows_read, report.load.records_loaded), (2, 1));
+//! assert_eq!(report.target_checksum, Some(report.source_checksum));
+//! # Ok::<(), etlrs::Error>(()) }).unwrap();
+//! ```
+//!
+//! [`registry`] makes URIs into extractors and loaders; [`PipelineFile`] reads a whole pipeline from TOML or YAML.
+
+#[cfg(feature = "pipeline-file")]
+mod pipeline_file;
+#[cfg(feature = "pipeline-file")]
+mod section;
+
+pub use etlrs_core::*;
+#[cfg(feature = "csv")]
+pub use etlrs_csv::{CsvConnector, CsvExtractor, CsvOptions};
+pub use etlrs_engine::*;
+#[cfg(feature = "parquet")]
+pub use etlrs_parquet::{ParquetConnector, ParquetExtractor, ParquetLoader};
+#[cfg(feature = "sqlite")]
+pub use etlrs_sql::{SqliteConnector, SqliteExtractor, SqliteLoader};
+#[cfg(feature = "pipeline-file")]
+pub use pipeline_file::{PipelineFile, Target};
+
+/// A pipeline from one URI to another, to be completed.
+///
+/// # Errors
+/// `InvalidConfig` for a URI or an option that is wrong, and for a database that would be read and written at once.
+pub fn pipeline(
+    registry: &Registry,
+    source: (&Uri, &OptionMap),
+    target: (&Uri, &OptionMap),
+) -> Result<PipelineBuilder> {
+    let extractor = registry.find(source.0)?.extractor(source.0, source.1)?;
+    let loader = registry.find(target.0)?.loader(target.0, target.1)?;
+    // Staging in a database file changes it, which would look as if somebody else had changed the source.
+    let file = |uri: &Uri| uri.scheme().and_then(|_| uri.path().canonicalize().ok());
+    if file(source.0).is_some_and(|source| Some(source) == file(target.0)) {
+        return Err(Error::new(ErrorKind::InvalidConfig, "source and target are in the same database file")
+            .hint("copy to another file, or use SQL within the database")
+            .in_source(target.0));
+    }
+    Ok(PipelineBuilder::new().extract_from(extractor).load_into(loader))
+}
+
+/// The connectors whose features are on.
+pub fn registry() -> Registry {
+    let registry = Registry::new();
+    #[cfg(feature = "csv")]
+    let registry = registry.with(CsvConnector);
+    #[cfg(feature = "parquet")]
+    let registry = registry.with(ParquetConnector);
+    #[cfg(feature = "sqlite")]
+    let registry = registry.with(SqliteConnector);
+    registry
+}

@@ -1,0 +1,437 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use etlrs_core::{
+    Error, ErrorKind, LoadMode, OptionMap, OptionSet, PerformanceConfig, Registry, Result, ScanRequest, Transformer,
+    Uri, parse_type, unknown_name,
+};
+use etlrs_engine::{
+    Cast, Derive, DropColumns, Expr, Filter, LookupJoin, PipelineBuilder, Rename, Select, SharedDataTransformer,
+    Verify, collect,
+};
+use toml::{Table, Value};
+
+use crate::section::{Section, kind};
+
+/// A pipeline described in a TOML or YAML file: one source, transformers, one or more targets.
+///
+/// Paths are relative to the folder of the file. `${NAME}` in a text stands for a variable of the environment, `$${` for
+/// `${` itself. Several targets are loaded one after another, each in a run of its own.
+///
+/// ```
+/// use etlrs::{LoadMode, PipelineFile};
+///
+/// let file = PipelineFile::parse_toml(r#"
+///     [source]
+///     uri = "flights.csv"
+///     options = { null = "NA" }
+///
+///     [[transform]]
+///     type = "filter"
+///     where = "dep_delay is not null"
+///
+///     [[transform]]
+///     type = "derive"
+///     columns = { hours = "air_time / 60" }
+///
+///     [target]
+///     uri = "flights.parquet"
+///     mode = "replace"
+/// "#)?;
+/// assert_eq!(file.targets[0].mode, LoadMode::Replace);
+/// # Ok::<(), etlrs::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PipelineFile {
+    /// Where the data comes from.
+    pub source: Uri,
+    /// Options of the source.
+    pub source_options: OptionMap,
+    /// What is asked of the source.
+    pub request: ScanRequest,
+    /// Where the data goes.
+    pub targets: Vec<Target>,
+    /// How the run uses the machine.
+    pub config: PerformanceConfig,
+    transforms: Vec<Transform>,
+}
+
+/// A target of a [`PipelineFile`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Target {
+    /// Where it is.
+    pub uri: Uri,
+    /// What happens if it exists.
+    pub mode: LoadMode,
+    /// Key columns of the mode `merge`.
+    pub keys: Vec<String>,
+    /// How far it is checked before it is published.
+    pub verify: Verify,
+    /// Options of the loader.
+    pub options: OptionMap,
+}
+
+#[derive(Clone, Debug)]
+enum Transform {
+    Filter(Expr),
+    Select(Vec<String>),
+    Drop(Vec<String>),
+    Rename(Vec<(String, String)>),
+    Cast(Vec<(String, String)>),
+    Derive(Vec<(String, Expr)>),
+    Lookup(Lookup),
+}
+
+#[derive(Clone, Debug)]
+struct Lookup {
+    source: Uri,
+    options: OptionMap,
+    on: Vec<(String, String)>,
+    take: Vec<(String, String)>,
+    join: LookupJoin,
+}
+
+impl PipelineFile {
+    /// Reads the file at `path`: YAML if it ends in `.yaml` or `.yml`, else TOML. Each of `set` is a key and a value: a
+    /// key with dots is a place in the file (`target.mode`), any other is a variable and wins over the environment.
+    ///
+    /// # Errors
+    /// `InvalidConfig`, with the line where the syntax is wrong, or the table and key that are.
+    pub fn read(path: impl AsRef<Path>, set: &[(String, String)]) -> Result<Self> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
+        let yaml = matches!(path.extension().and_then(|extension| extension.to_str()), Some("yaml" | "yml"));
+        let table = if yaml { yaml_table(&text) } else { toml_table(&text) };
+        let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+        table.and_then(|table| Self::of(table, &folder, set)).map_err(|error| error.in_source(path.display()))
+    }
+
+    /// From TOML; paths are relative to the working directory.
+    ///
+    /// # Errors
+    /// As [`read`](PipelineFile::read).
+    pub fn parse_toml(text: &str) -> Result<Self> {
+        Self::of(toml_table(text)?, Path::new(""), &[])
+    }
+
+    fn of(mut table: Table, folder: &Path, set: &[(String, String)]) -> Result<Self> {
+        let mut variables = Vec::new();
+        for (key, value) in set {
+            match key.split_once('.') {
+                Some(_) => place(&mut table, key, value)?,
+                None => variables.push((key.as_str(), value.as_str())),
+            }
+        }
+        for (key, value) in &mut table {
+            expand_all(value, &variables).map_err(|error| error.in_source(format!("[{key}]")))?;
+        }
+        let mut file = Section::new("the file", table);
+        let folder = folder.to_owned();
+
+        let mut source = Section::of("[source]", file.take("source").ok_or_else(|| file.missing("source"))?)?;
+        let mut request = ScanRequest::all();
+        let uri = relative(source.required_text("uri")?, &folder);
+        request.columns = source.texts("columns")?;
+        request.partitions = source.count("partitions")?;
+        let source_options = source.options("options")?.into_iter().collect();
+        source.finish()?;
+
+        let transforms = match file.take("transform") {
+            None => Vec::new(),
+            Some(Value::Array(items)) => items
+                .into_iter()
+                .enumerate()
+                .map(|(index, item)| Transform::read(index + 1, item, &folder))
+                .collect::<Result<_>>()?,
+            Some(other) => return Err(shape("transform", "written [[transform]], for there may be several", &other)),
+        };
+
+        let targets = match file.take("target").ok_or_else(|| file.missing("target"))? {
+            Value::Array(items) => items
+                .into_iter()
+                .enumerate()
+                .map(|(index, item)| Target::read(format!("target {}", index + 1), item, &folder))
+                .collect::<Result<Vec<_>>>()?,
+            one => vec![Target::read("[target]".into(), one, &folder)?],
+        };
+        if targets.is_empty() {
+            return Err(file.missing("target"));
+        }
+        let performance = file.options("performance")?;
+        let config =
+            PerformanceConfig::from_pairs(performance.iter().map(|(key, value)| (key.as_str(), value.as_str())))
+                .map_err(|error| error.in_source("[performance]"))?;
+        file.finish()?;
+        Ok(Self { source: uri, source_options, request, targets, config, transforms })
+    }
+
+    /// A pipeline for each target, with everything of the file set. Tables of lookups are read here.
+    ///
+    /// # Errors
+    /// Those of the connectors for URIs and options, and of reading a lookup's table.
+    pub async fn pipelines(&self, registry: &Registry) -> Result<Vec<(Target, PipelineBuilder)>> {
+        let mut transformers: Vec<Arc<dyn Transformer>> = Vec::new();
+        for transform in &self.transforms {
+            transform.build(registry, &self.config, &mut transformers).await?;
+        }
+        let pipelines = self.targets.iter().map(|target| {
+            let ends = ((&self.source, &self.source_options), (&target.uri, &target.options));
+            let mut builder = crate::pipeline(registry, ends.0, ends.1)?
+                .mode(target.mode)
+                .keys(target.keys.clone())
+                .verify(target.verify)
+                .request(self.request.clone())
+                .config(self.config.clone());
+            for transformer in &transformers {
+                builder = builder.transform_with(transformer.clone());
+            }
+            Ok((target.clone(), builder))
+        });
+        pipelines.collect()
+    }
+}
+
+impl Target {
+    fn read(name: String, value: Value, folder: &Path) -> Result<Self> {
+        let mut section = Section::of(name, value)?;
+        let uri = relative(section.required_text("uri")?, folder);
+        let mode = section.text("mode")?.map_or(Ok(LoadMode::default()), |mode| mode.parse())?;
+        let keys = section.texts("keys")?.unwrap_or_default();
+        let verify = match section.text("verify")?.as_deref() {
+            None => Verify::default(),
+            Some(text) => text.parse()?,
+        };
+        let options = section.options("options")?.into_iter().collect();
+        section.finish()?;
+        Ok(Self { uri, mode, keys, verify, options })
+    }
+}
+
+impl Transform {
+    const TYPES: [&str; 7] = ["filter", "select", "drop", "rename", "cast", "derive", "lookup"];
+
+    fn read(number: usize, value: Value, folder: &Path) -> Result<Self> {
+        let mut section = Section::of(format!("transform {number}"), value)?;
+        let name = section.required_text("type")?;
+        section.name = format!("transform {number} ({name})");
+        let here = section.name.clone();
+        let expression = |text: &str| Expr::parse(text).map_err(|error| error.in_source(&here));
+        let missing = |section: &Section, key| section.missing(key);
+        let transform = match name.as_str() {
+            "filter" => Self::Filter(expression(&section.required_text("where")?)?),
+            "select" => Self::Select(section.texts("columns")?.ok_or_else(|| missing(&section, "columns"))?),
+            "drop" => Self::Drop(section.texts("columns")?.ok_or_else(|| missing(&section, "columns"))?),
+            "rename" => Self::Rename(section.pairs("columns")?.ok_or_else(|| missing(&section, "columns"))?),
+            "cast" => Self::Cast(section.pairs("columns")?.ok_or_else(|| missing(&section, "columns"))?),
+            "derive" => {
+                let columns = section.pairs("columns")?.ok_or_else(|| missing(&section, "columns"))?;
+                let columns = columns.into_iter().map(|(name, text)| Ok((name, expression(&text)?)));
+                Self::Derive(columns.collect::<Result<_>>()?)
+            }
+            "lookup" => Self::Lookup(Lookup {
+                source: relative(section.required_text("source")?, folder),
+                options: section.options("options")?.into_iter().collect(),
+                on: section.pairs("on")?.ok_or_else(|| missing(&section, "on"))?,
+                take: section.pairs("take")?.unwrap_or_default(),
+                join: match section.text("join")?.as_deref() {
+                    None | Some("left") => LookupJoin::Left,
+                    Some("inner") => LookupJoin::Inner,
+                    Some("anti") => LookupJoin::Anti,
+                    Some(other) => return Err(unknown_name("join", other, &["left", "inner", "anti"]).in_source(&here)),
+                },
+            }),
+            other => {
+                return Err(unknown_name("transform", other, &Self::TYPES).in_source(format!("transform {number}")));
+            }
+        };
+        section.finish()?;
+        Ok(transform)
+    }
+
+    async fn build(
+        &self,
+        registry: &Registry,
+        config: &PerformanceConfig,
+        into: &mut Vec<Arc<dyn Transformer>>,
+    ) -> Result<()> {
+        match self {
+            Self::Filter(expr) => into.push(Arc::new(Filter::new(expr.clone()))),
+            Self::Select(columns) => into.push(Arc::new(Select::new(columns.clone()))),
+            Self::Drop(columns) => into.push(Arc::new(DropColumns::new(columns.clone()))),
+            Self::Rename(names) => into.push(Arc::new(Rename::new(names.clone()))),
+            Self::Cast(columns) => {
+                let types = columns.iter().map(|(name, text)| Ok((name.clone(), parse_type(text)?)));
+                into.push(Arc::new(Cast::new(types.collect::<Result<Vec<_>>>()?)));
+            }
+            Self::Derive(columns) => {
+                for (name, expr) in columns {
+                    into.push(Arc::new(Derive::new(name.clone(), expr.clone())));
+                }
+            }
+            Self::Lookup(lookup) => {
+                let extractor = registry.find(&lookup.source)?.extractor(&lookup.source, &lookup.options)?;
+                let mut columns: Vec<String> = Vec::new();
+                let keys = lookup.on.iter().map(|(_, column)| column);
+                for name in keys.chain(lookup.take.iter().map(|(column, _)| column)) {
+                    if !columns.contains(name) {
+                        columns.push(name.clone());
+                    }
+                }
+                let table = collect(extractor, ScanRequest::all().columns(columns), config.clone()).await?;
+                let join = SharedDataTransformer::new(Arc::new(table))
+                    .on(lookup.on.clone())
+                    .take(lookup.take.clone())
+                    .join(lookup.join);
+                into.push(Arc::new(join));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn relative(text: String, folder: &Path) -> Uri {
+    Uri::new(text).in_folder(folder)
+}
+
+fn toml_table(text: &str) -> Result<Table> {
+    text.parse().map_err(|error: toml::de::Error| {
+        let line = error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count() as u64);
+        let message = error.message().lines().collect::<Vec<_>>().join(", ");
+        let error = Error::new(ErrorKind::InvalidConfig, format!("this is no TOML: {message}"));
+        match line {
+            Some(line) => error.at_line(line),
+            None => error,
+        }
+    })
+}
+
+fn yaml_table(text: &str) -> Result<Table> {
+    serde_saphyr::from_str(text).map_err(|error| {
+        let message = error.to_string();
+        let first = message.lines().next().unwrap_or_default().to_owned();
+        Error::new(ErrorKind::InvalidConfig, format!("this is no YAML: {first}"))
+    })
+}
+
+/// Puts `value` at `path` ("target.mode"), in tables that are there or new.
+fn place(table: &mut Table, path: &str, value: &str) -> Result<()> {
+    let mut at = table;
+    let mut keys = path.split('.').peekable();
+    while let Some(key) = keys.next() {
+        if keys.peek().is_none() {
+            // Numbers and truth values are written as such, all else is text.
+            let parsed = value.parse::<i64>().map(Value::Integer).or_else(|_| value.parse().map(Value::Boolean));
+            at.insert(key.to_owned(), parsed.unwrap_or_else(|_| Value::String(value.to_owned())));
+            return Ok(());
+        }
+        let next = at.entry(key).or_insert_with(|| Value::Table(Table::new()));
+        at = match next {
+            Value::Table(table) => table,
+            other => return Err(shape(path, "a place within tables", other)),
+        };
+    }
+    Ok(())
+}
+
+fn shape(what: &str, wanted: &str, found: &Value) -> Error {
+    Error::new(ErrorKind::InvalidConfig, format!("{what} must be {wanted}, but there is {}", kind(found)))
+}
+
+fn expand_all(value: &mut Value, variables: &[(&str, &str)]) -> Result<()> {
+    match value {
+        Value::String(text) => *text = expand(text, variables)?,
+        Value::Array(items) => items.iter_mut().try_for_each(|item| expand_all(item, variables))?,
+        Value::Table(table) => table.iter_mut().try_for_each(|(_, value)| expand_all(value, variables))?,
+        _ => {}
+    }
+    Ok(())
+}
+
+fn expand(text: &str, variables: &[(&str, &str)]) -> Result<String> {
+    let mut expanded = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        if rest[..at].ends_with('$') {
+            expanded.push_str(&rest[..at]);
+            expanded.push('{');
+            rest = &rest[at + 2..];
+            continue;
+        }
+        expanded.push_str(&rest[..at]);
+        let inner = &rest[at + 2..];
+        let end = inner
+            .find('}')
+            .ok_or_else(|| Error::new(ErrorKind::InvalidConfig, "a text has ${ without the } that belongs to it"))?;
+        let name = &inner[..end];
+        let given = variables.iter().rev().find(|(given, _)| *given == name).map(|(_, value)| (*value).to_owned());
+        let value = given.or_else(|| std::env::var(name).ok()).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidConfig, format!("the variable {name} is not set"))
+                .hint(format!("set it in the environment, or with --set {name}=VALUE"))
+        })?;
+        expanded.push_str(&value);
+        rest = &inner[end + 1..];
+    }
+    expanded.push_str(rest);
+    Ok(expanded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "[source]\nuri = 'a.csv'\n[target]\nuri = 'sqlite:b.db#t'\n";
+
+    fn refused(text: &str) -> String {
+        PipelineFile::parse_toml(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, needle) in [
+            ("[source\n", "line 1: this is no TOML"),
+            ("[target]\nuri='x'", "the file lacks the key \"source\""),
+            ("[source]\nuri = 1\n[target]\nuri='x'", "uri in [source] must be text, but is a number"),
+            (&format!("{SMALL}moed='x'"), "there is no key in [target] called \"moed\"; did you mean mode?"),
+            (&format!("{SMALL}mode='x'"), "the modes are create"),
+            (&format!("{SMALL}[performance]\nbatchsize=1"), "did you mean batch_size?"),
+            (&format!("{SMALL}[transform]\ntype='x'"), "[[transform]]"),
+            (
+                &format!("{SMALL}[[transform]]\ntype='fliter'"),
+                "transform 1: there is no transform \"fliter\"; did you mean filter?",
+            ),
+            (&format!("{SMALL}[[transform]]\ntype='filter'"), "transform 1 (filter) lacks the key \"where\""),
+            (&format!("{SMALL}[[transform]]\ntype='filter'\nwhere='a +'"), "transform 1 (filter)"),
+            (&SMALL.replace("a.csv", "${ETLRS_NO_SUCH}"), "the variable ETLRS_NO_SUCH is not set"),
+        ] {
+            let error = refused(text);
+            assert!(error.contains(needle), "{text:?}: {error}");
+            assert_eq!(PipelineFile::parse_toml(text).unwrap_err().kind(), ErrorKind::InvalidConfig);
+        }
+    }
+
+    #[test]
+    fn yaml_says_the_same() {
+        let yaml =
+            "source:\n  uri: a.csv\n  options: {null: NA, sample: 5}\ntarget:\n  uri: sqlite:b.db#t\n  mode: append\n";
+        let file = PipelineFile::of(yaml_table(yaml).unwrap(), Path::new("dir"), &[]).unwrap();
+        assert_eq!(file.source, Uri::new("dir/a.csv"));
+        assert_eq!(file.source_options["sample"], "5");
+        assert_eq!(file.targets[0].uri, Uri::new("sqlite:dir/b.db#t"));
+        assert_eq!(file.targets[0].mode, LoadMode::Append);
+        assert!(yaml_table("a: [").unwrap_err().to_string().contains("no YAML"));
+    }
+
+    #[test]
+    fn values_are_set_from_outside() {
+        let set = |pairs: &[(&str, &str)]| {
+            let pairs: Vec<_> = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            PipelineFile::of(toml_table(&SMALL.replace("a.csv", "${name}-$${x}.csv")).unwrap(), Path::new(""), &pairs)
+        };
+        let file = set(&[("name", "n"), ("target.mode", "replace"), ("performance.max_threads", "3")]).unwrap();
+        assert_eq!(file.source, Uri::new("n-${x}.csv"));
+        assert_eq!((file.targets[0].mode, file.config.max_threads), (LoadMode::Replace, 3));
+        assert!(set(&[]).is_err());
+    }
+}

@@ -1,0 +1,84 @@
+//! What the tests of the whole share: the program, and data to move.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The program, in the working directory `folder`. `binary` is `env!("CARGO_BIN_EXE_etlrs-under-test")`.
+pub fn etlrs(binary: &str, folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary);
+    command.current_dir(folder).args(arguments).env_remove("RUST_BACKTRACE");
+    command
+}
+
+/// What a run of the program left: its exit code and what it wrote.
+#[derive(Debug)]
+pub struct Ran {
+    /// The exit code, or the negative number of the signal that ended it.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// Runs the program to its end.
+pub fn run(binary: &str, folder: &Path, arguments: &[&str]) -> Ran {
+    Ran::of(&etlrs(binary, folder, arguments).output().unwrap())
+}
+
+impl Ran {
+    /// Of a finished process.
+    pub fn of(output: &Output) -> Self {
+        use std::os::unix::process::ExitStatusExt;
+        let code = output.status.code().unwrap_or_else(|| -output.status.signal().unwrap());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { code, stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+
+    /// The result as JSON, of a run with `--output json` that went well.
+    pub fn json(&self) -> serde_json::Value {
+        assert_eq!(self.code, 0, "{self:?}");
+        serde_json::from_str(&self.stdout).unwrap()
+    }
+}
+
+/// The root of the repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// The flights of January 2013, 27 004 of them.
+pub fn flights() -> PathBuf {
+    root().join("examples/flights/flights.csv")
+}
+
+/// A CSV file of `rows` records of every type that inference knows, the same for the same arguments: with quotes, line
+/// ends in fields, nulls and text of several bytes a character. `version` is in every record.
+pub fn write_csv(path: &Path, rows: u64, version: u64) {
+    let mut text = String::from("id,version,amount,day,at,flag,name,note\n");
+    for id in 0..rows {
+        let hash = id.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ version;
+        let amount = if id % 11 == 0 { String::new() } else { format!("{}.{:02}", hash % 100_000, hash % 100) };
+        let note = match id % 7 {
+            0 => "\"two\nlines, and a \"\"quote\"\"\"".to_owned(),
+            1 => "naïve 名".to_owned(),
+            2 => String::new(),
+            _ => format!("note {}", hash % 1000),
+        };
+        writeln!(
+            text,
+            "{id},{version},{amount},20{:02}-{:02}-{:02},2024-01-{:02}T{:02}:00:00Z,{},name{},{note}",
+            hash % 100,
+            1 + hash % 12,
+            1 + hash % 28,
+            1 + hash % 28,
+            hash % 24,
+            hash.is_multiple_of(2),
+            hash % 500
+        )
+        .unwrap();
+    }
+    std::fs::write(path, text).unwrap();
+}

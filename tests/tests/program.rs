@@ -1,0 +1,6 @@
+//! Stub.
+
+#[test]
+fn stub() {
+    let _ = env!("CARGO_BIN_EXE_etlrs-under-test");
+}
