@@ -1,5 +1,3 @@
-use std::path::PathBuf;
-
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand, ValueEnum};
 use etlrs::{LoadMode, PerformanceConfig, Verify, parse_bytes};
@@ -93,8 +91,8 @@ pub(crate) struct CopyOptions {
     #[arg(long = "where", value_name = "EXPRESSION")]
     pub(crate) filter: Option<String>,
     /// Number of pieces in which the source is read
-    #[arg(long, value_name = "N")]
-    pub(crate) partitions: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) partitions: Option<u32>,
     /// An option of the source; `etlrs connectors NAME` lists them (may be repeated)
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub(crate) source_option: Vec<(String, String)>,
@@ -113,8 +111,8 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) memory: Option<usize>,
     /// Pieces worked on at the same time; by default as many as there are cores
-    #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub(crate) threads: Option<u16>,
     /// How far the target is checked before it is published: receipts (row counts of the target), full (all staged rows
     /// are read back, and their checksum compared)
     #[arg(long, value_name = "HOW", value_parser = parse_verify)]
@@ -134,7 +132,7 @@ impl RunOptions {
             config.max_memory_usage = memory;
         }
         if let Some(threads) = self.threads {
-            config.max_threads = threads;
+            config.max_threads = threads.into();
         }
         config
     }
@@ -143,7 +141,7 @@ impl RunOptions {
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunFile {
     /// The pipeline: a file that ends in .toml, .yaml or .yml
-    pub(crate) pipeline: PathBuf,
+    pub(crate) pipeline: String,
     /// A variable (${NAME} in the file), or a place in the file such as target.mode (may be repeated)
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub(crate) set: Vec<(String, String)>,
@@ -193,7 +191,10 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 }
 
 fn parse_size(text: &str) -> Result<usize, String> {
-    parse_bytes(text).map_err(|error| error.to_string())
+    match parse_bytes(text) {
+        Ok(size) if size < 1 << 20 => Err("it must be at least 1MB".into()),
+        parsed => parsed.map_err(|error| error.to_string()),
+    }
 }
 
 fn parse_mode(text: &str) -> Result<LoadMode, String> {

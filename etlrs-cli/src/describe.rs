@@ -7,7 +7,7 @@ use etlrs::{Connector, OptionSpec, PerformanceConfig, Result, ScanRequest, Uri, 
 use serde_json::json;
 
 use crate::args::{Inspect, Output};
-use crate::report::count;
+use crate::report::number;
 
 pub(crate) async fn inspect(args: Inspect) -> Result<()> {
     let uri = Uri::from(args.source.as_str());
@@ -56,10 +56,10 @@ pub(crate) async fn inspect(args: Inspect) -> Result<()> {
         }));
         return Ok(());
     }
-    let mut text = format!("{uri} ({})\n  {} columns", connector.name(), fields.len());
-    for (number, what) in [(total, "rows"), (bytes, "bytes"), (Some(seen.partitions.len() as u64), "pieces")] {
-        if let Some(number) = number {
-            let _ = write!(text, ", {} {what}", count(number));
+    let mut text = format!("{uri} ({})\n  {}", connector.name(), number(fields.len() as u64, "column"));
+    for (n, what) in [(total, "row"), (bytes, "byte"), (Some(seen.partitions.len() as u64), "piece")] {
+        if let Some(n) = n {
+            let _ = write!(text, ", {}", number(n, what));
         }
     }
     text.push_str("\n\n");

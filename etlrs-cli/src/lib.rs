@@ -41,7 +41,8 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::from(match error.kind() {
-                ErrorKind::InvalidConfig => WRONG_USAGE,
+                // Both are known before any data moves: the command cannot work as it is written.
+                ErrorKind::InvalidConfig | ErrorKind::SchemaMismatch => WRONG_USAGE,
                 ErrorKind::Cancelled => INTERRUPTED,
                 _ => FAILED,
             })

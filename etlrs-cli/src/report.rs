@@ -36,8 +36,7 @@ pub(crate) fn run_text(source: &Uri, target: &Uri, report: &RunReport) -> String
 }
 
 fn workers(report: &RunReport) -> String {
-    let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    format!("{} on {}", plural(report.partitions, "piece"), plural(report.workers, "thread"))
+    format!("{} on {}", number(report.partitions as u64, "piece"), number(report.workers as u64, "thread"))
 }
 
 pub(crate) fn run_json(source: &Uri, target: &Uri, report: &RunReport) -> Value {
@@ -67,14 +66,14 @@ pub(crate) fn plan_text(source: &Uri, target: &Uri, plan: &Plan) -> String {
     text.push_str(if plan.atomic { ", all rows visible at once)\n" } else { ", not atomic)\n" });
     let bytes: Option<u64> = plan.partitions.iter().map(|partition| partition.bytes).sum();
     let rows: Option<u64> = plan.partitions.iter().map(|partition| partition.rows).sum();
-    let size = [rows.map(|rows| format!("{} rows", count(rows))), bytes.map(size)];
+    let size = [rows.map(|rows| number(rows, "row")), bytes.map(size)];
     let size: Vec<_> = size.into_iter().flatten().collect();
     let _ = writeln!(
         text,
-        "  {} in {} pieces on {} threads, at most {} of memory\n",
+        "  {} in {} on {}, at most {} of memory\n",
         if size.is_empty() { "rows of unknown number".to_owned() } else { size.join(", ") },
-        plan.partitions.len(),
-        plan.workers,
+        number(plan.partitions.len() as u64, "piece"),
+        number(plan.workers as u64, "thread"),
         format_bytes(plan.memory)
     );
     let mut table = vec![["column".to_owned(), "source".into(), "type".into(), "target".into()]];
@@ -135,6 +134,11 @@ pub(crate) fn print_all(mut values: Vec<Value>) {
         1 => crate::print_json(&values.remove(0)),
         _ => crate::print_json(&Value::Array(values)),
     }
+}
+
+/// 1 piece, 2 pieces.
+pub(crate) fn number(number: u64, what: &str) -> String {
+    format!("{} {what}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
 /// 1234567 as 1,234,567.

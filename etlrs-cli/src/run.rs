@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use etlrs::{
     CancelToken, Error, ErrorKind, Expr, Filter, OptionMap, PerformanceConfig, PipelineBuilder, PipelineFile, Result,
-    ScanRequest, Uri, registry,
+    ScanRequest, Select, Uri, named, registry,
 };
 
 use crate::args::{Copy, CopyOptions, PlanArgs, RunFile, RunOptions};
@@ -24,7 +24,7 @@ pub(crate) async fn copy(args: Copy, cancel: CancelToken) -> Result<()> {
 }
 
 pub(crate) async fn run(args: RunFile, cancel: CancelToken) -> Result<()> {
-    let jobs = file_jobs(&args.pipeline.display().to_string(), &args.set, &args.run).await?;
+    let jobs = file_jobs(&args.pipeline, &args.set, &args.run).await?;
     execute(jobs, &args.run, cancel).await
 }
 
@@ -56,7 +56,7 @@ fn copy_job(source: &str, target: &str, copy: &CopyOptions, run: &RunOptions) ->
     }
     let mut request = ScanRequest::all();
     request.columns = copy.columns.clone();
-    request.partitions = copy.partitions;
+    request.partitions = copy.partitions.map(|n| n as usize);
     let mut builder = etlrs::pipeline(&registry, (&source, &source_options), (&target, &target_options))?
         .mode(copy.mode)
         .keys(copy.key.clone())
@@ -64,10 +64,9 @@ fn copy_job(source: &str, target: &str, copy: &CopyOptions, run: &RunOptions) ->
     if let Some(filter) = &copy.filter {
         let expr = Expr::parse(filter).map_err(|error| error.in_source("--where"))?;
         // A filter may use columns that are not asked for, so the projection comes after it.
+        builder = builder.transform(named("--where", Arc::new(Filter::new(expr))));
         if let Some(columns) = request.columns.take() {
-            builder = builder.transform(Filter::new(expr)).transform(etlrs::Select::new(columns));
-        } else {
-            builder = builder.transform(Filter::new(expr));
+            builder = builder.transform(named("--columns", Arc::new(Select::new(columns))));
         }
     }
     if let Some(verify) = run.verify {
@@ -78,8 +77,13 @@ fn copy_job(source: &str, target: &str, copy: &CopyOptions, run: &RunOptions) ->
 
 async fn file_jobs(path: &str, set: &[(String, String)], run: &RunOptions) -> Result<Vec<Job>> {
     if !path.ends_with(".toml") && !path.ends_with(".yaml") && !path.ends_with(".yml") {
+        let path = Uri::from(path);
         return Err(Error::new(ErrorKind::InvalidConfig, format!("{path} is no pipeline file"))
             .hint("its name must end in .toml, .yaml or .yml; to copy a file, name a target too"));
+    }
+    if path.contains("://") {
+        return Err(Error::new(ErrorKind::InvalidConfig, format!("{} is no file", Uri::from(path)))
+            .hint("a pipeline is a local file; to copy, name a source and a target"));
     }
     let mut file = PipelineFile::read(path, set)?;
     file.config = run.apply(file.config);
@@ -117,7 +121,14 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
         if let Some(progress) = progress.lock().unwrap_or_else(PoisonError::into_inner).take() {
             progress.stop();
         }
-        let report = result?;
+        let report = match result {
+            Ok(report) => report,
+            Err(error) => {
+                // What was loaded before is there, and is told.
+                report::print_all(results);
+                return Err(error);
+            }
+        };
         if options.output.is_json() {
             results.push(report::run_json(&job.source, &job.target, &report));
         } else {

@@ -135,3 +135,16 @@ where
 
     MapBatches(bind)
 }
+
+/// The same transformer, whose errors at plan time say that they are in `name`.
+pub fn named(name: impl Into<String>, transformer: Arc<dyn Transformer>) -> impl Transformer {
+    struct Named(String, Arc<dyn Transformer>);
+
+    impl Transformer for Named {
+        fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
+            self.1.bind(input).map_err(|error| error.within(&self.0))
+        }
+    }
+
+    Named(name.into(), transformer)
+}

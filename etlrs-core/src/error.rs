@@ -153,6 +153,14 @@ impl Error {
         self
     }
 
+    /// Says in what larger thing the source, or the whole error, is: a file around a section, a section around a key.
+    #[must_use]
+    pub fn within(mut self, outer: impl fmt::Display) -> Self {
+        let inner = self.0.position.source.take().map_or(String::new(), |inner| format!(", {inner}"));
+        self.0.position.source = Some(format!("{outer}{inner}"));
+        self
+    }
+
     /// Names the partition, unless it is known.
     #[must_use]
     pub fn in_partition(mut self, partition: u32) -> Self {
@@ -303,6 +311,7 @@ mod tests {
     fn the_name_nearest_to_the_data_is_kept() {
         let error = Error::new(ErrorKind::Io, "x").in_source("inner").in_source("outer");
         assert_eq!(error.position().source.as_deref(), Some("inner"));
+        assert_eq!(error.within("file").to_string(), "file, inner: x");
     }
 
     #[test]

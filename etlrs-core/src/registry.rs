@@ -18,7 +18,7 @@ pub trait Connector: Send + Sync {
     fn schemes(&self) -> &'static [&'static str] {
         &[]
     }
-    /// File extensions that it serves, without the dot.
+    /// File extensions that it serves, without the dot and in lower case.
     fn extensions(&self) -> &'static [&'static str] {
         &[]
     }
@@ -70,9 +70,18 @@ impl Registry {
             let found = latest_first.find(|connector| connector.schemes().contains(&scheme));
             return found.ok_or_else(|| {
                 let schemes: Vec<_> = self.connectors.iter().flat_map(|c| c.schemes()).collect();
-                crate::unknown_name("connector for", scheme, &schemes)
-                    .hint(format!("there is {}; a file of that name is written ./{uri}", list(&schemes)))
+                let served = format!("the schemes are {}, and files need none", list(&schemes));
+                let error = Error::new(ErrorKind::InvalidConfig, format!("no connector serves {scheme}:"));
+                // With // after it, it is meant as a scheme.
+                let body = uri.body();
+                let file = if body.starts_with("//") { String::new() } else { format!("; a file is written ./{uri}") };
+                error.hint(format!("{served}{file}"))
             });
+        }
+        if uri.body() == "-" {
+            return Err(
+                Error::new(ErrorKind::Unsupported, "standard input and output are not served yet").hint("name a file")
+            );
         }
         let extension = uri.extension();
         let found = latest_first

@@ -74,19 +74,36 @@ impl Uri {
 
 impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hidden = self.text.find("://").and_then(|start| {
-            let start = start + 3;
-            // The last @ before the path ends the credentials: a password may hold one itself.
-            let authority = self.text[start..].find('/').map_or(self.text.len(), |end| start + end);
-            let at = start + self.text[start..authority].rfind('@').or_else(|| self.text[start..].rfind('@'))?;
-            let colon = start + self.text[start..at].find(':')?;
-            Some((colon + 1, at))
-        });
-        match hidden {
-            Some((from, to)) => write!(f, "{}***{}", &self.text[..from], &self.text[to..]),
-            None => f.write_str(&self.text),
+        let Some(end) = self.scheme_end else { return f.write_str(&self.text) };
+        let (scheme, rest) = self.text.split_at(end + 1);
+        f.write_str(scheme)?;
+        let (start, rest) = rest.split_at(if rest.starts_with("//") { 2 } else { 0 });
+        f.write_str(start)?;
+        let (address, parameters) = rest.split_at(rest.find('?').unwrap_or(rest.len()));
+        // The last @ before the path ends the credentials: a password may hold one itself, and a slash too.
+        let path = address.find('/').unwrap_or(address.len());
+        let at = address[..path].rfind('@').or_else(|| address.rfind('@'));
+        match at.and_then(|at| Some((address[..at].find(':')?, at))) {
+            Some((colon, at)) => write!(f, "{}:***{}", &address[..colon], &address[at..])?,
+            None => f.write_str(address)?,
         }
+        for (index, parameter) in parameters.split('&').enumerate() {
+            let separator = if index > 0 { "&" } else { "" };
+            match parameter.split_once('=') {
+                Some((key, value)) if is_secret(key) => {
+                    let fragment = value.find('#').map_or("", |start| &value[start..]);
+                    write!(f, "{separator}{key}=***{fragment}")?;
+                }
+                _ => write!(f, "{separator}{parameter}")?,
+            }
+        }
+        Ok(())
     }
+}
+
+fn is_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    ["pass", "pwd", "secret", "token", "key"].iter().any(|word| key.contains(word))
 }
 
 impl fmt::Debug for Uri {
@@ -138,6 +155,15 @@ mod tests {
             assert_eq!(uri.to_string(), "postgres://me:***@host:5432/db#t");
             assert!(!format!("{uri:?}").contains("cret"));
         }
-        assert_eq!(Uri::new("postgres://me@host/db").to_string(), "postgres://me@host/db");
+        for (text, shown) in [
+            ("postgres://me@host/db", "postgres://me@host/db"),
+            ("postgres://me@host/db?password=x&port=1#t", "postgres://me@host/db?password=***&port=1#t"),
+            ("postgres://me@host/db?port=1&sslPassword=x#t", "postgres://me@host/db?port=1&sslPassword=***#t"),
+            ("postgres:me:secret@host/db", "postgres:me:***@host/db"),
+            ("sqlite:a@b.db#t", "sqlite:a@b.db#t"),
+            ("a:b@c.csv", "a:b@c.csv"),
+        ] {
+            assert_eq!(Uri::new(text).to_string(), shown);
+        }
     }
 }

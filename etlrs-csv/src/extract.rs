@@ -71,7 +71,7 @@ impl Extractor for CsvExtractor {
             notes: layout.notes,
             sampled: layout.sampled,
             fingerprint: fingerprint?,
-            null: self.options.null.clone().into(),
+            null: self.options.null_values.clone().into(),
             source,
         }))
     }
@@ -239,7 +239,10 @@ fn null_hints<'a>(columns: impl Iterator<Item = (&'a String, &'a Inference)>) ->
         }
     }
     let hint = |(null, columns): (&str, Vec<String>)| {
-        format!("text because of {null:?}: {}; set the option null={null} to give them their types", columns.join(", "))
+        format!(
+            "text because of {null:?}: {}; set the option null_values={null} to give them their types",
+            columns.join(", ")
+        )
     };
     found.into_iter().map(hint).collect()
 }
@@ -260,7 +263,7 @@ fn sample(source: &Arc<Source>, options: &CsvOptions, cx: &RunContext, columns: 
         for record in fields.chunks(source.width) {
             for (column, field) in columns.iter_mut().zip(record) {
                 let value = &bytes[field.range()];
-                if !value.is_empty() && !options.null.iter().any(|null| null.as_bytes() == value) {
+                if !value.is_empty() && !options.null_values.iter().any(|null| null.as_bytes() == value) {
                     column.add(value);
                 }
             }
@@ -436,7 +439,7 @@ impl Reading {
         let null = crate::infer::common_null(value);
         let what = null.map_or("the value".to_owned(), |null| format!("{null:?}"));
         let hint = match null {
-            Some(null) => format!("set the option null={null}, or types={name}:text to keep the column as text"),
+            Some(null) => format!("set the option null_values={null}, or types={name}:text to keep the column as text"),
             None => format!("set the option types={name}:text to keep the column as text"),
         };
         Error::new(ErrorKind::InvalidData, format!("{what} is no {type_name}{found}")).hint(hint).at_column(name)

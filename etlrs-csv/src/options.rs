@@ -6,7 +6,7 @@ etlrs_core::options! {
     /// ```
     /// use etlrs_csv::CsvOptions;
     ///
-    /// let options = CsvOptions::default().with_delimiter(b';').with_null(["NA"]);
+    /// let options = CsvOptions::default().with_delimiter(b';').with_null_values(["NA"]);
     /// # let _ = options;
     /// ```
     #[non_exhaustive]
@@ -18,7 +18,7 @@ etlrs_core::options! {
         /// What fields with delimiters or line ends are wrapped in: one ASCII character, or `none`.
         quote, with_quote: Quote = Quote(Some(b'"'));
         /// Spellings that mean null; an empty field that is not quoted always does.
-        null, with_null: Vec<String> = Vec::new();
+        null_values, with_null_values: Vec<String> = Vec::new();
         /// Whether types are found from the data; otherwise every column is text.
         infer, with_infer: bool = true;
         /// Records from which types are found; later ones are checked against them.

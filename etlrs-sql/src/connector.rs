@@ -27,6 +27,11 @@ impl Connector for SqliteConnector {
         &["sqlite"]
     }
 
+    /// A database file without its scheme is understood, and told to name a table.
+    fn extensions(&self) -> &'static [&'static str] {
+        &["db", "sqlite", "sqlite3"]
+    }
+
     fn source_options(&self) -> Option<Vec<OptionSpec>> {
         Some(SqliteSourceOptions::specs())
     }
@@ -60,7 +65,7 @@ impl Connector for SqliteConnector {
         let options = SqliteTargetOptions::from_pairs(pairs(options))?;
         let path = path(uri)?;
         let table = table(uri)
-            .ok_or_else(|| no_table(uri).hint(format!("write it after the path, as in {}", self.example())))?;
+            .ok_or_else(|| no_table(uri).hint(format!("write it after the path: sqlite:{}#TABLE", path.display())))?;
         Ok(Arc::new(SqliteLoader::new(path, table).with_options(options)))
     }
 }

@@ -20,7 +20,9 @@ async fn main() -> Result<()> {
     let airlines = collect(Arc::new(airlines), ScanRequest::all(), PerformanceConfig::default()).await?;
 
     let report = PipelineBuilder::new()
-        .extract(CsvExtractor::new(folder.join("flights.csv")).with_options(CsvOptions::default().with_null(["NA"])))
+        .extract(
+            CsvExtractor::new(folder.join("flights.csv")).with_options(CsvOptions::default().with_null_values(["NA"])),
+        )
         // A cancelled flight has no departure time.
         .transform(Filter::new(Expr::parse("dep_time is not null")?))
         .transform(

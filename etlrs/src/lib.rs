@@ -51,8 +51,10 @@ pub fn pipeline(
     source: (&Uri, &OptionMap),
     target: (&Uri, &OptionMap),
 ) -> Result<PipelineBuilder> {
-    let extractor = registry.find(source.0)?.extractor(source.0, source.1)?;
-    let loader = registry.find(target.0)?.loader(target.0, target.1)?;
+    let of_source = |error: Error| error.in_source(format!("source {}", source.0));
+    let of_target = |error: Error| error.in_source(format!("target {}", target.0));
+    let extractor = registry.find(source.0)?.extractor(source.0, source.1).map_err(of_source)?;
+    let loader = registry.find(target.0)?.loader(target.0, target.1).map_err(of_target)?;
     // Staging in a database file changes it, which would look as if somebody else had changed the source.
     let file = |uri: &Uri| uri.scheme().and_then(|_| uri.path().canonicalize().ok());
     if file(source.0).is_some_and(|source| Some(source) == file(target.0)) {

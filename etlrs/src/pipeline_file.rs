@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use etlrs_core::{
     Error, ErrorKind, LoadMode, OptionMap, OptionSet, PerformanceConfig, Registry, Result, ScanRequest, Transformer,
-    Uri, parse_type, unknown_name,
+    Uri, named, parse_type, unknown_name,
 };
 use etlrs_engine::{
     Cast, Derive, DropColumns, Expr, Filter, LookupJoin, PipelineBuilder, Rename, Select, SharedDataTransformer,
@@ -24,7 +24,7 @@ use crate::section::{Section, kind};
 /// let file = PipelineFile::parse_toml(r#"
 ///     [source]
 ///     uri = "flights.csv"
-///     options = { null = "NA" }
+///     options = { null_values = "NA" }
 ///
 ///     [[transform]]
 ///     type = "filter"
@@ -55,6 +55,8 @@ pub struct PipelineFile {
     /// How the run uses the machine.
     pub config: PerformanceConfig,
     transforms: Vec<Transform>,
+    /// Name of the file, for errors.
+    name: Option<String>,
 }
 
 /// A target of a [`PipelineFile`].
@@ -105,7 +107,9 @@ impl PipelineFile {
         let yaml = matches!(path.extension().and_then(|extension| extension.to_str()), Some("yaml" | "yml"));
         let table = if yaml { yaml_table(&text) } else { toml_table(&text) };
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
-        table.and_then(|table| Self::of(table, &folder, set)).map_err(|error| error.in_source(path.display()))
+        let name = path.display().to_string();
+        let file = table.and_then(|table| Self::of(table, &folder, set)).map_err(|error| error.within(&name))?;
+        Ok(Self { name: Some(name), ..file })
     }
 
     /// From TOML; paths are relative to the working directory.
@@ -159,12 +163,18 @@ impl PipelineFile {
         if targets.is_empty() {
             return Err(file.missing("target"));
         }
+        for (index, target) in targets.iter().enumerate() {
+            if targets[..index].iter().any(|earlier| earlier.uri == target.uri) {
+                let message = format!("two targets are {}", target.uri);
+                return Err(Error::new(ErrorKind::InvalidConfig, message).hint("give each its own name"));
+            }
+        }
         let performance = file.options("performance")?;
         let config =
             PerformanceConfig::from_pairs(performance.iter().map(|(key, value)| (key.as_str(), value.as_str())))
                 .map_err(|error| error.in_source("[performance]"))?;
         file.finish()?;
-        Ok(Self { source: uri, source_options, request, targets, config, transforms })
+        Ok(Self { source: uri, source_options, request, targets, config, transforms, name: None })
     }
 
     /// A pipeline for each target, with everything of the file set. Tables of lookups are read here.
@@ -173,12 +183,19 @@ impl PipelineFile {
     /// Those of the connectors for URIs and options, and of reading a lookup's table.
     pub async fn pipelines(&self, registry: &Registry) -> Result<Vec<(Target, PipelineBuilder)>> {
         let mut transformers: Vec<Arc<dyn Transformer>> = Vec::new();
-        for transform in &self.transforms {
-            transform.build(registry, &self.config, &mut transformers).await?;
+        for (index, transform) in self.transforms.iter().enumerate() {
+            let name = format!("transform {} ({})", index + 1, transform.name());
+            let name = self.name.as_ref().map_or(name.clone(), |file| format!("{file}, {name}"));
+            let first = transformers.len();
+            transform.build(registry, &self.config, &mut transformers).await.map_err(|error| error.within(&name))?;
+            for transformer in &mut transformers[first..] {
+                *transformer = Arc::new(named(name.clone(), transformer.clone()));
+            }
         }
         let pipelines = self.targets.iter().map(|target| {
             let ends = ((&self.source, &self.source_options), (&target.uri, &target.options));
-            let mut builder = crate::pipeline(registry, ends.0, ends.1)?
+            let mut builder = crate::pipeline(registry, ends.0, ends.1)
+                .map_err(|error| self.name.iter().fold(error, Error::within))?
                 .mode(target.mode)
                 .keys(target.keys.clone())
                 .verify(target.verify)
@@ -210,6 +227,18 @@ impl Target {
 }
 
 impl Transform {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Filter(_) => "filter",
+            Self::Select(_) => "select",
+            Self::Drop(_) => "drop",
+            Self::Rename(_) => "rename",
+            Self::Cast(_) => "cast",
+            Self::Derive(_) => "derive",
+            Self::Lookup(_) => "lookup",
+        }
+    }
+
     const TYPES: [&str; 7] = ["filter", "select", "drop", "rename", "cast", "derive", "lookup"];
 
     fn read(number: usize, value: Value, folder: &Path) -> Result<Self> {
@@ -310,7 +339,8 @@ fn toml_table(text: &str) -> Result<Table> {
 fn yaml_table(text: &str) -> Result<Table> {
     serde_saphyr::from_str(text).map_err(|error| {
         let message = error.to_string();
-        let first = message.lines().next().unwrap_or_default().to_owned();
+        let first = message.lines().next().unwrap_or_default();
+        let first = first.strip_prefix("error: ").unwrap_or(first);
         Error::new(ErrorKind::InvalidConfig, format!("this is no YAML: {first}"))
     })
 }
@@ -329,7 +359,12 @@ fn place(table: &mut Table, path: &str, value: &str) -> Result<()> {
         let next = at.entry(key).or_insert_with(|| Value::Table(Table::new()));
         at = match next {
             Value::Table(table) => table,
-            other => return Err(shape(path, "a place within tables", other)),
+            _ => {
+                let message = format!("{path} cannot be set, for {key} is no table in the file");
+                return Err(
+                    Error::new(ErrorKind::InvalidConfig, message).hint("use ${NAME} in the file, and --set NAME=VALUE")
+                );
+            }
         };
     }
     Ok(())
@@ -413,8 +448,7 @@ mod tests {
 
     #[test]
     fn yaml_says_the_same() {
-        let yaml =
-            "source:\n  uri: a.csv\n  options: {null: NA, sample: 5}\ntarget:\n  uri: sqlite:b.db#t\n  mode: append\n";
+        let yaml = "source:\n  uri: a.csv\n  options: {null_values: NA, sample: 5}\ntarget:\n  uri: sqlite:b.db#t\n  mode: append\n";
         let file = PipelineFile::of(yaml_table(yaml).unwrap(), Path::new("dir"), &[]).unwrap();
         assert_eq!(file.source, Uri::new("dir/a.csv"));
         assert_eq!(file.source_options["sample"], "5");

@@ -130,8 +130,8 @@ impl SqliteLoader {
         if plan.mode == LoadMode::Replace {
             let kept = kept_statements(&connection, &table.name).map_err(failed)?;
             let kept: Vec<_> = kept.iter().map(|kept| format!("{} {}", kept.kind, kept.name)).collect();
-            let kept = if kept.is_empty() { "nothing of it".to_owned() } else { kept.join(", ") };
-            preview.notes.push(format!("the table {} is replaced; kept: {kept}", table.name));
+            let kept = if kept.is_empty() { String::new() } else { format!(", and keeps {}", kept.join(", ")) };
+            preview.notes.push(format!("the table {} is replaced{kept}", table.name));
         }
         Ok(Some(table))
     }
