@@ -23,11 +23,7 @@ const INTERRUPTED: u8 = 130;
 pub fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
-        Err(error) => {
-            // Help and version come this way too, with exit code 0.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(WRONG_USAGE));
-        }
+        Err(error) => return usage(&error),
     };
     let result = tokio::runtime::Builder::new_multi_thread()
         // Its threads wait for the network; the work is done by the engine's own.
@@ -41,13 +37,38 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::from(match error.kind() {
-                // Both are known before any data moves: the command cannot work as it is written.
-                ErrorKind::InvalidConfig | ErrorKind::SchemaMismatch => WRONG_USAGE,
+                ErrorKind::InvalidConfig => WRONG_USAGE,
                 ErrorKind::Cancelled => INTERRUPTED,
                 _ => FAILED,
             })
         }
     }
+}
+
+/// Help and version as clap shows them; what is wrong with a command line in one sentence, like all other errors.
+fn usage(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+
+    if matches!(error.kind(), DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand) {
+        let _ = error.print();
+        return if error.exit_code() == 0 { ExitCode::SUCCESS } else { ExitCode::from(WRONG_USAGE) };
+    }
+    let mut sentence = String::new();
+    let rendered = error.render().to_string();
+    for line in rendered.lines().map(str::trim) {
+        if line.is_empty() || line.starts_with("Usage:") || line.starts_with("For more information") {
+            continue;
+        }
+        let line = line.strip_prefix("tip: ").unwrap_or(line);
+        match sentence.chars().last() {
+            None => {}
+            Some(':') => sentence.push(' '),
+            Some(_) => sentence.push_str("; "),
+        }
+        sentence.push_str(line);
+    }
+    let _ = writeln!(std::io::stderr(), "{sentence}; --help tells more");
+    ExitCode::from(WRONG_USAGE)
 }
 
 async fn dispatch(command: Command) -> Result<()> {

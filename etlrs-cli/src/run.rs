@@ -24,14 +24,14 @@ pub(crate) async fn copy(args: Copy, cancel: CancelToken) -> Result<()> {
 }
 
 pub(crate) async fn run(args: RunFile, cancel: CancelToken) -> Result<()> {
-    let jobs = file_jobs(&args.pipeline, &args.set, &args.run).await?;
+    let jobs = file_jobs(&args.pipeline, &args.set, &args.run, &cancel).await?;
     execute(jobs, &args.run, cancel).await
 }
 
 pub(crate) async fn plan(args: PlanArgs) -> Result<()> {
     let jobs = match &args.target {
         Some(target) => vec![copy_job(&args.first, target, &args.copy, &args.run)?],
-        None => file_jobs(&args.first, &args.set, &args.run).await?,
+        None => file_jobs(&args.first, &args.set, &args.run, &CancelToken::new()).await?,
     };
     let mut plans = Vec::new();
     for job in jobs {
@@ -75,7 +75,7 @@ fn copy_job(source: &str, target: &str, copy: &CopyOptions, run: &RunOptions) ->
     Ok(Job { source, target, builder: builder.request(request) })
 }
 
-async fn file_jobs(path: &str, set: &[(String, String)], run: &RunOptions) -> Result<Vec<Job>> {
+async fn file_jobs(path: &str, set: &[(String, String)], run: &RunOptions, cancel: &CancelToken) -> Result<Vec<Job>> {
     if !path.ends_with(".toml") && !path.ends_with(".yaml") && !path.ends_with(".yml") {
         let path = Uri::from(path);
         return Err(Error::new(ErrorKind::InvalidConfig, format!("{path} is no pipeline file"))
@@ -87,7 +87,7 @@ async fn file_jobs(path: &str, set: &[(String, String)], run: &RunOptions) -> Re
     }
     let mut file = PipelineFile::read(path, set)?;
     file.config = run.apply(file.config);
-    let pipelines = file.pipelines(&registry()).await?;
+    let pipelines = file.pipelines(&registry(), cancel).await?;
     let jobs = pipelines.into_iter().map(|(target, builder)| {
         let builder = builder.verify(run.verify.unwrap_or(target.verify));
         Job { source: file.source.clone(), target: target.uri, builder }
@@ -99,7 +99,7 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
     // What can be known to be wrong with a later target is found before the first one is loaded.
     if jobs.len() > 1 {
         for job in &jobs {
-            job.builder.clone().build()?.plan().await?;
+            job.builder.clone().cancel(cancel.clone()).build()?.plan().await?;
         }
     }
     let mut results = Vec::new();

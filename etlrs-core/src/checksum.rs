@@ -293,6 +293,11 @@ fn hash_array(array: &dyn Array, out: &mut Vec<u64>) -> Result<()> {
         }
         DataType::Dictionary(..) => {
             let dictionary = array.as_any_dictionary();
+            if dictionary.values().is_empty() {
+                // Then all keys are null, and Arrow has nothing to normalise them to.
+                out.resize(array.len(), NULL);
+                return Ok(());
+            }
             let mut values = Vec::new();
             hash_array(dictionary.values(), &mut values)?;
             // A null key may stand for anything, so it is clamped before it is masked.
@@ -426,6 +431,9 @@ mod tests {
         assert_eq!(plain, checksum(LargeStringArray::from(texts.clone())));
         assert_eq!(plain, checksum(StringViewArray::from(texts.clone())));
         assert_eq!(plain, checksum(texts.into_iter().collect::<DictionaryArray<Int8Type>>()));
+        let no_values = || [None::<&str>, None].into_iter().collect::<DictionaryArray<Int8Type>>();
+        assert_eq!(checksum(no_values()), checksum(StringArray::new_null(2)));
+        assert_eq!(checksum(no_values().slice(0, 0)), Checksum::default());
         assert_eq!(checksum(Int8Array::from(vec![-1, 5])), checksum(Int64Array::from(vec![-1, 5])));
         assert_eq!(
             checksum(TimestampSecondArray::from(vec![7])),

@@ -123,6 +123,9 @@ impl Counter {
 pub struct RunId(u128);
 
 impl RunId {
+    /// Characters of its text.
+    pub const LENGTH: usize = 26;
+
     /// A new one.
     pub fn generate() -> Self {
         use std::hash::{BuildHasher, Hasher};

@@ -29,6 +29,8 @@ struct Inner {
     message: Cow<'static, str>,
     hint: Option<Cow<'static, str>>,
     position: Position,
+    /// The message names the source, so that Display need not.
+    names_source: bool,
     cause: Option<Cause>,
 }
 
@@ -95,6 +97,7 @@ impl Error {
             message: message.into(),
             hint: None,
             position: Position::default(),
+            names_source: false,
             cause: None,
         }))
     }
@@ -115,8 +118,10 @@ impl Error {
             _ => cause.to_string(),
         };
         let transient = matches!(cause.kind(), Io::Interrupted | Io::TimedOut | Io::WouldBlock);
-        let mut error = Self::new(kind, format!("cannot {operation} {}: {reason}", path.as_ref().display()));
+        let path = path.as_ref().display();
+        let mut error = Self::new(kind, format!("cannot {operation} {path}: {reason}")).in_source(path);
         error.0.transient = transient;
+        error.0.names_source = true;
         error.caused_by(cause)
     }
 
@@ -156,7 +161,9 @@ impl Error {
     /// Says in what larger thing the source, or the whole error, is: a file around a section, a section around a key.
     #[must_use]
     pub fn within(mut self, outer: impl fmt::Display) -> Self {
-        let inner = self.0.position.source.take().map_or(String::new(), |inner| format!(", {inner}"));
+        let inner = self.0.position.source.take().filter(|_| !self.0.names_source);
+        let inner = inner.map_or(String::new(), |inner| format!(", {inner}"));
+        self.0.names_source = false;
         self.0.position.source = Some(format!("{outer}{inner}"));
         self
     }
@@ -221,7 +228,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Position { source, partition: _, record, line, byte, column } = &self.0.position;
         let mut separator = "";
-        if let Some(source) = source {
+        if let Some(source) = source.as_ref().filter(|_| !self.0.names_source) {
             write!(f, "{source}")?;
             separator = ", ";
         }
@@ -312,6 +319,9 @@ mod tests {
         let error = Error::new(ErrorKind::Io, "x").in_source("inner").in_source("outer");
         assert_eq!(error.position().source.as_deref(), Some("inner"));
         assert_eq!(error.within("file").to_string(), "file, inner: x");
+        let error = || Error::io("open", "x.csv", std::io::Error::from(std::io::ErrorKind::NotFound)).in_source("y");
+        assert_eq!(error().to_string(), "cannot open x.csv: no such file or directory");
+        assert_eq!(error().within("p.toml").to_string(), "p.toml: cannot open x.csv: no such file or directory");
     }
 
     #[test]

@@ -83,8 +83,6 @@ pub trait Scan: Send + Sync {
 pub struct ScanRequest {
     /// Names of the wanted columns, in the wanted order; `None`: all of them.
     pub columns: Option<Vec<String>>,
-    /// At most so many rows in all.
-    pub limit: Option<u64>,
     /// Wished number of partitions; a source that cannot be split gives one.
     pub partitions: Option<usize>,
     /// On resume: the partitions recorded when the run was planned. The scan must offer just these.
@@ -101,13 +99,6 @@ impl ScanRequest {
     #[must_use]
     pub fn columns(mut self, columns: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.columns = Some(columns.into_iter().map(Into::into).collect());
-        self
-    }
-
-    /// At most `rows` rows.
-    #[must_use]
-    pub fn limit(mut self, rows: u64) -> Self {
-        self.limit = Some(rows);
         self
     }
 
@@ -147,14 +138,12 @@ impl ScanRequest {
 pub struct Pushdown {
     /// Batches hold just the wanted columns, in the wanted order.
     pub columns: bool,
-    /// No more rows than the limit come out over all partitions.
-    pub limit: bool,
 }
 
 impl Pushdown {
     /// The projection is honoured.
     pub fn columns() -> Self {
-        Self { columns: true, limit: false }
+        Self { columns: true }
     }
 }
 

@@ -56,7 +56,7 @@ pub use load::{
     LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadResult, LoadSession, Loader, PartitionWriter, Published,
     Receipt,
 };
-pub use memory::{MemoryBudget, Reservation, format_bytes, parse_bytes};
+pub use memory::{MemoryBudget, Reservation, batch_bytes, format_bytes, parse_bytes};
 pub use options::{OptionArgument, OptionSet, OptionSpec, OptionValue, unknown_name};
 pub use record::{ColumnRef, OwnedRecord, Record, RecordBatchBuilder, Value, column_index};
 pub use registry::{Connector, OptionMap, Registry};

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{Error, ErrorKind, Result};
@@ -106,6 +107,13 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         self.budget.0.used.fetch_sub(self.bytes(), Ordering::Relaxed);
     }
+}
+
+/// Bytes that the rows of `batch` take, without those of a larger batch that it may be a slice of.
+pub fn batch_bytes(batch: &RecordBatch) -> usize {
+    // A type whose slices cannot be measured counts whole.
+    let column = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(column.get_array_memory_size());
+    batch.columns().iter().map(column).sum()
 }
 
 /// Bytes as a user writes them: `64MB`, `1.5GB`. Units are powers of 1024.

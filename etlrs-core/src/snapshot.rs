@@ -40,7 +40,7 @@ impl DatasetSnapshot {
             let mut stream = scan.read(cx, partition)?;
             while let Some(batch) = crate::next_batch(&mut stream).await {
                 let batch = batch?;
-                held += batch.get_array_memory_size();
+                held += crate::batch_bytes(&batch);
                 if held > cx.memory().limit() {
                     return Err(Error::new(
                         ErrorKind::MemoryExceeded,

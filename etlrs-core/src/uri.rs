@@ -79,14 +79,16 @@ impl fmt::Display for Uri {
         f.write_str(scheme)?;
         let (start, rest) = rest.split_at(if rest.starts_with("//") { 2 } else { 0 });
         f.write_str(start)?;
+        // The last @ ends the credentials, for a password may hold any character; hiding too much does no harm.
+        let rest = match rest.rfind('@').and_then(|at| Some((rest[..at].find(':')?, at))) {
+            Some((colon, at)) => {
+                write!(f, "{}:***", &rest[..colon])?;
+                &rest[at..]
+            }
+            None => rest,
+        };
         let (address, parameters) = rest.split_at(rest.find('?').unwrap_or(rest.len()));
-        // The last @ before the path ends the credentials: a password may hold one itself, and a slash too.
-        let path = address.find('/').unwrap_or(address.len());
-        let at = address[..path].rfind('@').or_else(|| address.rfind('@'));
-        match at.and_then(|at| Some((address[..at].find(':')?, at))) {
-            Some((colon, at)) => write!(f, "{}:***{}", &address[..colon], &address[at..])?,
-            None => f.write_str(address)?,
-        }
+        f.write_str(address)?;
         for (index, parameter) in parameters.split('&').enumerate() {
             let separator = if index > 0 { "&" } else { "" };
             match parameter.split_once('=') {
@@ -150,7 +152,7 @@ mod tests {
 
     #[test]
     fn passwords_are_hidden() {
-        for password in ["secret", "se:cret", "s/ecret", "se@cret"] {
+        for password in ["secret", "se:cret", "s/ecret", "se@cret", "se?cret", "s@e/cret", "s#ecret"] {
             let uri = Uri::new(format!("postgres://me:{password}@host:5432/db#t"));
             assert_eq!(uri.to_string(), "postgres://me:***@host:5432/db#t");
             assert!(!format!("{uri:?}").contains("cret"));

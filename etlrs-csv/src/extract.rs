@@ -94,7 +94,13 @@ impl Layout {
             return Err(Error::new(ErrorKind::InvalidConfig, "the source is no regular file").in_source(path.display()));
         }
         let dialect = Dialect { delimiter: options.delimiter.0, quote: options.quote.0 };
-        let source = Source { path: path.into(), file, dialect, data_start: 0, length: found.len(), width: 0 };
+        let usable = |byte: u8| byte.is_ascii() && byte != b'\n' && byte != b'\r';
+        if !usable(dialect.delimiter) || !dialect.quote.is_none_or(usable) || dialect.quote == Some(dialect.delimiter) {
+            let message = "delimiter and quote must be two different ASCII characters other than line ends";
+            return Err(Error::new(ErrorKind::InvalidConfig, message).in_source(path.display()));
+        }
+        let (length, longest) = (found.len(), cx.reader_memory());
+        let source = Source { path: path.into(), file, dialect, data_start: 0, length, width: 0, longest };
         Self::of(source, options, cx).map_err(|error| error.in_source(path.display()))
     }
 
@@ -187,7 +193,9 @@ fn first_record(source: &Source, start: u64, limit: usize) -> Result<(Vec<String
                     name
                 });
                 let names: Vec<_> = names.collect();
-                if names.iter().any(|name| name.contains('\r')) {
+                // Within a field a carriage return means nothing, unless there is no other line end.
+                let alone = |field: &Field| !field.quoted && text[field.range()].contains('\r');
+                if fields.iter().any(alone) && !buffer.contains(&b'\n') {
                     return Err(Error::new(
                         ErrorKind::Unsupported,
                         "the lines of the file end with a carriage return alone",
@@ -282,7 +290,7 @@ fn partitions(source: &Arc<Source>, cx: &RunContext, request: &ScanRequest) -> R
             size.div_ceil(for_balance.clamp(SMALLEST_PARTITION, LARGEST_PARTITION))
         }
     };
-    let cuts = split(source, pieces).map_err(|error| Error::io("read", &source.path, error))?;
+    let cuts = split(source, pieces, cx.cancel())?;
     let mut start = source.data_start;
     let partitions = cuts.into_iter().enumerate().map(|(index, end)| {
         let partition = Partition::new(index, format!("bytes {start}..{end}")).with_bytes(end - start);

@@ -20,6 +20,8 @@ pub(crate) struct Source {
     pub(crate) length: u64,
     /// Fields of every record.
     pub(crate) width: usize,
+    /// The longest record that is taken.
+    pub(crate) longest: usize,
 }
 
 /// Reads whole records from `at` to `end`, two offsets between which there are only whole records.
@@ -190,7 +192,7 @@ impl Source {
         if byte < self.data_start {
             return None;
         }
-        let mut reader = Reader::new(self.clone(), self.data_start, self.length, 256 << 10, 1 << 30);
+        let mut reader = Reader::new(self.clone(), self.data_start, self.length, 256 << 10, self.longest);
         let mut fields = Vec::new();
         let mut before = 0;
         loop {

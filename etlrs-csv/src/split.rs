@@ -15,44 +15,48 @@
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use etlrs_core::{CancelToken, Error, Result};
+
 use crate::reader::{Reader, Source};
 
 const BLOCK: usize = 1 << 20;
 
 /// Offsets at which pieces end: about `pieces` of equal size, each at the end of a record. The last is the end of the
 /// file. Pieces that would be empty are left out.
-pub(crate) fn split(source: &Arc<Source>, pieces: u64) -> std::io::Result<Vec<u64>> {
+pub(crate) fn split(source: &Arc<Source>, pieces: u64, cancel: &CancelToken) -> Result<Vec<u64>> {
     let (start, end) = (source.data_start, source.length);
     let size = end.saturating_sub(start).div_ceil(pieces.max(1)).max(1);
     if size >= end.saturating_sub(start) {
         return Ok(vec![end]);
     }
-    match Counting::new(source).cuts(size)? {
+    match Counting::new(source, cancel).cuts(size)? {
         Some(cuts) => Ok(cuts),
-        None => Ok(by_records(source, size)),
+        None => by_records(source, size, cancel),
     }
 }
 
 /// The plain way. A record that cannot be read ends the cutting: whoever reads the last piece says what is wrong with it.
-fn by_records(source: &Arc<Source>, size: u64) -> Vec<u64> {
+fn by_records(source: &Arc<Source>, size: u64, cancel: &CancelToken) -> Result<Vec<u64>> {
     let (start, end) = (source.data_start, source.length);
-    let mut reader = Reader::new(source.clone(), start, end, 256 << 10, 1 << 30);
+    let mut reader = Reader::new(source.clone(), start, end, 256 << 10, source.longest);
     let mut fields = Vec::new();
     let mut cuts = Vec::new();
     let mut target = start + size;
     while let Ok(Some(_)) = reader.next(1, &mut fields) {
         if reader.position() > target && reader.position() < end {
+            cancel.check()?;
             cuts.push(reader.position());
             target = (target + size).max(reader.position() + 1);
         }
     }
     cuts.push(end);
-    cuts
+    Ok(cuts)
 }
 
 /// A place in the file, and whether it is within quotes.
 struct Counting<'a> {
     source: &'a Source,
+    cancel: &'a CancelToken,
     at: u64,
     odd: bool,
     previous: u8,
@@ -62,12 +66,12 @@ struct Counting<'a> {
 }
 
 impl<'a> Counting<'a> {
-    fn new(source: &'a Source) -> Self {
-        Self { source, at: source.data_start, odd: false, previous: b'\n', stray: false, block: Vec::new() }
+    fn new(source: &'a Source, cancel: &'a CancelToken) -> Self {
+        Self { source, cancel, at: source.data_start, odd: false, previous: b'\n', stray: false, block: Vec::new() }
     }
 
     /// `None`: a stray quote was found.
-    fn cuts(mut self, size: u64) -> std::io::Result<Option<Vec<u64>>> {
+    fn cuts(mut self, size: u64) -> Result<Option<Vec<u64>>> {
         let end = self.source.length;
         let mut cuts = Vec::new();
         let mut target = self.at + size;
@@ -87,7 +91,7 @@ impl<'a> Counting<'a> {
         Ok(Some(cuts))
     }
 
-    fn skip_to(&mut self, target: u64) -> std::io::Result<()> {
+    fn skip_to(&mut self, target: u64) -> Result<()> {
         let Some(quote) = self.source.dialect.quote else {
             self.at = target;
             return Ok(());
@@ -107,7 +111,7 @@ impl<'a> Counting<'a> {
     }
 
     /// Goes behind the next line feed that is not within quotes, or to the end.
-    fn skip_record(&mut self) -> std::io::Result<u64> {
+    fn skip_record(&mut self) -> Result<u64> {
         let end = self.source.length;
         while self.at < end && !self.stray {
             let wanted = usize::try_from(end - self.at).unwrap_or(BLOCK).min(64 << 10);
@@ -136,9 +140,11 @@ impl<'a> Counting<'a> {
         self.odd = !self.odd;
     }
 
-    fn fill(&mut self, wanted: usize) -> std::io::Result<()> {
+    fn fill(&mut self, wanted: usize) -> Result<()> {
+        self.cancel.check()?;
         self.block.resize(wanted, 0);
-        self.source.file.read_exact_at(&mut self.block, self.at)
+        let read = self.source.file.read_exact_at(&mut self.block, self.at);
+        read.map_err(|error| Error::io("read", &self.source.path, error))
     }
 }
 
@@ -156,11 +162,12 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(text).unwrap();
         let dialect = Dialect { delimiter: b',', quote: Some(b'"') };
-        Arc::new(Source { path: Path::new("x").into(), file, dialect, data_start: 0, length: text.len() as u64, width })
+        let length = text.len() as u64;
+        Arc::new(Source { path: Path::new("x").into(), file, dialect, data_start: 0, length, width, longest: 1 << 20 })
     }
 
     fn cuts(text: &[u8], width: usize, pieces: u64) -> Vec<u64> {
-        split(&source(text, width), pieces).unwrap()
+        split(&source(text, width), pieces, &CancelToken::new()).unwrap()
     }
 
     #[test]
@@ -202,8 +209,9 @@ mod tests {
             let text: String = records.iter().flat_map(|record| [record.as_str(), "\n"]).collect();
             let source = source(text.as_bytes(), 1);
             prop_assume!(source.length > size);
-            let plain = by_records(&source, size);
-            if let Some(cuts) = Counting::new(&source).cuts(size).unwrap() {
+            let cancel = CancelToken::new();
+            let plain = by_records(&source, size, &cancel).unwrap();
+            if let Some(cuts) = Counting::new(&source, &cancel).cuts(size).unwrap() {
                 prop_assert_eq!(cuts, plain);
             } else {
                 prop_assert!(records.iter().any(|record| !record.starts_with('"') && record.contains('"')));

@@ -47,15 +47,37 @@ pub(crate) fn integer(bytes: &[u8], exact: bool) -> Option<i64> {
 
 /// A floating point number, correctly rounded.
 pub(crate) fn float(bytes: &[u8], exact: bool) -> Option<f64> {
-    if exact && !exact_float(bytes) {
+    if exact && !plain_float(bytes) {
         return None;
     }
-    fast_float2::parse(bytes).ok()
+    let value: f64 = fast_float2::parse(bytes).ok()?;
+    (!exact || keeps_digits(bytes, value)).then_some(value)
+}
+
+/// Whether the digits of a number are those of its float: always so for 15 of them, and for more if they are the shortest
+/// that name that float. An overflow and an underflow are not.
+fn keeps_digits(bytes: &[u8], value: f64) -> bool {
+    let mantissa = bytes.split(|byte| matches!(byte, b'e' | b'E')).next().unwrap_or_default();
+    let digits = |text: &[u8]| {
+        let digits: Vec<u8> =
+            text.iter().copied().filter(u8::is_ascii_digit).skip_while(|&digit| digit == b'0').collect();
+        let end = digits.iter().rposition(|&digit| digit != b'0').map_or(0, |last| last + 1);
+        digits[..end].to_vec()
+    };
+    if !value.is_finite() || (value == 0.0 && mantissa.iter().any(|byte| matches!(byte, b'1'..=b'9'))) {
+        return false;
+    }
+    // A sign and a point besides, and no subnormal number, which has fewer digits.
+    if mantissa.len() <= 15 && (value == 0.0 || value.is_normal()) {
+        return true;
+    }
+    let shortest = format!("{value:e}");
+    digits(mantissa) == digits(shortest.split('e').next().unwrap_or_default().as_bytes())
 }
 
 /// `-12.5`, `.5`, `1e-9`; nothing that stands for another notion than the number itself (`007`, `+1`, `nan`), and no
 /// integer that a float cannot hold.
-fn exact_float(bytes: &[u8]) -> bool {
+fn plain_float(bytes: &[u8]) -> bool {
     let unsigned = bytes.strip_prefix(b"-").unwrap_or(bytes);
     let whole = unsigned.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(unsigned.len());
     if whole == unsigned.len() {
@@ -170,14 +192,15 @@ pub(crate) fn timestamp(bytes: &[u8]) -> Option<(i64, bool)> {
         [clock @ .., b'Z'] => (clock, Some(0)),
         _ => match clock.iter().rposition(|byte| matches!(byte, b'+' | b'-')) {
             Some(at) => {
+                let hours = |tens, ones| two(tens, ones).filter(|&hours| hours <= 23);
                 let minutes = match clock[at + 1..] {
-                    [h1, h2] => two(h1, h2)? * 60,
+                    [h1, h2] => hours(h1, h2)? * 60,
                     [h1, h2, m1, m2] | [h1, h2, b':', m1, m2] => {
                         let minutes = two(m1, m2)?;
                         if minutes > 59 {
                             return None;
                         }
-                        two(h1, h2)? * 60 + minutes
+                        hours(h1, h2)? * 60 + minutes
                     }
                     _ => return None,
                 };
@@ -244,6 +267,16 @@ mod tests {
             ("1e3", Some(1000.0)),
             ("12", Some(12.0)),
             ("9007199254740993", None),
+            ("10.357019999999999", Some(10.357019999999999)),
+            ("0.1000000000000000000", Some(0.1)),
+            ("12345678901234567.89", None),
+            ("9007199254740993.0", None),
+            ("0.12345678901234567890", None),
+            ("1e400", None),
+            ("1e-400", None),
+            ("0e-400", Some(0.0)),
+            ("5e-324", Some(5e-324)),
+            ("4.9e-324", None),
             ("00.5", None),
             ("+1.5", None),
             ("nan", None),
@@ -297,6 +330,7 @@ mod tests {
             ("1970-01-01 00:00:01.1234567", None),
             ("1970-01-01", None),
             ("1970-01-01T24:00:00", None),
+            ("1970-01-01T00:00:00+99:00", None),
             ("1970-01-01T00:00:60", None),
         ] {
             assert_eq!(timestamp(text.as_bytes()), expected, "{text:?}");

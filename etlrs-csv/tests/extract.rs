@@ -87,6 +87,7 @@ fn values_and_types() {
         ("a", options(), "a:text", vec![]),
         ("a\nx\"y\n", options().with_quote(etlrs_csv::Quote(None)), "a:text", vec!["x\"y"]),
         ("a\n'it''s'\n", options().with_quote(b'\''), "a:text", vec!["it's"]),
+        ("\"a\r\nb\",c\rd\n1,2\n", options(), "a\r\nb:int64,c\rd:int64", vec!["1,2"]),
         ("größe,名\n1,値\n", options(), "größe:int64,名:text", vec!["1,値"]),
     ] {
         let snapshot = read_text(text, options).unwrap_or_else(|error| panic!("{text:?}: {error}"));
@@ -145,6 +146,10 @@ fn what_is_wrong_is_said_with_its_place() {
     }
     let error = read(Path::new("/no/such.csv"), sampled(), &ScanRequest::all(), &cx(1, 1)).unwrap_err();
     assert_eq!(error.to_string(), "cannot open /no/such.csv: no such file or directory");
+    for (delimiter, quote) in [(0xc3, b'"'), (b'\'', b'\''), (b',', b'\n')] {
+        let error = refused("a\n1\n", CsvOptions::default().with_delimiter(delimiter).with_quote(quote));
+        assert!(error.to_string().contains("two different ASCII characters"), "{error}");
+    }
     let error = refused("a\n1\n", CsvOptions::default().with_types([("b", DataType::Utf8)]));
     assert!(error.to_string().contains("there is no column \"b\""), "{error}");
 }

@@ -3,7 +3,8 @@
 //! A run gives each worker an equal share before it starts, and keeps a lane beside them. A worker's reader, batches and
 //! writer stay within its share, so no worker ever waits for memory that another holds, and there is nothing to deadlock
 //! on. What does not fit, one row that is larger than a batch may be, waits until its partition is the oldest in flight
-//! and then uses the lane: the oldest partition waits for nobody, so the wait ends.
+//! and then uses the lane: the oldest partition waits for nobody, so the wait ends. The row is in memory by then, for only
+//! the reader could have asked before: each worker may hold one such batch beyond its share.
 //!
 //! Advice: keep it so. A pool that workers take from while they hold something would need an order of who may wait.
 

@@ -1,15 +1,18 @@
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
+use async_trait::async_trait;
 use etlrs_core::{
-    CancelToken, DatasetSnapshot, Error, ErrorKind, Extractor, LoadMode, Loader, Partition, PerformanceConfig, Result,
-    RunContext, ScanRequest, Transformer, next_batch, unknown_name,
+    BatchStream, BoundTransformer, CancelToken, DatasetSnapshot, Error, ErrorKind, Extractor, Fingerprint, LoadMode,
+    Loader, Partition, PerformanceConfig, Result, RunContext, Scan, ScanRequest, SchemaRef, Transformer, next_batch,
+    unknown_name,
 };
 use tokio::runtime::Handle;
 
 use crate::partitions::panicked;
 use crate::report::{Plan, RunReport};
 use crate::run::Run;
+use crate::transform::Select;
 
 /// How far the target is checked before it is published.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -226,7 +229,7 @@ impl Pipeline {
     }
 }
 
-/// Reads a whole source into memory: for small tables.
+/// Reads a whole source into memory, unless `cancel` stops it: for small tables.
 ///
 /// # Errors
 /// Those of the source; `MemoryExceeded` if it is larger than the memory budget.
@@ -234,13 +237,55 @@ pub async fn collect(
     extractor: Arc<dyn Extractor>,
     request: ScanRequest,
     config: PerformanceConfig,
+    cancel: &CancelToken,
 ) -> Result<DatasetSnapshot> {
-    off_the_runtime(&CancelToken::new(), |cancel| async move {
+    off_the_runtime(cancel, |cancel| async move {
         let cx = RunContext::with_cancel(config, cancel);
-        let scan = extractor.scan(&cx, &request).await?;
+        let scan = projected(&*extractor, &cx, &request).await?;
         DatasetSnapshot::collect(&cx, &*scan).await
     })
     .await
+}
+
+/// A scan that gives the wanted columns, whether or not the source itself can.
+async fn projected(extractor: &dyn Extractor, cx: &RunContext, request: &ScanRequest) -> Result<Arc<dyn Scan>> {
+    let scan = extractor.scan(cx, request).await?;
+    match &request.columns {
+        Some(columns) if !scan.pushdown().columns => {
+            let select = Select::new(columns.clone()).bind(&scan.schema())?;
+            Ok(Arc::new(Transformed { scan, transformer: select }))
+        }
+        _ => Ok(scan),
+    }
+}
+
+/// A scan behind a transformer.
+struct Transformed {
+    scan: Arc<dyn Scan>,
+    transformer: Arc<dyn BoundTransformer>,
+}
+
+#[async_trait]
+impl Scan for Transformed {
+    fn schema(&self) -> SchemaRef {
+        self.transformer.schema()
+    }
+
+    fn partitions(&self) -> &[Partition] {
+        self.scan.partitions()
+    }
+
+    fn notes(&self) -> &[String] {
+        self.scan.notes()
+    }
+
+    async fn fingerprint(&self) -> Result<Fingerprint> {
+        self.scan.fingerprint().await
+    }
+
+    fn read(&self, cx: &RunContext, partition: &Partition) -> Result<BatchStream> {
+        Ok(self.transformer.apply(cx, self.scan.read(cx, partition)?))
+    }
 }
 
 /// Looks at a source, and reads its first `rows` rows.
@@ -255,7 +300,7 @@ pub async fn inspect(
 ) -> Result<Inspection> {
     off_the_runtime(&CancelToken::new(), move |cancel| async move {
         let cx = RunContext::with_cancel(config.with_batch_size(rows.clamp(1, 10_000)), cancel);
-        let scan = extractor.scan(&cx, &request).await?;
+        let scan = projected(&*extractor, &cx, &request).await?;
         let mut batches: Vec<RecordBatch> = Vec::new();
         let mut left = rows;
         'partitions: for partition in scan.partitions() {

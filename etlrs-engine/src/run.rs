@@ -7,8 +7,8 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use etlrs_core::{
     BatchStream, BoundTransformer, CancelToken, Checksum, Error, ErrorKind, Fingerprint, LoadPlan, LoadResult,
-    LoadSession, Partition, PartitionId, PartitionWriter, Receipt, Result, RunContext, Scan, Transformer, map_stream,
-    next_batch,
+    LoadSession, Partition, PartitionId, PartitionWriter, Receipt, Result, RunContext, Scan, Transformer, batch_bytes,
+    map_stream, next_batch,
 };
 
 use crate::memory::{Shares, fits, require_lane};
@@ -297,7 +297,7 @@ impl Sink<'_> {
     async fn write(&mut self, batch: RecordBatch) -> Result<()> {
         let PartitionLoad { cx, flight, shares, max_writers, .. } = *self.load;
         let id = self.partition.id;
-        let bytes = batch.get_array_memory_size();
+        let bytes = batch_bytes(&batch);
         if !fits(cx, bytes) {
             flight.wait_within(id, 1).await;
             require_lane(cx, shares, bytes)?;

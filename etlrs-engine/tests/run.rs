@@ -335,7 +335,7 @@ fn a_batch_larger_than_the_budget_is_refused_and_a_large_one_waits_for_its_turn(
     assert_eq!(report.load.records_loaded, 800_000);
     let error = load(vec![wide(10), wide(1 << 20)]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::MemoryExceeded);
-    assert!(error.to_string().contains("a budget of 65MB would do"), "{error}");
+    assert!(error.to_string().contains("a budget of 64MB would do"), "{error}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use etlrs_core::{Error, ErrorKind, Fingerprint, Result};
 
@@ -40,7 +40,8 @@ pub fn source_files(path: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Sizes and times of change of `files`: differs when one was written to, replaced or removed.
+/// Sizes, times of change and identities of `files`: differs when one was written to, replaced or removed, and also when
+/// its permissions or its links changed.
 ///
 /// # Errors
 /// `SourceChanged` if one is gone, other I/O errors.
@@ -48,9 +49,23 @@ pub fn fingerprint<P: AsRef<Path>>(files: &[P]) -> Result<Fingerprint> {
     let mut text = String::new();
     for file in files {
         let file = file.as_ref();
-        let found = fs::metadata(file).map_err(|error| Error::io("look again at", file, error))?;
-        let changed = found.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-        text.push_str(&format!("{} {}.{:09};", found.len(), changed.as_secs(), changed.subsec_nanos()));
+        let found = fs::metadata(file).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::new(ErrorKind::SourceChanged, "the file is no longer there").in_source(file.display())
+            }
+            _ => Error::io("look again at", file, error),
+        })?;
+        // The time of change of the inode cannot be set back, as that of the content can.
+        text.push_str(&format!(
+            "{} {}.{:09} {}.{:09} {}:{};",
+            found.len(),
+            found.mtime(),
+            found.mtime_nsec(),
+            found.ctime(),
+            found.ctime_nsec(),
+            found.dev(),
+            found.ino()
+        ));
     }
     Ok(Fingerprint::new(text))
 }

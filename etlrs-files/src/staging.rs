@@ -3,8 +3,9 @@
 //! then has the temporary name and is removed), with `NOREPLACE` in mode create. Whatever is found under a temporary
 //! name while the target's lock is held belongs to a run that died, and is removed.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use etlrs_core::{Error, ErrorKind, LoadMode, Result, RunId};
@@ -12,6 +13,9 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::TargetLock;
 use crate::lock::hidden_beside;
+
+/// The suffix of what a publishing without renameat2 has moved away.
+const OLD: &str = "old";
 
 /// A file or directory that is written beside its place and put there at once.
 ///
@@ -40,9 +44,7 @@ impl Staging {
     /// # Errors
     /// As [`file`](Staging::file).
     pub fn directory(target: &Path, mode: LoadMode, run: RunId) -> Result<Self> {
-        let staging = Self::begin(target, mode, run, true)?;
-        fs::create_dir(&staging.temporary).map_err(|error| Error::io("create", &staging.temporary, error))?;
-        Ok(staging)
+        Self::begin(target, mode, run, true)
     }
 
     /// Whether [`file`](Staging::file) or [`directory`](Staging::directory) would accept the target as it is now.
@@ -88,14 +90,27 @@ impl Staging {
             target.components().collect()
         };
         let lock = TargetLock::acquire(&target, "", run)?;
+        recover(&target)?;
         // Another run may have published between the check and the lock.
-        Self::check(&target, mode, directory)?;
+        let exists = Self::check(&target, mode, directory)?;
         remove_stale(&target)?;
         let temporary = hidden_beside(&target, &format!("{run}.tmp"))?;
+        // What is staged is as private as what it will replace.
+        let permissions = if exists { fs::metadata(&target).ok().map(|found| found.permissions()) } else { None };
+        let created = if directory {
+            fs::create_dir(&temporary)
+        } else if permissions.is_some() {
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map(drop)
+        } else {
+            Ok(())
+        };
+        created
+            .and_then(|()| permissions.map_or(Ok(()), |permissions| fs::set_permissions(&temporary, permissions)))
+            .map_err(|error| Error::io("write beside", &target, error))?;
         Ok(Self { target, temporary, mode, directory, published: false, _lock: lock })
     }
 
-    /// Where to write: a file yet to be created, or an empty directory.
+    /// Where to write: a file that is empty or yet to be created, or an empty directory.
     pub fn path(&self) -> &Path {
         &self.temporary
     }
@@ -108,15 +123,14 @@ impl Staging {
     /// Puts what was staged in its place: synced, then renamed, then the directory synced.
     ///
     /// # Errors
-    /// An I/O error, after which the target is as it was.
+    /// An I/O error, after which the target is as it was; unless it says that the data is in place and only its durability
+    /// is in doubt.
     pub fn publish(mut self) -> Result<()> {
         let failed = |error: io::Error| Error::io("write", &self.target, error);
         if self.directory {
             for entry in fs::read_dir(&self.temporary).map_err(failed)? {
                 sync(&entry.map_err(failed)?.path()).map_err(failed)?;
             }
-        } else if let Ok(old) = fs::metadata(&self.target) {
-            fs::set_permissions(&self.temporary, old.permissions()).map_err(failed)?;
         }
         sync(&self.temporary).map_err(failed)?;
 
@@ -140,16 +154,26 @@ impl Staging {
             Err(error) => return Err(failed(error.into())),
         }
         self.published = !flags.contains(RenameFlags::EXCHANGE);
-        sync(parent(&self.target)).map_err(|error| Error::io("write", &self.target, error))
+        sync(parent(&self.target))
+            .map_err(|error| Error::io("make durable (though it is in place)", &self.target, error))
     }
 
-    /// For a directory the target is missing for a moment; it is put back if the second step fails.
+    /// Without renameat2, a directory is missing for a moment. A run that dies in that moment leaves the old one under a
+    /// name from which the next run takes it back (`recover`).
     fn publish_plainly(&self, exists: bool) -> Result<()> {
         let failed = |error: io::Error| Error::io("write", &self.target, error);
+        if self.mode == LoadMode::Create {
+            if self.directory {
+                // Refuses a directory that is not empty, and a file.
+                return fs::rename(&self.temporary, &self.target).map_err(failed);
+            }
+            fs::hard_link(&self.temporary, &self.target).map_err(failed)?;
+            return fs::remove_file(&self.temporary).map_err(failed);
+        }
         if !(self.directory && exists) {
             return fs::rename(&self.temporary, &self.target).map_err(failed);
         }
-        let old = self.temporary.with_extension("old.tmp");
+        let old = hidden_beside(&self.target, OLD)?;
         fs::rename(&self.target, &old).map_err(failed)?;
         if let Err(error) = fs::rename(&self.temporary, &self.target) {
             fs::rename(&old, &self.target).map_err(failed)?;
@@ -186,6 +210,17 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Puts back what `publish_plainly` of a run that died had moved away, or removes it if the new data is in place. The
+/// lock of the target is held.
+fn recover(target: &Path) -> Result<()> {
+    let old = hidden_beside(target, OLD)?;
+    if !old.exists() {
+        return Ok(());
+    }
+    let done = if target.exists() { remove(&old) } else { fs::rename(&old, target) };
+    done.map_err(|error| Error::io("recover", target, error))
+}
+
 fn remove_stale(target: &Path) -> Result<()> {
     let prefix = hidden_beside(target, "")?;
     let prefix = prefix.file_name().unwrap_or_default().as_encoded_bytes();
@@ -194,7 +229,9 @@ fn remove_stale(target: &Path) -> Result<()> {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name();
         let name = name.as_encoded_bytes();
-        if name.starts_with(prefix) && name.ends_with(b".tmp") {
+        let run = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(b".tmp"));
+        // Of this target, and not of another whose name goes on after a part that looks like this one's.
+        if run.is_some_and(|run| run.len() == RunId::LENGTH && run.iter().all(u8::is_ascii_alphanumeric)) {
             remove(&entry.path()).map_err(|error| Error::io("remove old staging", entry.path(), error))?;
         }
     }
@@ -253,12 +290,32 @@ mod tests {
     fn what_dead_runs_left_is_removed_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("out");
-        for name in [".out.etlrs-dead.tmp", ".out2.etlrs-dead.tmp", ".out.tmp"] {
+        let run = RunId::generate();
+        let others = [format!(".out.etlrs-x.etlrs-{run}.tmp"), ".out.tmp".into(), format!(".out2.etlrs-{run}.tmp")];
+        for name in [&format!(".out.etlrs-{run}.tmp")].into_iter().chain(&others) {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        fs::create_dir(folder.path().join(".out.etlrs-dead-too.tmp")).unwrap();
+        fs::create_dir(folder.path().join(format!(".out.etlrs-{}.tmp", RunId::generate()))).unwrap();
         drop(stage(&target, LoadMode::Create, false, "").unwrap());
-        assert_eq!(names(folder.path()), [".out.tmp", ".out2.etlrs-dead.tmp"]);
+        assert_eq!(names(folder.path()), others);
+    }
+
+    #[test]
+    fn without_renameat2_nothing_is_lost_either() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("out");
+        let read = || fs::read_to_string(target.join("part")).unwrap();
+        let staging = stage(&target, LoadMode::Create, true, "old").unwrap();
+        staging.publish_plainly(false).unwrap();
+        drop(staging);
+        let staging = stage(&target, LoadMode::Replace, true, "new").unwrap();
+        staging.publish_plainly(true).unwrap();
+        drop(staging);
+        assert_eq!((read().as_str(), names(folder.path())), ("new", vec!["out".to_owned()]));
+        // A run that died between its two renames.
+        fs::rename(&target, hidden_beside(&target, OLD).unwrap()).unwrap();
+        drop(stage(&target, LoadMode::Append, true, "x").unwrap());
+        assert_eq!((read().as_str(), names(folder.path())), ("new", vec!["out".to_owned()]));
     }
 
     #[test]

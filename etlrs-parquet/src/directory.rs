@@ -104,33 +104,40 @@ impl SharedDirectory {
 
 /// The data files of `directory`, in order, for a load that keeps or replaces them.
 ///
-/// Refuses a directory that holds anything else, for a load exchanges the whole directory.
+/// A load exchanges the whole directory, so one that holds anything but these files, the manifest, and the marks that
+/// other writers of Parquet leave is refused: it would be lost.
 pub(crate) fn data_files(directory: &Path) -> Result<Vec<PathBuf>> {
     let failed = |error| Error::io("read", directory, error);
-    let mut any = false;
-    for entry in fs::read_dir(directory).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
+    let entries = fs::read_dir(directory).map_err(failed)?.map(|entry| Ok(entry.map_err(failed)?.path()));
+    let entries = entries.collect::<Result<Vec<_>>>()?;
+    let is_mark = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        let known = [Manifest::NAME, "_SUCCESS", "_metadata", "_common_metadata"].map(str::as_bytes);
+        path.is_file() && (known.contains(&name) || (name.starts_with(b".") && name.ends_with(b".crc")))
+    };
+    let is_data = |path: &PathBuf| {
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        let data = EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)) && path.is_file();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        let marker = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"_"));
-        if !data && (path.is_dir() || !(hidden || marker)) {
-            return Err(Error::new(
-                ErrorKind::InvalidConfig,
-                format!(
-                    "the directory holds {:?}, which is no Parquet file and would be lost",
-                    path.file_name().unwrap_or_default()
-                ),
-            )
-            .hint("move it away, or use another directory")
-            .in_source(directory.display()));
-        }
-        any |= data && !hidden && !marker;
-    }
-    if any || Manifest::read(directory)?.is_some() {
-        etlrs_files::source_files(directory, EXTENSIONS)
+        let hidden = path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b".") || name.as_encoded_bytes().starts_with(b"_"));
+        !hidden && EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension))
+    };
+    let files = if entries.iter().any(is_data) || Manifest::read(directory)?.is_some() {
+        etlrs_files::source_files(directory, EXTENSIONS)?
     } else {
-        Ok(Vec::new())
+        Vec::new()
+    };
+    match entries.iter().find(|path| !files.contains(path) && !is_mark(path)) {
+        None => Ok(files),
+        Some(path) => Err(Error::new(
+            ErrorKind::InvalidConfig,
+            format!(
+                "the directory holds {:?}, which is not part of its data and would be lost",
+                path.file_name().unwrap_or_default()
+            ),
+        )
+        .hint("move it away, or use another directory")
+        .in_source(directory.display())),
     }
 }
 

@@ -306,7 +306,7 @@ fn text_is_appended_to_text_however_it_is_laid_out() {
 #[test]
 fn a_directory_with_other_things_in_it_is_left_alone() {
     for mode in [LoadMode::Append, LoadMode::Replace] {
-        for other in ["notes.txt", "year=2024"] {
+        for other in ["notes.txt", "year=2024", "extra.parquet", "_backup.parquet", ".notes", "_README.md"] {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("out.parquet");
             load_numbers(&path, true, LoadMode::Create, 0..3).unwrap();

@@ -76,7 +76,16 @@ fn pairs(options: &OptionMap) -> impl Iterator<Item = (&str, &str)> {
 
 fn path(uri: &Uri) -> Result<PathBuf> {
     let body = uri.body();
-    let path = body.strip_prefix("//").unwrap_or(body);
+    // After // other schemes have a host, so a relative path there would be a guess.
+    let path = match body.strip_prefix("//") {
+        Some(path) if !path.starts_with('/') => {
+            return Err(Error::new(ErrorKind::InvalidConfig, "the URI has a host where SQLite has none")
+                .hint(format!("write sqlite:{path}#TABLE, or sqlite:///PATH for a path from the root"))
+                .in_source(uri));
+        }
+        Some(path) => path,
+        None => body,
+    };
     if path.is_empty() {
         return Err(Error::new(ErrorKind::InvalidConfig, "the URI names no database file")
             .hint("write sqlite:path.db#table")

@@ -17,10 +17,11 @@ pub(crate) fn sqlite_error(path: &Path, cause: rusqlite::Error) -> Error {
             return error.transient();
         }
         Some(ErrorCode::DiskFull) => (ErrorKind::Io, "there is no space left for the database".into(), None),
-        Some(ErrorCode::ReadOnly) if extended_code(&cause) == Some(ffi::SQLITE_READONLY_ROLLBACK) => (
+        Some(ErrorCode::ReadOnly) if needs_rollback(&cause) => (
             ErrorKind::PermissionDenied,
-            "a program died while it wrote to the database, whose journal has to be rolled back first".into(),
-            Some("open it once with the sqlite3 program"),
+            "a program died while it wrote to the database, and its journal cannot be rolled back without write access"
+                .into(),
+            None,
         ),
         Some(ErrorCode::ReadOnly) => (ErrorKind::PermissionDenied, "the database cannot be written to".into(), None),
         Some(ErrorCode::PermissionDenied | ErrorCode::AuthorizationForStatementDenied) => {
@@ -51,8 +52,9 @@ pub(crate) fn sqlite_error(path: &Path, cause: rusqlite::Error) -> Error {
     error
 }
 
-fn extended_code(error: &rusqlite::Error) -> Option<i32> {
-    Some(error.sqlite_error()?.extended_code)
+/// Whether a read-only connection found the journal of a program that died.
+pub(crate) fn needs_rollback(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_READONLY_ROLLBACK)
 }
 
 /// SQLite's own words, without the statement that rusqlite adds to them.

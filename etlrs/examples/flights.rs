@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use etlrs::{
-    CsvExtractor, CsvOptions, Derive, DropColumns, Expr, Filter, LoadMode, ParquetLoader, PerformanceConfig,
-    PipelineBuilder, Result, ScanRequest, SharedDataTransformer, Verify, collect,
+    CancelToken, CsvExtractor, CsvOptions, Derive, DropColumns, Expr, Filter, LoadMode, ParquetLoader,
+    PerformanceConfig, PipelineBuilder, Result, ScanRequest, SharedDataTransformer, Verify, collect,
 };
 
 #[tokio::main]
@@ -17,7 +17,8 @@ async fn main() -> Result<()> {
     let target = folder.join("out/flights-by-rust.parquet");
 
     let airlines = CsvExtractor::new(folder.join("airlines.csv"));
-    let airlines = collect(Arc::new(airlines), ScanRequest::all(), PerformanceConfig::default()).await?;
+    let all = ScanRequest::all();
+    let airlines = collect(Arc::new(airlines), all, PerformanceConfig::default(), &CancelToken::new()).await?;
 
     let report = PipelineBuilder::new()
         .extract(

@@ -2,8 +2,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use etlrs_core::{
-    Error, ErrorKind, LoadMode, OptionMap, OptionSet, PerformanceConfig, Registry, Result, ScanRequest, Transformer,
-    Uri, named, parse_type, unknown_name,
+    CancelToken, Error, ErrorKind, LoadMode, OptionMap, OptionSet, PerformanceConfig, Registry, Result, ScanRequest,
+    Transformer, Uri, named, parse_type, unknown_name,
 };
 use etlrs_engine::{
     Cast, Derive, DropColumns, Expr, Filter, LookupJoin, PipelineBuilder, Rename, Select, SharedDataTransformer,
@@ -177,17 +177,20 @@ impl PipelineFile {
         Ok(Self { source: uri, source_options, request, targets, config, transforms, name: None })
     }
 
-    /// A pipeline for each target, with everything of the file set. Tables of lookups are read here.
+    /// A pipeline for each target, with everything of the file set; `cancel` stops them. Tables of lookups are read here.
     ///
     /// # Errors
     /// Those of the connectors for URIs and options, and of reading a lookup's table.
-    pub async fn pipelines(&self, registry: &Registry) -> Result<Vec<(Target, PipelineBuilder)>> {
+    pub async fn pipelines(&self, registry: &Registry, cancel: &CancelToken) -> Result<Vec<(Target, PipelineBuilder)>> {
         let mut transformers: Vec<Arc<dyn Transformer>> = Vec::new();
         for (index, transform) in self.transforms.iter().enumerate() {
             let name = format!("transform {} ({})", index + 1, transform.name());
             let name = self.name.as_ref().map_or(name.clone(), |file| format!("{file}, {name}"));
             let first = transformers.len();
-            transform.build(registry, &self.config, &mut transformers).await.map_err(|error| error.within(&name))?;
+            transform
+                .build(registry, &self.config, cancel, &mut transformers)
+                .await
+                .map_err(|error| error.within(&name))?;
             for transformer in &mut transformers[first..] {
                 *transformer = Arc::new(named(name.clone(), transformer.clone()));
             }
@@ -200,7 +203,8 @@ impl PipelineFile {
                 .keys(target.keys.clone())
                 .verify(target.verify)
                 .request(self.request.clone())
-                .config(self.config.clone());
+                .config(self.config.clone())
+                .cancel(cancel.clone());
             for transformer in &transformers {
                 builder = builder.transform_with(transformer.clone());
             }
@@ -283,6 +287,7 @@ impl Transform {
         &self,
         registry: &Registry,
         config: &PerformanceConfig,
+        cancel: &CancelToken,
         into: &mut Vec<Arc<dyn Transformer>>,
     ) -> Result<()> {
         match self {
@@ -308,7 +313,7 @@ impl Transform {
                         columns.push(name.clone());
                     }
                 }
-                let table = collect(extractor, ScanRequest::all().columns(columns), config.clone()).await?;
+                let table = collect(extractor, ScanRequest::all().columns(columns), config.clone(), cancel).await?;
                 let join = SharedDataTransformer::new(Arc::new(table))
                     .on(lookup.on.clone())
                     .take(lookup.take.clone())

@@ -60,7 +60,18 @@ pub(super) fn cast_exact(array: &dyn Array, to: &DataType) -> Result<ArrayRef, A
         }
         (DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View, to) if to.is_temporal() => {
             let text = strict(array, &DataType::LargeUtf8)?;
-            text.as_string::<i64>().iter().flatten().all(|text| fits_unit(text, to))
+            let fits = |text: &str| fits_unit(text, to) && has_offset(text) == has_zone(to);
+            text.as_string::<i64>().iter().flatten().all(fits)
+        }
+        (DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View, to) if to.is_floating() => {
+            let (text, floats) = (strict(array, &DataType::LargeUtf8)?, strict(&result, &DataType::Float64)?);
+            let floats = floats.as_primitive::<Float64Type>();
+            // Rounded to the nearest, but a number does not become infinite.
+            let fits = |(text, float): (Option<&str>, Option<f64>)| {
+                float.is_none_or(|float| !float.is_infinite())
+                    || text.is_some_and(|text| !text.contains(|c: char| c.is_ascii_digit()))
+            };
+            text.as_string::<i64>().iter().zip(floats).all(fits)
         }
         (from, to) if from.is_floating() && to.is_floating() => stays_finite(&source, &result)?,
         (from, to) if from.is_decimal() && to.is_floating() => true,
@@ -173,6 +184,16 @@ fn fits_unit(text: &str, to: &DataType) -> bool {
     fraction[..digits].trim_end_matches('0').len() <= most
 }
 
+/// Whether a time in `text` says how far it is from UTC.
+fn has_offset(text: &str) -> bool {
+    let clock = text.trim().get(10..).unwrap_or_default();
+    clock.contains(['+', '-']) || clock.ends_with(|c: char| c.is_ascii_alphabetic())
+}
+
+fn has_zone(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Timestamp(_, Some(_)))
+}
+
 fn count(length: usize) -> i64 {
     i64::try_from(length).unwrap_or(i64::MAX)
 }
@@ -246,6 +267,10 @@ mod tests {
             (text(&[""]), DataType::Int64),
             (text(&["2013-02-30"]), DataType::Date32),
             (text(&["2013-01-01 00:00:00.1234567"]), naive.clone()),
+            (text(&["2013-01-01T00:00:00+05:00"]), naive.clone()),
+            (text(&["2013-01-01T00:00:00"]), DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))),
+            (text(&["2013-02-28T23:00:00-05:00"]), DataType::Date32),
+            (text(&["1e400"]), DataType::Float64),
             (Arc::new(TimestampNanosecondArray::from(vec![1])), naive.clone()),
             (Arc::new(Date32Array::from(vec![i32::MAX])), naive),
             (Arc::new(Date32Array::from(vec![i32::MAX])), DataType::Timestamp(TimeUnit::Nanosecond, None)),

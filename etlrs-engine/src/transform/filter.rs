@@ -34,7 +34,7 @@ impl Transformer for Filter {
         if *expr.data_type() != DataType::Boolean {
             let found = type_name(expr.data_type());
             let message = format!("a filter takes boolean, but {} is {found}", self.expr);
-            return Err(Error::new(ErrorKind::SchemaMismatch, message).hint("compare it with something"));
+            return Err(Error::new(ErrorKind::InvalidConfig, message).hint("compare it with something"));
         }
         let schema = input.clone();
         Ok(each_batch(input.clone(), move |batch| {

@@ -341,7 +341,7 @@ impl Binder<'_> {
     }
 
     fn cast(&self, value: Node, to: &DataType, span: Range<usize>) -> Result<Node> {
-        check_cast(&value.data_type, to)?;
+        check_cast(&value.data_type, to).map_err(|error| self.refuse(error.to_string(), &span))?;
         if value.data_type == *to {
             return Ok(value);
         }
@@ -459,7 +459,7 @@ impl Binder<'_> {
 
     fn refuse(&self, message: String, span: &Range<usize>) -> Error {
         let snippet = super::snippet(self.source, span);
-        Error::new(ErrorKind::SchemaMismatch, format!("in {snippet}: {message}"))
+        Error::new(ErrorKind::InvalidConfig, format!("in {snippet}: {message}"))
     }
 }
 

@@ -95,7 +95,7 @@ impl Expr {
     /// Fixes the expression to a schema.
     ///
     /// # Errors
-    /// `InvalidConfig` for a column or function that there is not, `SchemaMismatch` for types that do not go together.
+    /// `InvalidConfig` for a column or function that there is not, and for types that do not go together.
     pub fn bind(&self, schema: &SchemaRef) -> Result<BoundExpr> {
         let mut binder = Binder { source: &self.source, schema, used: Vec::new() };
         let node = Arc::new(binder.root(&self.ast)?);

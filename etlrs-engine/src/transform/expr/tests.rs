@@ -201,10 +201,10 @@ fn types_are_checked_when_bound() {
         ("lower(i)", "in lower(i): function lower does not take int32; it is lower(text)"),
         ("round(f, i)", "in round(f, i): function round does not take float64, int32; it is round(number) or"),
         ("abs()", "in abs(): function abs does not take nothing; it is abs(number)"),
-        ("cast(d as int)", "date cannot be cast to int32"),
+        ("cast(d as int)", "in cast(d as int): date cannot be cast to int32"),
     ] {
         let error = eval(source).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::SchemaMismatch, "{source}");
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{source}");
         let shown = error.to_string();
         assert!(shown.starts_with(expected), "{source}: {shown}");
     }

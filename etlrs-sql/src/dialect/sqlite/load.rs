@@ -383,12 +383,14 @@ impl SqliteSession {
                 .and_then(|()| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false))
                 .and_then(|_| set_cache(&connection, cx.writer_memory() / 2))
                 .map_err(failed)?;
-            in_transaction(&connection, failed, || {
+            let begun = in_transaction(&connection, failed, || {
                 shared.remove_stale(&connection)?;
                 connection.execute_batch(&create).map_err(failed)
-            })?;
+            });
+            // Before a failed session is dropped, which takes this lock to clean up.
+            drop(file_lock);
+            begun?;
         }
-        drop(file_lock);
         Ok(session)
     }
 
@@ -439,6 +441,12 @@ impl SqliteSession {
                 .in_source(&shared.source));
         }
         in_transaction(&connection, failed, || {
+            let count = format!("SELECT count(*) FROM {}", quote(&shared.staging)?);
+            let counted: i64 = connection.query_row(&count, [], |row| row.get(0)).map_err(failed)?;
+            if u64::try_from(counted) != Ok(rows) {
+                let message = format!("{counted} rows are staged where {rows} were written");
+                return Err(Error::new(ErrorKind::VerifyFailed, message).in_source(&shared.source));
+            }
             let old = Table::find(&connection, &shared.target).map_err(failed)?;
             let rename = format!("ALTER TABLE {} RENAME TO {}", quote(&shared.staging)?, quote(&shared.target)?);
             match old {
@@ -452,7 +460,7 @@ impl SqliteSession {
                     // It may have changed since the load was planned.
                     check_target(&old, &self.plan).map_err(|error| error.in_source(&shared.source))?;
                     if self.plan.mode == LoadMode::Append {
-                        shared.append(&connection, &old)?;
+                        shared.append(&connection, &old, rows)?;
                     } else {
                         shared.replace(&connection, &old, &rename)?;
                     }
@@ -553,7 +561,7 @@ impl Shared {
         Ok(())
     }
 
-    fn append(&self, connection: &Connection, target: &Table) -> Result<()> {
+    fn append(&self, connection: &Connection, target: &Table, rows: u64) -> Result<()> {
         let mut columns = Vec::with_capacity(self.schema.fields().len());
         for field in self.schema.fields() {
             columns.push(quote(field.name())?);
@@ -562,9 +570,18 @@ impl Shared {
         // Without a name for it the rowid still is the order in which SQLite reads a table without an index.
         let order = self.rowid.map_or_else(String::new, |rowid| format!(" ORDER BY {rowid}"));
         let (target, staging) = (quote(&target.name)?, quote(&self.staging)?);
-        let sql =
-            format!("INSERT INTO {target} ({columns}) SELECT {columns} FROM {staging}{order}; DROP TABLE {staging}");
-        connection.execute_batch(&sql).map_err(|error| self.failed(error))
+        // OR ABORT wins over conflict clauses of the table, which may leave out rows or replace old ones. A trigger may
+        // still leave out rows, so they are counted.
+        let sql = format!("INSERT OR ABORT INTO {target} ({columns}) SELECT {columns} FROM {staging}{order}");
+        let inserted = connection.execute(&sql, []).map_err(|error| self.failed(error))?;
+        if u64::try_from(inserted) != Ok(rows) {
+            return Err(Error::new(
+                ErrorKind::VerifyFailed,
+                format!("the table took {inserted} of {rows} rows; a trigger may have refused the others"),
+            )
+            .in_source(&self.source));
+        }
+        connection.execute_batch(&format!("DROP TABLE {staging}")).map_err(|error| self.failed(error))
     }
 
     fn replace(&self, connection: &Connection, old: &Table, rename: &str) -> Result<()> {

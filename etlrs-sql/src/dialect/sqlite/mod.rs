@@ -20,7 +20,7 @@ use rusqlite::{Connection, OpenFlags};
 pub use extract::SqliteExtractor;
 pub use load::SqliteLoader;
 
-use crate::error::sqlite_error;
+use crate::error::{needs_rollback, sqlite_error};
 use crate::options::Seconds;
 
 /// `name` as an identifier of SQL.
@@ -31,14 +31,26 @@ fn quote(name: &str) -> Result<String> {
     Ok(format!("\"{}\"", name.replace('"', "\"\"")))
 }
 
-/// Opens a database that exists, to read. Nothing is read yet.
+/// Opens a database that exists, to read.
+///
+/// The journal of a program that died while it wrote is rolled back, as any program that may write does.
 fn open_to_read(path: &Path, busy_timeout: Seconds) -> Result<Connection> {
     // SQLite says of a missing file only that it cannot be opened.
     let found = std::fs::metadata(path).map_err(|error| Error::io("open", path, error))?;
     if !found.is_file() {
         return Err(Error::new(ErrorKind::InvalidConfig, "this is no database file").in_source(path.display()));
     }
-    open(path, OpenFlags::SQLITE_OPEN_READ_ONLY, busy_timeout)
+    let failed = |error| sqlite_error(path, error);
+    let look = |connection: &Connection| connection.query_row("PRAGMA schema_version", [], |_| Ok(()));
+    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_ONLY, busy_timeout)?;
+    match look(&connection) {
+        Err(error) if needs_rollback(&error) => {
+            drop(connection);
+            look(&open(path, OpenFlags::SQLITE_OPEN_READ_WRITE, busy_timeout)?).map_err(failed)?;
+            open(path, OpenFlags::SQLITE_OPEN_READ_ONLY, busy_timeout)
+        }
+        looked => looked.map(|()| connection).map_err(failed),
+    }
 }
 
 fn open(path: &Path, flags: OpenFlags, busy_timeout: Seconds) -> Result<Connection> {
