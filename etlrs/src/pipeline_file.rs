@@ -10,6 +10,7 @@ use etlrs_engine::{
     Verify, collect,
 };
 use toml::{Table, Value};
+use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::section::{Section, kind};
 
@@ -342,11 +343,42 @@ fn toml_table(text: &str) -> Result<Table> {
 }
 
 fn yaml_table(text: &str) -> Result<Table> {
-    serde_saphyr::from_str(text).map_err(|error| {
-        let message = error.to_string();
-        let first = message.lines().next().unwrap_or_default();
-        let first = first.strip_prefix("error: ").unwrap_or(first);
-        Error::new(ErrorKind::InvalidConfig, format!("this is no YAML: {first}"))
+    let documents = YamlLoader::load_from_str(text).map_err(|error| {
+        Error::new(ErrorKind::InvalidConfig, format!("this is no YAML: {}", error.info()))
+            .at_line(error.marker().line() as u64)
+    })?;
+    let mut documents = documents.into_iter();
+    let root = documents.next().map_or(Ok(Value::Table(Table::new())), yaml_value)?;
+    match (root, documents.next()) {
+        (Value::Table(table), None) => Ok(table),
+        (Value::Table(_), Some(_)) => {
+            Err(Error::new(ErrorKind::InvalidConfig, "the file holds several YAML documents"))
+        }
+        (other, _) => Err(shape("the file", "a table", &other)),
+    }
+}
+
+/// What TOML would make of the same. A null, which TOML lacks, is the text of its spelling: no key takes one.
+fn yaml_value(yaml: Yaml) -> Result<Value> {
+    Ok(match yaml {
+        Yaml::Real(text) => text.parse().map(Value::Float).unwrap_or(Value::String(text)),
+        Yaml::Integer(number) => Value::Integer(number),
+        Yaml::String(text) => Value::String(text),
+        Yaml::Boolean(value) => Value::Boolean(value),
+        Yaml::Null => Value::String("null".into()),
+        Yaml::Array(items) => Value::Array(items.into_iter().map(yaml_value).collect::<Result<_>>()?),
+        Yaml::Hash(pairs) => {
+            let pairs = pairs.into_iter().map(|(key, value)| match yaml_value(key)? {
+                Value::Array(_) | Value::Table(_) => {
+                    Err(Error::new(ErrorKind::InvalidConfig, "a key of the file is a list or a table"))
+                }
+                key => Ok((crate::section::plain(key), yaml_value(value)?)),
+            });
+            Value::Table(pairs.collect::<Result<_>>()?)
+        }
+        Yaml::Alias(_) | Yaml::BadValue => {
+            return Err(Error::new(ErrorKind::InvalidConfig, "the file has a value that YAML cannot place"));
+        }
     })
 }
 
@@ -459,7 +491,16 @@ mod tests {
         assert_eq!(file.source_options["sample"], "5");
         assert_eq!(file.targets[0].uri, Uri::new("sqlite:dir/b.db#t"));
         assert_eq!(file.targets[0].mode, LoadMode::Append);
-        assert!(yaml_table("a: [").unwrap_err().to_string().contains("no YAML"));
+        for (text, needle) in [
+            ("a: 1\nb: ]\n", "line 2: this is no YAML"),
+            ("- 1", "the file must be a table"),
+            ("[1, 2]: 3", "a key of the file"),
+            ("a: 1\n---\nb: 2", "several YAML documents"),
+        ] {
+            let error = yaml_table(text).unwrap_err();
+            assert!(error.to_string().contains(needle), "{text:?}: {error}");
+        }
+        assert_eq!(yaml_table("1: {null: ~}").unwrap()["1"]["null"], Value::String("null".into()));
     }
 
     #[test]

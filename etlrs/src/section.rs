@@ -116,7 +116,7 @@ impl Section {
 }
 
 /// As it would be written on the command line.
-fn plain(value: Value) -> String {
+pub(crate) fn plain(value: Value) -> String {
     match value {
         Value::String(text) => text,
         Value::Integer(number) => number.to_string(),

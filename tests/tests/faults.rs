@@ -580,7 +580,14 @@ fn fill(target: Target) {
         let run = || Ran::of(&disk.command(PROGRAM).args(bed.arguments("replace", 2)).output().unwrap());
         let ran = run();
         assert_eq!(ran.code, 1, "{what}: {ran:?}");
-        assert_clean(target, &disk.seen(), &[1], &format!("{what}: {ran:?}"));
+        // Dropping a table takes room in the journal too, of which there may be none. What is left then is hidden, and the
+        // next run has to remove it.
+        if matches!(target, Target::Database) {
+            assert_eq!(target.versions(&disk.seen()), Ok(vec![1]), "{what}: {ran:?}");
+            assert_eq!(names(&disk.seen()), [target.name()], "{what}: {ran:?}: files are left behind");
+        } else {
+            assert_clean(target, &disk.seen(), &[1], &format!("{what}: {ran:?}"));
+        }
         let sentence = ran.stderr.strip_prefix("error: ").and_then(|rest| rest.strip_suffix('\n')).unwrap_or_default();
         assert!(!sentence.is_empty() && !sentence.contains('\n'), "{what}: {ran:?}");
         let space = sentence.contains("no space left");
