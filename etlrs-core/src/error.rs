@@ -113,6 +113,7 @@ impl Error {
         };
         let reason = match cause.kind() {
             Io::NotFound => "no such file or directory".into(),
+            Io::NotADirectory => "a part of the path is a file, not a directory".into(),
             Io::PermissionDenied => "permission denied".into(),
             Io::StorageFull => "no space left on the device".into(),
             _ => cause.to_string(),

@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
+use arrow_schema::{DataType, Schema, SchemaRef};
 use etlrs_core::{
     BatchStream, BoundTransformer, CancelToken, Checksum, Error, ErrorKind, Fingerprint, LoadPlan, LoadResult,
     LoadSession, Partition, PartitionId, PartitionWriter, Receipt, Result, RunContext, Scan, Transformer, batch_bytes,
-    map_stream, next_batch,
+    map_stream, next_batch, type_name,
 };
 
 use crate::memory::{Shares, fits, require_lane};
@@ -186,6 +186,7 @@ impl<'a> Run<'a> {
             Error::new(ErrorKind::Unsupported, "this target cannot be read back before it is published")
                 .hint("verify by receipts instead")
         })?;
+        same_meaning(&self.schema, &scan.schema())?;
         let partitions: Vec<_> = scan.partitions().iter().map(|partition| partition.id).collect();
         let checksums = for_each(cx, &Flight::new(), workers, &partitions, async |id| {
             let mut stream = scan.read(cx, &scan.partitions()[id.index()])?;
@@ -208,6 +209,44 @@ impl<'a> Run<'a> {
             .hint("nothing was published; please report this"));
         }
         Ok(target)
+    }
+}
+
+/// Refuses staged columns whose values would mean something else although they have the same checksum: decimals are
+/// hashed by their digits, and instants whether or not they have a zone.
+fn same_meaning(written: &Schema, staged: &Schema) -> Result<()> {
+    let wrong =
+        |message| Error::new(ErrorKind::VerifyFailed, message).hint("nothing was published; please report this");
+    if written.fields().len() != staged.fields().len() {
+        return Err(wrong(format!(
+            "{} columns are staged instead of {}",
+            staged.fields().len(),
+            written.fields().len()
+        )));
+    }
+    for (written, staged) in written.fields().iter().zip(staged.fields()) {
+        let meaning = |data_type: &DataType| match data_type {
+            DataType::Dictionary(_, values) => meaning_of(values),
+            other => meaning_of(other),
+        };
+        if meaning(written.data_type()) != meaning(staged.data_type()) {
+            let (from, to) = (type_name(written.data_type()), type_name(staged.data_type()));
+            return Err(wrong(format!("{from} is staged as {to}")).at_column(written.name()));
+        }
+    }
+    Ok(())
+}
+
+/// What the hash of a value does not tell: whether it has a zone, its scale, and if it is a date.
+fn meaning_of(data_type: &DataType) -> (bool, i8, bool) {
+    match data_type {
+        DataType::Timestamp(_, zone) => (zone.is_some(), 0, false),
+        DataType::Decimal32(_, scale)
+        | DataType::Decimal64(_, scale)
+        | DataType::Decimal128(_, scale)
+        | DataType::Decimal256(_, scale) => (false, *scale, false),
+        DataType::Date32 => (false, 0, true),
+        _ => (false, 0, false),
     }
 }
 
@@ -350,4 +389,32 @@ fn back_off(attempt: u32) -> Duration {
     let full = 100u64.saturating_mul(1 << (attempt - 1).min(10)).min(10_000);
     let random = std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), attempt);
     Duration::from_millis(full - random % (full / 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_schema::{Field, TimeUnit};
+
+    use super::*;
+
+    #[test]
+    fn columns_that_mean_something_else_are_told_apart() {
+        let schema = |data_type: DataType| Schema::new(vec![Field::new("x", data_type, true)]);
+        let instant = |unit, zone: Option<&str>| DataType::Timestamp(unit, zone.map(Into::into));
+        let (micro, milli) = (TimeUnit::Microsecond, TimeUnit::Millisecond);
+        let text = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
+        for (written, staged, same) in [
+            (DataType::Int16, DataType::Int64, true),
+            (text, DataType::Utf8View, true),
+            (instant(milli, None), instant(micro, None), true),
+            (instant(micro, Some("UTC")), instant(micro, None), false),
+            (DataType::Decimal128(10, 2), DataType::Decimal256(40, 2), true),
+            (DataType::Decimal128(10, 2), DataType::Decimal128(10, 0), false),
+            (DataType::Decimal128(10, 2), DataType::Int64, false),
+            (DataType::Date32, DataType::Int32, false),
+        ] {
+            let result = same_meaning(&schema(written.clone()), &schema(staged.clone()));
+            assert_eq!(result.is_ok(), same, "{written} as {staged}");
+        }
+    }
 }
