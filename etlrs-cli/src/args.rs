@@ -78,11 +78,11 @@ pub(crate) struct Copy {
 /// What `copy` and `plan SOURCE TARGET` share.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct CopyOptions {
-    /// What happens to a target that exists: create (it must not), append, replace, merge
+    /// What happens to a target that exists: create (it must not), append, replace
     #[arg(long, value_name = "MODE", default_value = "create", value_parser = parse_mode)]
     pub(crate) mode: LoadMode,
-    /// Key columns of the mode merge
-    #[arg(long, value_name = "COL,…", value_delimiter = ',')]
+    /// Key columns of the mode merge, which no target has yet
+    #[arg(long, hide = true, value_name = "COL,…", value_delimiter = ',')]
     pub(crate) key: Vec<String>,
     /// Only these columns, in this order
     #[arg(long, value_name = "COL,…", value_delimiter = ',')]

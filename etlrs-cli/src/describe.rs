@@ -11,7 +11,7 @@ use crate::report::number;
 
 pub(crate) async fn inspect(args: Inspect) -> Result<()> {
     let uri = Uri::from(args.source.as_str());
-    let options = args.source_option.into_iter().collect();
+    let options = crate::run::option_map(&args.source_option)?;
     let registry = registry();
     let connector = registry.find(&uri)?;
     let extractor = connector.extractor(&uri, &options)?;

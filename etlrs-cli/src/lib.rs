@@ -112,10 +112,16 @@ fn stop_signal() -> Result<CancelToken> {
     Ok(token)
 }
 
-/// To standard output; a reader that went away is no error.
+/// To standard output; a reader that went away is no error, a full disk is.
 fn print(text: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            let _ = writeln!(std::io::stderr(), "error: the work is done, but its result cannot be written: {error}");
+            std::process::exit(FAILED.into());
+        }
+        _ => {}
+    }
 }
 
 fn print_json(value: &serde_json::Value) {

@@ -4,7 +4,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use etlrs::{RunContext, Started};
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 
 /// Shows on standard error how far a run is: a bar on a terminal, else a line now and then.
 pub(crate) struct Progress {
@@ -26,7 +26,7 @@ impl Progress {
         let terminal = std::io::stderr().is_terminal();
         let thread = std::thread::spawn(move || {
             let mut view: Box<dyn View> =
-                if terminal { Box::new(Bar::new(label, total)) } else { Box::new(Lines::new(label, total)) };
+                if terminal { Box::new(Bar::new(total)) } else { Box::new(Lines::new(label, total)) };
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(view.interval()) {
                 view.show(&cx);
             }
@@ -80,13 +80,13 @@ struct Bar {
 }
 
 impl Bar {
-    fn new(label: String, total: Total) -> Self {
+    fn new(total: Total) -> Self {
         let bar = ProgressBar::new(total.all());
-        let template = "{prefix} {wide_bar:.cyan/dim} {percent:>3}% {msg}, {eta} left";
+        // Without the names of source and target, so that it fits into 80 columns.
+        let template = "{wide_bar:.cyan/dim} {percent:>3}% {msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("━╸─"));
         }
-        bar.set_prefix(label);
         Self { bar, total, started: Instant::now() }
     }
 }
@@ -98,7 +98,12 @@ impl View for Bar {
 
     fn show(&mut self, cx: &RunContext) {
         self.bar.set_position(self.total.done(cx));
-        self.bar.set_message(rows_and_bytes(cx, self.started));
+        let left = if self.total.done(cx) < self.total.all() {
+            format!("{} left", HumanDuration(self.bar.eta()))
+        } else {
+            "finishing".to_owned()
+        };
+        self.bar.set_message(format!("{}, {left}", rows_and_bytes(cx, self.started)));
     }
 
     fn finish(&mut self) {

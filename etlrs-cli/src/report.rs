@@ -127,11 +127,11 @@ pub(crate) fn plan_json(source: &Uri, target: &Uri, plan: &Plan) -> Value {
     })
 }
 
-/// One object alone, several as a list, none not at all.
-pub(crate) fn print_all(mut values: Vec<Value>) {
+/// What there is of the results of `jobs`: a list if there are several jobs, else the object.
+pub(crate) fn print_all(mut values: Vec<Value>, jobs: usize) {
     match values.len() {
         0 => {}
-        1 => crate::print_json(&values.remove(0)),
+        1 if jobs == 1 => crate::print_json(&values.remove(0)),
         _ => crate::print_json(&Value::Array(values)),
     }
 }

@@ -33,7 +33,7 @@ pub(crate) async fn plan(args: PlanArgs) -> Result<()> {
         Some(target) => vec![copy_job(&args.first, target, &args.copy, &args.run)?],
         None => file_jobs(&args.first, &args.set, &args.run, &CancelToken::new()).await?,
     };
-    let mut plans = Vec::new();
+    let (mut plans, count) = (Vec::new(), jobs.len());
     for job in jobs {
         let plan = job.builder.build()?.plan().await?;
         if args.run.output.is_json() {
@@ -42,15 +42,15 @@ pub(crate) async fn plan(args: PlanArgs) -> Result<()> {
             crate::print(&report::plan_text(&job.source, &job.target, &plan));
         }
     }
-    report::print_all(plans);
+    report::print_all(plans, count);
     Ok(())
 }
 
 fn copy_job(source: &str, target: &str, copy: &CopyOptions, run: &RunOptions) -> Result<Job> {
     let registry = registry();
     let (source, target) = (Uri::from(source), Uri::from(target));
-    let source_options: OptionMap = copy.source_option.iter().cloned().collect();
-    let mut target_options: OptionMap = copy.target_option.iter().cloned().collect();
+    let source_options = option_map(&copy.source_option)?;
+    let mut target_options = option_map(&copy.target_option)?;
     if let Some(compression) = &copy.compression {
         target_options.insert("compression".into(), compression.clone());
     }
@@ -73,6 +73,19 @@ fn copy_job(source: &str, target: &str, copy: &CopyOptions, run: &RunOptions) ->
         builder = builder.verify(verify);
     }
     Ok(Job { source, target, builder: builder.request(request) })
+}
+
+/// # Errors
+/// `InvalidConfig` for a key that comes twice: the one value would silently win over the other.
+pub(crate) fn option_map(pairs: &[(String, String)]) -> Result<OptionMap> {
+    let mut options = OptionMap::new();
+    for (key, value) in pairs {
+        if options.insert(key.clone(), value.clone()).is_some() {
+            return Err(Error::new(ErrorKind::InvalidConfig, format!("the option {key} is given twice"))
+                .hint("write several values in one list, separated by commas, if it takes a list"));
+        }
+    }
+    Ok(options)
 }
 
 async fn file_jobs(path: &str, set: &[(String, String)], run: &RunOptions, cancel: &CancelToken) -> Result<Vec<Job>> {
@@ -102,7 +115,7 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
             job.builder.clone().cancel(cancel.clone()).build()?.plan().await?;
         }
     }
-    let mut results = Vec::new();
+    let (mut results, count) = (Vec::new(), jobs.len());
     for job in jobs {
         let progress: Arc<Mutex<Option<Progress>>> = Arc::default();
         let (slot, shown) = (progress.clone(), !options.no_progress);
@@ -125,7 +138,7 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
             Ok(report) => report,
             Err(error) => {
                 // What was loaded before is there, and is told.
-                report::print_all(results);
+                report::print_all(results, count);
                 return Err(error);
             }
         };
@@ -135,6 +148,6 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
             crate::print(&report::run_text(&job.source, &job.target, &report));
         }
     }
-    report::print_all(results);
+    report::print_all(results, count);
     Ok(())
 }

@@ -84,6 +84,15 @@ impl Registry {
             );
         }
         let extension = uri.extension();
+        if let Some((file, table)) = uri.body().rsplit_once('#').filter(|(file, _)| file.contains('.')) {
+            let served =
+                self.connectors.iter().find(|c| c.extensions().iter().any(|name| file.ends_with(&format!(".{name}"))));
+            if let Some(scheme) = served.and_then(|connector| connector.schemes().first()) {
+                return Err(Error::new(ErrorKind::InvalidConfig, "a table is named only after a scheme")
+                    .hint(format!("write {scheme}:{file}#{table}"))
+                    .in_source(uri));
+            }
+        }
         let found = latest_first
             .find(|connector| extension.as_deref().is_some_and(|name| connector.extensions().contains(&name)));
         found.ok_or_else(|| {

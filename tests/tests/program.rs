@@ -296,6 +296,12 @@ fn wrong_options_are_refused_with_the_right_guess() {
             ("copy ok.csv sqlite:o.db", 2, &["sqlite:o.db", "no table"]),
             ("copy ok.csv o.parquet --threads 0", 2, &["--threads", "0 is not in 1..=4096"]),
             ("copy ok.csv o.parquet --partitions 0", 2, &["--partitions", "0 is not in 1.."]),
+            (
+                "copy ok.csv o.parquet --source-option header=true --source-option header=no",
+                2,
+                &["header is given twice"],
+            ),
+            ("copy ok.csv shop.db#t", 2, &["write sqlite:shop.db#t"]),
             ("copy ok.csv o.parquet --mdoe append", 2, &["'--mdoe'", "'--mode'", "--help tells more"]),
             ("copy ok.csv", 2, &["<TARGET>", "--help tells more"]),
             ("connectors csvv", 2, &["\"csvv\"", "did you mean csv?", "sqlite"]),

@@ -37,6 +37,11 @@ pub(super) fn tokens(source: &str) -> Result<Vec<Token>> {
             continue;
         }
         let rest = &source[start..];
+        if rest.starts_with("--") {
+            // A comment of SQL. A number that is negated twice is written - -5.
+            start += rest.find('\n').unwrap_or(rest.len());
+            continue;
+        }
         let (kind, length) = match first {
             '\'' => {
                 let (text, length) = quoted(rest, '\'')

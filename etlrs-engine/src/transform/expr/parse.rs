@@ -549,7 +549,7 @@ mod tests {
     #[test]
     fn depth_is_bounded_but_chains_of_terms_are_long() {
         for deep in
-            ["(".repeat(100_000), "-".repeat(100_000), "not ".repeat(100_000), "a".to_owned() + &"+a".repeat(100_000)]
+            ["(".repeat(100_000), "- ".repeat(100_000), "not ".repeat(100_000), "a".to_owned() + &"+a".repeat(100_000)]
         {
             assert!(parse(&deep).unwrap_err().to_string().contains("levels deep"));
         }

@@ -417,3 +417,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_comment_is_no_minus() {
+    let batch = etlrs_core::record_batch([("n", vec![Some(7)])]);
+    for (source, expected) in [("n - 2 -- 5", 5), ("n -- 5\n - 1", 6), ("n - -5", 12)] {
+        let expr = Expr::parse(source).unwrap().bind(batch.schema_ref()).unwrap();
+        let result = expr.evaluate(&batch).unwrap();
+        let value = arrow_array::cast::AsArray::as_primitive::<arrow_array::types::Int64Type>(&result).value(0);
+        assert_eq!(value, expected, "{source:?}");
+    }
+}
