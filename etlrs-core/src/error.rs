@@ -64,6 +64,8 @@ pub enum ErrorKind {
     SourceChanged,
     /// What is staged is not what was read.
     VerifyFailed,
+    /// Partitions that were guessed are not right; a scan without guesses gives those that are.
+    SplitRefuted,
     /// The run was cancelled.
     Cancelled,
     /// A defect in ETLRS or in a connector.

@@ -85,6 +85,10 @@ pub struct ScanRequest {
     pub columns: Option<Vec<String>>,
     /// Wished number of partitions; a source that cannot be split gives one.
     pub partitions: Option<usize>,
+    /// Whether partitions may rest on a guess that costs less than knowing. Reading must then prove or refute it: the
+    /// earliest partition that a wrong guess touches fails with [`SplitRefuted`](crate::ErrorKind::SplitRefuted), and the
+    /// caller scans again without guesses.
+    pub guess: bool,
     /// On resume: the partitions recorded when the run was planned. The scan must offer just these.
     pub recorded: Option<Vec<Partition>>,
 }
@@ -106,6 +110,13 @@ impl ScanRequest {
     #[must_use]
     pub fn partitions(mut self, n: usize) -> Self {
         self.partitions = Some(n);
+        self
+    }
+
+    /// With partitions that may rest on a guess.
+    #[must_use]
+    pub fn guess(mut self, guess: bool) -> Self {
+        self.guess = guess;
         self
     }
 

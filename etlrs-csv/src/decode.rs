@@ -1,10 +1,14 @@
 //! From the fields of a chunk to Arrow columns.
+//!
+//! A chunk is small enough to stay in the processor's cache, so it is decoded column after column: the branches of a
+//! parser then see the same kind of text again and again.
 
 use std::sync::Arc;
 
-use arrow_array::builder::*;
-use arrow_array::types::{Decimal128Type, DecimalType};
-use arrow_array::{ArrayRef, BooleanArray};
+use arrow_array::builder::{BooleanBufferBuilder, NullBufferBuilder};
+use arrow_array::types::*;
+use arrow_array::{ArrayRef, ArrowPrimitiveType, BooleanArray, PrimitiveArray, StringArray};
+use arrow_buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, TimeUnit};
 use etlrs_core::{Error, ErrorKind, Result};
 
@@ -17,36 +21,44 @@ pub(crate) struct Column {
     field: usize,
     /// Only the spellings that inference takes.
     exact: bool,
+    data_type: DataType,
     values: Values,
+    nulls: NullBufferBuilder,
 }
 
 enum Values {
-    Boolean(BooleanBuilder),
-    Int8(Int8Builder),
-    Int16(Int16Builder),
-    Int32(Int32Builder),
-    Int64(Int64Builder),
-    UInt8(UInt8Builder),
-    UInt16(UInt16Builder),
-    UInt32(UInt32Builder),
-    UInt64(UInt64Builder),
-    Float32(Float32Builder),
-    Float64(Float64Builder),
-    Decimal(Decimal128Builder, u8, i8),
-    Date(Date32Builder),
-    Time(Time64MicrosecondBuilder),
-    Timestamp(TimestampMicrosecondBuilder),
-    Timestamptz(TimestampMicrosecondBuilder),
-    Text(StringBuilder, String),
+    Boolean(BooleanBufferBuilder),
+    Int8(Vec<i8>),
+    Int16(Vec<i16>),
+    Int32(Vec<i32>),
+    Int64(Vec<i64>),
+    UInt8(Vec<u8>),
+    UInt16(Vec<u16>),
+    UInt32(Vec<u32>),
+    UInt64(Vec<u64>),
+    Float32(Vec<f32>),
+    Float64(Vec<f64>),
+    Decimal(Vec<i128>, u8, i8),
+    Date(Vec<i32>),
+    Time(Vec<i64>),
+    /// Whether values have a zone.
+    Timestamp(Vec<i64>, bool),
+    Text(Text),
 }
 
-/// The records of a chunk: its text, the fields of all records one after another, and how many a record has.
+/// The records of a chunk: its bytes, the fields of all records one after another, and how many a record has.
 pub(crate) struct Chunk<'a> {
-    pub(crate) text: &'a str,
+    pub(crate) bytes: &'a [u8],
     pub(crate) fields: &'a [Field],
     pub(crate) width: usize,
     pub(crate) null: &'a [String],
     pub(crate) quote: Option<u8>,
+}
+
+impl Chunk<'_> {
+    fn is_null(&self, bytes: &[u8]) -> bool {
+        self.null.iter().any(|spelling| spelling.as_bytes() == bytes)
+    }
 }
 
 impl Column {
@@ -54,28 +66,22 @@ impl Column {
     /// `Unsupported` for a type that CSV fields are not read as.
     pub(crate) fn new(field: usize, data_type: &DataType, exact: bool) -> Result<Self> {
         let values = match data_type {
-            DataType::Boolean => Values::Boolean(BooleanBuilder::new()),
-            DataType::Int8 => Values::Int8(Int8Builder::new()),
-            DataType::Int16 => Values::Int16(Int16Builder::new()),
-            DataType::Int32 => Values::Int32(Int32Builder::new()),
-            DataType::Int64 => Values::Int64(Int64Builder::new()),
-            DataType::UInt8 => Values::UInt8(UInt8Builder::new()),
-            DataType::UInt16 => Values::UInt16(UInt16Builder::new()),
-            DataType::UInt32 => Values::UInt32(UInt32Builder::new()),
-            DataType::UInt64 => Values::UInt64(UInt64Builder::new()),
-            DataType::Float32 => Values::Float32(Float32Builder::new()),
-            DataType::Float64 => Values::Float64(Float64Builder::new()),
-            &DataType::Decimal128(precision, scale) if scale >= 0 => {
-                let builder = Decimal128Builder::new().with_data_type(data_type.clone());
-                Values::Decimal(builder, precision, scale)
-            }
-            DataType::Date32 => Values::Date(Date32Builder::new()),
-            DataType::Time64(TimeUnit::Microsecond) => Values::Time(Time64MicrosecondBuilder::new()),
-            DataType::Timestamp(TimeUnit::Microsecond, None) => Values::Timestamp(TimestampMicrosecondBuilder::new()),
-            DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => {
-                Values::Timestamptz(TimestampMicrosecondBuilder::new().with_data_type(data_type.clone()))
-            }
-            DataType::Utf8 => Values::Text(StringBuilder::new(), String::new()),
+            DataType::Boolean => Values::Boolean(BooleanBufferBuilder::new(0)),
+            DataType::Int8 => Values::Int8(Vec::new()),
+            DataType::Int16 => Values::Int16(Vec::new()),
+            DataType::Int32 => Values::Int32(Vec::new()),
+            DataType::Int64 => Values::Int64(Vec::new()),
+            DataType::UInt8 => Values::UInt8(Vec::new()),
+            DataType::UInt16 => Values::UInt16(Vec::new()),
+            DataType::UInt32 => Values::UInt32(Vec::new()),
+            DataType::UInt64 => Values::UInt64(Vec::new()),
+            DataType::Float32 => Values::Float32(Vec::new()),
+            DataType::Float64 => Values::Float64(Vec::new()),
+            &DataType::Decimal128(precision, scale) if scale >= 0 => Values::Decimal(Vec::new(), precision, scale),
+            DataType::Date32 => Values::Date(Vec::new()),
+            DataType::Time64(TimeUnit::Microsecond) => Values::Time(Vec::new()),
+            DataType::Timestamp(TimeUnit::Microsecond, zone) => Values::Timestamp(Vec::new(), zone.is_some()),
+            DataType::Utf8 => Values::Text(Text::new()),
             other => {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
@@ -84,7 +90,7 @@ impl Column {
                 .hint("read the column as text"));
             }
         };
-        Ok(Self { field, exact, values })
+        Ok(Self { field, exact, data_type: data_type.clone(), values, nulls: NullBufferBuilder::new(0) })
     }
 
     /// Position of the column's fields within a record.
@@ -102,113 +108,209 @@ impl Column {
     /// The error is the index of the first record whose field is no value of the type; the column is of no more use then.
     pub(crate) fn append(&mut self, chunk: &Chunk<'_>) -> Result<(), usize> {
         let exact = self.exact;
-        let bytes = chunk.text.as_bytes();
-        let fields = chunk.fields.iter().skip(self.field).step_by(chunk.width);
-
-        macro_rules! typed {
-            ($builder:expr, $parse:expr) => {{
-                let builder = $builder;
-                let parse = $parse;
-                for (record, field) in fields.enumerate() {
-                    let bytes = &bytes[field.range()];
-                    // First, for a spelling of null may be a value of the type (-1, 0).
-                    if bytes.is_empty() || is_null(bytes, chunk.null) {
-                        builder.append_null();
-                        continue;
-                    }
-                    match parse(bytes) {
-                        Some(value) => builder.append_value(value),
-                        None => return Err(record),
-                    }
-                }
-            }};
-        }
-        macro_rules! integer {
-            ($builder:expr, $type:ty) => {
-                typed!($builder, |bytes: &[u8]| <$type>::try_from(value::integer(bytes, exact)?).ok())
+        let bytes = chunk.bytes;
+        let fields = Fields { chunk, column: self.field };
+        let nulls = &mut self.nulls;
+        macro_rules! integers {
+            ($values:expr, $type:ty) => {
+                fields.parse($values, nulls, |field| {
+                    <$type>::try_from(value::integer_in(bytes, field.range(), exact)?).ok()
+                })
             };
         }
         match &mut self.values {
-            Values::Boolean(builder) => typed!(builder, value::boolean),
-            Values::Int8(builder) => integer!(builder, i8),
-            Values::Int16(builder) => integer!(builder, i16),
-            Values::Int32(builder) => integer!(builder, i32),
-            Values::Int64(builder) => typed!(builder, |bytes: &[u8]| value::integer(bytes, exact)),
-            Values::UInt8(builder) => integer!(builder, u8),
-            Values::UInt16(builder) => integer!(builder, u16),
-            Values::UInt32(builder) => integer!(builder, u32),
-            Values::UInt64(builder) => {
-                typed!(builder, |bytes: &[u8]| value::decimal(bytes, 0).and_then(|value| u64::try_from(value).ok()));
+            Values::Boolean(values) => {
+                let mut parsed: Vec<bool> = Vec::new();
+                fields.parse(&mut parsed, nulls, |field| value::boolean(&bytes[field.range()]))?;
+                values.append_slice(&parsed);
+                Ok(())
             }
+            Values::Int8(values) => integers!(values, i8),
+            Values::Int16(values) => integers!(values, i16),
+            Values::Int32(values) => integers!(values, i32),
+            Values::Int64(values) => {
+                fields.parse(values, nulls, |field| value::integer_in(bytes, field.range(), exact))
+            }
+            Values::UInt8(values) => integers!(values, u8),
+            Values::UInt16(values) => integers!(values, u16),
+            Values::UInt32(values) => integers!(values, u32),
+            Values::UInt64(values) => fields.parse(values, nulls, |field| {
+                value::decimal(&bytes[field.range()], 0).and_then(|value| u64::try_from(value).ok())
+            }),
             // Read as what it is, then rounded once: through 64 bits it would be rounded twice.
-            Values::Float32(builder) => typed!(builder, |bytes: &[u8]| fast_float2::parse::<f32, _>(bytes).ok()),
-            Values::Float64(builder) => typed!(builder, |bytes: &[u8]| value::float(bytes, exact)),
-            Values::Decimal(builder, precision, scale) => {
+            Values::Float32(values) => {
+                fields.parse(values, nulls, |field| fast_float2::parse::<f32, _>(&bytes[field.range()]).ok())
+            }
+            Values::Float64(values) => {
+                fields.parse(values, nulls, |field| value::float_in(bytes, field.range(), exact))
+            }
+            Values::Decimal(values, precision, scale) => {
                 let (precision, scale) = (*precision, u32::from(scale.unsigned_abs()));
-                typed!(builder, |bytes: &[u8]| value::decimal(bytes, scale)
-                    .filter(|&value| Decimal128Type::is_valid_decimal_precision(value, precision)));
+                fields.parse(values, nulls, |field| {
+                    value::decimal(&bytes[field.range()], scale)
+                        .filter(|&value| Decimal128Type::is_valid_decimal_precision(value, precision))
+                })
             }
-            Values::Date(builder) => typed!(builder, value::date),
-            Values::Time(builder) => typed!(builder, value::time),
-            Values::Timestamp(builder) => typed!(builder, |bytes: &[u8]| match value::timestamp(bytes)? {
-                (micros, false) => Some(micros),
-                (_, true) => None,
+            Values::Date(values) => fields.parse(values, nulls, |field| value::date(&bytes[field.range()])),
+            Values::Time(values) => fields.parse(values, nulls, |field| value::time(&bytes[field.range()])),
+            Values::Timestamp(values, zoned) => fields.parse(values, nulls, |field| {
+                value::timestamp(&bytes[field.range()]).filter(|(_, found)| found == zoned).map(|(micros, _)| micros)
             }),
-            Values::Timestamptz(builder) => typed!(builder, |bytes: &[u8]| match value::timestamp(bytes)? {
-                (micros, true) => Some(micros),
-                (_, false) => None,
-            }),
-            Values::Text(builder, scratch) => {
-                for field in fields {
-                    let text = &chunk.text[field.range()];
-                    if !field.quoted && (text.is_empty() || is_null(text.as_bytes(), chunk.null)) {
-                        builder.append_null();
-                    } else if field.escaped {
-                        unescape(text, chunk.quote, scratch);
-                        builder.append_value(&*scratch);
-                    } else {
-                        builder.append_value(text);
-                    }
-                }
-            }
+            Values::Text(text) => fields.texts(text, nulls),
         }
-        Ok(())
     }
 
     /// The column so far; it is empty again.
-    pub(crate) fn finish(&mut self) -> ArrayRef {
-        match &mut self.values {
-            Values::Boolean(builder) => Arc::new(builder.finish()) as Arc<BooleanArray> as ArrayRef,
-            Values::Int8(builder) => Arc::new(builder.finish()),
-            Values::Int16(builder) => Arc::new(builder.finish()),
-            Values::Int32(builder) => Arc::new(builder.finish()),
-            Values::Int64(builder) => Arc::new(builder.finish()),
-            Values::UInt8(builder) => Arc::new(builder.finish()),
-            Values::UInt16(builder) => Arc::new(builder.finish()),
-            Values::UInt32(builder) => Arc::new(builder.finish()),
-            Values::UInt64(builder) => Arc::new(builder.finish()),
-            Values::Float32(builder) => Arc::new(builder.finish()),
-            Values::Float64(builder) => Arc::new(builder.finish()),
-            Values::Decimal(builder, ..) => Arc::new(builder.finish()),
-            Values::Date(builder) => Arc::new(builder.finish()),
-            Values::Time(builder) => Arc::new(builder.finish()),
-            Values::Timestamp(builder) | Values::Timestamptz(builder) => Arc::new(builder.finish()),
-            Values::Text(builder, _) => Arc::new(builder.finish()),
+    ///
+    /// # Errors
+    /// None that a file could cause: `append` has seen that texts are UTF-8.
+    pub(crate) fn finish(&mut self) -> Result<ArrayRef> {
+        let nulls = self.nulls.finish();
+        macro_rules! primitive {
+            ($type:ty, $values:expr) => {
+                primitive::<$type>($values, nulls, &self.data_type)
+            };
         }
+        Ok(match &mut self.values {
+            Values::Boolean(values) => Arc::new(BooleanArray::new(values.finish(), nulls)),
+            Values::Int8(values) => primitive!(Int8Type, values),
+            Values::Int16(values) => primitive!(Int16Type, values),
+            Values::Int32(values) => primitive!(Int32Type, values),
+            Values::Int64(values) => primitive!(Int64Type, values),
+            Values::UInt8(values) => primitive!(UInt8Type, values),
+            Values::UInt16(values) => primitive!(UInt16Type, values),
+            Values::UInt32(values) => primitive!(UInt32Type, values),
+            Values::UInt64(values) => primitive!(UInt64Type, values),
+            Values::Float32(values) => primitive!(Float32Type, values),
+            Values::Float64(values) => primitive!(Float64Type, values),
+            Values::Decimal(values, ..) => primitive!(Decimal128Type, values),
+            Values::Date(values) => primitive!(Date32Type, values),
+            Values::Time(values) => primitive!(Time64MicrosecondType, values),
+            Values::Timestamp(values, _) => primitive!(TimestampMicrosecondType, values),
+            Values::Text(text) => Arc::new(text.finish(nulls)?),
+        })
     }
 }
 
-fn is_null(bytes: &[u8], spellings: &[String]) -> bool {
-    spellings.iter().any(|spelling| spelling.as_bytes() == bytes)
+fn primitive<T: ArrowPrimitiveType>(
+    values: &mut Vec<T::Native>,
+    nulls: Option<NullBuffer>,
+    data_type: &DataType,
+) -> ArrayRef {
+    // The next batch will be about as large.
+    let next = Vec::with_capacity(values.len());
+    let values = ScalarBuffer::from(std::mem::replace(values, next));
+    Arc::new(PrimitiveArray::<T>::new(values, nulls).with_data_type(data_type.clone()))
 }
 
-/// Doubled quotes become single ones. The reader has seen that quotes come only in pairs here.
-pub(crate) fn unescape(text: &str, quote: Option<u8>, into: &mut String) {
-    into.clear();
+/// Texts one after another, and where each ends.
+struct Text {
+    bytes: Vec<u8>,
+    offsets: Vec<i32>,
+}
+
+impl Text {
+    fn new() -> Self {
+        Self { bytes: Vec::new(), offsets: vec![0] }
+    }
+
+    #[inline]
+    fn end(&mut self) {
+        // A batch has less than 2 GiB (`extract.rs`); offsets that went wrong would be refused by `finish`.
+        self.offsets.push(i32::try_from(self.bytes.len()).unwrap_or(-1));
+    }
+
+    fn finish(&mut self, nulls: Option<NullBuffer>) -> Result<StringArray> {
+        let mut offsets = Vec::with_capacity(self.offsets.len());
+        offsets.push(0);
+        let offsets = ScalarBuffer::from(std::mem::replace(&mut self.offsets, offsets));
+        let bytes = Vec::with_capacity(self.bytes.len());
+        let bytes = Buffer::from_vec(std::mem::replace(&mut self.bytes, bytes));
+        Ok(StringArray::try_new(OffsetBuffer::new(offsets), bytes, nulls)?)
+    }
+}
+
+/// The fields of one column of a chunk.
+struct Fields<'a> {
+    chunk: &'a Chunk<'a>,
+    column: usize,
+}
+
+impl Fields<'_> {
+    fn iter(&self) -> impl Iterator<Item = Field> {
+        self.chunk.fields.iter().skip(self.column).step_by(self.chunk.width).copied()
+    }
+
+    #[inline]
+    fn parse<T: Copy + Default>(
+        &self,
+        values: &mut Vec<T>,
+        nulls: &mut NullBufferBuilder,
+        parse: impl Fn(Field) -> Option<T>,
+    ) -> Result<(), usize> {
+        let chunk = self.chunk;
+        let mut since_null = 0;
+        for (record, field) in self.iter().enumerate() {
+            let bytes = &chunk.bytes[field.range()];
+            // First, for a spelling of null may be a value of the type (-1, 0).
+            if bytes.is_empty() || chunk.is_null(bytes) {
+                nulls.append_n_non_nulls(std::mem::take(&mut since_null));
+                nulls.append_null();
+                values.push(T::default());
+                continue;
+            }
+            values.push(parse(field).ok_or(record)?);
+            since_null += 1;
+        }
+        nulls.append_n_non_nulls(since_null);
+        Ok(())
+    }
+
+    fn texts(&self, text: &mut Text, nulls: &mut NullBufferBuilder) -> Result<(), usize> {
+        /// Copied whole where a text is shorter, for a copy of a known length costs a third of one of any length.
+        const SHORT: usize = 32;
+        let chunk = self.chunk;
+        let before = text.bytes.len();
+        let mut since_null = 0;
+        for field in self.iter() {
+            let bytes = &chunk.bytes[field.range()];
+            if !field.is_quoted() && (bytes.is_empty() || chunk.is_null(bytes)) {
+                nulls.append_n_non_nulls(std::mem::take(&mut since_null));
+                nulls.append_null();
+                text.end();
+                continue;
+            }
+            since_null += 1;
+            if field.is_escaped() {
+                unescape(bytes, chunk.quote, &mut text.bytes);
+            } else {
+                let wide = chunk.bytes[field.start()..].first_chunk::<SHORT>().filter(|_| bytes.len() <= SHORT);
+                match wide {
+                    Some(wide) => {
+                        let end = text.bytes.len() + bytes.len();
+                        text.bytes.extend_from_slice(wide);
+                        text.bytes.truncate(end);
+                    }
+                    None => text.bytes.extend_from_slice(bytes),
+                }
+            }
+            text.end();
+        }
+        nulls.append_n_non_nulls(since_null);
+        if text.bytes[before..].is_ascii() {
+            return Ok(());
+        }
+        let is_text = |field: Field| std::str::from_utf8(&chunk.bytes[field.range()]).is_ok();
+        self.iter().position(|field| !is_text(field)).map_or(Ok(()), Err)
+    }
+}
+
+/// Appends a text whose doubled quotes become single ones. The reader has seen that quotes come only in pairs here.
+pub(crate) fn unescape(text: &[u8], quote: Option<u8>, into: &mut Vec<u8>) {
     let mut rest = text;
-    while let Some(at) = quote.and_then(|quote| memchr::memchr(quote, rest.as_bytes())) {
-        into.push_str(&rest[..=at]);
+    while let Some(at) = quote.and_then(|quote| memchr::memchr(quote, rest)) {
+        into.extend_from_slice(&rest[..=at]);
         rest = rest.get(at + 2..).unwrap_or_default();
     }
-    into.push_str(rest);
+    into.extend_from_slice(rest);
 }

@@ -11,7 +11,7 @@ use etlrs_core::{
     batches_from_fn,
 };
 
-use crate::decode::{Chunk, Column, unescape};
+use crate::decode::{Chunk, Column};
 use crate::infer::Inference;
 use crate::options::CsvOptions;
 use crate::reader::{Reader, Source};
@@ -23,6 +23,9 @@ const SMALLEST_PARTITION: u64 = 1 << 20;
 const LARGEST_PARTITION: u64 = 16 << 20;
 /// A sample ends here even if it has fewer records than asked for.
 const LARGEST_SAMPLE: usize = 64 << 20;
+
+/// Offsets of texts are 31 bits wide, and a batch may exceed this by a chunk.
+const LARGEST_BATCH: usize = 1 << 30;
 
 /// Reads a CSV file (RFC 4180; UTF-8).
 #[derive(Clone, Debug)]
@@ -188,13 +191,18 @@ fn first_record(source: &Source, start: u64, limit: usize) -> Result<(Vec<String
                         .at_byte(start + error.valid_up_to() as u64)
                 })?;
                 let names = fields.iter().map(|field| {
-                    let mut name = String::new();
-                    unescape(&text[field.range()], source.dialect.quote.filter(|_| field.escaped), &mut name);
-                    name
+                    let text = &text[field.range()];
+                    match source.dialect.quote.filter(|_| field.is_escaped()) {
+                        Some(quote) => {
+                            let quote = char::from(quote).to_string();
+                            text.replace(&quote.repeat(2), &quote)
+                        }
+                        None => text.to_owned(),
+                    }
                 });
                 let names: Vec<_> = names.collect();
                 // Within a field a carriage return means nothing, unless there is no other line end.
-                let alone = |field: &Field| !field.quoted && text[field.range()].contains('\r');
+                let alone = |field: &Field| !field.is_quoted() && text[field.range()].contains('\r');
                 if fields.iter().any(alone) && !buffer.contains(&b'\n') {
                     return Err(Error::new(
                         ErrorKind::Unsupported,
@@ -290,7 +298,7 @@ fn partitions(source: &Arc<Source>, cx: &RunContext, request: &ScanRequest) -> R
             size.div_ceil(for_balance.clamp(SMALLEST_PARTITION, LARGEST_PARTITION))
         }
     };
-    let cuts = split(source, pieces, cx.cancel())?;
+    let cuts = split(source, pieces, request.guess, cx.cancel())?;
     let mut start = source.data_start;
     let partitions = cuts.into_iter().enumerate().map(|(index, end)| {
         let partition = Partition::new(index, format!("bytes {start}..{end}")).with_bytes(end - start);
@@ -397,7 +405,7 @@ impl Reading {
 
     fn batch(&mut self) -> Result<Option<RecordBatch>> {
         let most = self.cx.config().batch_size.max(1);
-        let most_bytes = self.cx.batch_memory();
+        let most_bytes = self.cx.batch_memory().min(LARGEST_BATCH);
         let (mut rows, mut bytes) = (0, 0);
         while rows < most && bytes < most_bytes {
             // No column takes more than its text and 16 bytes a value.
@@ -405,13 +413,8 @@ impl Reading {
             let fitting = (most_bytes - bytes) / (value_bytes + 1);
             let Some(records) = self.reader.next((most - rows).min(fitting.max(1)), &mut self.fields)? else { break };
             let raw = self.reader.bytes(records);
-            let text = std::str::from_utf8(raw).map_err(|error| {
-                Error::new(ErrorKind::InvalidData, "the text is not UTF-8")
-                    .hint("convert the file first")
-                    .at_byte(records.offset + error.valid_up_to() as u64)
-            })?;
-            let quote = self.source.dialect.quote;
-            let chunk = Chunk { text, fields: &self.fields, width: self.source.width, null: &self.null, quote };
+            let Source { width, dialect, .. } = *self.source;
+            let chunk = Chunk { bytes: raw, fields: &self.fields, width, null: &self.null, quote: dialect.quote };
             let mut first: Option<(usize, usize)> = None;
             for (column, values) in self.columns.iter_mut().enumerate() {
                 if let Err(record) = values.append(&chunk) {
@@ -419,10 +422,15 @@ impl Reading {
                 }
             }
             if let Some((record, column)) = first {
-                let field = self.fields[record * self.source.width + self.columns[column].field()];
-                return Err(self
-                    .mismatch(column, &raw[field.range()])
-                    .at_byte(records.offset + u64::from(field.start)));
+                let field = self.fields[record * width + self.columns[column].field()];
+                let start = records.offset + field.start() as u64;
+                return Err(match std::str::from_utf8(&raw[field.range()]) {
+                    Ok(value) => self.mismatch(column, value).at_byte(start),
+                    Err(error) => Error::new(ErrorKind::InvalidData, "the text is not UTF-8")
+                        .hint("convert the file first")
+                        .at_column(self.schema.field(column).name())
+                        .at_byte(start + error.valid_up_to() as u64),
+                });
             }
             rows += records.count;
             bytes += records.length + records.count * value_bytes;
@@ -430,13 +438,13 @@ impl Reading {
         if rows == 0 {
             return Ok(None);
         }
-        let columns = self.columns.iter_mut().map(Column::finish).collect();
+        let columns = self.columns.iter_mut().map(Column::finish).collect::<Result<_>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         Ok(Some(RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?))
     }
 
     /// Values are private, so the message shows at most a spelling of null.
-    fn mismatch(&self, column: usize, value: &[u8]) -> Error {
+    fn mismatch(&self, column: usize, value: &str) -> Error {
         let field = self.schema.field(column);
         let (name, type_name) = (field.name(), etlrs_core::type_name(field.data_type()));
         let found = if self.columns[column].exact() {
@@ -444,7 +452,7 @@ impl Reading {
         } else {
             String::new()
         };
-        let null = crate::infer::common_null(value);
+        let null = crate::infer::common_null(value.as_bytes());
         let what = null.map_or("the value".to_owned(), |null| format!("{null:?}"));
         let hint = match null {
             Some(null) => format!("set the option null_values={null}, or types={name}:text to keep the column as text"),

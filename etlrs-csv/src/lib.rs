@@ -19,8 +19,10 @@
 mod connector;
 mod decode;
 mod extract;
+mod guess;
 mod infer;
 mod options;
+mod quick;
 mod reader;
 mod records;
 mod split;

@@ -27,8 +27,9 @@ pub(crate) struct Source {
 /// Reads whole records from `at` to `end`, two offsets between which there are only whole records.
 pub(crate) struct Reader {
     source: Arc<Source>,
+    /// Its first `filled` bytes are those of the file from `at` on.
     buffer: Vec<u8>,
-    /// Offset in the file of the start of the buffer.
+    filled: usize,
     at: u64,
     end: u64,
     /// Bytes of the buffer that have been handed out.
@@ -50,9 +51,9 @@ pub(crate) struct Records {
 
 impl Reader {
     pub(crate) fn new(source: Arc<Source>, at: u64, end: u64, read_size: usize, limit: usize) -> Self {
-        // Offsets of fields are 32 bits wide.
+        // Offsets of fields are 31 bits wide.
         let limit = limit.clamp(4 << 10, 1 << 30);
-        Self { source, buffer: Vec::new(), at, end, used: 0, read_size: read_size.clamp(512, limit), limit }
+        Self { source, buffer: Vec::new(), filled: 0, at, end, used: 0, read_size: read_size.clamp(512, limit), limit }
     }
 
     /// Up to `most` records whose fields are put into `fields`, offsets counted from the first byte of the records.
@@ -62,7 +63,7 @@ impl Reader {
     /// What is no CSV, at its byte; its record and line are not known here.
     pub(crate) fn next(&mut self, most: usize, fields: &mut Vec<Field>) -> Result<Option<Records>> {
         loop {
-            let last = self.at + self.buffer.len() as u64 >= self.end;
+            let last = self.at + self.filled as u64 >= self.end;
             let records = self.buffered(most, last, fields)?;
             if records.length > 0 {
                 self.used += records.length;
@@ -92,15 +93,21 @@ impl Reader {
         let Source { dialect, width, .. } = *self.source;
         fields.clear();
         let offset = self.position();
-        let rest = &self.buffer[self.used..];
+        let rest = &self.buffer[self.used..self.filled];
         let mut count = 0;
         let mut at = 0;
         while count < most && at < rest.len() {
+            let (quick, next) = dialect.quick_records(rest, at, most - count, width, fields);
+            count += quick;
+            at = next;
+            if count == most || at == rest.len() {
+                break;
+            }
             let before = fields.len();
             match dialect.record(rest, at, last, fields) {
                 Ok(Step::Record(next)) => {
                     let found = fields.len() - before;
-                    let blank = found == 1 && !fields[before].quoted && fields[before].range().is_empty();
+                    let blank = found == 1 && !fields[before].is_quoted() && fields[before].range().is_empty();
                     if found == width {
                         count += 1;
                     } else if blank {
@@ -122,6 +129,13 @@ impl Reader {
                     fields.truncate(before);
                     break;
                 }
+                // A whole file may end within quotes, a piece of it only if it was cut at the wrong place.
+                Err((_, Malformed::Unclosed)) if self.end < self.source.length => {
+                    return Err(Error::new(
+                        ErrorKind::SplitRefuted,
+                        "a quoted field goes on behind the place where the file was cut",
+                    ));
+                }
                 Err((bad, reason)) => return Err(malformed(reason).at_byte(offset + bad as u64)),
             }
         }
@@ -129,11 +143,10 @@ impl Reader {
     }
 
     fn fill(&mut self) -> Result<()> {
-        self.buffer.drain(..self.used);
+        self.buffer.copy_within(self.used..self.filled, 0);
         self.at += self.used as u64;
-        self.used = 0;
-        let held = self.buffer.len();
-        if held >= self.limit {
+        self.filled -= std::mem::take(&mut self.used);
+        if self.filled >= self.limit {
             return Err(Error::new(
                 ErrorKind::MemoryExceeded,
                 format!("a record is longer than the {} that a reader may hold", format_bytes(self.limit)),
@@ -141,18 +154,20 @@ impl Reader {
             .hint("give more memory, or check the quotes")
             .at_byte(self.at));
         }
-        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX) - held;
+        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX) - self.filled;
         // A long record is read in growing steps, for each step looks at it from its start.
-        let wanted = self.read_size.max(held).min(left).min(self.limit - held);
-        self.buffer.resize(held + wanted, 0);
-        let mut filled = held;
-        while filled < self.buffer.len() {
-            match self.source.file.read_at(&mut self.buffer[filled..], self.at + filled as u64) {
+        let wanted = self.read_size.max(self.filled).min(left).min(self.limit - self.filled);
+        let until = self.filled + wanted;
+        if self.buffer.len() < until {
+            self.buffer.resize(until, 0);
+        }
+        while self.filled < until {
+            match self.source.file.read_at(&mut self.buffer[self.filled..until], self.at + self.filled as u64) {
                 Ok(0) => {
                     return Err(Error::new(ErrorKind::SourceChanged, "the file became shorter while it was read")
                         .hint("run again when nobody writes to it"));
                 }
-                Ok(bytes) => filled += bytes,
+                Ok(bytes) => self.filled += bytes,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Error::io("read", &self.source.path, error)),
             }
@@ -203,7 +218,7 @@ impl Source {
                         before += records.count as u64;
                         continue;
                     }
-                    let starts = fields.chunks(self.width).map(|fields| records.offset + u64::from(fields[0].start));
+                    let starts = fields.chunks(self.width).map(|fields| records.offset + fields[0].start() as u64);
                     // A quoted field starts behind its quote.
                     let not_after = starts.take_while(|&start| start <= byte + 1).count() as u64;
                     return Some(before + not_after.max(1));

@@ -2,7 +2,8 @@
 //!
 //! The format is that of RFC 4180, with line feeds alone allowed as line ends. A field that begins with a quote ends with
 //! one, and quotes within it are doubled; in a field that begins with something else, a quote is a character like any
-//! other. `split.rs` relies on these rules, so whoever changes them here has to change the splitting too.
+//! other. `quick.rs` takes the same records apart many bytes at a time, and `split.rs` cuts between them: whoever changes
+//! the rules here has to change them there too.
 
 use memchr::{memchr, memchr2};
 
@@ -13,19 +14,53 @@ pub(crate) struct Dialect {
     pub(crate) quote: Option<u8>,
 }
 
-/// Where a field is in the buffer, without its quotes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a field is in the buffer, without its quotes. Eight bytes, for there is one for each value of a chunk.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Field {
-    pub(crate) start: u32,
-    pub(crate) end: u32,
-    pub(crate) quoted: bool,
-    /// Holds doubled quotes.
-    pub(crate) escaped: bool,
+    /// With the flag `quoted` in the highest bit.
+    start: u32,
+    /// With the flag `escaped` in the highest bit.
+    end: u32,
 }
 
+/// Buffers are bounded far below the 2 GiB that this leaves (`reader.rs`).
+const FLAG: u32 = 1 << 31;
+
 impl Field {
-    pub(crate) fn range(&self) -> std::ops::Range<usize> {
-        self.start as usize..self.end as usize
+    #[inline]
+    pub(crate) fn plain(start: u32, end: u32) -> Self {
+        Self { start, end }
+    }
+
+    #[inline]
+    pub(crate) fn quoted(start: u32, end: u32, escaped: bool) -> Self {
+        Self { start: start | FLAG, end: if escaped { end | FLAG } else { end } }
+    }
+
+    #[inline]
+    pub(crate) fn start(self) -> usize {
+        (self.start & !FLAG) as usize
+    }
+
+    #[inline]
+    pub(crate) fn end(self) -> usize {
+        (self.end & !FLAG) as usize
+    }
+
+    #[inline]
+    pub(crate) fn range(self) -> std::ops::Range<usize> {
+        self.start()..self.end()
+    }
+
+    #[inline]
+    pub(crate) fn is_quoted(self) -> bool {
+        self.start & FLAG != 0
+    }
+
+    /// Whether it holds doubled quotes.
+    #[inline]
+    pub(crate) fn is_escaped(self) -> bool {
+        self.end & FLAG != 0
     }
 }
 
@@ -59,7 +94,7 @@ pub(crate) enum Step {
 
 impl Dialect {
     /// Reads the record that starts at `start`, and appends its fields to `fields`. `last`: the data ends with the
-    /// buffer. An incomplete record may leave some fields behind. The buffer is shorter than 4 GiB.
+    /// buffer. An incomplete record may leave some fields behind. The buffer is shorter than 2 GiB.
     ///
     /// An error comes with the offset at which it shows.
     pub(crate) fn record(
@@ -101,7 +136,7 @@ impl Dialect {
         if buffer.get(end) == Some(&b'\n') && end > at && buffer[end - 1] == b'\r' {
             end -= 1;
         }
-        fields.push(field(at, end, false, false));
+        fields.push(Field::plain(narrow(at), narrow(end)));
         Some(end)
     }
 
@@ -133,16 +168,14 @@ impl Dialect {
                 (None, _) => {}
                 _ => return Err((close + 1, Malformed::AfterQuote)),
             }
-            fields.push(field(start, close, true, escaped));
+            fields.push(Field::quoted(narrow(start), narrow(close), escaped));
             return Ok(Some(close + 1));
         }
     }
 }
 
-fn field(start: usize, end: usize, quoted: bool, escaped: bool) -> Field {
-    // Buffers are bounded far below 4 GiB (`reader.rs`).
-    let narrow = |offset: usize| u32::try_from(offset).unwrap_or(u32::MAX);
-    Field { start: narrow(start), end: narrow(end), quoted, escaped }
+pub(crate) fn narrow(offset: usize) -> u32 {
+    u32::try_from(offset).unwrap_or(FLAG - 1)
 }
 
 #[cfg(test)]
@@ -159,7 +192,7 @@ mod tests {
             let Step::Record(next) = COMMA.record(text.as_bytes(), at, true, &mut fields)? else { unreachable!() };
             let unescape = |field: &Field| {
                 let text = &text[field.range()];
-                if field.escaped { text.replace("\"\"", "\"") } else { text.to_owned() }
+                if field.is_escaped() { text.replace("\"\"", "\"") } else { text.to_owned() }
             };
             records.push(fields.iter().map(unescape).collect());
             at = next;

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use etlrs_core::{
-    DataType, DatasetSnapshot, Error, Extractor, Partition, PerformanceConfig, Result, RunContext, ScanRequest, Value,
-    type_name,
+    DataType, DatasetSnapshot, Error, ErrorKind, Extractor, Partition, PerformanceConfig, Result, RunContext,
+    ScanRequest, Value, type_name,
 };
 use etlrs_csv::{CsvExtractor, CsvOptions};
 use proptest::prelude::*;
@@ -129,7 +129,7 @@ fn what_is_wrong_is_said_with_its_place() {
             &["record 3, line 5, byte 16, column \"a\": \"NA\" is no int64", "null_values=NA"],
         ),
         (b"a\n1\n2\n007\n", &["record 3, line 4, byte 6, column \"a\""]),
-        (b"a\nx\ny\nz\xff\n", &["record 3, line 4, byte 7: the text is not UTF-8"]),
+        (b"a\nx\ny\nz\xff\n", &["record 3, line 4, byte 7, column \"a\": the text is not UTF-8"]),
         (b"a,b\nx,\"y\"z\n", &["record 1, line 2, byte 9: the closing quote", "quote=none"]),
         (b"a,b\n1,2\nx,\"y\n\n\n", &["record 2, line 3, byte 10: a quoted field is not closed"]),
         (b"a\rb\rc", &["carriage return"]),
@@ -227,6 +227,12 @@ proptest! {
         let split = read(&file.path, text_only(), &request, &cx(batch, buffer)).unwrap();
         prop_assert_eq!(shown(&split), shown(&whole));
         prop_assert_eq!(split.checksum(), whole.checksum());
+
+        // Guessed cuts are right, or the first reader to meet a wrong one says so.
+        match read(&file.path, text_only(), &request.clone().guess(true), &cx(batch, buffer)) {
+            Ok(guessed) => prop_assert_eq!(shown(&guessed), shown(&whole)),
+            Err(error) => prop_assert_eq!(error.kind(), ErrorKind::SplitRefuted),
+        }
 
         // The pieces recorded for a resume are the same pieces.
         let scan: Result<_> = block_on(async {

@@ -30,7 +30,7 @@ pub(crate) struct Run<'a> {
 
 impl<'a> Run<'a> {
     pub(crate) async fn plan(pipeline: &'a Pipeline, cancel: CancelToken) -> Result<Plan> {
-        let run = Run::new(pipeline, cancel).await?;
+        let run = Run::new(pipeline, cancel, true).await?;
         let target = pipeline.loader.check(&run.cx, &run.load_plan()).await?;
         let shares = run.shares(0)?;
         Ok(Plan {
@@ -47,7 +47,15 @@ impl<'a> Run<'a> {
     }
 
     pub(crate) async fn execute(pipeline: &'a Pipeline, cancel: CancelToken) -> Result<RunReport> {
-        let run = Run::new(pipeline, cancel).await?;
+        match Self::execute_once(pipeline, cancel.clone(), true).await {
+            // Nothing was published, so the run may begin again.
+            Err(error) if error.kind() == ErrorKind::SplitRefuted => Self::execute_once(pipeline, cancel, false).await,
+            done => done,
+        }
+    }
+
+    async fn execute_once(pipeline: &'a Pipeline, cancel: CancelToken, guess: bool) -> Result<RunReport> {
+        let run = Run::new(pipeline, cancel, guess).await?;
         let session = pipeline.loader.begin(&run.cx, run.load_plan()).await?;
         let mut session = Some(session);
         let report = run.load(&mut session).await;
@@ -58,12 +66,13 @@ impl<'a> Run<'a> {
         report
     }
 
-    async fn new(pipeline: &'a Pipeline, cancel: CancelToken) -> Result<Self> {
+    async fn new(pipeline: &'a Pipeline, cancel: CancelToken, guess: bool) -> Result<Self> {
         let started = Instant::now();
         let settings = &pipeline.settings;
         let cx = RunContext::with_cancel(settings.config.clone(), cancel);
         cx.cancel().check()?;
-        let scan = pipeline.extractor.scan(&cx, &settings.request).await?;
+        let request = settings.request.clone().guess(guess);
+        let scan = pipeline.extractor.scan(&cx, &request).await?;
         let fingerprint = scan.fingerprint().await?;
 
         let mut schema = scan.schema();

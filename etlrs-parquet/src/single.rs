@@ -163,11 +163,7 @@ pub(crate) fn finish(file: &mut SerializedFileWriter<File>, staged: &Path, targe
 
 /// Appends an encoded row group.
 pub(crate) fn append_row_group(file: &mut SerializedFileWriter<File>, group: RowGroup) -> Result<Closed, ParquetError> {
-    let mut row_group = file.next_row_group()?;
-    for column in group.columns {
-        column.append_to_row_group(&mut row_group)?;
-    }
-    let written = row_group.close()?;
+    let written = group.append_to(file)?;
     let number = |number| u64::try_from(number).unwrap_or(0);
     Ok(Closed { rows: number(written.num_rows()), bytes: number(written.compressed_size()) })
 }

@@ -126,7 +126,11 @@ fn csv_that_cannot_be_read_is_refused_with_the_place() {
                 &["ragged.csv, record 2, line 3, byte 8: ", "1 field", "the header has 2"],
             ),
             ("copy wide.csv o.parquet", 1, &["wide.csv, record 2, line 4, byte 11: ", "3 fields", "the header has 2"]),
-            ("copy latin1.csv o.parquet", 1, &["latin1.csv, record 2, line 3, byte 13: ", "not UTF-8", "convert"]),
+            (
+                "copy latin1.csv o.parquet",
+                1,
+                &["latin1.csv, record 2, line 3, byte 13, column \"b\": ", "not UTF-8", "convert"],
+            ),
             ("copy quote.csv o.parquet", 1, &["quote.csv, record 1, line 2, byte 4", "quote"]),
             ("copy folder.csv o.parquet", 2, &["folder.csv", "no regular file"]),
             ("copy ragged.csv sqlite:o.db#t", 1, &["ragged.csv, record 2"]),

@@ -273,3 +273,16 @@ fn memory_stays_within_the_budget_whatever_the_size() {
         assert!(twice <= once + 10, "{copy:?} took {once} MB, and {twice} MB for twice the rows");
     }
 }
+
+/// A quoted field so long that each look at a cut sees nothing but what could be records.
+#[test]
+fn a_file_that_misleads_the_cutting_is_read_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let looks_like_records = "looks,like\na,record\n".repeat(40_000);
+    fs::write(folder.join("s.csv"), format!("a,b\n1,x\n2,\"{looks_like_records}\"\n3,y\n")).unwrap();
+    let whole = copy(folder, "s.csv", "whole.parquet", &["--partitions", "1"]);
+    let split = copy(folder, "s.csv", "split.parquet", &["--partitions", "8", "--verify", "full"]);
+    assert_eq!(whole["rows_written"], 3);
+    assert_eq!((split["rows_written"].clone(), checksum(&split)), (whole["rows_written"].clone(), checksum(&whole)));
+}

@@ -1,0 +1,337 @@
+//! Columns of texts and binary strings.
+
+use arrow_buffer::NullBuffer;
+use parquet::basic::Encoding;
+use parquet::data_type::ByteArray;
+use parquet::errors::Result;
+use parquet::file::statistics::{Statistics, ValueStatistics};
+use parquet::schema::types::ColumnDescPtr;
+
+use super::chunk::{Bounds, Chunk, EncodedChunk, Levels, PAGE_BYTES, PAGE_ROWS};
+use super::codec::Compressor;
+use super::dictionary::{SAMPLE, Slots, estimate, hash_bytes, worth_keeping};
+use super::fixed::numbered;
+
+/// Bytes of a value that statistics keep; for longer ones they have something below or above.
+const STATISTICS_LENGTH: usize = 64;
+
+#[derive(Clone)]
+pub(crate) struct BytesBounds {
+    least: Vec<u8>,
+    greatest: Vec<u8>,
+    /// Whether values are UTF-8, so that what is cut has to stay so.
+    text: bool,
+}
+
+impl BytesBounds {
+    fn shortened(&self) -> (Vec<u8>, Vec<u8>) {
+        (below(&self.least, self.text), above(&self.greatest, self.text))
+    }
+}
+
+/// The start of `value`, which is not above it.
+fn below(value: &[u8], text: bool) -> Vec<u8> {
+    let mut end = value.len().min(STATISTICS_LENGTH);
+    if text && end < value.len() {
+        while end > 0 && value[end] & 0xc0 == 0x80 {
+            end -= 1;
+        }
+    }
+    value[..end].to_vec()
+}
+
+/// Something short that is not below `value`: its start with the last character moved up; the value itself if there is
+/// none.
+fn above(value: &[u8], text: bool) -> Vec<u8> {
+    if value.len() <= STATISTICS_LENGTH {
+        return value.to_vec();
+    }
+    let mut start = below(value, text);
+    if !text {
+        while let Some(last) = start.pop() {
+            if let Some(next) = last.checked_add(1) {
+                start.push(next);
+                return start;
+            }
+        }
+        return value.to_vec();
+    }
+    let Ok(mut start) = String::from_utf8(start) else { return value.to_vec() };
+    while let Some(last) = start.pop() {
+        // The order of UTF-8 is that of the code points.
+        if let Some(next) = u32::from(last).checked_add(1).and_then(char::from_u32) {
+            start.push(next);
+            return start.into_bytes();
+        }
+    }
+    value.to_vec()
+}
+
+impl Bounds for BytesBounds {
+    fn is_not_above(&self, next: &Self) -> bool {
+        self.least <= next.least && self.greatest <= next.greatest
+    }
+
+    fn index_bytes(&self) -> (Vec<u8>, Vec<u8>) {
+        self.shortened()
+    }
+
+    fn extend(&mut self, other: &Self) {
+        if other.least < self.least {
+            self.least.clone_from(&other.least);
+        }
+        if other.greatest > self.greatest {
+            self.greatest.clone_from(&other.greatest);
+        }
+    }
+
+    fn statistics(bounds: Option<&Self>, nulls: u64) -> Statistics {
+        let (least, greatest) = bounds.map(Self::shortened).unzip();
+        let exact = |value: fn(&Self) -> &Vec<u8>| bounds.is_none_or(|bounds| value(bounds).len() <= STATISTICS_LENGTH);
+        let (least_exact, greatest_exact) = (exact(|bounds| &bounds.least), exact(|bounds| &bounds.greatest));
+        ValueStatistics::new(least.map(ByteArray::from), greatest.map(ByteArray::from), None, Some(nulls), false)
+            .with_min_is_exact(least_exact)
+            .with_max_is_exact(greatest_exact)
+            .into()
+    }
+}
+
+/// The least and the greatest of a page, with their first bytes as numbers, which settle most comparisons.
+#[derive(Default)]
+struct Extremes {
+    bounds: Option<(Vec<u8>, Vec<u8>)>,
+    least_start: u64,
+    greatest_start: u64,
+}
+
+impl Extremes {
+    #[inline]
+    fn add(&mut self, value: &[u8]) {
+        let start = match value.first_chunk::<8>() {
+            Some(start) => u64::from_be_bytes(*start),
+            None => value.iter().enumerate().fold(0, |start, (at, &byte)| start | u64::from(byte) << (56 - 8 * at)),
+        };
+        let Some((least, greatest)) = &mut self.bounds else {
+            self.bounds = Some((value.to_vec(), value.to_vec()));
+            (self.least_start, self.greatest_start) = (start, start);
+            return;
+        };
+        if start < self.least_start || (start == self.least_start && value < least.as_slice()) {
+            least.clear();
+            least.extend_from_slice(value);
+            self.least_start = start;
+        }
+        if start > self.greatest_start || (start == self.greatest_start && value > greatest.as_slice()) {
+            greatest.clear();
+            greatest.extend_from_slice(value);
+            self.greatest_start = start;
+        }
+    }
+
+    fn take(&mut self, text: bool) -> Option<BytesBounds> {
+        std::mem::take(self).bounds.map(|(least, greatest)| BytesBounds { least, greatest, text })
+    }
+}
+
+/// One column of texts or binary strings of a row group.
+pub(crate) struct BytesColumn {
+    chunk: Chunk<BytesBounds>,
+    levels: Levels,
+    text: bool,
+    /// Values of the page, each behind its length; with a dictionary, `numbers` holds theirs instead.
+    plain: Vec<u8>,
+    numbers: Vec<u32>,
+    /// Bytes of all values of the page.
+    bytes: u64,
+    extremes: Extremes,
+    dictionary: Dictionary,
+    may_use_dictionary: bool,
+}
+
+enum Dictionary {
+    /// Nothing has been seen yet.
+    Undecided,
+    Open(Interner),
+    /// It did not pay any more; pages before use it.
+    Closed(Interner),
+    None,
+}
+
+struct Interner {
+    slots: Slots,
+    /// The values, each behind its length, as the dictionary page has them.
+    plain: Vec<u8>,
+    /// Where in `plain` each value is, and its hash.
+    places: Vec<(u32, u32, u64)>,
+    /// For each value, the last page that had it.
+    pages: Vec<u32>,
+    page: u32,
+    /// Values of all pages so far.
+    seen: usize,
+}
+
+impl Interner {
+    fn new() -> Self {
+        Self { slots: Slots::new(), plain: Vec::new(), places: Vec::new(), pages: Vec::new(), page: 1, seen: 0 }
+    }
+
+    #[inline]
+    fn number(&mut self, value: &[u8]) -> u32 {
+        let hash = hash_bytes(value);
+        let (plain, places) = (&self.plain, &self.places);
+        let same = |number: u32| {
+            let (start, end, found) = places[number as usize];
+            found == hash && &plain[start as usize..end as usize] == value
+        };
+        let (number, new) = self.slots.number(hash, same, |number| places[number as usize].2);
+        if new {
+            append(value, &mut self.plain);
+            // A dictionary has less than 4 GiB: it is closed when it is not worth keeping any more.
+            let end = u32::try_from(self.plain.len()).unwrap_or(u32::MAX);
+            self.places.push((end.saturating_sub(value.len() as u32), end, hash));
+            self.pages.push(0);
+        }
+        number
+    }
+}
+
+/// Appends a value behind its length.
+#[inline]
+fn append(value: &[u8], out: &mut Vec<u8>) {
+    // Arrow's offsets bound it for texts of 32 bits; a longer one could not be written by anybody.
+    out.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_le_bytes());
+    out.extend_from_slice(value);
+}
+
+impl BytesColumn {
+    pub(crate) fn new(descriptor: ColumnDescPtr, text: bool, may_use_dictionary: bool) -> Self {
+        Self {
+            levels: Levels::new(descriptor.max_def_level() > 0),
+            chunk: Chunk::new(descriptor),
+            text,
+            plain: Vec::new(),
+            numbers: Vec::new(),
+            bytes: 0,
+            extremes: Extremes::default(),
+            dictionary: Dictionary::Undecided,
+            may_use_dictionary,
+        }
+    }
+
+    pub(crate) fn memory(&self) -> usize {
+        let dictionary = match &self.dictionary {
+            Dictionary::Open(interner) | Dictionary::Closed(interner) => {
+                interner.slots.memory() + interner.plain.capacity() + interner.places.capacity() * 20
+            }
+            _ => 0,
+        };
+        self.chunk.memory() + self.plain.capacity() + self.numbers.capacity() * 4 + dictionary
+    }
+
+    /// Adds `rows` rows; `value` gives the value of those that are not null.
+    pub(crate) fn write<'a>(
+        &mut self,
+        compressor: &mut Compressor,
+        rows: usize,
+        nulls: Option<&NullBuffer>,
+        value: impl Fn(usize) -> &'a [u8],
+    ) -> Result<()> {
+        let nulls = nulls.filter(|nulls| nulls.null_count() > 0);
+        let mut from = 0;
+        while from < rows {
+            let most = (rows - from).min(PAGE_ROWS - self.levels.rows());
+            let added = match nulls {
+                None => self.add((from..from + most).map(|row| (row, Some(value(row))))),
+                Some(nulls) => self.add((from..from + most).map(|row| (row, nulls.is_valid(row).then(|| value(row))))),
+            };
+            let next = added.map_or(from + most, |last| last + 1);
+            self.levels.append(next - from, nulls.map(|nulls| nulls.slice(from, next - from)).as_ref())?;
+            if self.levels.rows() == PAGE_ROWS || self.plain.len() >= PAGE_BYTES {
+                self.end_page(compressor)?;
+            }
+            from = next;
+        }
+        Ok(())
+    }
+
+    /// Adds values until the page is full; if it is before the end, gives the row at which that was.
+    fn add<'a>(&mut self, mut values: impl Iterator<Item = (usize, Option<&'a [u8]>)> + Clone) -> Option<usize> {
+        if matches!(self.dictionary, Dictionary::Undecided) {
+            let sample = values.clone().filter_map(|(_, value)| value).take(SAMPLE);
+            if sample.clone().next().is_some() {
+                let wanted = self.may_use_dictionary && wants_dictionary(sample);
+                self.dictionary = if wanted { Dictionary::Open(Interner::new()) } else { Dictionary::None };
+            }
+        }
+        if let Dictionary::Open(interner) = &mut self.dictionary {
+            for value in values.filter_map(|(_, value)| value) {
+                self.bytes += value.len() as u64;
+                let number = interner.number(value);
+                self.numbers.push(number);
+                let page = &mut interner.pages[number as usize];
+                if *page != interner.page {
+                    *page = interner.page;
+                    self.extremes.add(value);
+                }
+            }
+            return None;
+        }
+        values.find_map(|(row, value)| {
+            if let Some(value) = value {
+                self.bytes += value.len() as u64;
+                append(value, &mut self.plain);
+                self.extremes.add(value);
+            }
+            (self.plain.len() >= PAGE_BYTES).then_some(row)
+        })
+    }
+
+    fn end_page(&mut self, compressor: &mut Compressor) -> Result<()> {
+        let bounds = self.extremes.take(self.text);
+        self.chunk.count_bytes(std::mem::take(&mut self.bytes));
+        if let Dictionary::Open(interner) = &mut self.dictionary {
+            interner.seen += self.numbers.len();
+            interner.page += 1;
+            let numbers = &self.numbers;
+            let distinct = interner.places.len();
+            self.chunk.page(compressor, &mut self.levels, Encoding::RLE_DICTIONARY, bounds, |out| {
+                numbered(numbers, distinct, out);
+            })?;
+            self.numbers.clear();
+            let plain = usize::try_from(self.chunk.counted_bytes()).unwrap_or(usize::MAX) + 4 * interner.seen;
+            if !worth_keeping(distinct, interner.plain.len(), interner.seen, plain) {
+                let closed = std::mem::replace(&mut self.dictionary, Dictionary::None);
+                if let Dictionary::Open(interner) = closed {
+                    self.dictionary = Dictionary::Closed(interner);
+                }
+            }
+            return Ok(());
+        }
+        let plain = &self.plain;
+        self.chunk.page(compressor, &mut self.levels, Encoding::PLAIN, bounds, |out| out.extend_from_slice(plain))?;
+        self.plain.clear();
+        Ok(())
+    }
+
+    pub(crate) fn finish(mut self, compressor: &mut Compressor) -> Result<EncodedChunk> {
+        if self.levels.rows() > 0 {
+            self.end_page(compressor)?;
+        }
+        match self.dictionary {
+            Dictionary::Open(interner) | Dictionary::Closed(interner) => {
+                self.chunk.finish(compressor, Some((&interner.plain, interner.places.len())))
+            }
+            _ => self.chunk.finish(compressor, None),
+        }
+    }
+}
+
+/// Whether a column that begins with `sample` is better off with a dictionary.
+fn wants_dictionary<'a>(sample: impl Iterator<Item = &'a [u8]>) -> bool {
+    let mut interner = Interner::new();
+    let seen = sample.map(|value| interner.number(value)).count();
+    let distinct = estimate(seen, interner.places.len());
+    let bytes = interner.plain.len() as f64 / interner.places.len().max(1) as f64;
+    // What a dictionary may hold, and no more values than would repeat often enough within a row group.
+    distinct < 50_000.0 && distinct * bytes < 512.0 * 1024.0
+}
