@@ -364,7 +364,7 @@ fn options_change_the_file() {
     };
     let options = ParquetWriteOptions::default;
     let texts = |compression: Compression, dictionary: bool| {
-        let column = arrow_array::StringArray::from_iter_values((0..20_000).map(|n| format!("text {}", n % 10_000)));
+        let column = arrow_array::StringArray::from_iter_values((0..20_000).map(|n| format!("text {}", n % 100)));
         let batch = RecordBatch::try_from_iter([("t", Arc::new(column) as ArrayRef)]).unwrap();
         let loader =
             ParquetLoader::new(&path).with_options(options().with_compression(compression).with_dictionary(dictionary));
