@@ -214,12 +214,6 @@ impl Text {
         Self { bytes: Vec::new(), offsets: vec![0] }
     }
 
-    #[inline]
-    fn end(&mut self) {
-        // A batch has less than 2 GiB (`extract.rs`); offsets that went wrong would be refused by `finish`.
-        self.offsets.push(i32::try_from(self.bytes.len()).unwrap_or(-1));
-    }
-
     fn finish(&mut self, nulls: Option<NullBuffer>) -> Result<StringArray> {
         let mut offsets = Vec::with_capacity(self.offsets.len());
         offsets.push(0);
@@ -237,8 +231,9 @@ struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    fn iter(&self) -> impl Iterator<Item = Field> {
-        self.chunk.fields.iter().skip(self.column).step_by(self.chunk.width).copied()
+    fn iter(&self) -> impl ExactSizeIterator<Item = Field> {
+        let Chunk { fields, width, .. } = *self.chunk;
+        fields.get(self.column..).unwrap_or_default().iter().step_by(width).copied()
     }
 
     #[inline]
@@ -249,20 +244,22 @@ impl Fields<'_> {
         parse: impl Fn(Field) -> Option<T>,
     ) -> Result<(), usize> {
         let chunk = self.chunk;
-        let mut since_null = 0;
-        for (record, field) in self.iter().enumerate() {
-            let bytes = &chunk.bytes[field.range()];
+        let spelled = !chunk.null.is_empty();
+        let before = values.len();
+        let fields = self.iter();
+        values.resize(before + fields.len(), T::default());
+        let mut appended = 0;
+        for (record, (value, field)) in values[before..].iter_mut().zip(fields).enumerate() {
             // First, for a spelling of null may be a value of the type (-1, 0).
-            if bytes.is_empty() || chunk.is_null(bytes) {
-                nulls.append_n_non_nulls(std::mem::take(&mut since_null));
+            if field.is_empty() || (spelled && chunk.is_null(&chunk.bytes[field.range()])) {
+                nulls.append_n_non_nulls(record - appended);
                 nulls.append_null();
-                values.push(T::default());
+                appended = record + 1;
                 continue;
             }
-            values.push(parse(field).ok_or(record)?);
-            since_null += 1;
+            *value = parse(field).ok_or(record)?;
         }
-        nulls.append_n_non_nulls(since_null);
+        nulls.append_n_non_nulls(values.len() - before - appended);
         Ok(())
     }
 
@@ -270,33 +267,38 @@ impl Fields<'_> {
         /// Copied whole where a text is shorter, for a copy of a known length costs a third of one of any length.
         const SHORT: usize = 32;
         let chunk = self.chunk;
+        let spelled = !chunk.null.is_empty();
         let before = text.bytes.len();
-        let mut since_null = 0;
-        for field in self.iter() {
-            let bytes = &chunk.bytes[field.range()];
-            if !field.is_quoted() && (bytes.is_empty() || chunk.is_null(bytes)) {
-                nulls.append_n_non_nulls(std::mem::take(&mut since_null));
+        let fields = self.iter();
+        let records = fields.len();
+        let mut appended = 0;
+        // All texts of the column fit into what the chunk has, so none has to ask for room.
+        text.bytes.resize(before + chunk.bytes.len() + SHORT, 0);
+        let room = &mut text.bytes[before..];
+        let mut filled = 0;
+        let known = text.offsets.len();
+        text.offsets.resize(known + records, 0);
+        let offsets = text.offsets[known..].iter_mut();
+        for (record, (offset, field)) in offsets.zip(fields).enumerate() {
+            if !field.is_quoted() && (field.is_empty() || (spelled && chunk.is_null(&chunk.bytes[field.range()]))) {
+                nulls.append_n_non_nulls(record - appended);
                 nulls.append_null();
-                text.end();
-                continue;
-            }
-            since_null += 1;
-            if field.is_escaped() {
-                unescape(bytes, chunk.quote, &mut text.bytes);
+                appended = record + 1;
+            } else if field.is_escaped() {
+                filled += unescape(&chunk.bytes[field.range()], chunk.quote, &mut room[filled..]);
             } else {
-                let wide = chunk.bytes[field.start()..].first_chunk::<SHORT>().filter(|_| bytes.len() <= SHORT);
-                match wide {
-                    Some(wide) => {
-                        let end = text.bytes.len() + bytes.len();
-                        text.bytes.extend_from_slice(wide);
-                        text.bytes.truncate(end);
-                    }
-                    None => text.bytes.extend_from_slice(bytes),
+                let bytes = &chunk.bytes[field.range()];
+                let source = chunk.bytes[field.start()..].first_chunk::<SHORT>().filter(|_| bytes.len() <= SHORT);
+                match (source, room[filled..].first_chunk_mut::<SHORT>()) {
+                    (Some(source), Some(target)) => *target = *source,
+                    _ => room[filled..filled + bytes.len()].copy_from_slice(bytes),
                 }
+                filled += bytes.len();
             }
-            text.end();
+            *offset = narrow(before + filled);
         }
-        nulls.append_n_non_nulls(since_null);
+        text.bytes.truncate(before + filled);
+        nulls.append_n_non_nulls(records - appended);
         if text.bytes[before..].is_ascii() {
             return Ok(());
         }
@@ -305,12 +307,24 @@ impl Fields<'_> {
     }
 }
 
-/// Appends a text whose doubled quotes become single ones. The reader has seen that quotes come only in pairs here.
-pub(crate) fn unescape(text: &[u8], quote: Option<u8>, into: &mut Vec<u8>) {
-    let mut rest = text;
+/// A batch has less than 2 GiB (`extract.rs`); an offset that went wrong would be refused when the column is finished.
+#[inline]
+fn narrow(offset: usize) -> i32 {
+    i32::try_from(offset).unwrap_or(-1)
+}
+
+/// Copies a text, with doubled quotes made single, and gives its length. The reader has seen that quotes come only in
+/// pairs here.
+fn unescape(text: &[u8], quote: Option<u8>, into: &mut [u8]) -> usize {
+    let (mut rest, mut filled) = (text, 0);
+    let mut copy = |part: &[u8]| {
+        into[filled..filled + part.len()].copy_from_slice(part);
+        filled += part.len();
+    };
     while let Some(at) = quote.and_then(|quote| memchr::memchr(quote, rest)) {
-        into.extend_from_slice(&rest[..=at]);
+        copy(&rest[..=at]);
         rest = rest.get(at + 2..).unwrap_or_default();
     }
-    into.extend_from_slice(rest);
+    copy(rest);
+    filled
 }

@@ -24,6 +24,9 @@ const LARGEST_PARTITION: u64 = 16 << 20;
 /// A sample ends here even if it has fewer records than asked for.
 const LARGEST_SAMPLE: usize = 64 << 20;
 
+/// Fields that are decoded together: they and their text stay in the nearest cache.
+const CACHED_FIELDS: usize = 2048;
+
 /// Offsets of texts are 31 bits wide, and a batch may exceed this by a chunk.
 const LARGEST_BATCH: usize = 1 << 30;
 
@@ -410,7 +413,7 @@ impl Reading {
         while rows < most && bytes < most_bytes {
             // No column takes more than its text and 16 bytes a value.
             let value_bytes = 16 * self.columns.len();
-            let fitting = (most_bytes - bytes) / (value_bytes + 1);
+            let fitting = ((most_bytes - bytes) / (value_bytes + 1)).min(CACHED_FIELDS / self.source.width);
             let Some(records) = self.reader.next((most - rows).min(fitting.max(1)), &mut self.fields)? else { break };
             let raw = self.reader.bytes(records);
             let Source { width, dialect, .. } = *self.source;

@@ -4,12 +4,12 @@
 //! quotes so far (a prefix sum of bits) tells which of them are within quotes; the delimiters and line feeds that are not
 //! end fields. This is the method of Langdale and Lemire, "Parsing Gigabytes of JSON per Second" (2019).
 //!
-//! Parity is right as long as quotes stand only where a field begins, where it ends, and doubled within it. The first two
-//! are checked: a quote that opens (makes the count odd) has a delimiter, a line feed or a quote before it, and a field
-//! that begins with a quote ends with one. Then what lies between them can only be pairs, for a quote that opens again
-//! within the field has one directly before it. A record for which this does not hold, and one that has another number of
-//! fields than the others, is left to [`Dialect::record`], which knows all rules and all errors. So this is a shortcut
-//! and never the judge; a property test compares the two.
+//! Parity is right as long as quotes stand only where a field begins, where it ends, and doubled within it. That is
+//! checked: a quote that opens (makes the count odd) has a delimiter, a line feed or a quote before it, and one that
+//! closes has a delimiter, a line end or a quote behind it. So the first quote of a field is its first byte, the last
+//! one its last, and those between them can only be pairs. A record for which this does not hold, and one that has
+//! another number of fields than the others, is left to [`Dialect::record`], which knows all rules and all errors. So
+//! this is a shortcut and never the judge; a property test compares the two.
 //!
 //! Registers of 16 bytes are part of every x86-64 and AArch64 processor. Wider ones would have to be asked for at run time,
 //! which needs `unsafe`; finding the masks takes a small part of the time of decoding, so it would hardly show.
@@ -31,89 +31,73 @@ impl Dialect {
         fields: &mut Vec<Field>,
     ) -> (usize, usize) {
         let kept = fields.len();
+        let quote = self.quote.unwrap_or(b'\n');
         let mut records = 0;
         let mut record_start = start;
         let mut field_start = narrow(start);
         let mut found = 0;
-        let mut state = Quotes { inside: 0, may_open: 1, after_quote: 0, doubled: false, in_record: false };
+        let mut state = Quotes { inside: 0, may_open: 1, after_quote: 0, after_close: 0, doubled: false };
         let mut at = start;
-        'blocks: while records < most && at < buffer.len() {
+        // Room for all fields and those of one block more, so that none has to ask for it.
+        let most = most.min(buffer.len() / width + 1);
+        fields.resize(kept + most * width + 64, Field::default());
+        let mut written = kept;
+        while records < most && at < buffer.len() {
             let block_start = narrow(at);
             let marks = match buffer.get(at..at + 64).and_then(|block| block.try_into().ok()) {
                 Some(block) => Marks::of(block, self),
                 None => Marks::of_last(&buffer[at..], self),
             };
+            let Ends { mut ends, closed, doubled, mut broken } = state.advance(&marks, &buffer[at..]);
             at += 64;
-            if marks.quote == 0 && state.inside == 0 && !state.in_record {
-                state.passed(&marks);
-                let mut ends = marks.delimiter | marks.line;
-                fields.reserve(64);
-                while ends != 0 {
-                    let bit = ends.trailing_zeros();
-                    ends &= ends - 1;
+            // A record with more fields than the others.
+            let Some(room) = fields.get_mut(written..).and_then(|room| room.first_chunk_mut::<64>()) else { break };
+            let mut filled = 0;
+            loop {
+                let line = ends & marks.line;
+                // The delimiters before the next line end.
+                let mut delimiters = ends & line.wrapping_sub(1) & !line;
+                ends ^= delimiters;
+                found += delimiters.count_ones() as usize;
+                while delimiters != 0 {
+                    let bit = delimiters.trailing_zeros();
+                    delimiters &= delimiters - 1;
                     let end = block_start + bit;
-                    found += 1;
-                    if marks.line >> bit & 1 == 0 {
-                        fields.push(Field::plain(field_start, end));
-                        field_start = end + 1;
-                        continue;
-                    }
-                    fields.push(Field::plain(field_start, without_return(buffer, field_start, end)));
+                    room[filled] = Field::of(field_start, end, closed >> bit & 1 != 0);
+                    filled += 1;
                     field_start = end + 1;
-                    if found != width {
-                        break 'blocks;
-                    }
-                    found = 0;
-                    records += 1;
-                    record_start = field_start as usize;
-                    if records == most {
-                        break 'blocks;
-                    }
                 }
-                continue;
-            }
-            let Some(quote) = self.quote else { break };
-            let (mut ends, stray) = state.advance(&marks);
-            let mut ended = false;
-            while ends != 0 {
-                let bit = ends.trailing_zeros();
+                if line == 0 {
+                    break;
+                }
+                let bit = line.trailing_zeros();
                 ends &= ends - 1;
-                let next = block_start + bit + 1;
-                let is_line = marks.line >> bit & 1 != 0;
-                let end = if is_line { without_return(buffer, field_start, next - 1) } else { next - 1 };
-                let text = &buffer[field_start as usize..end as usize];
-                fields.push(match text {
-                    [first, content @ .., last] if *first == quote && *last == quote => {
-                        let escaped = state.doubled && memchr::memchr(quote, content).is_some();
-                        Field::quoted(field_start + 1, end - 1, escaped)
-                    }
-                    [first, ..] if *first == quote => break 'blocks,
-                    _ => Field::plain(field_start, end),
-                });
-                field_start = next;
+                let end = without_return(buffer, field_start, block_start + bit);
+                room[filled] = Field::of(field_start, end, end > field_start && buffer[end as usize - 1] == quote);
+                filled += 1;
+                field_start = block_start + bit + 1;
                 found += 1;
-                if is_line {
-                    if found != width {
-                        break 'blocks;
-                    }
-                    found = 0;
-                    records += 1;
-                    record_start = field_start as usize;
-                    ended = true;
-                    if records == most {
-                        break 'blocks;
+                if found != width {
+                    broken = true;
+                    break;
+                }
+                found = 0;
+                records += 1;
+                record_start = field_start as usize;
+                if records == most {
+                    break;
+                }
+            }
+            if doubled {
+                for field in &mut room[..filled] {
+                    if field.is_quoted() && memchr::memchr(quote, &buffer[field.range()]).is_some() {
+                        *field = Field::quoted(narrow(field.start()), narrow(field.end()), true);
                     }
                 }
             }
-            if stray {
+            written += filled;
+            if broken {
                 break;
-            }
-            if ended {
-                // Whether the record that goes on has one of the block's quotes is not worth finding out.
-                state.in_record = marks.quote != 0;
-                state.doubled &= marks.quote != 0;
-            } else {
-                state.in_record |= marks.quote != 0;
             }
         }
         fields.truncate(kept + records * width);
@@ -135,34 +119,69 @@ struct Quotes {
     may_open: u64,
     /// Lowest bit: the byte before it is a quote.
     after_quote: u64,
-    /// There were doubled quotes, maybe in the record that goes on.
+    /// Lowest bit: the byte before it is a quote that closes.
+    after_close: u64,
+    /// There are doubled quotes in the field that goes on.
     doubled: bool,
-    /// There were quotes, maybe in the record that goes on.
-    in_record: bool,
+}
+
+/// Where fields of a block end.
+struct Ends {
+    ends: u64,
+    /// Lowest bit for the first byte: a quote stands before it.
+    closed: u64,
+    /// Some of the fields may have doubled quotes.
+    doubled: bool,
+    /// These are only those before a quote that stands where none may.
+    broken: bool,
 }
 
 impl Quotes {
-    /// Goes over a block without quotes.
     #[inline]
-    fn passed(&mut self, marks: &Marks) {
-        self.may_open = (marks.delimiter | marks.line) >> 63;
-        self.after_quote = 0;
-    }
-
-    /// The ends of fields in the block, and whether they are only those before a quote that stands where none may.
-    #[inline]
-    fn advance(&mut self, marks: &Marks) -> (u64, bool) {
+    fn advance(&mut self, marks: &Marks, block: &[u8]) -> Ends {
         let &Marks { delimiter, line, quote } = marks;
+        let marked = delimiter | line | quote;
         let parity = prefix_xor(quote) ^ self.inside;
         let opens = quote & parity;
-        let strays = opens & !((delimiter | line | quote) << 1 | self.may_open);
-        self.doubled |= opens & (quote << 1 | self.after_quote) != 0;
+        let closes = quote & !parity;
+        let strays = opens & !(marked << 1 | self.may_open);
+        let behind = closes << 1 | self.after_close;
+        let mut broken = strays | behind & !marked;
+        if broken != 0 {
+            // A closing quote may have the two bytes of a line end behind it.
+            let first = broken.trailing_zeros() as usize;
+            if let Some(b"\r\n") = block.get(first..first + 2)
+                && strays == 0
+            {
+                broken = without_line_ends(broken, block);
+            }
+        }
+        let before = if broken == 0 { u64::MAX } else { (1 << broken.trailing_zeros()) - 1 };
+        let closed = quote << 1 | self.after_quote;
+        let reopens = opens & closed;
+        let ends = (delimiter | line) & !parity & before;
+        let doubled = self.doubled || reopens != 0;
+        // Compared as numbers: whether the last of the one is behind the last of the other.
+        self.doubled = if ends == 0 { doubled } else { reopens > ends };
         self.inside = 0u64.wrapping_sub(parity >> 63);
-        self.may_open = (delimiter | line | quote) >> 63;
+        self.may_open = marked >> 63;
         self.after_quote = quote >> 63;
-        let before_stray = if strays == 0 { u64::MAX } else { (1 << strays.trailing_zeros()) - 1 };
-        ((delimiter | line) & !parity & before_stray, strays != 0)
+        self.after_close = closes >> 63;
+        Ends { ends, closed, doubled, broken: broken != 0 }
     }
+}
+
+/// The bits at which `block` has no carriage return with a line feed behind it.
+fn without_line_ends(mut bits: u64, block: &[u8]) -> u64 {
+    let mut others = 0;
+    while bits != 0 {
+        let at = bits.trailing_zeros() as usize;
+        if block.get(at..at + 2) != Some(b"\r\n") {
+            others |= 1 << at;
+        }
+        bits &= bits - 1;
+    }
+    others
 }
 
 /// Each bit: whether the number of bits set up to and with it is odd.

@@ -251,9 +251,15 @@ pub(crate) fn decimal(bytes: &[u8], scale: u32) -> Option<i128> {
 /// Days since 1970-01-01 of `YYYY-MM-DD` (ISO 8601, proleptic Gregorian calendar).
 #[inline]
 pub(crate) fn date(bytes: &[u8]) -> Option<i32> {
-    let [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2] = *bytes else { return None };
-    let digits = u64::from_le_bytes([y1, y2, y3, y4, m1, m2, d1, d2]);
+    let (start, &[d1, d2]) = bytes.split_first_chunk::<8>()? else { return None };
+    let word = u64::from_le_bytes(*start);
+    const DASHES: u64 = 0xff00_00ff_0000_0000;
+    if word & DASHES != 0x2d2d_2d2d_2d2d_2d2d & DASHES {
+        return None;
+    }
     // All digits at once: YYYYMMDD as one number.
+    let day = u64::from(u16::from_le_bytes([d1, d2])) << 48;
+    let digits = word & 0xffff_ffff | word >> 8 & 0xffff_0000_0000 | day;
     let number = u32::try_from(eight_digits(digits)?).ok()?;
     let (year, month, day) = (number / 10_000, number / 100 % 100, number % 100);
     const BEFORE: [u32; 13] = [0, 0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];

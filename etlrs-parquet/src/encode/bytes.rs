@@ -107,10 +107,7 @@ struct Extremes {
 impl Extremes {
     #[inline]
     fn add(&mut self, value: &[u8]) {
-        let start = match value.first_chunk::<8>() {
-            Some(start) => u64::from_be_bytes(*start),
-            None => value.iter().enumerate().fold(0, |start, (at, &byte)| start | u64::from(byte) << (56 - 8 * at)),
-        };
+        let start = first_bytes(value);
         let Some((least, greatest)) = &mut self.bounds else {
             self.bounds = Some((value.to_vec(), value.to_vec()));
             (self.least_start, self.greatest_start) = (start, start);
@@ -161,8 +158,7 @@ struct Interner {
     slots: Slots,
     /// The values, each behind its length, as the dictionary page has them.
     plain: Vec<u8>,
-    /// Where in `plain` each value is, and its hash.
-    places: Vec<(u32, u32, u64)>,
+    places: Vec<Place>,
     /// For each value, the last page that had it.
     pages: Vec<u32>,
     page: u32,
@@ -178,20 +174,50 @@ impl Interner {
     #[inline]
     fn number(&mut self, value: &[u8]) -> u32 {
         let hash = hash_bytes(value);
+        let start = first_bytes(value);
         let (plain, places) = (&self.plain, &self.places);
         let same = |number: u32| {
-            let (start, end, found) = places[number as usize];
-            found == hash && &plain[start as usize..end as usize] == value
+            let place = &places[number as usize];
+            place.hash == hash
+                && place.start == start
+                && (place.end - place.begin) as usize == value.len()
+                && (value.len() <= 8 || &plain[place.begin as usize..place.end as usize] == value)
         };
-        let (number, new) = self.slots.number(hash, same, |number| places[number as usize].2);
+        let (number, new) = self.slots.number(hash, same, |number| places[number as usize].hash);
         if new {
             append(value, &mut self.plain);
             // A dictionary has less than 4 GiB: it is closed when it is not worth keeping any more.
-            let end = u32::try_from(self.plain.len()).unwrap_or(u32::MAX);
-            self.places.push((end.saturating_sub(value.len() as u32), end, hash));
+            let narrow = |offset: usize| u32::try_from(offset).unwrap_or(u32::MAX);
+            let (begin, end) = (narrow(self.plain.len() - value.len()), narrow(self.plain.len()));
+            self.places.push(Place { begin, end, start, hash });
             self.pages.push(0);
         }
         number
+    }
+}
+
+/// Where in a dictionary a value is, and what tells it from others fast.
+struct Place {
+    begin: u32,
+    end: u32,
+    /// Its first bytes.
+    start: u64,
+    hash: u64,
+}
+
+/// The first eight bytes as a number that orders as they do; shorter values have zeros behind.
+#[inline]
+fn first_bytes(value: &[u8]) -> u64 {
+    match value.first_chunk::<8>() {
+        Some(start) => u64::from_be_bytes(*start),
+        None => {
+            let half = |bytes: &[u8; 4]| u64::from(u32::from_be_bytes(*bytes));
+            match (value.first_chunk::<4>(), value.last_chunk::<4>()) {
+                // They overlap, so the last bytes are moved to where they belong.
+                (Some(first), Some(last)) => half(first) << 32 | half(last) << (64 - 8 * value.len()),
+                _ => value.iter().enumerate().fold(0, |start, (at, &byte)| start | u64::from(byte) << (56 - 8 * at)),
+            }
+        }
     }
 }
 
@@ -221,7 +247,9 @@ impl BytesColumn {
     pub(crate) fn memory(&self) -> usize {
         let dictionary = match &self.dictionary {
             Dictionary::Open(interner) | Dictionary::Closed(interner) => {
-                interner.slots.memory() + interner.plain.capacity() + interner.places.capacity() * 20
+                interner.slots.memory()
+                    + interner.plain.capacity()
+                    + interner.places.capacity() * (size_of::<Place>() + 4)
             }
             _ => 0,
         };
