@@ -2,7 +2,8 @@
 //!
 //! A target is written beside its place under a temporary name, synced and renamed ([`Staging`]), so that readers see
 //! the old data or the new, whatever happens in between. A [`TargetLock`] that dies with its process tells work in
-//! progress from what dead runs left behind. A directory of files is described by its [`Manifest`].
+//! progress from what dead runs left behind. A directory of files is described by its [`Manifest`]. Files can be
+//! compressed as a whole ([`Compression`]).
 //!
 //! ```
 //! use etlrs_core::{LoadMode, RunId};
@@ -18,11 +19,13 @@
 //! # Ok::<(), etlrs_core::Error>(())
 //! ```
 
+mod compression;
 mod lock;
 mod manifest;
 mod source;
 mod staging;
 
+pub use compression::{Compression, Compressor, Decompressor, reading};
 pub use lock::TargetLock;
 pub use manifest::{Manifest, ManifestFile};
 pub use source::{fingerprint, source_files};
