@@ -2,7 +2,8 @@
 //!
 //! A target is written beside its place under a temporary name, synced and renamed ([`Staging`]), so that readers see
 //! the old data or the new, whatever happens in between. A [`TargetLock`] that dies with its process tells work in
-//! progress from what dead runs left behind. A directory of files is described by its [`Manifest`]. Files can be
+//! progress from what dead runs left behind. Writers of many partitions append to one file in order ([`OrderedFile`]), or
+//! fill a directory with a file each ([`Parts`]), which is described by its [`Manifest`]. Files can be
 //! compressed as a whole ([`Compression`]).
 //!
 //! ```
@@ -22,11 +23,15 @@
 mod compression;
 mod lock;
 mod manifest;
+mod ordered;
+mod parts;
 mod source;
 mod staging;
 
 pub use compression::{Compression, Compressor, Decompressor, reading};
 pub use lock::TargetLock;
 pub use manifest::{Manifest, ManifestFile};
+pub use ordered::OrderedFile;
+pub use parts::{Parts, data_files, listed};
 pub use source::{fingerprint, source_files};
 pub use staging::Staging;

@@ -7,17 +7,17 @@ use etlrs_core::{
     Error, ErrorKind, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Partition,
     PartitionWriter, Published, Receipt, Result, RunContext, Scan, ScanRequest,
 };
-use etlrs_files::{ManifestFile, Staging};
+use etlrs_files::{ManifestFile, Staging, data_files};
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor, TypePtr};
 
-use crate::directory::{SharedDirectory, data_files};
+use crate::directory::SharedDirectory;
 use crate::encode::Layout;
 use crate::error::{reading, writing};
 use crate::extract::ParquetScan;
 use crate::file::ParquetFile;
 use crate::single::SharedFile;
 use crate::types::{StoredSchema, first_misfit, stored_schema};
-use crate::{ParquetReadOptions, ParquetWriteOptions};
+use crate::{EXTENSIONS, ParquetReadOptions, ParquetWriteOptions};
 
 const MODES: &[LoadMode] = &[LoadMode::Create, LoadMode::Append, LoadMode::Replace];
 
@@ -57,7 +57,7 @@ impl ParquetLoader {
         let old = match (exists, self.directory) {
             (false, _) => Vec::new(),
             // Mode replace looks as well, for it must not remove what is no data.
-            (true, true) => data_files(target)?,
+            (true, true) => data_files(target, EXTENSIONS)?,
             (true, false) => vec![target.to_owned()],
         };
         let old: Vec<_> = match plan.mode {
@@ -154,7 +154,7 @@ impl Loader for ParquetLoader {
         let Prepared { layout, old, .. } = self.prepare(&plan, &target, target.exists())?;
         let output = if self.directory {
             let old = old.iter().map(listed).collect::<Result<_>>()?;
-            let directory = SharedDirectory::new(layout.clone(), &target, staging.path(), cx.run_id(), old)?;
+            let directory = SharedDirectory::new(layout.clone(), &staging, cx.run_id(), old)?;
             Output::Directory(Arc::new(directory))
         } else {
             Output::File(Arc::new(SharedFile::new(layout.clone(), &target, staging.path(), old.into_iter().next())))
@@ -164,13 +164,8 @@ impl Loader for ParquetLoader {
 }
 
 fn listed(file: &ParquetFile) -> Result<ManifestFile> {
-    let name = file.path.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
-        Error::new(ErrorKind::Unsupported, "the name of a file is no Unicode, which a manifest needs")
-            .in_source(file.shown.display())
-    })?;
     let rows = file.footer().row_groups().iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0)).sum();
-    let bytes = std::fs::metadata(&file.path).map_err(|error| Error::io("read", &file.path, error))?.len();
-    Ok(ManifestFile { name: name.to_owned(), rows, bytes })
+    etlrs_files::listed(&file.path, rows)
 }
 
 struct ParquetSession {

@@ -1,19 +1,14 @@
-//! Design note. All partitions of a load go into one file, in their order. Each writer encodes row groups in memory,
-//! side by side with the others, and appends them when its partition is in turn. It may hold as much as
-//! [`RunContext::writer_memory`] says; one that holds more waits for its turn. The partition in turn never waits, so
-//! there is always one that goes on.
-//!
-//! What has been appended cannot be taken back, so a writer appends as late as its memory lets it: until then a retry
-//! starts from nothing. After that the partition is marked, and another attempt at it is refused.
+//! One file for all partitions, in their order: each writer encodes row groups in memory, and appends them when its
+//! partition is in turn ([`OrderedFile`]).
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
-use etlrs_core::{Error, ErrorKind, Partition, PartitionId, PartitionWriter, Receipt, Result, RunContext, Turnstile};
+use etlrs_core::{Error, Partition, PartitionId, PartitionWriter, Receipt, Result, RunContext};
+use etlrs_files::OrderedFile;
 use parquet::bloom_filter::Sbbf;
 use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::ParquetError;
@@ -32,16 +27,9 @@ pub(crate) struct SharedFile {
     staged: PathBuf,
     /// The file whose rows come first, in mode append.
     old: Option<ParquetFile>,
-    turnstile: Turnstile,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    file: Option<SerializedFileWriter<File>>,
-    /// Partitions of which something is in the file.
-    begun: BTreeSet<PartitionId>,
-    closed: Option<Closed>,
+    // A thread that panicked while it wrote leaves a row group open, and the parquet crate refuses to go on after that.
+    file: OrderedFile<SerializedFileWriter<File>>,
+    closed: Mutex<Option<Closed>>,
 }
 
 /// What a file has after its footer was written.
@@ -58,8 +46,8 @@ impl SharedFile {
             target: target.to_owned(),
             staged: staged.to_owned(),
             old,
-            turnstile: Turnstile::new(),
-            state: Mutex::default(),
+            file: OrderedFile::new(),
+            closed: Mutex::default(),
         }
     }
 
@@ -75,23 +63,8 @@ impl SharedFile {
         self.old.as_ref().map_or(0, |old| rows(old.footer()))
     }
 
-    // A thread that panicked while it wrote leaves a row group open, and the parquet crate refuses to go on after that.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(crate) fn writer(self: &Arc<Self>, cx: &RunContext, partition: &Partition) -> Result<Box<dyn PartitionWriter>> {
-        if self.lock().begun.contains(&partition.id) {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "partition {} cannot be tried again, for some of its rows are in the file already",
-                    partition.id
-                ),
-            )
-            .hint("start the run again, with more memory so that a partition fits, or write to a directory")
-            .in_source(self.target.display()));
-        }
+        self.file.admit(partition.id).map_err(|error| error.in_source(self.target.display()))?;
         Ok(Box::new(SharedFileWriter {
             file: self.clone(),
             partition: partition.id,
@@ -102,46 +75,39 @@ impl SharedFile {
         }))
     }
 
-    /// Writes `groups` to the file and adds to `receipt` what the file says it took.
-    fn append(&self, groups: &mut Vec<RowGroup>, receipt: &mut Receipt) -> Result<()> {
+    /// Writes `groups` to the file when the partition is in turn, and adds to `receipt` what the file says it took.
+    async fn append(&self, groups: &mut Vec<RowGroup>, receipt: &mut Receipt) -> Result<()> {
         if groups.is_empty() {
             return Ok(());
         }
-        let mut state = self.lock();
-        // Before the first byte: a failure in the middle of a row group cannot be repaired either.
-        state.begun.insert(receipt.partition);
-        let file = self.opened(&mut state)?;
-        for group in groups.drain(..) {
-            let written = append_row_group(file, group).map_err(|error| writing(&self.target, error))?;
-            receipt.rows += written.rows;
-            receipt.bytes += written.bytes;
-        }
-        Ok(())
+        let write = |file: &mut SerializedFileWriter<File>| {
+            for group in groups.drain(..) {
+                let written = append_row_group(file, group).map_err(|error| writing(&self.target, error))?;
+                receipt.rows += written.rows;
+                receipt.bytes += written.bytes;
+            }
+            Ok(())
+        };
+        self.file.append(receipt.partition, || self.open(), write).await
     }
 
-    fn opened<'a>(&self, state: &'a mut State) -> Result<&'a mut SerializedFileWriter<File>> {
-        match &mut state.file {
-            Some(file) => Ok(file),
-            empty => {
-                let mut file = create(&self.staged, &self.target, &self.layout)?;
-                if let Some(old) = &self.old {
-                    copy_row_groups(old, &mut file, &self.target)?;
-                }
-                Ok(empty.insert(file))
-            }
+    fn open(&self) -> Result<SerializedFileWriter<File>> {
+        let mut file = create(&self.staged, &self.target, &self.layout)?;
+        if let Some(old) = &self.old {
+            copy_row_groups(old, &mut file, &self.target)?;
         }
+        Ok(file)
     }
 
     /// Writes the footer, once, and tells the rows of the load, without those that were there before.
     pub(crate) fn close(&self) -> Result<Closed> {
-        let mut state = self.lock();
-        if let Some(closed) = state.closed {
+        let mut state = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(closed) = *state {
             return Ok(closed);
         }
-        let file = self.opened(&mut state)?;
-        let closed = finish(file, &self.staged, &self.target)?;
+        let closed = self.file.close(|| self.open(), |file| finish(file, &self.staged, &self.target))?;
         let closed = Closed { rows: closed.rows.saturating_sub(self.old_rows()), ..closed };
-        state.closed = Some(closed);
+        *state = Some(closed);
         Ok(closed)
     }
 }
@@ -233,8 +199,7 @@ impl PartitionWriter for SharedFileWriter {
                 self.park()?;
             }
             if self.held() > self.memory && !self.parked.is_empty() {
-                self.file.turnstile.wait(self.partition).await;
-                self.file.append(&mut self.parked, &mut self.receipt)?;
+                self.file.append(&mut self.parked, &mut self.receipt).await?;
             }
         }
         Ok(())
@@ -242,9 +207,8 @@ impl PartitionWriter for SharedFileWriter {
 
     async fn finish(mut self: Box<Self>) -> Result<Receipt> {
         self.park()?;
-        self.file.turnstile.wait(self.partition).await;
-        self.file.append(&mut self.parked, &mut self.receipt)?;
-        self.file.turnstile.pass(self.partition);
+        self.file.append(&mut self.parked, &mut self.receipt).await?;
+        self.file.file.pass(self.partition).await;
         Ok(self.receipt)
     }
 }
