@@ -18,7 +18,7 @@ pub trait Connector: Send + Sync {
     fn schemes(&self) -> &'static [&'static str] {
         &[]
     }
-    /// File extensions that it serves, without the dot and in lower case.
+    /// File extensions that it serves, without the first dot and in lower case; `csv.gz` is one of its own.
     fn extensions(&self) -> &'static [&'static str] {
         &[]
     }
@@ -93,10 +93,11 @@ impl Registry {
                     .in_source(uri));
             }
         }
-        let found = latest_first
-            .find(|connector| extension.as_deref().is_some_and(|name| connector.extensions().contains(&name)));
+        let found = latest_first.find(|connector| connector.extensions().iter().any(|name| uri.has_extension(name)));
         found.ok_or_else(|| {
-            let extensions: Vec<_> = self.connectors.iter().flat_map(|c| c.extensions()).collect();
+            // Those of compressed files would be many, and it is known what they are made of.
+            let simple = |name: &&&'static str| !name.contains('.');
+            let extensions: Vec<_> = self.connectors.iter().flat_map(|c| c.extensions()).filter(simple).collect();
             let schemes: Vec<_> = self.connectors.iter().flat_map(|c| c.schemes()).collect();
             let message = match extension {
                 Some(extension) => format!("no connector serves files that end in .{extension}"),

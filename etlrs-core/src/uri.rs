@@ -70,6 +70,14 @@ impl Uri {
     pub fn extension(&self) -> Option<String> {
         Some(Path::new(self.body().trim_end_matches('/')).extension()?.to_str()?.to_ascii_lowercase())
     }
+
+    /// Whether the path ends in `.extension`, which may be several (`csv.gz`) and is in lower case. A name has something
+    /// before it.
+    pub fn has_extension(&self, extension: &str) -> bool {
+        let name = Path::new(self.body().trim_end_matches('/')).file_name().and_then(|name| name.to_str());
+        let name = name.unwrap_or_default().to_ascii_lowercase();
+        name.strip_suffix(extension).and_then(|rest| rest.strip_suffix('.')).is_some_and(|rest| !rest.is_empty())
+    }
 }
 
 impl fmt::Display for Uri {

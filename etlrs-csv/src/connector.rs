@@ -1,10 +1,11 @@
 use std::sync::Arc;
 
-use etlrs_core::{Connector, Error, ErrorKind, Extractor, Loader, OptionMap, OptionSet, OptionSpec, Result, Uri};
+use etlrs_core::{Connector, Extractor, Loader, OptionMap, OptionSet, OptionSpec, Result, Uri};
 
-use crate::{CsvExtractor, CsvOptions};
+use crate::{CsvExtractor, CsvLoader, CsvOptions, CsvWriteOptions, EXTENSIONS};
 
-/// Makes `sales.csv` and `sales.tsv` into extractors.
+/// Serves paths that end in `.csv` or `.tsv`, and with `.gz`, `.zst`, `.bz2` or `.xz` behind it. A target path that ends in
+/// `/`, or that is a directory already, becomes a directory of one file per partition.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CsvConnector;
 
@@ -14,7 +15,7 @@ impl Connector for CsvConnector {
     }
 
     fn summary(&self) -> &'static str {
-        "CSV and TSV files in UTF-8"
+        "CSV and TSV files in UTF-8; written compressed too (.csv.gz .zst .bz2 .xz), and as directories"
     }
 
     fn example(&self) -> &'static str {
@@ -22,7 +23,7 @@ impl Connector for CsvConnector {
     }
 
     fn extensions(&self) -> &'static [&'static str] {
-        &["csv", "tsv"]
+        EXTENSIONS
     }
 
     fn source_options(&self) -> Option<Vec<OptionSpec>> {
@@ -30,20 +31,34 @@ impl Connector for CsvConnector {
     }
 
     fn target_options(&self) -> Option<Vec<OptionSpec>> {
-        None
+        Some(CsvWriteOptions::specs())
     }
 
     fn extractor(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Extractor>> {
-        let mut parsed = CsvOptions::from_pairs(options.iter().map(|(key, value)| (key.as_str(), value.as_str())))?;
-        if uri.extension().as_deref() == Some("tsv") && !options.contains_key("delimiter") {
+        let mut parsed = CsvOptions::from_pairs(pairs(options))?;
+        if is_tsv(uri) && !options.contains_key("delimiter") {
             parsed = parsed.with_delimiter(b'\t');
         }
         Ok(Arc::new(CsvExtractor::new(uri.path()).with_options(parsed)))
     }
 
-    fn loader(&self, uri: &Uri, _: &OptionMap) -> Result<Arc<dyn Loader>> {
-        Err(Error::new(ErrorKind::Unsupported, "CSV files can be read but not written yet")
-            .hint("write Parquet or SQLite")
-            .in_source(uri))
+    fn loader(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Loader>> {
+        let mut parsed = CsvWriteOptions::from_pairs(pairs(options))?;
+        if is_tsv(uri) && !options.contains_key("delimiter") {
+            parsed = parsed.with_delimiter(b'\t');
+        }
+        let path = uri.path();
+        let directory = uri.body().ends_with('/') || path.is_dir();
+        let loader = if directory { CsvLoader::directory(path) } else { CsvLoader::new(path) };
+        Ok(Arc::new(loader.with_options(parsed)))
     }
+}
+
+fn pairs(options: &OptionMap) -> impl Iterator<Item = (&str, &str)> {
+    options.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+}
+
+fn is_tsv(uri: &Uri) -> bool {
+    let extensions = EXTENSIONS.iter().filter(|extension| extension.starts_with("tsv"));
+    extensions.into_iter().any(|extension| uri.has_extension(extension))
 }

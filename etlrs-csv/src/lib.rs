@@ -1,4 +1,4 @@
-//! CSV as a source of ETLRS.
+//! CSV as a source and a target of ETLRS.
 //!
 //! ```
 //! use etlrs_core::{DatasetSnapshot, Extractor, PerformanceConfig, RunContext, ScanRequest};
@@ -16,18 +16,32 @@
 //! # Ok::<(), etlrs_core::Error>(()) }).unwrap();
 //! ```
 
+mod block;
 mod connector;
 mod decode;
+mod directory;
+mod encode;
 mod extract;
 mod guess;
 mod infer;
+mod layout;
+mod load;
+mod old;
 mod options;
 mod quick;
+mod read_back;
 mod reader;
 mod records;
+mod single;
 mod split;
 mod value;
 
 pub use connector::CsvConnector;
+pub use etlrs_files::Compression;
 pub use extract::CsvExtractor;
-pub use options::{CsvOptions, Delimiter, Quote};
+pub use load::CsvLoader;
+pub use options::{CsvOptions, CsvWriteOptions, Delimiter, LineEnd, Quote, Quoting};
+
+/// What the names of CSV files end in.
+const EXTENSIONS: &[&str] =
+    &["csv", "tsv", "csv.gz", "csv.zst", "csv.bz2", "csv.xz", "tsv.gz", "tsv.zst", "tsv.bz2", "tsv.xz"];

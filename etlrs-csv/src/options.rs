@@ -1,4 +1,5 @@
-use etlrs_core::{ColumnTypes, OptionArgument, OptionValue};
+use etlrs_core::{ColumnTypes, OptionArgument, OptionValue, unknown_name};
+use etlrs_files::Compression;
 
 etlrs_core::options! {
     /// How a CSV file is read.
@@ -25,6 +26,116 @@ etlrs_core::options! {
         sample, with_sample: usize = 10_000;
         /// Types of single columns, over what is found from the data.
         types, with_types: ColumnTypes = ColumnTypes::default();
+    }
+}
+
+etlrs_core::options! {
+    /// How CSV files are written.
+    ///
+    /// Null is written as `null_value` without quotes, and text that is empty or spelled like it with quotes, so that
+    /// both are read as what they were.
+    ///
+    /// ```
+    /// use etlrs_csv::{CsvWriteOptions, Quoting};
+    ///
+    /// let options = CsvWriteOptions::default().with_delimiter(b';').with_quoting(Quoting::Text);
+    /// # let _ = options;
+    /// ```
+    #[non_exhaustive]
+    pub struct CsvWriteOptions {
+        /// Whether the first record holds the names of the columns.
+        header, with_header: bool = true;
+        /// What stands between fields: one ASCII character, or `tab`.
+        delimiter, with_delimiter: Delimiter = Delimiter(b',');
+        /// What fields with delimiters or line ends are wrapped in: one ASCII character, or `none`.
+        quote, with_quote: Quote = Quote(Some(b'"'));
+        /// Which values are quoted: those that have to be, all, all of text, or none, so that one that has to be is refused.
+        quoting, with_quoting: Quoting = Quoting::Needed;
+        /// How null is spelled.
+        null_value, with_null_value: String = String::new();
+        /// What ends a line.
+        line_end, with_line_end: LineEnd = LineEnd::Lf;
+        /// Compression of the whole file; by default what its extension says (.gz, .zst, .bz2, .xz).
+        compression, with_compression: Option<Compression> = None;
+        /// Whether text that a spreadsheet would take for a formula gets an apostrophe in front; it is read back with it.
+        formula_guard, with_formula_guard: bool = false;
+    }
+}
+
+/// Which values are quoted. Nulls never are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Quoting {
+    /// Those that would be read as something else without quotes.
+    #[default]
+    Needed,
+    /// All.
+    All,
+    /// All of text columns, and names of columns.
+    Text,
+    /// None; a value that needs quotes is an error.
+    None,
+}
+
+impl OptionValue for Quoting {
+    const KIND: &'static str = "needed, all, text or none";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "needed" => Ok(Self::Needed),
+            "all" => Ok(Self::All),
+            "text" => Ok(Self::Text),
+            "none" => Ok(Self::None),
+            _ => Err(unknown_name("quoting", text, &["needed", "all", "text", "none"]).to_string()),
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Needed => "needed".into(),
+            Self::All => "all".into(),
+            Self::Text => "text".into(),
+            Self::None => "none".into(),
+        }
+    }
+}
+
+/// What ends a line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LineEnd {
+    /// A line feed.
+    #[default]
+    Lf,
+    /// A carriage return and a line feed, as RFC 4180 has it.
+    Crlf,
+}
+
+impl LineEnd {
+    pub(crate) fn bytes(self) -> &'static [u8] {
+        match self {
+            Self::Lf => b"\n",
+            Self::Crlf => b"\r\n",
+        }
+    }
+}
+
+impl OptionValue for LineEnd {
+    const KIND: &'static str = "lf or crlf";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "lf" => Ok(Self::Lf),
+            "crlf" => Ok(Self::Crlf),
+            _ => Err("it must be lf or crlf".into()),
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Lf => "lf".into(),
+            Self::Crlf => "crlf".into(),
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 use std::io::{self, BufRead, Read, Write};
 use std::path::Path;
 
-use etlrs_core::{Error, ErrorKind, OptionValue, Result, unknown_name};
+use etlrs_core::{Error, ErrorKind, OptionArgument, OptionValue, Result, unknown_name};
 use lzma_rust2::{XzOptions, XzReader, XzWriter};
 
 /// How a file is compressed.
@@ -95,6 +95,24 @@ impl Compression {
         Err(Error::new(ErrorKind::InvalidConfig, format!("the levels of {} are {levels}", self.name())))
     }
 
+    /// About as many bytes as a [`Compressor`] holds for blocks of up to a megabyte.
+    pub fn memory(self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Gzip(_) => 512 << 10,
+            // Its tables are chosen by the size of the block, above level 15 larger.
+            Self::Zstd(level) => {
+                if level > 15 {
+                    16 << 20
+                } else {
+                    4 << 20
+                }
+            }
+            Self::Bzip2(_) => 8 << 20,
+            Self::Xz(_) => 16 << 20,
+        }
+    }
+
     /// What compresses blocks; it keeps its tables from one to the next.
     ///
     /// # Errors
@@ -127,7 +145,7 @@ impl Compression {
         }
         let unpacking = match self {
             Self::None => Unpacking::None(input),
-            Self::Gzip(_) => Unpacking::Gzip(flate2::bufread::MultiGzDecoder::new(input)),
+            Self::Gzip(_) => Unpacking::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(input))),
             Self::Zstd(_) => Unpacking::Zstd(zstd::stream::read::Decoder::with_buffer(input)?),
             Self::Bzip2(_) => Unpacking::Bzip2(bzip2::bufread::MultiBzDecoder::new(input)),
             Self::Xz(_) => Unpacking::Xz(Box::new(XzReader::new_mem_limit(input, true, XZ_MEMORY_KIB))),
@@ -219,7 +237,7 @@ pub struct Decompressor<R: BufRead> {
 
 enum Unpacking<R: BufRead> {
     None(R),
-    Gzip(flate2::bufread::MultiGzDecoder<R>),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<R>>),
     Zstd(zstd::stream::read::Decoder<'static, R>),
     Bzip2(bzip2::bufread::MultiBzDecoder<R>),
     Xz(Box<XzReader<R>>),
@@ -239,7 +257,7 @@ impl<R: BufRead> Read for Decompressor<R> {
             Unpacking::Xz(decoder) => decoder.read(buffer),
         };
         read.map_err(|error| {
-            let ours = error.get_ref().is_some_and(|inner| inner.is::<Error>());
+            let ours = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()).is_some();
             if ours || error.raw_os_error().is_some() || error.kind() == io::ErrorKind::Interrupted {
                 return error;
             }
@@ -307,6 +325,13 @@ impl OptionValue for Compression {
                 format!("{}({level})", self.name())
             }
         }
+    }
+}
+
+/// For options that have a default of their own.
+impl OptionArgument<Option<Compression>> for Compression {
+    fn into_option_value(self) -> Option<Compression> {
+        Some(self)
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use etlrs_core::{Error, ErrorKind, PartitionId, Result, RunId};
 
+use crate::source::is_data_name;
 use crate::{Manifest, ManifestFile, Staging, source_files};
 
 /// The files of a directory target: one for each partition of a load, beside those that were there before.
@@ -129,11 +130,7 @@ pub fn data_files(directory: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>>
         path.is_file() && (known.contains(&name) || (name.starts_with(b".") && name.ends_with(b".crc")))
     };
     let is_data = |path: &PathBuf| {
-        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        let hidden = path
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b".") || name.as_encoded_bytes().starts_with(b"_"));
-        !hidden && extensions.iter().any(|known| known.eq_ignore_ascii_case(extension))
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| is_data_name(name, extensions))
     };
     let files = if entries.iter().any(is_data) || Manifest::read(directory)?.is_some() {
         source_files(directory, extensions)?

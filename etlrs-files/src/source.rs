@@ -23,9 +23,7 @@ pub fn source_files(path: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
     for entry in fs::read_dir(path).map_err(failed)? {
         let file = entry.map_err(failed)?.path();
         let name = file.file_name().and_then(|name| name.to_str()).unwrap_or("_");
-        let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        let hidden = name.starts_with(['.', '_']);
-        if !hidden && extensions.iter().any(|wanted| wanted.eq_ignore_ascii_case(extension)) && file.is_file() {
+        if is_data_name(name, extensions) && file.is_file() {
             files.push(file);
         }
     }
@@ -38,6 +36,16 @@ pub fn source_files(path: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+/// Whether a file called `name` is data: it has one of `extensions` (`csv`, `csv.gz`), and is not hidden.
+pub(crate) fn is_data_name(name: &str, extensions: &[&str]) -> bool {
+    let has = |extension: &&str| {
+        let start = name.len().checked_sub(extension.len() + 1);
+        let end = start.filter(|&start| start > 0).and_then(|start| name.get(start..));
+        end.and_then(|end| end.strip_prefix('.')).is_some_and(|end| end.eq_ignore_ascii_case(extension))
+    };
+    !name.starts_with(['.', '_']) && extensions.iter().any(has)
 }
 
 /// Sizes, times of change and identities of `files`: differs when one was written to, replaced or removed, and also when

@@ -1,0 +1,111 @@
+//! The buffer that values are appended to.
+
+/// Bytes of which a number, a date or a time needs fewer.
+pub(super) const SLOT: usize = 48;
+/// Text up to this length is copied as so many bytes, of which the rest is overwritten: one move of two registers, where
+/// a copy of the right length would be a call.
+const SHORT: usize = 32;
+
+/// A growing buffer with room behind its end, so that appending is a check and a few moves.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    /// What is behind `length` means nothing.
+    bytes: Vec<u8>,
+    length: usize,
+}
+
+impl Output {
+    /// That uses the memory of `buffer`.
+    pub(crate) fn reusing(buffer: Vec<u8>) -> Self {
+        Self { bytes: buffer, length: 0 }
+    }
+
+    /// Bytes appended.
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Bytes of memory.
+    pub(crate) fn memory(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// What was appended.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+
+    /// Forgets what was appended after the first `length` bytes.
+    pub(crate) fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length);
+    }
+
+    /// The buffer, whose first [`len`](Self::len) bytes are what was appended.
+    pub(crate) fn into_buffer(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    #[inline(always)]
+    fn reserve(&mut self, more: usize) {
+        if self.bytes.len() - self.length < more {
+            self.grow(more);
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self, more: usize) {
+        // Twice the size, so that all growing together costs no more than the last.
+        let size = (2 * self.bytes.len()).max(self.length + more).max(4096);
+        // What was reserved is used up first.
+        let size = if self.bytes.capacity() >= self.length + more { self.bytes.capacity() } else { size };
+        self.bytes.resize(size, 0);
+    }
+
+    #[inline(always)]
+    pub(super) fn push(&mut self, byte: u8) {
+        self.reserve(1);
+        self.bytes[self.length] = byte;
+        self.length += 1;
+    }
+
+    /// Overwrites the last byte.
+    #[inline(always)]
+    pub(super) fn replace_last(&mut self, byte: u8) {
+        if let Some(last) = self.length.checked_sub(1) {
+            self.bytes[last] = byte;
+        }
+    }
+
+    /// Appends what `write` puts at the start of a slot; it gives the length.
+    #[inline(always)]
+    pub(super) fn slot(&mut self, write: impl FnOnce(&mut [u8; SLOT]) -> usize) {
+        self.reserve(SLOT);
+        if let Some(slot) = self.bytes[self.length..].first_chunk_mut() {
+            self.length += write(slot).min(SLOT);
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn extend(&mut self, bytes: &[u8]) {
+        self.reserve(bytes.len());
+        let end = self.length + bytes.len();
+        self.bytes[self.length..end].copy_from_slice(bytes);
+        self.length = end;
+    }
+
+    /// Appends `values[start..end]`.
+    #[inline(always)]
+    pub(super) fn extend_from(&mut self, values: &[u8], start: usize, end: usize) {
+        let length = end - start;
+        self.reserve(length.max(SHORT));
+        let from = values[start..].first_chunk::<SHORT>();
+        if length <= SHORT
+            && let Some(from) = from
+        {
+            self.bytes[self.length..self.length + SHORT].copy_from_slice(from);
+        } else {
+            self.bytes[self.length..self.length + length].copy_from_slice(&values[start..end]);
+        }
+        self.length += length;
+    }
+}
