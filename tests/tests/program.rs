@@ -146,13 +146,39 @@ fn a_header_alone_is_a_table_without_rows() {
     let folder = folder_with_csv();
     let folder = folder.path();
     write(folder, &[("header.csv", b"a,b\n")]);
-    for target in ["o.parquet", "sqlite:o.db#t", "out.parquet/"] {
+    for target in ["o.parquet", "sqlite:o.db#t", "out.parquet/", "o.csv"] {
         let copied = works(folder, &format!("copy header.csv {target} --output json")).json();
         assert_eq!(copied["rows_written"], 0, "{target}");
         let seen = works(folder, &format!("inspect {target} --output json")).json();
         assert_eq!(names(&seen), ["a", "b"], "{target}");
         assert_eq!(seen["first_rows"], serde_json::json!([]), "{target}");
     }
+}
+
+#[test]
+fn csv_is_written_as_the_name_and_the_options_say() {
+    let folder = folder_with_csv();
+    let folder = folder.path();
+    write(folder, &[("text.csv", "a,b\n\"x,\ty\",\n\"\",2013-01-31\n".as_bytes())]);
+    works(folder, "copy text.csv text.parquet");
+    let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+    works(folder, "copy text.parquet o.csv --verify full");
+    assert_eq!(read("o.csv"), "a,b\n\"x,\ty\",\n\"\",2013-01-31\n");
+    works(folder, "copy text.parquet o.tsv --target-option null_value=NA --verify full");
+    assert_eq!(read("o.tsv"), "a\tb\n\"x,\ty\"\tNA\n\"\"\t2013-01-31\n");
+    works(folder, "copy text.parquet o.tsv --mode append --target-option null_value=NA --verify full");
+    assert_eq!(read("o.tsv").lines().count(), 5);
+    works(folder, "copy text.parquet dir.csv/ --verify full");
+    let part = fs::read_dir(folder.join("dir.csv")).unwrap().map(|entry| entry.unwrap().path());
+    let part = part.filter(|path| path.extension().is_some_and(|extension| extension == "csv")).last().unwrap();
+    assert_eq!(fs::read_to_string(part).unwrap(), read("o.csv"));
+    works(folder, "copy text.parquet o.csv.gz");
+    works(folder, "copy text.parquet o.csv.gz --mode append");
+    let packed = std::process::Command::new("gzip").arg("-dc").arg(folder.join("o.csv.gz")).output().unwrap();
+    let records = read("o.csv").split_once('\n').unwrap().1.to_owned();
+    assert_eq!(String::from_utf8(packed.stdout).unwrap(), format!("a,b\n{records}{records}"));
+    let planned = works(folder, "plan text.parquet p.csv").stdout;
+    assert!(planned.contains("YYYY-MM-DD"), "{planned}");
 }
 
 fn names(seen: &Value) -> Vec<&str> {
@@ -233,6 +259,7 @@ fn targets_that_cannot_be_written_are_refused() {
     works(folder, "copy ok.csv there.parquet");
     works(folder, "copy ok.csv sqlite:there.db#t");
     works(folder, "copy ok.csv many.parquet/");
+    works(folder, "copy ok.csv there.csv");
     fs::create_dir(folder.join("kept.parquet")).unwrap();
     write(folder, &[("kept.parquet/notes.txt", b"mine"), ("text.db", b"no database, but a text that is long enough")]);
     refused(
@@ -251,7 +278,11 @@ fn targets_that_cannot_be_written_are_refused() {
             ("copy ok.csv sqlite:there.db#t", 1, &["there.db#t", "exists", "replace", "append"]),
             ("copy ok.csv kept.parquet --mode replace", 2, &["kept.parquet", "notes.txt", "move it away"]),
             ("copy ok.csv kept.parquet/ --mode append", 2, &["kept.parquet", "notes.txt"]),
-            ("copy ok.csv o.csv", 1, &["o.csv", "not written yet", "Parquet"]),
+            ("copy ok.csv there.csv", 1, &["there.csv", "exists", "replace", "append"]),
+            ("copy ok.csv there.csv --mode append --columns b,a", 1, &["there.csv", "column \"b\"", "\"a\""]),
+            ("copy ok.csv o.csv --target-option quotin=all", 2, &["\"quotin\"", "did you mean quoting?"]),
+            ("copy ok.csv o.csv --compression lzma", 2, &["compression", "\"lzma\"", "none, gzip, zstd, bzip2, xz"]),
+            ("copy ok.csv o.csv --compression zstd(99)", 2, &["compression", "1 to 22"]),
             ("copy ok.csv sqlite:text.db#t", 1, &["text.db", "not a SQLite database"]),
         ],
     );
@@ -715,7 +746,7 @@ fn help_and_completions_are_there() {
         ("completions bash", &["complete -F", "etlrs", "--where"]),
         ("completions zsh", &["#compdef etlrs", "--where"]),
         ("completions fish", &["complete -c etlrs", "where"]),
-        ("connectors csv", &["delimiter", "--source-option", "Not a target"]),
+        ("connectors csv", &["delimiter", "--source-option", "--target-option", "formula_guard"]),
     ] {
         let ran = works(folder.path(), line);
         for needle in needles {

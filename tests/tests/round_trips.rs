@@ -54,7 +54,9 @@ fn goes_around(folder: &Path, source: &str, options: &[&str], rows: u64, flags: 
         "1.parquet",
         "sqlite:2.db#t",
         "3.parquet/",
+        "4.csv",
         "sqlite:4.db#t",
+        "5.tsv",
         "5.parquet",
         "6.parquet/",
         "7.parquet",
@@ -117,7 +119,7 @@ fn pieces_and_threads_do_not_change_the_checksum_and_data_do() {
     let folder = folder.path();
     let whole = checksum(&copy(folder, "a.csv", "o.parquet", &["--threads", "1", "--partitions", "1"]));
     for (threads, partitions) in [("1", "32"), ("2", "3"), ("8", "32"), ("8", "100")] {
-        for target in ["o.parquet", "dir.parquet/", "sqlite:o.db#t"] {
+        for target in ["o.parquet", "dir.parquet/", "sqlite:o.db#t", "o.csv"] {
             let flags = ["--mode", "replace", "--threads", threads, "--partitions", partitions, "--verify", "full"];
             let result = copy(folder, "a.csv", target, &flags);
             assert_eq!(checksum(&result), whole, "{threads} threads, {partitions} pieces, {target}");
@@ -137,7 +139,7 @@ fn appending_adds_exactly_the_rows() {
     fs::write(folder.join("more.csv"), format!("{a}{rows_of_b}{rows_of_b}")).unwrap();
     let [one, both, more] = ["a.csv", "both.csv", "more.csv"].map(|name| content(folder, name));
     assert_eq!([one.0, both.0, more.0], [20_000, 40_000, 60_000]);
-    for target in ["o.parquet", "dir.parquet/", "sqlite:o.db#t"] {
+    for target in ["o.parquet", "dir.parquet/", "sqlite:o.db#t", "o.csv"] {
         let append = ["--mode", "append", "--verify", "full"];
         copy(folder, "a.csv", target, &append);
         assert_eq!(content(folder, target), one, "{target}, which append made");
@@ -153,7 +155,7 @@ fn replacing_leaves_only_the_new_rows() {
     let folder = samples();
     let folder = folder.path();
     let [a, b] = ["a.csv", "b.csv"].map(|name| content(folder, name));
-    for target in ["o.parquet", "dir.parquet/", "sqlite:o.db#t"] {
+    for target in ["o.parquet", "dir.parquet/", "sqlite:o.db#t", "o.csv"] {
         copy(folder, "a.csv", target, &["--threads", "8", "--partitions", "32"]);
         assert_eq!(content(folder, target), a, "{target}");
         copy(folder, "b.csv", target, &["--mode", "replace", "--verify", "full"]);
@@ -246,11 +248,13 @@ fn memory_stays_within_the_budget_whatever_the_size() {
     let size = fs::metadata(&csv).unwrap().len();
     repeat_records(&csv, usize::try_from(60 * MB / size).unwrap());
     assert!(fs::metadata(&csv).unwrap().len() > 60 * MB);
-    let chain: [&[&str]; 4] = [
+    let chain: [&[&str]; 6] = [
         &["copy", "data.csv", "data.parquet"],
         &["copy", "data.parquet", "dir.parquet/"],
         &["copy", "dir.parquet/", "sqlite:data.db#t"],
         &["copy", "sqlite:data.db#t", "last.parquet"],
+        &["copy", "data.parquet", "last.csv"],
+        &["copy", "data.parquet", "last.csv.zst"],
     ];
     // Pieces of the same size both times, for a larger piece may use more of the budget.
     let measure = |pieces| {
