@@ -26,7 +26,7 @@ const MODES: &[LoadMode] = &[LoadMode::Create, LoadMode::Append, LoadMode::Repla
 /// |---|---|
 /// | Boolean | `true`, `false` |
 /// | integers, decimals | all digits; a decimal has those of its scale |
-/// | floats | the shortest text that reads back as the same bits: `1.0`, `0.1`, `1e300`, `NaN`, `inf`, `-inf` |
+/// | floats | the shortest text that reads back as the same bits: `1.0`, `0.1`, `1e+300`, `NaN`, `inf`, `-inf` |
 /// | Date32 | `2013-01-31` |
 /// | times | `05:00:00`, with as many digits of the second as are not zero |
 /// | timestamps | `2013-01-31 05:00:00.5`; with a zone in UTC and with a `Z`. Years outside 0000 to 9999 are refused |

@@ -265,8 +265,8 @@ impl<'a> Column<'a> {
             Values::Decimal32(values, scale) => number::decimal(out, values[row].into(), *scale),
             Values::Decimal256(values, scale) => number::wide_decimal(out, values[row], *scale),
             Values::Float64(values) => number::float(out, values[row]),
-            Values::Float32(values) => number::float(out, values[row]),
-            Values::Float16(values) => number::float(out, f32::from(values.value(row))),
+            Values::Float32(values) => number::long_float(out, values[row]),
+            Values::Float16(values) => number::long_float(out, f32::from(values.value(row))),
             Values::Date(values) => {
                 out.slot(|slot| checked(number::date(slot, values[row].into()), Unfit::Year));
             }

@@ -134,9 +134,42 @@ fn long_decimal(out: &mut Output, negative: bool, digits: &str, scale: i8) {
     out.extend(fraction.as_bytes());
 }
 
-/// The shortest text that reads back as the same bits: `1.0`, `0.1`, `1e300`, `-0.0`, `NaN`, `inf`, `-inf`.
+/// The shortest text that reads back as the same bits: `1.0`, `0.1`, `1e+300`, `-0.0`, `NaN`, `inf`, `-inf`.
 #[inline(always)]
-pub(super) fn float<F: zmij::Float>(out: &mut Output, value: F) {
+pub(super) fn float(out: &mut Output, value: f64) {
+    // Money, rates and measurements mostly have no more than four digits after the point. With fifteen digits in all,
+    // every decimal number has a float of its own, so one that is found to stand for this one is the shortest.
+    const LARGEST: f64 = 1e11;
+    let magnitude = value.abs();
+    if magnitude < LARGEST {
+        // Below 2^53, and not negative.
+        let scaled = (magnitude * 1e4 + 0.5) as u64;
+        if scaled as f64 / 1e4 == magnitude {
+            return out.slot(|slot| {
+                let sign = usize::from(value.is_sign_negative());
+                slot[0] = b'-';
+                let (whole, fraction) = (scaled / 10_000, scaled % 10_000);
+                let point = sign + digit_count(whole);
+                digits(slot, sign, point - sign, whole);
+                slot[point] = b'.';
+                pair(slot, point + 1, fraction / 100);
+                pair(slot, point + 3, fraction % 100);
+                let kept = match (fraction % 100, fraction % 10, fraction / 100 % 10) {
+                    (0, _, 0) => 1,
+                    (0, _, _) => 2,
+                    (_, 0, _) => 3,
+                    _ => 4,
+                };
+                point + 1 + kept
+            });
+        }
+    }
+    long_float(out, value);
+}
+
+/// As [`float`], of any that `zmij` takes.
+#[inline(never)]
+pub(super) fn long_float<F: zmij::Float>(out: &mut Output, value: F) {
     out.extend(zmij::Buffer::new().format(value).as_bytes());
 }
 
@@ -268,9 +301,19 @@ mod tests {
             prop_assert!(read.to_bits() == bits || read.is_nan() && value.is_nan());
         }
 
+        /// The way for few digits gives what the way for all gives.
+        #[test]
+        fn floats_of_few_digits_are_as_all_others(
+            scaled in any::<i64>(), shift in 0..64, decimals in 0i32..6, ulps in 0u64..2,
+        ) {
+            let value = (scaled >> shift) as f64 / 10f64.powi(decimals);
+            let value = f64::from_bits(value.to_bits() + ulps);
+            prop_assert_eq!(text(|out| float(out, value)), text(|out| long_float(out, value)));
+        }
+
         #[test]
         fn short_floats_come_back(number in any::<f32>()) {
-            let read: f32 = fast_float2::parse(text(|out| float(out, number))).unwrap();
+            let read: f32 = fast_float2::parse(text(|out| long_float(out, number))).unwrap();
             prop_assert!(read.to_bits() == number.to_bits() || read.is_nan() && number.is_nan());
         }
 
@@ -331,6 +374,11 @@ mod tests {
             (-0.0, "-0.0"),
             (0.1, "0.1"),
             (1234.56, "1234.56"),
+            (-20.25, "-20.25"),
+            (0.0001, "0.0001"),
+            (99_999_999_999.999_9, "99999999999.9999"),
+            (1e11, "100000000000.0"),
+            (1e16, "1e+16"),
             (f64::NAN, "NaN"),
             (f64::NEG_INFINITY, "-inf"),
             (5e-324, "5e-324"),

@@ -2,9 +2,10 @@
 
 /// Bytes of which a number, a date or a time needs fewer.
 pub(super) const SLOT: usize = 48;
-/// Text up to this length is copied as so many bytes, of which the rest is overwritten: one move of two registers, where
-/// a copy of the right length would be a call.
+/// Text up to one of these lengths is copied as so many bytes, of which the rest is overwritten: a move or two of registers,
+/// where a copy of the right length would be a call.
 const SHORT: usize = 32;
+const LONGER: usize = 64;
 
 /// A growing buffer with room behind its end, so that appending is a check and a few moves.
 #[derive(Debug, Default)]
@@ -97,14 +98,16 @@ impl Output {
     #[inline(always)]
     pub(super) fn extend_from(&mut self, values: &[u8], start: usize, end: usize) {
         let length = end - start;
-        self.reserve(length.max(SHORT));
-        let from = values[start..].first_chunk::<SHORT>();
-        if length <= SHORT
-            && let Some(from) = from
+        self.reserve(length.max(LONGER));
+        let (from, to) = (&values[start..], &mut self.bytes[self.length..]);
+        if let (Some(from), Some(to), true) = (from.first_chunk::<SHORT>(), to.first_chunk_mut(), length <= SHORT) {
+            *to = *from;
+        } else if let (Some(from), Some(to), true) =
+            (from.first_chunk::<LONGER>(), to.first_chunk_mut(), length <= LONGER)
         {
-            self.bytes[self.length..self.length + SHORT].copy_from_slice(from);
+            *to = *from;
         } else {
-            self.bytes[self.length..self.length + length].copy_from_slice(&values[start..end]);
+            to[..length].copy_from_slice(&from[..length]);
         }
         self.length += length;
     }
