@@ -143,6 +143,16 @@ mod tests {
         assert_eq!(parts("./a:b.csv"), (None, "./a:b.csv".into(), None));
         assert_eq!(parts("sqlite:f.db#t"), (Some("sqlite".into()), "f.db".into(), Some("t".into())));
         assert_eq!(Uri::new("out.Parquet/").extension().as_deref(), Some("parquet"));
+        for (uri, extension, has) in [
+            ("a.CSV.gz", "csv.gz", true),
+            ("d/a.csv.gz/", "gz", true),
+            ("a.csv", "csv.gz", false),
+            (".csv", "csv", false),
+            ("d.csv/a", "csv", false),
+            ("acsv", "csv", false),
+        ] {
+            assert_eq!(Uri::new(uri).has_extension(extension), has, "{uri}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The program is killed, stopped, starved of disk space and raced, and its target is looked at with other eyes: SQLite
-//! itself, and the `parquet` crate over whatever files a directory holds. The target must always hold whole versions of
-//! the source and nothing else; the next run must succeed and leave nothing behind but the target.
+//! itself, the `parquet` crate over whatever files a directory holds, and for CSV a parser of a few lines. The target must
+//! always hold whole versions of the source and nothing else; the next run must succeed and leave nothing behind but the
+//! target.
 //!
 //! `ETLRS_FAULTS=1` makes 50 faults of each kind instead of a few, and `ETLRS_FAULTS_SEED=N` repeats the moments of an
 //! earlier run (as near as the scheduler lets it). Every failure names the seed, the number of the fault and the delay.
@@ -32,6 +33,7 @@ enum Target {
     File,
     Database,
     Directory,
+    Text,
 }
 
 impl Target {
@@ -41,6 +43,7 @@ impl Target {
             Self::File => "out.parquet",
             Self::Database => "sqlite:t.db#t",
             Self::Directory => "dir.parquet/",
+            Self::Text => "out.csv",
         }
     }
 
@@ -50,6 +53,7 @@ impl Target {
             Self::File => "out.parquet",
             Self::Database => "t.db",
             Self::Directory => "dir.parquet",
+            Self::Text => "out.csv",
         }
     }
 
@@ -58,6 +62,7 @@ impl Target {
             Self::File => ".out.parquet.etlrs-lock",
             Self::Database => ".t.db.etlrs-t.lock",
             Self::Directory => ".dir.parquet.etlrs-lock",
+            Self::Text => ".out.csv.etlrs-lock",
         }
     }
 
@@ -81,6 +86,7 @@ impl Target {
             Self::File => read_parquet(&path, &mut found)?,
             Self::Database => read_sqlite(&path, &mut found)?,
             Self::Directory => read_directory(&path, &mut found)?,
+            Self::Text => read_csv(&path, &mut found)?,
         }
         for (version, ids) in &mut found {
             let rows = usize::try_from(*version - 1).ok().and_then(|index| ROWS.get(index));
@@ -119,6 +125,33 @@ fn read_parquet(path: &Path, found: &mut Found) -> Result<(), String> {
         found.entry(version).or_default().push(id);
     }
     Ok(())
+}
+
+/// A record ends where a line does and no quote is open; each has the fields that the header has.
+fn read_csv(path: &Path, found: &mut Found) -> Result<(), String> {
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let (mut in_quotes, mut fields, mut start, mut width) = (false, 1, 0, None);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'"' => in_quotes = !in_quotes,
+            b',' if !in_quotes => fields += 1,
+            b'\n' if !in_quotes => {
+                let record = &text[start..at];
+                if width.is_some() {
+                    let mut numbers =
+                        record.split(',').map(|field| field.parse::<i64>().map_err(|_| record.to_owned()));
+                    let id = numbers.next().ok_or(record)??;
+                    found.entry(numbers.next().ok_or(record)??).or_default().push(id);
+                }
+                if *width.get_or_insert(fields) != fields {
+                    return Err(format!("a record has {fields} fields: {record}"));
+                }
+                (start, fields) = (at + 1, 1);
+            }
+            _ => {}
+        }
+    }
+    if start == text.len() { Ok(()) } else { Err(format!("the last record has no end: {}", &text[start..])) }
 }
 
 /// Reads what a program that knows no manifest would: each file that ends in `.parquet`. The manifest must list the same.
@@ -398,6 +431,11 @@ macro_rules! each_target {
             #[test]
             fn directory() {
                 $check(Target::Directory);
+            }
+
+            #[test]
+            fn text() {
+                $check(Target::Text);
             }
         }
     };
