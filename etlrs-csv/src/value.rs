@@ -127,7 +127,7 @@ fn quick_decimal(bytes: &[u8], number: Range<usize>) -> Option<(u64, usize)> {
         word & !(before | point) | (word & before) << 8 | carry
     };
     let length = number.len();
-    if length < 2 || length > 16 {
+    if !(2..=16).contains(&length) {
         return None;
     }
     if length <= 8 {

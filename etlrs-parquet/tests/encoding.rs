@@ -63,7 +63,7 @@ impl Nulls {
     fn at(self, row: u64) -> bool {
         match self {
             Self::None => false,
-            Self::Some => scrambled(row + 7) % 5 == 0,
+            Self::Some => scrambled(row + 7).is_multiple_of(5),
             Self::First => row < 43_000,
             Self::All => true,
         }
@@ -249,9 +249,9 @@ fn a_column_is_encoded_as_its_values_ask_for() {
     let found = encodings(&folder);
     for ((kind, shape, expected), found) in columns.iter().zip(&found) {
         let mut found = found.clone();
-        found.sort_by_key(|encoding| encoding.to_string());
+        found.sort_by_key(ToString::to_string);
         let mut expected = expected.clone();
-        expected.sort_by_key(|encoding| encoding.to_string());
+        expected.sort_by_key(ToString::to_string);
         assert_eq!(found, expected, "{kind} {shape:?}");
     }
 }

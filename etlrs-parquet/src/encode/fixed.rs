@@ -25,8 +25,10 @@ pub(crate) trait Number: ArrowNativeType {
         (least, greatest)
     }
     fn statistics(bounds: Option<(Self, Self)>, nulls: u64) -> Statistics;
-    /// Appends them as `DELTA_BINARY_PACKED`, where the type has that encoding.
-    const DELTA: Option<fn(&[Self], &mut Vec<u8>)>;
+    /// How values are written that have no dictionary.
+    const ENCODING: Encoding;
+    /// Appends them so.
+    fn encode(values: &[Self], out: &mut Vec<u8>);
 }
 
 macro_rules! integer {
@@ -45,7 +47,10 @@ macro_rules! integer {
                     .with_backwards_compatible_min_max(true)
                     .into()
             }
-            const DELTA: Option<fn(&[Self], &mut Vec<u8>)> = Some(bits::delta);
+            const ENCODING: Encoding = Encoding::DELTA_BINARY_PACKED;
+            fn encode(values: &[Self], out: &mut Vec<u8>) {
+                bits::delta(values, out);
+            }
         }
     };
 }
@@ -72,7 +77,10 @@ macro_rules! float {
                     .with_backwards_compatible_min_max(true)
                     .into()
             }
-            const DELTA: Option<fn(&[Self], &mut Vec<u8>)> = None;
+            const ENCODING: Encoding = Encoding::PLAIN;
+            fn encode(values: &[Self], out: &mut Vec<u8>) {
+                out.extend_from_slice(values.to_byte_slice());
+            }
         }
     };
 }
@@ -245,11 +253,10 @@ impl<T: Number> NumberColumn<T> {
         if let Dictionary::Open(interner) = &mut self.dictionary {
             interner.seen += self.numbers.len();
             let (distinct, seen) = (interner.values.len(), interner.seen);
-            let numbers = std::mem::take(&mut self.numbers);
+            let numbers = &self.numbers;
             self.chunk.page(compressor, &mut self.levels, Encoding::RLE_DICTIONARY, bounds, |out| {
-                numbered(&numbers, distinct, out);
+                numbered(numbers, distinct, out);
             })?;
-            self.numbers = numbers;
             self.numbers.clear();
             if !worth_keeping(distinct, distinct * size_of::<T>(), seen, seen * size_of::<T>()) {
                 let closed = std::mem::replace(&mut self.dictionary, Dictionary::None);
@@ -259,13 +266,8 @@ impl<T: Number> NumberColumn<T> {
             }
             return Ok(());
         }
-        let values = std::mem::take(&mut self.values);
-        let (encoding, write) = match T::DELTA {
-            Some(delta) => (Encoding::DELTA_BINARY_PACKED, delta),
-            None => (Encoding::PLAIN, plain::<T> as fn(&[T], &mut Vec<u8>)),
-        };
-        self.chunk.page(compressor, &mut self.levels, encoding, bounds, |out| write(&values, out))?;
-        self.values = values;
+        let values = &self.values;
+        self.chunk.page(compressor, &mut self.levels, T::ENCODING, bounds, |out| T::encode(values, out))?;
         self.values.clear();
         Ok(())
     }
@@ -284,10 +286,6 @@ impl<T: Number> NumberColumn<T> {
     }
 }
 
-fn plain<T: ArrowNativeType>(values: &[T], out: &mut Vec<u8>) {
-    out.extend_from_slice(values.to_byte_slice());
-}
-
 /// Appends a page of numbers of dictionary values, of which there are `distinct` so far.
 pub(crate) fn numbered(numbers: &[u32], distinct: usize, out: &mut Vec<u8>) {
     // A width of 0 is allowed for a single value, but not understood by all readers.
@@ -303,7 +301,7 @@ fn wants_dictionary<T: Number>(sample: &[T]) -> bool {
         interner.number(value);
     }
     let distinct = estimate(sample.len(), interner.values.len());
-    if T::DELTA.is_none() {
+    if T::ENCODING == Encoding::PLAIN {
         return distinct < 50_000.0;
     }
     // Differences of integers are about as small as the numbers of many values, and those of sorted ones smaller; they
