@@ -19,19 +19,31 @@ pub(crate) fn width(largest: u64) -> u32 {
     64 - largest.leading_zeros()
 }
 
-/// Appends each value's lowest `width` bits, the first value in the lowest bits; whole bytes, the last filled with zeros.
-fn pack(values: impl Iterator<Item = u64>, width: u32, out: &mut Vec<u8>) {
+/// Appends each value, below 2^`width`, in `width` bits, the first value in the lowest ones; whole bytes, the last filled
+/// with zeros.
+fn pack<T: Copy + Into<u64>>(values: &[T], width: u32, out: &mut Vec<u8>) {
+    let size = (values.len() * width as usize).div_ceil(8);
+    let start = out.len();
+    // A word more, for words are written whole.
+    out.resize(start + size + 8, 0);
+    let mut words = out[start..].as_chunks_mut::<8>().0.iter_mut();
     let (mut word, mut filled) = (0u64, 0);
-    for value in values {
+    for &value in values {
+        let value: u64 = value.into();
         word |= value << filled;
         filled += width;
         if filled >= 64 {
-            out.extend_from_slice(&word.to_le_bytes());
+            if let Some(next) = words.next() {
+                *next = word.to_le_bytes();
+            }
             filled -= 64;
             word = value.unbounded_shr(width - filled);
         }
     }
-    out.extend_from_slice(&word.to_le_bytes()[..filled.div_ceil(8) as usize]);
+    if let Some(last) = words.next() {
+        *last = word.to_le_bytes();
+    }
+    out.truncate(start + size);
 }
 
 /// Runs of this length or longer are worth a run of their own.
@@ -45,8 +57,10 @@ pub(crate) fn hybrid(values: &[u32], width: u32, out: &mut Vec<u8>) {
         }
         let groups = values.len().div_ceil(8);
         varint((groups as u64) << 1 | 1, out);
-        let filled = std::iter::repeat_n(&0, groups * 8 - values.len());
-        pack(values.iter().chain(filled).map(|&value| u64::from(value)), width, out);
+        let end = out.len() + groups * width as usize;
+        pack(values, width, out);
+        // Eights of values take whole bytes; those that are missing are zeros.
+        out.resize(end, 0);
     };
     // Packed runs hold eights of values, so a run can only begin at one.
     let (mut begun, mut at) = (0, 0);
@@ -125,11 +139,14 @@ pub(crate) fn delta<T: Integer>(values: &[T], out: &mut Vec<u8>) {
         let widths = out.len();
         out.extend_from_slice(&[0; PARTS]);
         for (index, part) in differences.chunks(BLOCK / PARTS).enumerate() {
-            let above = |&difference: &i64| T::above(difference, least);
-            let width = width(part.iter().map(above).fold(0, |all, bits| all | bits));
+            // A part that is not full is filled with zeros.
+            let mut above = [0; BLOCK / PARTS];
+            for (above, &difference) in above.iter_mut().zip(part) {
+                *above = T::above(difference, least);
+            }
+            let width = width(above.iter().fold(0, |all, bits| all | bits));
             out[widths + index] = width as u8;
-            let filled = std::iter::repeat_n(0, BLOCK / PARTS - part.len());
-            pack(part.iter().map(above).chain(filled), width, out);
+            pack(&above, width, out);
         }
     }
 }

@@ -9,7 +9,7 @@ use parquet::schema::types::ColumnDescPtr;
 
 use super::chunk::{Bounds, Chunk, EncodedChunk, Levels, PAGE_BYTES, PAGE_ROWS};
 use super::codec::Compressor;
-use super::dictionary::{SAMPLE, Slots, estimate, hash_bytes, worth_keeping};
+use super::dictionary::{SAMPLE, Slots, estimate, hash_bytes, hash_word, worth_keeping};
 use super::fixed::numbered;
 
 /// Bytes of a value that statistics keep; for longer ones they have something below or above.
@@ -173,8 +173,8 @@ impl Interner {
 
     #[inline]
     fn number(&mut self, value: &[u8]) -> u32 {
-        let hash = hash_bytes(value);
         let start = first_bytes(value);
+        let hash = if value.len() <= 8 { hash_word(start ^ value.len() as u64) } else { hash_bytes(value) };
         let (plain, places) = (&self.plain, &self.places);
         let same = |number: u32| {
             let place = &places[number as usize];
