@@ -169,7 +169,8 @@ impl PipelineBuilder {
         self
     }
 
-    /// Called once when the source has been looked at and the target is held, before the first read.
+    /// Called when the source has been looked at and the target is held, before the first read; once more if the run begins
+    /// again because a guess of the source was wrong.
     #[must_use]
     pub fn on_start(mut self, f: impl Fn(&Started) + Send + Sync + 'static) -> Self {
         self.settings.on_start = Some(Arc::new(f));

@@ -12,7 +12,7 @@ etlrs_core::options! {
     /// ```
     pub struct ParquetReadOptions {
         /// Bytes of a partition at the least, unless a number of partitions is asked for; smaller row groups are joined.
-        partition_size, with_partition_size: usize = 8 << 20;
+        partition_size, with_partition_size: usize = 2 << 20;
         /// Whether the Arrow schema that a file may carry tells the types, rather than the Parquet schema alone.
         arrow_schema, with_arrow_schema: bool = true;
         /// Unit of INT96 timestamps: us reaches all years that writers use, ns only 1677 to 2262 but is finer.
