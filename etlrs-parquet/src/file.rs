@@ -26,6 +26,7 @@ const HEADER_BUFFER: usize = 4 << 10;
 pub(crate) struct SourceFile {
     file: Arc<File>,
     length: u64,
+    shown: Arc<Path>,
 }
 
 impl SourceFile {
@@ -41,7 +42,12 @@ impl SourceFile {
             )
             .in_source(shown.display()));
         }
-        Ok(Self { file: Arc::new(file), length: found.len() })
+        Ok(Self { file: Arc::new(file), length: found.len(), shown: shown.into() })
+    }
+
+    /// The name that errors show.
+    pub(crate) fn shown(&self) -> &Path {
+        &self.shown
     }
 }
 
