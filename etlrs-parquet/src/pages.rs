@@ -12,7 +12,7 @@ use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::{ChunkReader, Length};
 
 use crate::error::reading;
-use crate::file::SourceFile;
+use crate::file::{SourceFile, has_encrypted_columns};
 use crate::thrift::{Broken, Compact};
 
 /// What a header is read with at first. Without statistics it takes some 30 bytes.
@@ -90,7 +90,11 @@ pub(crate) fn check_chunk(
             if values == expected {
                 return Ok(());
             }
-            return Err(damaged("there is no page header where one should be, or the column is encrypted".into()));
+            return Err(match has_encrypted_columns(file) {
+                true => Error::new(ErrorKind::Unsupported, "the column is encrypted, which is not supported")
+                    .at_column(chunk.column_path().string()),
+                false => damaged("there is no page header where one should be".into()),
+            });
         };
         let size = |bytes: i32| u64::try_from(bytes).map_err(|_| damaged("a page claims a negative size".into()));
         let (packed, unpacked) = (size(header.packed)?, size(header.unpacked)?);
