@@ -8,7 +8,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use futures_core::Stream;
 
-use crate::{BatchStream, BoundTransformer, Result, RunContext, Transformer};
+use crate::{BatchStream, BoundTransformer, Effect, Result, RunContext, Transformer};
 
 /// The next batch of a stream.
 pub async fn next_batch(stream: &mut BatchStream) -> Option<Result<RecordBatch>> {
@@ -143,6 +143,10 @@ pub fn named(name: impl Into<String>, transformer: Arc<dyn Transformer>) -> impl
     impl Transformer for Named {
         fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
             self.1.bind(input).map_err(|error| error.within(&self.0))
+        }
+
+        fn effect(&self) -> Effect {
+            self.1.effect()
         }
     }
 

@@ -6,7 +6,7 @@ use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use futures_core::Stream;
 
-use crate::{Result, RunContext};
+use crate::{ColumnTest, Result, RunContext};
 
 /// What flows between the stages: batches, or the one error that ends them.
 pub type BatchStream = std::pin::Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>;
@@ -32,7 +32,8 @@ pub trait Extractor: Send + Sync {
 
 /// One look at a source: what is there, in pieces that can be read in any order and in parallel.
 ///
-/// The partitions taken together hold each row of the source exactly once, whatever their number.
+/// The partitions taken together hold each row of the source exactly once, whatever their number; only rows that fail
+/// [`ScanRequest::filter`] may be missing.
 #[async_trait]
 pub trait Scan: Send + Sync {
     /// Schema of every batch of every partition, after the projection if that is honoured.
@@ -89,6 +90,14 @@ pub struct ScanRequest {
     /// earliest partition that a wrong guess touches fails with [`SplitRefuted`](crate::ErrorKind::SplitRefuted), and the
     /// caller scans again without guesses.
     pub guess: bool,
+    /// Tests that each wanted row passes. A source may leave out rows that fail one, when that saves reading them, and need
+    /// not look at the tests at all: rows that fail may come, so the caller filters all the same. A row that passes all
+    /// tests must come. A source ignores a test of a column that it lacks, which need not be among
+    /// [`columns`](Self::columns), and any test that it is not sure to understand as [`ColumnTest`] tells.
+    ///
+    /// The rows of the source are then those that come: partitions and counts are of them, and the same tests give the same
+    /// partitions.
+    pub filter: Vec<ColumnTest>,
     /// On resume: the partitions recorded when the run was planned. The scan must offer just these.
     pub recorded: Option<Vec<Partition>>,
 }
@@ -117,6 +126,13 @@ impl ScanRequest {
     #[must_use]
     pub fn guess(mut self, guess: bool) -> Self {
         self.guess = guess;
+        self
+    }
+
+    /// Without rows that fail one of these tests, as far as leaving them out is easy; see [`filter`](Self::filter).
+    #[must_use]
+    pub fn filter(mut self, tests: impl IntoIterator<Item = ColumnTest>) -> Self {
+        self.filter.extend(tests);
         self
     }
 

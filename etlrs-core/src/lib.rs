@@ -31,6 +31,7 @@ mod config;
 mod context;
 mod error;
 mod extract;
+mod filter;
 mod in_memory;
 mod load;
 mod memory;
@@ -51,6 +52,7 @@ pub use config::PerformanceConfig;
 pub use context::{CancelToken, Counter, Counters, RunContext, RunId};
 pub use error::{Error, ErrorKind, Position, Result};
 pub use extract::{BatchStream, Extractor, Fingerprint, Partition, PartitionId, Pushdown, Scan, ScanRequest};
+pub use filter::{ColumnTest, Comparison, Test};
 pub use in_memory::{MemoryExtractor, MemoryLoader, record_batch};
 pub use load::{
     LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadResult, LoadSession, Loader, PartitionWriter, Published,
@@ -63,7 +65,7 @@ pub use registry::{Connector, OptionMap, Registry};
 pub use secret::Secret;
 pub use simple_loader::{SimpleLoader, one_writer};
 pub use snapshot::DatasetSnapshot;
-pub use transform::{BoundTransformer, Transformer};
+pub use transform::{BoundTransformer, Effect, Transformer};
 pub use turnstile::Turnstile;
 pub use types::{ColumnTypes, parse_type, type_name};
 pub use uri::Uri;

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 
-use crate::{BatchStream, Result, RunContext};
+use crate::{BatchStream, ColumnTest, Result, RunContext};
 
 /// A change to the data on its way: rows dropped, columns added, values altered.
 ///
@@ -14,6 +14,32 @@ pub trait Transformer: Send + Sync {
     /// Everything that can be known from the schema is refused here, by name: a missing column
     /// (`InvalidConfig`), a type that does not fit (`SchemaMismatch`).
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>>;
+
+    /// What is known of the transformer without a schema. The engine asks before it looks at the source, to tell the source
+    /// which rows the filters at the front will drop; see [`ScanRequest::filter`](crate::ScanRequest::filter). To know
+    /// nothing is never wrong.
+    fn effect(&self) -> Effect {
+        Effect::Unknown
+    }
+}
+
+/// What a [`Transformer`] does to rows, as far as it is known before there is a schema.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Effect {
+    /// Anything, so what stands behind says nothing about the source.
+    Unknown,
+    /// Drops rows and changes nothing.
+    Keeps {
+        /// Tests that each row passes which is kept. Others may go too.
+        tests: Vec<ColumnTest>,
+        /// Whether some row may make it fail. A source may leave out rows for the sake of `tests` all the same, but not for
+        /// that of transformers behind this one, which might hide the failure.
+        may_fail: bool,
+    },
+    /// Changes neither rows nor values. Columns have other names, as pairs of the name before and the name after, or are
+    /// gone.
+    Renames(Vec<(String, String)>),
 }
 
 /// A [`Transformer`] that knows its input.

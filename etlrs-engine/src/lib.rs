@@ -22,6 +22,7 @@
 mod memory;
 mod partitions;
 mod pipeline;
+mod pushdown;
 mod report;
 mod run;
 mod transform;

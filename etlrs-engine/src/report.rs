@@ -36,9 +36,10 @@ pub struct RunReport {
     pub run: RunId,
     /// What was published.
     pub load: LoadResult,
-    /// Rows that came out of the source.
+    /// Rows that came out of the source. A source that the filters let skip rows, as Parquet does by its statistics, does
+    /// not count those.
     pub rows_read: u64,
-    /// Rows that the transformers left out.
+    /// Rows that the transformers left out, of those that were read.
     pub rows_dropped: u64,
     /// Bytes read at the source, where it can tell.
     pub bytes_read: u64,

@@ -14,6 +14,7 @@ use etlrs_core::{
 use crate::memory::{Shares, fits, require_lane};
 use crate::partitions::{Flight, for_each};
 use crate::pipeline::{Pipeline, Started, Verify};
+use crate::pushdown;
 use crate::report::{Plan, RunReport};
 use crate::transform::Select;
 
@@ -71,7 +72,8 @@ impl<'a> Run<'a> {
         let settings = &pipeline.settings;
         let cx = RunContext::with_cancel(settings.config.clone(), cancel);
         cx.cancel().check()?;
-        let request = settings.request.clone().guess(guess);
+        let tests = pushdown::source_tests(&pipeline.transformers);
+        let request = settings.request.clone().guess(guess).filter(tests);
         let scan = pipeline.extractor.scan(&cx, &request).await?;
         let fingerprint = scan.fingerprint().await?;
 

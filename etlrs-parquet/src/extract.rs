@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,19 +10,22 @@ use etlrs_core::{
     batches_from_fn, format_bytes,
 };
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection};
 use parquet::basic::Type as PhysicalType;
-use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 
 use crate::error::{arrow, guarded, reading};
 use crate::file::{ParquetFile, SourceFile};
+use crate::pages::check_chunk;
+use crate::prune::wanted_rows;
 use crate::split::{self, FileGroups, Piece};
 use crate::types::first_difference;
 use crate::{EXTENSIONS, ParquetReadOptions};
 
 /// Reads a Parquet file, or the files of a directory as one table.
 ///
-/// Partitions are whole row groups. Of a directory all files must have the same columns; its manifest tells the files,
+/// Partitions are whole row groups. Of those, what the statistics, Bloom filters and page indexes of the file say to fail
+/// [`ScanRequest::filter`] is not read; a note tells how much that was. Of a directory all files must have the same columns; its manifest tells the files,
 /// and without one they are all that end in `.parquet`, `.parq` or `.pq`, in the order of their names.
 #[derive(Clone, Debug)]
 pub struct ParquetExtractor {
@@ -68,6 +72,35 @@ struct Source {
     mask: ProjectionMask,
     /// The reader gives columns in the order of the file; these are their places in the wanted order.
     order: Vec<usize>,
+    /// The rows of each row group that are read, as ranges in ascending order.
+    rows: Vec<Vec<Range<u64>>>,
+}
+
+/// A row group of which some rows are read.
+struct Group<'a> {
+    source: &'a Source,
+    index: usize,
+    metadata: &'a RowGroupMetaData,
+    wanted: &'a [Range<u64>],
+}
+
+impl Group<'_> {
+    fn rows(&self) -> u64 {
+        self.wanted.iter().map(|rows| rows.end - rows.start).sum()
+    }
+
+    /// Compressed bytes of the wanted columns; of the pages that are read, by their part of the rows.
+    fn bytes(&self) -> u64 {
+        let bytes = u128::from(wanted_bytes(self.metadata, &self.source.mask)) * u128::from(self.rows());
+        u64::try_from(bytes / u128::from(non_negative(self.metadata.num_rows()).max(1))).unwrap_or(u64::MAX)
+    }
+}
+
+impl Source {
+    fn group(&self, index: usize) -> Option<Group<'_>> {
+        let (metadata, wanted) = (self.file.footer().row_groups().get(index)?, self.rows.get(index)?);
+        Some(Group { source: self, index, metadata, wanted })
+    }
 }
 
 impl ParquetScan {
@@ -106,10 +139,14 @@ impl ParquetScan {
         let mut sources = Vec::with_capacity(files.len());
         for (file, first) in files {
             let mask = ProjectionMask::roots(file.metadata.parquet_schema(), projection.iter().copied());
-            let bytes = file.footer().row_groups().iter().skip(first).map(|group| wanted_bytes(group, &mask)).collect();
+            let rows = wanted_rows(&file, &request.filter)?;
+            let source = Source { file, mask, order: inverse.clone(), rows };
+            let all = first..source.file.footer().num_row_groups();
+            let bytes = all.map(|group| source.group(group).map_or(0, |group| group.bytes())).collect();
             groups.push(FileGroups { first, bytes });
-            sources.push(Source { file, mask, order: inverse.clone() });
+            sources.push(source);
         }
+        notes.extend(skipped(&sources));
         let pieces = match &request.recorded {
             Some(partitions) => split::recorded(&groups, partitions)?,
             None => split::cut(&groups, request.partitions, options.partition_size as u64),
@@ -117,23 +154,53 @@ impl ParquetScan {
         let mut scan = Self { schema, files: sources, pieces, partitions: Vec::new(), notes, min_memory: 0 };
         scan.partitions = scan.pieces.iter().enumerate().map(|(index, piece)| scan.partition(index, piece)).collect();
         let groups = scan.pieces.iter().flat_map(|piece| scan.groups(piece));
-        scan.min_memory = groups.map(|(source, group)| page_memory(group, &source.mask)).max().unwrap_or(0);
+        scan.min_memory = groups.map(|group| page_memory(group.metadata, &group.source.mask)).max().unwrap_or(0);
         Ok(scan)
     }
 
     fn partition(&self, index: usize, piece: &Piece) -> Partition {
-        let rows = self.groups(piece).map(|(_, group)| non_negative(group.num_rows())).sum();
-        let bytes = self.groups(piece).map(|(source, group)| wanted_bytes(group, &source.mask)).sum();
+        let rows = self.groups(piece).map(|group| group.rows()).sum();
+        let bytes = self.groups(piece).map(|group| group.bytes()).sum();
         Partition::new(index, piece.descriptor()).with_rows(rows).with_bytes(bytes)
     }
 
-    fn groups<'a>(&'a self, piece: &Piece) -> impl Iterator<Item = (&'a Source, &'a RowGroupMetaData)> {
-        let wanted = piece.groups.clone();
-        self.files.get(piece.file).into_iter().flat_map(move |source| {
-            let groups = source.file.footer().row_groups();
-            wanted.clone().filter_map(move |group| Some((source, groups.get(group)?)))
-        })
+    /// The row groups of a piece, without those that are skipped.
+    fn groups<'a>(&'a self, piece: &Piece) -> impl Iterator<Item = Group<'a>> {
+        let range = piece.groups.clone();
+        let source = self.files.get(piece.file).into_iter();
+        let groups = source.flat_map(move |source| range.clone().filter_map(|index| source.group(index)));
+        groups.filter(|group| !group.wanted.is_empty())
     }
+}
+
+/// What a user should know of the rows that are not read.
+fn skipped(sources: &[Source]) -> Option<String> {
+    let groups = || sources.iter().flat_map(|source| (0..source.rows.len()).filter_map(|index| source.group(index)));
+    let with_rows = |group: &Group<'_>| group.metadata.num_rows() > 0;
+    let gone = groups().filter(|group| with_rows(group) && group.wanted.is_empty()).count();
+    let rows = groups().filter(|group| !group.wanted.is_empty());
+    let rows: u64 = rows.map(|group| non_negative(group.metadata.num_rows()).saturating_sub(group.rows())).sum();
+    let all = groups().filter(with_rows).count();
+    match (gone, rows) {
+        (0, 0) => None,
+        (_, 0) => Some(format!("{gone} of {all} row groups skipped by their statistics")),
+        _ => Some(format!("{gone} of {all} row groups, and {rows} rows of the others, skipped by their statistics")),
+    }
+}
+
+/// The rows that are read of `groups`, if they are not all rows of them, counted from the first of the first.
+fn selection(groups: &[Group<'_>]) -> Option<RowSelection> {
+    let rows = |group: &Group<'_>| non_negative(group.metadata.num_rows());
+    if groups.iter().all(|group| group.rows() == rows(group)) {
+        return None;
+    }
+    let (mut ranges, mut before) = (Vec::new(), 0_u64);
+    for group in groups {
+        let place = |row: u64| usize::try_from(before.saturating_add(row)).unwrap_or(usize::MAX);
+        ranges.extend(group.wanted.iter().map(|rows| place(rows.start)..place(rows.end)));
+        before = before.saturating_add(rows(group));
+    }
+    Some(RowSelection::from_consecutive_ranges(ranges.into_iter(), usize::try_from(before).unwrap_or(usize::MAX)))
 }
 
 fn check_same_columns(whole: &Schema, first: &Path, file: &ParquetFile) -> Result<()> {
@@ -178,9 +245,10 @@ impl Scan for ParquetScan {
     fn read(&self, cx: &RunContext, partition: &Partition) -> Result<BatchStream> {
         let unknown = || Error::new(ErrorKind::Internal, format!("there is no partition {}", partition.id));
         let piece = self.pieces.get(partition.id.index()).ok_or_else(unknown)?;
-        let Source { file, mask, order } = self.files.get(piece.file).ok_or_else(unknown)?;
+        let Source { file, mask, order, .. } = self.files.get(piece.file).ok_or_else(unknown)?;
+        let groups: Vec<_> = self.groups(piece).collect();
 
-        let row_bytes = self.groups(piece).map(|(_, group)| row_bytes(group, mask)).max().unwrap_or(1);
+        let row_bytes = groups.iter().map(|group| row_bytes(group.metadata, mask)).max().unwrap_or(1);
         let budget = cx.memory().limit() as u64;
         if row_bytes > budget {
             let needed = usize::try_from(row_bytes.saturating_mul(4)).unwrap_or(usize::MAX);
@@ -193,16 +261,17 @@ impl Scan for ParquetScan {
         }
         let fitting = usize::try_from(cx.batch_memory() as u64 / row_bytes.max(1)).unwrap_or(usize::MAX);
         let batch_rows = cx.config().batch_size.min(fitting).max(1);
-        let expected: u64 = self.groups(piece).map(|(_, group)| non_negative(group.num_rows())).sum();
         let mut progress = Progress {
             rows: 0,
-            expected,
-            bytes: self.groups(piece).map(|(_, group)| wanted_bytes(group, mask)).sum(),
+            expected: groups.iter().map(Group::rows).sum(),
+            bytes: groups.iter().map(Group::bytes).sum(),
             counted: 0,
         };
 
+        let mut selection = selection(&groups);
+        let groups: Vec<_> = groups.iter().map(|group| group.index).collect();
         let (path, shown) = (file.path.clone(), file.shown.clone());
-        let (metadata, mask, groups) = (file.metadata.clone(), mask.clone(), piece.groups.clone().collect::<Vec<_>>());
+        let (metadata, mask) = (file.metadata.clone(), mask.clone());
         let (schema, order, cx) = (self.schema.clone(), order.clone(), cx.clone());
         let mut reader: Option<ParquetRecordBatchReader> = None;
         Ok(batches_from_fn(move || {
@@ -212,10 +281,14 @@ impl Scan for ParquetScan {
                     Some(reader) => reader,
                     None => {
                         let file = SourceFile::open(&path, &shown)?;
-                        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
+                        check_groups(&cx, &file, metadata.metadata(), &mask, &groups)?;
+                        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
                             .with_projection(mask.clone())
                             .with_row_groups(groups.clone())
                             .with_batch_size(batch_rows);
+                        if let Some(selection) = selection.take() {
+                            builder = builder.with_row_selection(selection);
+                        }
                         reader.insert(builder.build().map_err(|error| reading(&shown, error))?)
                     }
                 };
@@ -235,6 +308,25 @@ impl Scan for ParquetScan {
             Ok(batch)
         }))
     }
+}
+
+/// Checks the pages of what is read of some row groups.
+fn check_groups(
+    cx: &RunContext,
+    file: &SourceFile,
+    footer: &ParquetMetaData,
+    mask: &ProjectionMask,
+    groups: &[usize],
+) -> Result<()> {
+    for &index in groups {
+        let Some(group) = footer.row_groups().get(index) else { continue };
+        for chunk in wanted(group, mask) {
+            cx.cancel().check()?;
+            check_chunk(file, index, chunk, cx.reader_memory(), cx.memory().limit())
+                .map_err(|error| error.in_source(file.shown().display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Spreads the bytes of a partition over its rows, and sees to it that all rows come.

@@ -8,7 +8,7 @@ use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use bytes::Bytes;
 use etlrs_core::{Error, ErrorKind, Result};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
-use parquet::basic::Type as PhysicalType;
+use parquet::basic::{Compression, LogicalType, Type as PhysicalType};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{
     ColumnChunkMetaData, FileMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader,
@@ -16,6 +16,7 @@ use parquet::file::metadata::{
 use parquet::file::reader::{ChunkReader, Length};
 
 use crate::error::{guarded, reading};
+use crate::thrift::Compact;
 use crate::{Int96Unit, ParquetReadOptions};
 
 /// What page headers are read with: they take some hundred bytes, and the page is then read by itself.
@@ -26,6 +27,7 @@ const HEADER_BUFFER: usize = 4 << 10;
 pub(crate) struct SourceFile {
     file: Arc<File>,
     length: u64,
+    shown: Arc<Path>,
 }
 
 impl SourceFile {
@@ -41,7 +43,12 @@ impl SourceFile {
             )
             .in_source(shown.display()));
         }
-        Ok(Self { file: Arc::new(file), length: found.len() })
+        Ok(Self { file: Arc::new(file), length: found.len(), shown: shown.into() })
+    }
+
+    /// The name that errors show.
+    pub(crate) fn shown(&self) -> &Path {
+        &self.shown
     }
 }
 
@@ -67,6 +74,7 @@ impl ChunkReader for SourceFile {
                 self.length
             )));
         }
+        counting::count(start, length);
         let mut buffer = vec![0; length];
         self.file.read_exact_at(&mut buffer, start).map_err(|error| match error.kind() {
             std::io::ErrorKind::UnexpectedEof => ParquetError::EOF("it became shorter while it was read".into()),
@@ -137,6 +145,24 @@ pub(crate) fn read_footer(file: &SourceFile, shown: &Path, indexes: PageIndexPol
     Ok(footer)
 }
 
+/// Whether the footer, though in plain text, says that the file has encrypted columns: for errors, for it is read anew.
+pub(crate) fn has_encrypted_columns(file: &SourceFile) -> bool {
+    const ENCRYPTION_ALGORITHM: i64 = 8;
+    let footer = || {
+        let tail = file.get_bytes(file.length.checked_sub(8)?, 8).ok()?;
+        let length = u32::from_le_bytes(tail.get(..4)?.try_into().ok()?);
+        file.get_bytes(file.length.checked_sub(8 + u64::from(length))?, usize::try_from(length).ok()?).ok()
+    };
+    let mut found = false;
+    if let Some(footer) = footer() {
+        let _ = Compact::new(&footer).fields(|input, id, kind| {
+            found |= id == ENCRYPTION_ALGORITHM;
+            input.skip(kind)
+        });
+    }
+    found
+}
+
 /// Puts right a number of rows for the file that is not that of its row groups: parquet-rs 0.3 wrote 0, other readers
 /// see through it, and the reader of the parquet crate would take no row.
 fn repaired(footer: ParquetMetaData) -> ParquetMetaData {
@@ -166,6 +192,17 @@ fn check_claims(metadata: &ParquetMetaData, length: u64) -> Result<()> {
         Error::new(ErrorKind::InvalidData, format!("the file is damaged: {what}"))
             .at_column(column.column_path().string())
     };
+    let unsupported = |what: String| Error::new(ErrorKind::Unsupported, what);
+    let version = metadata.file_metadata().version();
+    if !(0..=2).contains(&version) {
+        return Err(unsupported(format!("version {version} of Parquet is not known, only 1 and 2 are")));
+    }
+    for leaf in metadata.file_metadata().schema_descr().columns() {
+        if let Some(LogicalType::_Unknown { field_id }) = leaf.logical_type_ref() {
+            let message = format!("logical type {field_id} is not known, so what its values mean is not either");
+            return Err(unsupported(message).at_column(leaf.path().string()));
+        }
+    }
     for group in metadata.row_groups() {
         if group.num_rows() < 0 {
             return Err(Error::new(ErrorKind::InvalidData, "the file is damaged: it claims a negative number of rows"));
@@ -177,6 +214,11 @@ fn check_claims(metadata: &ParquetMetaData, length: u64) -> Result<()> {
                     "the data of a column in another file is not supported",
                 )
                 .at_column(column.column_path().string()));
+            }
+            if column.compression() == Compression::LZO {
+                return Err(
+                    unsupported("the codec LZO is not supported".into()).at_column(column.column_path().string())
+                );
             }
             let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
             let end = u64::try_from(start)
@@ -218,5 +260,78 @@ fn with_int96_as_microseconds(
     match ArrowReaderMetadata::try_new(metadata.metadata().clone(), options.with_schema(schema)) {
         Ok(changed) => (changed, true),
         Err(_) => (metadata, false),
+    }
+}
+
+/// Tests count what is read of a file apart from page headers; nothing else does.
+mod counting {
+    #[cfg(test)]
+    use std::{cell::RefCell, ops::Range};
+
+    #[cfg(test)]
+    thread_local! {
+        pub(super) static READS: RefCell<Vec<Range<u64>>> = const { RefCell::new(Vec::new()) };
+    }
+
+    #[cfg(test)]
+    pub(super) fn count(start: u64, length: usize) {
+        READS.with_borrow_mut(|reads| reads.push(start..start + length as u64));
+    }
+
+    #[cfg(not(test))]
+    #[inline(always)]
+    pub(super) fn count(_: u64, _: usize) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use etlrs_core::{
+        ColumnTest, Comparison, Extractor, LoadMode, LoadPlan, Loader, Partition, PerformanceConfig, RunContext,
+        ScanRequest, Test, Value, next_batch, record_batch,
+    };
+
+    use super::*;
+    use crate::{ParquetExtractor, ParquetLoader, ParquetWriteOptions};
+
+    /// Scans and reads `path` to its end: how often a byte of each part of the file is read.
+    async fn reads(path: &Path, request: &ScanRequest, parts: &[u64]) -> (Vec<usize>, u64) {
+        counting::READS.take();
+        let cx = RunContext::new(PerformanceConfig::default());
+        let scan = ParquetExtractor::new(path).scan(&cx, request).await.unwrap();
+        for partition in scan.partitions() {
+            let mut stream = scan.read(&cx, partition).unwrap();
+            while next_batch(&mut stream).await.transpose().unwrap().is_some() {}
+        }
+        let reads = counting::READS.take();
+        let counts = parts.iter().map(|at| reads.iter().filter(|range| range.contains(at)).count()).collect();
+        (counts, scan.partitions().len() as u64)
+    }
+
+    #[tokio::test]
+    async fn a_footer_is_read_once_and_indexes_only_for_a_filter() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.parquet");
+        let cx = RunContext::new(PerformanceConfig::default());
+        let batch = record_batch([("n", (0..100).map(Some).collect()), ("m", (0..100).map(Some).collect())]);
+        let loader =
+            ParquetLoader::new(&path).with_options(ParquetWriteOptions::default().with_row_group_size(10_usize));
+        let plan = LoadPlan::new(batch.schema(), LoadMode::Create, vec![Partition::new(0, "all")]);
+        let session = loader.begin(&cx, plan.clone()).await.unwrap();
+        let mut writer = session.writer(&cx, &plan.partitions[0], 1).await.unwrap();
+        writer.write(batch).await.unwrap();
+        let receipt = writer.finish().await.unwrap();
+        session.commit(vec![receipt]).await.unwrap();
+
+        let file = SourceFile::open(&path, &path).unwrap();
+        let footer = read_footer(&file, &path, PageIndexPolicy::Skip).unwrap();
+        let chunk = |group: usize| footer.row_group(group).column(0).clone();
+        let index = |group| u64::try_from(chunk(group).column_index_offset().unwrap()).unwrap();
+        let parts = [file.len() - 20, index(3), index(4)];
+        let request = ScanRequest::all().partitions(5);
+        assert_eq!(reads(&path, &request, &parts).await, (vec![1, 0, 0], 5));
+
+        let test = ColumnTest::new("n", Test::Compare(Comparison::Eq, Value::Int(35)));
+        let request = request.filter([test]);
+        assert_eq!(reads(&path, &request, &parts).await.0, [1, 1, 0]);
     }
 }

@@ -34,8 +34,11 @@ mod extract;
 mod file;
 mod load;
 mod options;
+mod pages;
+mod prune;
 mod single;
 mod split;
+mod thrift;
 mod types;
 
 pub use connector::ParquetConnector;

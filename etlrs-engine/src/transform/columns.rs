@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow_schema::{FieldRef, SchemaRef};
-use etlrs_core::{BoundTransformer, Error, ErrorKind, Result, Transformer, column_index};
+use etlrs_core::{BoundTransformer, Effect, Error, ErrorKind, Result, Transformer, column_index};
 
 use super::{batch_of, each_batch, schema_of};
 
@@ -25,6 +25,10 @@ impl Transformer for Select {
         let positions = self.columns.iter().map(|name| column_index(input, name)).collect::<Result<Vec<_>>>()?;
         keep(input, positions)
     }
+
+    fn effect(&self) -> Effect {
+        Effect::Renames(Vec::new())
+    }
 }
 
 /// Removes the named columns.
@@ -44,6 +48,10 @@ impl Transformer for DropColumns {
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
         let gone = self.columns.iter().map(|name| column_index(input, name)).collect::<Result<Vec<_>>>()?;
         keep(input, (0..input.fields().len()).filter(|position| !gone.contains(position)).collect())
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Renames(Vec::new())
     }
 }
 
@@ -81,6 +89,10 @@ impl Transformer for Rename {
         }
         let schema = schema_of(input, fields)?;
         Ok(each_batch(schema.clone(), move |batch| batch_of(&schema, batch.columns().to_vec(), batch.num_rows())))
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Renames(self.names.clone())
     }
 }
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_schema::{DataType, SchemaRef};
 use arrow_select::filter::filter_record_batch;
-use etlrs_core::{BoundTransformer, Error, ErrorKind, Result, Transformer, type_name};
+use etlrs_core::{BoundTransformer, Effect, Error, ErrorKind, Result, Transformer, type_name};
 
 use super::{Expr, batch_of, each_batch};
 
@@ -42,6 +42,11 @@ impl Transformer for Filter {
             let kept = filter_record_batch(batch, keep.as_boolean())?;
             batch_of(&schema, kept.columns().to_vec(), kept.num_rows())
         }))
+    }
+
+    fn effect(&self) -> Effect {
+        let (tests, may_fail) = self.expr.column_tests();
+        Effect::Keeps { tests, may_fail }
     }
 }
 

@@ -119,7 +119,7 @@ impl Binder<'_> {
         Ok(Node { kind: NodeKind::Column(at), data_type, nullable, fallible: false, span })
     }
 
-    fn literal(&self, written: &Literal, span: Range<usize>) -> Result<Node> {
+    pub(super) fn literal(&self, written: &Literal, span: Range<usize>) -> Result<Node> {
         let time = |text: &str, to: DataType, example: &str| {
             cast_exact(&StringArray::from(vec![text]), &to)
                 .map_err(|_| wrong(self.source, span.start, format!("'{text}' is not a {example}")))

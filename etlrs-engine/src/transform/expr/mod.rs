@@ -9,6 +9,7 @@ mod functions;
 mod lex;
 mod node;
 mod parse;
+mod pushdown;
 #[cfg(test)]
 mod tests;
 
