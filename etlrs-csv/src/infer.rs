@@ -55,7 +55,25 @@ impl Inference {
 
     /// The type.
     pub(crate) fn data_type(&self) -> DataType {
-        if self.values || self.seen_null.is_some() { data_type(self.kinds) } else { DataType::Utf8 }
+        if self.has_values() { data_type(self.kinds) } else { DataType::Utf8 }
+    }
+
+    /// What is known of both together.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.kinds &= other.kinds;
+        self.kinds_without_nulls &= other.kinds_without_nulls;
+        self.values |= other.values;
+        self.seen_null = self.seen_null.or(other.seen_null);
+    }
+
+    /// Whether there was a value at all.
+    pub(crate) fn has_values(&self) -> bool {
+        self.values || self.seen_null.is_some()
+    }
+
+    /// The type if common spellings of null are no values.
+    pub(crate) fn type_without_nulls(&self) -> DataType {
+        if self.values { data_type(self.kinds_without_nulls) } else { DataType::Utf8 }
     }
 
     /// The spelling of null that alone makes the column text, and the type that it would have without.

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use etlrs_core::{
-    BatchStream, BoundTransformer, CancelToken, DatasetSnapshot, Error, ErrorKind, Extractor, Fingerprint, LoadMode,
+    BatchStream, BoundTransformer, CancelToken, DatasetSnapshot, Detail, Error, ErrorKind, Extractor, Fingerprint, LoadMode,
     Loader, Partition, PerformanceConfig, Result, RunContext, Scan, ScanRequest, SchemaRef, Transformer, next_batch,
     unknown_name,
 };
@@ -279,6 +279,14 @@ impl Scan for Transformed {
         self.scan.notes()
     }
 
+    fn details(&self) -> &[Detail] {
+        self.scan.details()
+    }
+
+    fn min_memory(&self) -> usize {
+        self.scan.min_memory()
+    }
+
     async fn fingerprint(&self) -> Result<Fingerprint> {
         self.scan.fingerprint().await
     }
@@ -314,8 +322,8 @@ pub async fn inspect(
             }
             break;
         }
-        let (partitions, notes) = (scan.partitions().to_vec(), scan.notes().to_vec());
-        Ok(Inspection { rows: DatasetSnapshot::new(scan.schema(), batches)?, partitions, notes })
+        let (partitions, notes, details) = (scan.partitions().to_vec(), scan.notes().to_vec(), scan.details().to_vec());
+        Ok(Inspection { rows: DatasetSnapshot::new(scan.schema(), batches)?, partitions, notes, details })
     })
     .await
 }
@@ -330,6 +338,8 @@ pub struct Inspection {
     pub partitions: Vec<Partition>,
     /// What there is to know about the source.
     pub notes: Vec<String>,
+    /// What was found out about how the source is written.
+    pub details: Vec<Detail>,
 }
 
 /// Drives `work` on a thread that may block; a dropped future cancels it.
