@@ -111,9 +111,12 @@ pub(crate) fn detect(text: &[u8], whole: bool, given: &Given<'_>) -> Found {
         // Behind blank lines too.
         skipped = best.records.get(best.lead).map_or(start, |record| record.start);
     }
-    // A header may begin with # too.
+    // A header may begin with # too, if there is no other.
     if let Some(last) = hashes.last().filter(|_| best.lead == 0 && best.width > 1)
-        && best.width == count_fields(best.dialect, text.get(last.clone()).unwrap_or_default())
+        && let line = text.get(last.clone()).unwrap_or_default()
+        && best.width == count_fields(best.dialect, line)
+        && let (is_header, why) = header(text, skipped, &best, whole, given)
+        && (!is_header || (why.starts_with("usual") && line.get(1) != Some(&b' ')))
     {
         skipped = last.start;
         why_skipped = "lines that begin with #, and the header behind them";
@@ -346,7 +349,8 @@ impl Reading {
         let is_one = |value: &[u8]| {
             let digits = value.strip_prefix(b"-").unwrap_or(value);
             let mut parts = digits.split(|&byte| byte == b',');
-            let number = |part: Option<&[u8]>| part.is_some_and(|part| !part.is_empty() && part.iter().all(u8::is_ascii_digit));
+            let number =
+                |part: Option<&[u8]>| part.is_some_and(|part| !part.is_empty() && part.iter().all(u8::is_ascii_digit));
             number(parts.next()) && number(parts.next()) && parts.next().is_none()
         };
         let all = |column: usize| {
@@ -522,7 +526,7 @@ mod tests {
             ("a,b\n#1,2\n3,4\n", ", \" none 0 true"),
             ("1,2\n3,4\n", ", \" none 0 false"),
             ("1,2\n", ", \" none 0 false"),
-            ("id,2019,2020\nx,1,2\n", ", \" none 0 true"),
+            ("id,2019,2020\n1,1,2\n", ", \" none 0 true"),
             ("2019,2020\nx,y\n", ", \" none 0 true"),
             ("a,b\n3\n", ", \" none 0 true"),
             ("a,b\n1,2\n3,4,5\n", ", \" none 0 true"),

@@ -156,8 +156,7 @@ impl Extractor for CsvExtractor {
         let exact = projection.iter().map(exact).collect();
         let schema: SchemaRef = Arc::new(whole.project(&projection)?);
         for field in schema.fields() {
-            Column::new(0, field.data_type(), true)
-                .map_err(|error| error.in_source(&shown).at_column(field.name()))?;
+            Column::new(0, field.data_type(), true).map_err(|error| error.in_source(&shown).at_column(field.name()))?;
         }
         let notes = table.notes(options, &whole);
         let (details, min_memory) = (table.details(), table.min_memory());
@@ -304,7 +303,8 @@ impl Table {
                 notes.push(format!("{} has no column {name:?}, which is null there", and_others(path, missing.len())));
             }
             if types.len() > 1 && options.infer && options.types.get(name).is_none() {
-                let types: Vec<_> = types.iter().map(|(found, path)| format!("{found} in {}", path.display())).collect();
+                let types: Vec<_> =
+                    types.iter().map(|(found, path)| format!("{found} in {}", path.display())).collect();
                 let read_as = type_name(field.data_type());
                 notes.push(format!("column {name:?} is read as {read_as}, for it is {}", types.join(" and ")));
             }

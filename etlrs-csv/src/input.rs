@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use etlrs_core::{Error, ErrorKind, Result};
 use etlrs_files::{Compression, reading};
 
-use crate::encoding::{Encoding, Transcoder};
 use crate::auto::Auto;
+use crate::encoding::{Encoding, Transcoder};
 
 /// Bytes of compressed data that are read at a time.
 const BLOCK: usize = 64 << 10;
@@ -49,7 +49,11 @@ impl Handle {
 pub(crate) enum Input {
     /// Bytes that are the text.
     Plain(Handle),
-    Stream { raw: Raw, compression: Compression, encoding: Encoding },
+    Stream {
+        raw: Raw,
+        compression: Compression,
+        encoding: Encoding,
+    },
 }
 
 /// Whether a stream is looked at or read. Only what can be read once makes a difference.
@@ -79,7 +83,9 @@ impl Input {
             Auto::Given(encoding) => encoding,
             Auto::Auto => {
                 let mark = Encoding::of_mark(&start);
-                if mark.is_none() && start.len() >= 4 && start.as_chunks::<2>().0.iter().all(|[a, b]| (*a == 0) != (*b == 0))
+                if mark.is_none()
+                    && start.len() >= 4
+                    && start.as_chunks::<2>().0.iter().all(|[a, b]| (*a == 0) != (*b == 0))
                 {
                     let name = if start.starts_with(&[0]) { "utf-16be" } else { "utf-16le" };
                     return Err(Error::new(ErrorKind::InvalidData, "the file seems to be in UTF-16")

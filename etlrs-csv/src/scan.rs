@@ -284,11 +284,7 @@ impl Reading {
     fn mismatch(&self, column: usize, exact: bool, value: &str) -> Error {
         let field = self.schema.field(column);
         let (name, type_name) = (field.name(), etlrs_core::type_name(field.data_type()));
-        let found = if exact {
-            format!(", the type of the first {} records", self.sampled)
-        } else {
-            String::new()
-        };
+        let found = if exact { format!(", the type of the first {} records", self.sampled) } else { String::new() };
         let null = crate::infer::common_null(value.as_bytes());
         let what = null.map_or("the value".to_owned(), |null| format!("{null:?}"));
         let hint = match null {

@@ -35,7 +35,10 @@ pub(crate) struct Survey {
 /// What is to be looked at.
 pub(crate) enum Place<'a> {
     /// A file, which is kept open if `hold`.
-    File { path: &'a Path, hold: bool },
+    File {
+        path: &'a Path,
+        hold: bool,
+    },
     Once(&'a Arc<Once>),
 }
 

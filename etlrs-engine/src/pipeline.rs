@@ -3,9 +3,9 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use etlrs_core::{
-    BatchStream, BoundTransformer, CancelToken, DatasetSnapshot, Detail, Error, ErrorKind, Extractor, Fingerprint, LoadMode,
-    Loader, Partition, PerformanceConfig, Result, RunContext, Scan, ScanRequest, SchemaRef, Transformer, next_batch,
-    unknown_name,
+    BatchStream, BoundTransformer, CancelToken, DatasetSnapshot, Detail, Error, ErrorKind, Extractor, Fingerprint,
+    LoadMode, Loader, Partition, PerformanceConfig, Result, RunContext, Scan, ScanRequest, SchemaRef, Transformer,
+    next_batch, unknown_name,
 };
 use tokio::runtime::Handle;
 

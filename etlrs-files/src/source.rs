@@ -17,10 +17,12 @@ use crate::Manifest;
 /// `InvalidData` for a directory without such files.
 pub fn source_files(path: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
     let failed = |error| Error::io("read", path, error);
-    if let Some(pattern) = path.to_str().filter(|text| text.contains(['*', '?', '['])) && !path.exists() {
+    if let Some(pattern) = path.to_str().filter(|text| text.contains(['*', '?', '[']))
+        && !path.exists()
+    {
         return matching(path, pattern);
     }
-    if !fs::metadata(path).map_err(failed)?.is_dir() {
+    if !fs::metadata(path).map_err(|error| Error::io("open", path, error))?.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
     if let Some(manifest) = Manifest::read(path)? {

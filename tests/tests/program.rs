@@ -132,7 +132,7 @@ fn csv_that_cannot_be_read_is_refused_with_the_place() {
                 &["latin1.csv, record 2, line 3, byte 13, column \"b\": ", "not UTF-8", "convert"],
             ),
             ("copy quote.csv o.parquet", 1, &["quote.csv, record 1, line 2, byte 4", "quote"]),
-            ("copy folder.csv o.parquet", 2, &["folder.csv", "no regular file"]),
+            ("copy folder.csv o.parquet", 2, &["folder.csv", "the directory has no file that ends in .csv"]),
             ("copy ragged.csv sqlite:o.db#t", 1, &["ragged.csv, record 2"]),
             ("copy ragged.csv out.parquet/", 1, &["ragged.csv, record 2"]),
             ("inspect no.csv", 1, &["no.csv", "no such file"]),
