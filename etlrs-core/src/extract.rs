@@ -62,6 +62,11 @@ pub trait Scan: Send + Sync {
         0
     }
 
+    /// Partitions that may be read at once at the most; the engine starts no more workers.
+    fn max_readers(&self) -> usize {
+        usize::MAX
+    }
+
     /// The state of the source now. Equal fingerprints mean that reading again gives the same rows.
     ///
     /// The engine asks before the first and after the last read of a run, and refuses to publish when they

@@ -10,7 +10,7 @@ use etlrs_core::{Detail, Error, Extractor, Fingerprint, Result, RunContext, Scan
 
 use crate::EXTENSIONS;
 use crate::decode::Column;
-use crate::infer::Inference;
+use crate::infer::{Inference, Obstacle};
 use crate::input::Once;
 use crate::options::CsvOptions;
 use crate::scan::{CsvScan, Part, pieces};
@@ -61,6 +61,20 @@ impl CsvExtractor {
     fn once(once: Arc<Once>) -> Self {
         let origin = Origin { paths: Vec::new(), once: Some(once), pipes: Arc::default() };
         Self { origin, options: CsvOptions::default() }
+    }
+
+    /// Reads at most `n` partitions at once, whatever the number of threads of the run.
+    #[must_use]
+    pub fn with_parallel_readers(mut self, n: usize) -> Self {
+        self.options.parallel_readers = Some(n);
+        self
+    }
+
+    /// Asks files for `bytes` at a time, over the `io_buffer_size` of the run.
+    #[must_use]
+    pub fn with_buffer_size(mut self, bytes: usize) -> Self {
+        self.options.buffer_size = Some(bytes);
+        self
     }
 
     /// With these options.
@@ -174,6 +188,8 @@ impl Extractor for CsvExtractor {
             min_memory,
             fingerprint: fingerprint?,
             null: options.null_values.clone().into(),
+            max_readers: options.parallel_readers.unwrap_or(usize::MAX).max(1),
+            read_size: options.buffer_size.unwrap_or(cx.config().io_buffer_size),
         }))
     }
 }
@@ -275,7 +291,7 @@ impl Table {
         }
         if options.infer {
             let found = self.names.iter().zip(&self.columns).filter(|(name, _)| options.types.get(name).is_none());
-            notes.extend(null_hints(found));
+            notes.extend(text_hints(found));
         }
         notes
     }
@@ -321,22 +337,20 @@ fn and_others(path: &Path, count: usize) -> String {
     }
 }
 
-/// One sentence for each spelling of null that keeps columns from having a type.
-fn null_hints<'a>(columns: impl Iterator<Item = (&'a String, &'a Inference)>) -> Vec<String> {
-    let mut found: Vec<(&'static str, Vec<String>)> = Vec::new();
+/// One sentence for each obstacle that keeps columns from having a type.
+fn text_hints<'a>(columns: impl Iterator<Item = (&'a String, &'a Inference)>) -> Vec<String> {
+    let mut found: Vec<(Obstacle, Vec<String>)> = Vec::new();
     for (name, inference) in columns {
-        let Some((null, data_type)) = inference.kept_text_by() else { continue };
+        let Some((obstacle, data_type)) = inference.kept_text_by() else { continue };
         let column = format!("{name} ({})", etlrs_core::type_name(&data_type));
-        match found.iter_mut().find(|(known, _)| *known == null) {
+        match found.iter_mut().find(|(known, _)| *known == obstacle) {
             Some((_, columns)) => columns.push(column),
-            None => found.push((null, vec![column])),
+            None => found.push((obstacle, vec![column])),
         }
     }
-    let hint = |(null, columns): (&str, Vec<String>)| {
-        format!(
-            "text because of {null:?}: {}; set the option null_values={null} to give them their types",
-            columns.join(", ")
-        )
+    let hint = |(obstacle, columns): (Obstacle, Vec<String>)| {
+        let (what, hint) = obstacle.words();
+        format!("text because of {what}: {}; {hint}", columns.join(", "))
     };
     found.into_iter().map(hint).collect()
 }

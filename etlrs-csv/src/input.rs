@@ -100,6 +100,11 @@ impl Input {
         })
     }
 
+    /// Whether it can be read only once.
+    pub(crate) fn is_once(&self) -> bool {
+        matches!(self, Self::Stream { raw: Raw::Once(_), .. })
+    }
+
     /// Bytes that reading it takes beyond the reader's buffer.
     pub(crate) fn memory(&self) -> usize {
         let Self::Stream { raw, compression, encoding } = self else { return 0 };

@@ -48,7 +48,7 @@ pub use encoding::Encoding;
 pub use etlrs_files::Compression;
 pub use extract::CsvExtractor;
 pub use load::CsvLoader;
-pub use options::{Comment, CsvOptions, CsvWriteOptions, Delimiter, Escape, LineEnd, Quote, Quoting, Ragged};
+pub use options::{Comment, CsvOptions, CsvWriteOptions, Delimiter, Escape, LineEnd, Quote, Quoting, Ragged, Sample};
 
 /// What the names of CSV files end in.
 const EXTENSIONS: &[&str] =

@@ -38,8 +38,14 @@ etlrs_core::options! {
         null_values, with_null_values: Vec<String> = Vec::new();
         /// Whether types are found from the data; otherwise every column is text.
         infer, with_infer: bool = true;
-        /// Records from which types are found; later ones are checked against them.
-        sample, with_sample: usize = 10_000;
+        /// Records of each file from which types are found, or `full` for all; later ones are checked against them.
+        sample, with_sample: Sample = Sample::Records(10_000);
+        /// Whether numbers with a point are read as decimals that keep every digit of the sample; otherwise as float64.
+        decimals, with_decimals: bool = false;
+        /// Partitions that are read at once at the most; by default as many as the run has threads.
+        parallel_readers, with_parallel_readers: Option<usize> = None;
+        /// Bytes asked of a file at a time, over the io_buffer_size of the run.
+        buffer_size, with_buffer_size: Option<usize> = None;
         /// Types of single columns, over what is found from the data.
         types, with_types: ColumnTypes = ColumnTypes::default();
     }
@@ -260,6 +266,40 @@ impl OptionValue for Ragged {
         match self {
             Self::Fail => "fail".into(),
             Self::Pad => "pad".into(),
+        }
+    }
+}
+
+/// From how many records types are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Sample {
+    /// The first so many of each file, or fewer if these are more than 64 MiB.
+    Records(usize),
+    /// All: the files are read once more, so this is not for what can be read only once.
+    Full,
+}
+
+impl OptionArgument<Sample> for usize {
+    fn into_option_value(self) -> Sample {
+        Sample::Records(self)
+    }
+}
+
+impl OptionValue for Sample {
+    const KIND: &'static str = "number of records, or full";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "full" => Ok(Self::Full),
+            _ => usize::parse(text).map(Self::Records).map_err(|_| "it must be a whole number, or full".into()),
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Records(records) => records.to_string(),
+            Self::Full => "full".into(),
         }
     }
 }

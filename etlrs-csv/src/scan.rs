@@ -138,6 +138,9 @@ pub(crate) struct CsvScan {
     /// When the files were looked at.
     pub(crate) fingerprint: Fingerprint,
     pub(crate) null: Arc<[String]>,
+    pub(crate) max_readers: usize,
+    /// Bytes asked of a file at a time.
+    pub(crate) read_size: usize,
 }
 
 #[async_trait]
@@ -160,6 +163,10 @@ impl Scan for CsvScan {
 
     fn details(&self) -> &[Detail] {
         &self.details
+    }
+
+    fn max_readers(&self) -> usize {
+        self.max_readers
     }
 
     fn min_memory(&self) -> usize {
@@ -188,7 +195,7 @@ impl Scan for CsvScan {
         let (start, end) = piece.range.unwrap_or((part.source.data_start, part.source.length));
         let mut reading = Reading {
             columns,
-            reader: Reader::new(part.source.clone(), start, end, cx.config().io_buffer_size, cx.reader_memory()),
+            reader: Reader::new(part.source.clone(), start, end, self.read_size, cx.reader_memory()),
             fields: Vec::new(),
             source: part.source.clone(),
             schema: self.schema.clone(),

@@ -10,12 +10,14 @@ use crate::detect::{self, Finding, Given, detect};
 use crate::encoding::Encoding;
 use crate::infer::Inference;
 use crate::input::{Handle, Input, Once, Raw};
-use crate::options::CsvOptions;
+use crate::options::{CsvOptions, Sample};
 use crate::reader::{Reader, Source};
 use crate::records::{Dialect, Field, Step};
 
 /// A sample ends here even if it has fewer records than asked for.
 const LARGEST_SAMPLE: usize = 64 << 20;
+/// Records of a sample whose fields are held together.
+const SAMPLED_AT_ONCE: usize = 10_000;
 
 /// A file that has been looked at.
 pub(crate) struct Survey {
@@ -142,7 +144,7 @@ impl Survey {
         };
 
         let source = Arc::new(source);
-        let mut columns = vec![Inference::new(); source.width];
+        let mut columns = vec![Inference::with_decimals(options.decimals); source.width];
         let sampled = if options.infer { sample(&source, options, cx, &mut columns)? } else { 0 };
         let source = Arc::into_inner(source)
             .ok_or_else(|| Error::new(ErrorKind::Internal, "the sample of the file is still being read"))?;
@@ -291,12 +293,23 @@ fn unique_names(header: Vec<String>, notes: &mut Vec<String>) -> Vec<String> {
 
 /// Looks at the first records; gives their number.
 fn sample(source: &Arc<Source>, options: &CsvOptions, cx: &RunContext, columns: &mut [Inference]) -> Result<usize> {
+    let (most, most_bytes) = match options.sample {
+        Sample::Records(records) => (records, LARGEST_SAMPLE as u64),
+        Sample::Full if source.input.is_once() => {
+            let message = "all records are to be sampled of what can be read only once";
+            return Err(Error::new(ErrorKind::InvalidConfig, message)
+                .hint("give the option sample a number of records, or write it to a file first")
+                .in_source(source.path.display()));
+        }
+        Sample::Full => (usize::MAX, u64::MAX),
+    };
     let limit = cx.reader_memory().min(LARGEST_SAMPLE);
     let mut reader = Reader::looking(source.clone(), cx.config().io_buffer_size, limit);
     let mut fields = Vec::new();
     let mut sampled = 0;
-    while sampled < options.sample && reader.position() - source.data_start < LARGEST_SAMPLE as u64 {
-        let records = match reader.next(options.sample - sampled, &mut fields) {
+    while sampled < most && reader.position() - source.data_start < most_bytes {
+        cx.cancel().check()?;
+        let records = match reader.next((most - sampled).min(SAMPLED_AT_ONCE), &mut fields) {
             Ok(Some(records)) => records,
             Ok(None) => break,
             Err(error) => return Err(reader.locate(error, &fields)),

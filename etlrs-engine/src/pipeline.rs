@@ -287,6 +287,10 @@ impl Scan for Transformed {
         self.scan.min_memory()
     }
 
+    fn max_readers(&self) -> usize {
+        self.scan.max_readers()
+    }
+
     async fn fingerprint(&self) -> Result<Fingerprint> {
         self.scan.fingerprint().await
     }

@@ -37,9 +37,11 @@ pub fn source_files(path: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
         }
     }
     if files.is_empty() {
+        // Those of compressed files are known from these.
+        let simple: Vec<_> = extensions.iter().copied().filter(|extension| !extension.contains('.')).collect();
         return Err(Error::new(
             ErrorKind::InvalidData,
-            format!("the directory has no file that ends in .{}", extensions.join(" or .")),
+            format!("the directory has no file that ends in .{}", simple.join(" or .")),
         )
         .in_source(path.display()));
     }
