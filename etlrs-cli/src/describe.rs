@@ -52,6 +52,9 @@ pub(crate) async fn inspect(args: Inspect) -> Result<()> {
                 "name": field.name(), "type": type_name(field.data_type()), "nullable": field.is_nullable(),
             })).collect::<Vec<_>>(),
             "first_rows": rows.collect::<Vec<_>>(),
+            "found": seen.details.iter().map(|detail| json!({
+                "item": detail.item, "value": detail.value, "reason": detail.reason,
+            })).collect::<Vec<_>>(),
             "notes": seen.notes,
         }));
         return Ok(());
@@ -62,7 +65,11 @@ pub(crate) async fn inspect(args: Inspect) -> Result<()> {
             let _ = write!(text, ", {}", number(n, what));
         }
     }
-    text.push_str("\n\n");
+    text.push('\n');
+    for detail in &seen.details {
+        let _ = write!(text, "\n  {} {} ({})", detail.item, detail.value, detail.reason);
+    }
+    text.push_str(if seen.details.is_empty() { "\n" } else { "\n\n" });
     let mut columns = vec![["column".to_owned(), "type".into(), "first value".into()]];
     for (index, field) in fields.iter().enumerate() {
         let first = rows.iter().find_map(|row| row[index].clone()).unwrap_or_else(|| "∅".into());

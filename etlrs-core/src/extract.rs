@@ -52,10 +52,20 @@ pub trait Scan: Send + Sync {
         &[]
     }
 
+    /// What was found out about how the source is written, for whoever inspects it.
+    fn details(&self) -> &[Detail] {
+        &[]
+    }
+
     /// Bytes that one reader holds at the least, besides the batch that it has handed over: its buffers.
     /// The engine never runs a reader with less; see [`RunContext::reader_memory`] for what it may use.
     fn min_memory(&self) -> usize {
         0
+    }
+
+    /// Partitions that may be read at once at the most; the engine starts no more workers.
+    fn max_readers(&self) -> usize {
+        usize::MAX
     }
 
     /// The state of the source now. Equal fingerprints mean that reading again gives the same rows.
@@ -76,6 +86,25 @@ pub trait Scan: Send + Sync {
     /// The stream ends after its first error. Errors carry the position in the source, and are marked transient
     /// only where a repetition may succeed.
     fn read(&self, cx: &RunContext, partition: &Partition) -> Result<BatchStream>;
+}
+
+/// Something that a connector found out about a source: its delimiter, its encoding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Detail {
+    /// What it is about; the option for it, if there is one.
+    pub item: String,
+    /// What was found.
+    pub value: String,
+    /// Why, in a few words.
+    pub reason: String,
+}
+
+impl Detail {
+    /// `item` is `value` because of `reason`.
+    pub fn new(item: impl Into<String>, value: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { item: item.into(), value: value.into(), reason: reason.into() }
+    }
 }
 
 /// What the caller wants of a source.

@@ -51,7 +51,7 @@ pub use checksum::{Checksum, SchemaHash};
 pub use config::PerformanceConfig;
 pub use context::{CancelToken, Counter, Counters, RunContext, RunId};
 pub use error::{Error, ErrorKind, Position, Result};
-pub use extract::{BatchStream, Extractor, Fingerprint, Partition, PartitionId, Pushdown, Scan, ScanRequest};
+pub use extract::{BatchStream, Detail, Extractor, Fingerprint, Partition, PartitionId, Pushdown, Scan, ScanRequest};
 pub use filter::{ColumnTest, Comparison, Test};
 pub use in_memory::{MemoryExtractor, MemoryLoader, record_batch};
 pub use load::{

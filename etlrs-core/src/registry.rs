@@ -22,6 +22,10 @@ pub trait Connector: Send + Sync {
     fn extensions(&self) -> &'static [&'static str] {
         &[]
     }
+    /// Whether a source called `-`, standard input in no format that is named, is for it.
+    fn serves_stdin(&self) -> bool {
+        false
+    }
     /// Options of its extractor; `None`: it does not read.
     fn source_options(&self) -> Option<Vec<OptionSpec>>;
     /// Options of its loader; `None`: it does not write.
@@ -67,7 +71,12 @@ impl Registry {
     pub fn find(&self, uri: &Uri) -> Result<&Arc<dyn Connector>> {
         let mut latest_first = self.connectors.iter().rev();
         if let Some(scheme) = uri.scheme() {
-            let found = latest_first.find(|connector| connector.schemes().contains(&scheme));
+            let found = latest_first.clone().find(|connector| connector.schemes().contains(&scheme));
+            // The name of a format before a name that does not tell it: csv:-, csv:data/.
+            let is_format = |connector: &&Arc<dyn Connector>| {
+                connector.name() == scheme && connector.schemes().is_empty() && !uri.body().starts_with("//")
+            };
+            let found = found.or_else(|| latest_first.find(is_format));
             return found.ok_or_else(|| {
                 let schemes: Vec<_> = self.connectors.iter().flat_map(|c| c.schemes()).collect();
                 let served = format!("the schemes are {}, and files need none", list(&schemes));
@@ -79,9 +88,9 @@ impl Registry {
             });
         }
         if uri.body() == "-" {
-            return Err(
-                Error::new(ErrorKind::Unsupported, "standard input and output are not served yet").hint("name a file")
-            );
+            return latest_first.find(|connector| connector.serves_stdin()).ok_or_else(|| {
+                Error::new(ErrorKind::Unsupported, "no connector serves standard input").hint("name a file")
+            });
         }
         let extension = uri.extension();
         if let Some((file, table)) = uri.body().rsplit_once('#').filter(|(file, _)| file.contains('.')) {

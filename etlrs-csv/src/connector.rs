@@ -1,11 +1,12 @@
 use std::sync::Arc;
 
-use etlrs_core::{Connector, Extractor, Loader, OptionMap, OptionSet, OptionSpec, Result, Uri};
+use etlrs_core::{Connector, Error, ErrorKind, Extractor, Loader, OptionMap, OptionSet, OptionSpec, Result, Uri};
 
-use crate::{CsvExtractor, CsvLoader, CsvOptions, CsvWriteOptions, EXTENSIONS};
+use crate::{CsvExtractor, CsvLoader, CsvOptions, CsvWriteOptions, EXTENSIONS, TAB_EXTENSIONS};
 
 /// Serves paths that end in `.csv` or `.tsv`, and with `.gz`, `.zst`, `.bz2` or `.xz` behind it. A target path that ends in
-/// `/`, or that is a directory already, becomes a directory of one file per partition.
+/// `/`, or that is a directory already, becomes a directory of one file per partition. A source may be a pattern, a
+/// directory, or `-` for standard input; the prefix `csv:` says that a name without such an end is CSV.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CsvConnector;
 
@@ -15,11 +16,15 @@ impl Connector for CsvConnector {
     }
 
     fn summary(&self) -> &'static str {
-        "CSV and TSV files in UTF-8; written compressed too (.csv.gz .zst .bz2 .xz), and as directories"
+        "CSV and TSV files, also compressed (.csv.gz .zst .bz2 .xz), directories, patterns (a-*.csv) and standard input (-)"
     }
 
     fn example(&self) -> &'static str {
         "sales.csv"
+    }
+
+    fn serves_stdin(&self) -> bool {
+        true
     }
 
     fn extensions(&self) -> &'static [&'static str] {
@@ -35,14 +40,15 @@ impl Connector for CsvConnector {
     }
 
     fn extractor(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Extractor>> {
-        let mut parsed = CsvOptions::from_pairs(pairs(options))?;
-        if is_tsv(uri) && !options.contains_key("delimiter") {
-            parsed = parsed.with_delimiter(b'\t');
-        }
-        Ok(Arc::new(CsvExtractor::new(uri.path()).with_options(parsed)))
+        let parsed = CsvOptions::from_pairs(pairs(options))?;
+        let extractor = if uri.body() == "-" { CsvExtractor::stdin() } else { CsvExtractor::new(uri.path()) };
+        Ok(Arc::new(extractor.with_options(parsed)))
     }
 
     fn loader(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Loader>> {
+        if uri.body() == "-" {
+            return Err(Error::new(ErrorKind::Unsupported, "standard output is not served yet").hint("name a file"));
+        }
         let mut parsed = CsvWriteOptions::from_pairs(pairs(options))?;
         if is_tsv(uri) && !options.contains_key("delimiter") {
             parsed = parsed.with_delimiter(b'\t');
@@ -59,6 +65,5 @@ fn pairs(options: &OptionMap) -> impl Iterator<Item = (&str, &str)> {
 }
 
 fn is_tsv(uri: &Uri) -> bool {
-    let extensions = EXTENSIONS.iter().filter(|extension| extension.starts_with("tsv"));
-    extensions.into_iter().any(|extension| uri.has_extension(extension))
+    TAB_EXTENSIONS.iter().any(|extension| uri.has_extension(extension))
 }

@@ -12,7 +12,7 @@ use arrow_buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, TimeUnit};
 use etlrs_core::{Error, ErrorKind, Result};
 
-use crate::records::Field;
+use crate::records::{Dialect, Field};
 use crate::value;
 
 /// One column in the making.
@@ -52,7 +52,7 @@ pub(crate) struct Chunk<'a> {
     pub(crate) fields: &'a [Field],
     pub(crate) width: usize,
     pub(crate) null: &'a [String],
-    pub(crate) quote: Option<u8>,
+    pub(crate) dialect: Dialect,
 }
 
 impl Chunk<'_> {
@@ -147,7 +147,9 @@ impl Column {
             Values::Decimal(values, precision, scale) => {
                 let (precision, scale) = (*precision, u32::from(scale.unsigned_abs()));
                 fields.parse(values, nulls, |field| {
+                    let plain = !exact || crate::infer::decimal_digits(&bytes[field.range()]).is_some();
                     value::decimal(&bytes[field.range()], scale)
+                        .filter(|_| plain)
                         .filter(|&value| Decimal128Type::is_valid_decimal_precision(value, precision))
                 })
             }
@@ -285,7 +287,8 @@ impl Fields<'_> {
                 nulls.append_null();
                 appended = record + 1;
             } else if field.is_escaped() {
-                filled += unescape(&chunk.bytes[field.range()], chunk.quote, &mut room[filled..]);
+                let text = &chunk.bytes[field.range()];
+                filled += chunk.dialect.unescape(text, field.is_quoted(), &mut room[filled..]);
             } else {
                 let bytes = &chunk.bytes[field.range()];
                 let source = chunk.bytes[field.start()..].first_chunk::<SHORT>().filter(|_| bytes.len() <= SHORT);
@@ -311,20 +314,4 @@ impl Fields<'_> {
 #[inline]
 fn narrow(offset: usize) -> i32 {
     i32::try_from(offset).unwrap_or(-1)
-}
-
-/// Copies a text, with doubled quotes made single, and gives its length. The reader has seen that quotes come only in
-/// pairs here.
-fn unescape(text: &[u8], quote: Option<u8>, into: &mut [u8]) -> usize {
-    let (mut rest, mut filled) = (text, 0);
-    let mut copy = |part: &[u8]| {
-        into[filled..filled + part.len()].copy_from_slice(part);
-        filled += part.len();
-    };
-    while let Some(at) = quote.and_then(|quote| memchr::memchr(quote, rest)) {
-        copy(&rest[..=at]);
-        rest = rest.get(at + 2..).unwrap_or_default();
-    }
-    copy(rest);
-    filled
 }

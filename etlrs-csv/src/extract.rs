@@ -1,46 +1,80 @@
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::{DataType, Field as ArrowField, Schema, SchemaRef};
 use async_trait::async_trait;
-use etlrs_core::{
-    BatchStream, Error, ErrorKind, Extractor, Fingerprint, Partition, Pushdown, Result, RunContext, Scan, ScanRequest,
-    batches_from_fn,
-};
+use etlrs_core::{Detail, Error, Extractor, Fingerprint, Result, RunContext, Scan, ScanRequest, type_name};
 
-use crate::decode::{Chunk, Column};
-use crate::infer::Inference;
+use crate::EXTENSIONS;
+use crate::decode::Column;
+use crate::infer::{Inference, Obstacle};
+use crate::input::Once;
 use crate::options::CsvOptions;
-use crate::reader::{Reader, Source};
-use crate::records::{Dialect, Field, Step};
-use crate::split::split;
+use crate::scan::{CsvScan, Part, pieces};
+use crate::survey::{Place, Survey};
 
-/// A partition is at least so large, unless more are asked for.
-const SMALLEST_PARTITION: u64 = 1 << 20;
-const LARGEST_PARTITION: u64 = 16 << 20;
-/// A sample ends here even if it has fewer records than asked for.
-const LARGEST_SAMPLE: usize = 64 << 20;
+/// Files that are kept open from the look at them until they are read; of more, each is opened when it is read.
+const HELD_FILES: usize = 128;
+/// Notes about single files of a table.
+const FILE_NOTES: usize = 10;
 
-/// Fields that are decoded together: they and their text stay in the nearest cache.
-const CACHED_FIELDS: usize = 2048;
-
-/// Offsets of texts are 31 bits wide, and a batch may exceed this by a chunk.
-const LARGEST_BATCH: usize = 1 << 30;
-
-/// Reads a CSV file (RFC 4180; UTF-8).
+/// Reads CSV files as one table.
+///
+/// Dialect and types are found from the start of each file, as far as [`CsvOptions`] do not give them. Files that are
+/// compressed (gzip, zstd, bzip2, xz; by their name or their first bytes) or not in UTF-8, and what is no regular file, are
+/// read front to back in one partition; the others are cut.
+///
+/// Several files have the columns of all of them, by name, in the order in which they first appear; a column that a file
+/// lacks is null there, and one whose types differ gets the type that all its values have.
 #[derive(Clone, Debug)]
 pub struct CsvExtractor {
-    path: PathBuf,
+    origin: Origin,
     options: CsvOptions,
 }
 
 impl CsvExtractor {
-    /// Of the file at `path`.
+    /// Of the file at `path`; of the files in it if it is a directory, and of those that match if it is a pattern such as
+    /// `data/2024-*.csv.gz`, in the order of their names.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), options: CsvOptions::default() }
+        Self::files([path])
+    }
+
+    /// Of several files, directories and patterns, in this order.
+    pub fn files(paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
+        let paths = paths.into_iter().map(Into::into).collect();
+        Self { origin: Origin { paths, once: None, pipes: Arc::default() }, options: CsvOptions::default() }
+    }
+
+    /// Of standard input. It may be looked at again, but it can be read only once, and by one extractor of the process.
+    pub fn stdin() -> Self {
+        Self::once(Once::stdin())
+    }
+
+    /// Of what `reader` gives, which errors call `name`. It may be looked at again, but it can be read only once.
+    pub fn from_reader(name: impl AsRef<Path>, reader: impl Read + Send + 'static) -> Self {
+        Self::once(Once::new(name, || Ok(Box::new(reader))))
+    }
+
+    fn once(once: Arc<Once>) -> Self {
+        let origin = Origin { paths: Vec::new(), once: Some(once), pipes: Arc::default() };
+        Self { origin, options: CsvOptions::default() }
+    }
+
+    /// Reads at most `n` partitions at once, whatever the number of threads of the run.
+    #[must_use]
+    pub fn with_parallel_readers(mut self, n: usize) -> Self {
+        self.options.parallel_readers = Some(n);
+        self
+    }
+
+    /// Asks files for `bytes` at a time, over the `io_buffer_size` of the run.
+    #[must_use]
+    pub fn with_buffer_size(mut self, bytes: usize) -> Self {
+        self.options.buffer_size = Some(bytes);
+        self
     }
 
     /// With these options.
@@ -51,416 +85,272 @@ impl CsvExtractor {
     }
 }
 
+/// Where the table comes from.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    paths: Vec<PathBuf>,
+    once: Option<Arc<Once>>,
+    /// What is no regular file, with what was read of it; clones share it.
+    pipes: Arc<Mutex<BTreeMap<PathBuf, Arc<Once>>>>,
+}
+
+impl Origin {
+    fn files(&self) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for path in &self.paths {
+            files.extend(etlrs_files::source_files(path, EXTENSIONS)?);
+        }
+        Ok(files)
+    }
+
+    /// Of the files that there are now. What can be read only once cannot be seen to change.
+    pub(crate) fn fingerprint(&self) -> Result<Fingerprint> {
+        let files = self.files()?;
+        let regular: Vec<_> = files.iter().filter(|path| !is_pipe(path)).collect();
+        let found = etlrs_files::fingerprint(&regular)?;
+        if files.len() < 2 {
+            return Ok(found);
+        }
+        let names: Vec<_> = files.iter().map(|path| path.to_string_lossy()).collect();
+        Ok(Fingerprint::new(format!("{} {}", found.as_str(), names.join("\0"))))
+    }
+
+    fn survey(
+        &self,
+        path: &Path,
+        hold: bool,
+        options: &CsvOptions,
+        before: Option<&[String]>,
+        cx: &RunContext,
+    ) -> Result<Option<Survey>> {
+        if !is_pipe(path) {
+            return Survey::of(&Place::File { path, hold }, options, before, cx);
+        }
+        let once = {
+            let mut pipes = self.pipes.lock().unwrap_or_else(PoisonError::into_inner);
+            let (name, opened) = (path.to_owned(), path.to_owned());
+            let open = move || match File::open(&opened) {
+                Ok(file) => Ok(Box::new(file) as Box<dyn Read + Send>),
+                Err(error) => Err(Error::io("open", &opened, error)),
+            };
+            pipes.entry(name).or_insert_with(|| Once::new(path, open)).clone()
+        };
+        Survey::of(&Place::Once(&once), options, before, cx)
+    }
+}
+
+fn is_pipe(path: &Path) -> bool {
+    path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
 #[async_trait]
 impl Extractor for CsvExtractor {
     async fn scan(&self, cx: &RunContext, request: &ScanRequest) -> Result<Arc<dyn Scan>> {
-        let fingerprint = etlrs_files::fingerprint(&[&self.path]);
-        let layout = Layout::read(&self.path, &self.options, cx)?;
-        let projection = request.projection(&layout.schema)?;
-        let exact = |index: &usize| self.options.types.get(layout.schema.field(*index).name()).is_none();
-        let columns = projection.iter().map(|index| (*index, exact(index))).collect();
-        let schema: SchemaRef = Arc::new(layout.schema.project(&projection)?);
-        for (field, column) in schema.fields().iter().zip(&projection) {
-            Column::new(*column, field.data_type(), true)
-                .map_err(|error| error.in_source(self.path.display()).at_column(field.name()))?;
+        let (origin, options) = (&self.origin, &self.options);
+        let fingerprint = origin.fingerprint();
+        let mut table = Table::default();
+        if let Some(once) = &origin.once {
+            table.add(Survey::of(&Place::Once(once), options, None, cx)?, once.name.to_path_buf());
         }
-        let source = Arc::new(layout.source);
-        let partitions = match &request.recorded {
-            Some(recorded) => recorded.clone(),
-            None => partitions(&source, cx, request)?,
+        let files = origin.files()?;
+        let hold = files.len() <= HELD_FILES;
+        for path in &files {
+            cx.cancel().check()?;
+            let before = (files.len() > 1).then(|| table.names.clone());
+            table.add(origin.survey(path, hold, options, before.as_deref(), cx)?, path.clone());
+        }
+        let shown = match (&origin.once, files.as_slice()) {
+            (Some(once), _) => once.name.display().to_string(),
+            (None, [file]) => file.display().to_string(),
+            (None, _) => origin.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
         };
+        let whole = table.schema(options).map_err(|error| error.in_source(&shown))?;
+        let projection = request.projection(&whole)?;
+        let exact = |index: &usize| options.types.get(whole.field(*index).name()).is_none();
+        let exact = projection.iter().map(exact).collect();
+        let schema: SchemaRef = Arc::new(whole.project(&projection)?);
+        for field in schema.fields() {
+            Column::new(0, field.data_type(), true).map_err(|error| error.in_source(&shown).at_column(field.name()))?;
+        }
+        let notes = table.notes(options, &whole);
+        let (details, min_memory) = (table.details(), table.min_memory());
+        let parts: Vec<Part> = table.surveys.into_iter().map(|(_, survey)| part(survey, &schema)).collect();
+        let (pieces, partitions) = pieces(&parts, cx, request)?;
         Ok(Arc::new(CsvScan {
-            ranges: partitions.iter().map(parse_range).collect::<Result<_>>()?,
+            origin: origin.clone(),
+            parts,
+            pieces,
             partitions,
-            columns,
             schema,
-            notes: layout.notes,
-            sampled: layout.sampled,
+            exact,
+            notes,
+            details,
+            min_memory,
             fingerprint: fingerprint?,
-            null: self.options.null_values.clone().into(),
-            source,
+            null: options.null_values.clone().into(),
+            max_readers: options.parallel_readers.unwrap_or(usize::MAX).max(1),
+            read_size: options.buffer_size.unwrap_or(cx.config().io_buffer_size),
         }))
     }
 }
 
-/// What the start of the file tells.
-struct Layout {
-    source: Source,
-    schema: Schema,
-    notes: Vec<String>,
-    /// Records looked at.
-    sampled: usize,
+fn part(survey: Survey, schema: &Schema) -> Part {
+    let place = |field: &Arc<ArrowField>| survey.names.iter().position(|name| name == field.name());
+    Part {
+        columns: schema.fields().iter().map(place).collect(),
+        source: Arc::new(survey.source),
+        stored: survey.stored,
+        sampled: survey.sampled,
+    }
 }
 
-impl Layout {
-    fn read(path: &Path, options: &CsvOptions, cx: &RunContext) -> Result<Self> {
-        let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
-        let found = file.metadata().map_err(|error| Error::io("look at", path, error))?;
-        if !found.is_file() {
-            return Err(Error::new(ErrorKind::InvalidConfig, "the source is no regular file").in_source(path.display()));
-        }
-        let dialect = Dialect { delimiter: options.delimiter.0, quote: options.quote.0 };
-        let usable = |byte: u8| byte.is_ascii() && byte != b'\n' && byte != b'\r';
-        if !usable(dialect.delimiter) || !dialect.quote.is_none_or(usable) || dialect.quote == Some(dialect.delimiter) {
-            let message = "delimiter and quote must be two different ASCII characters other than line ends";
-            return Err(Error::new(ErrorKind::InvalidConfig, message).in_source(path.display()));
-        }
-        let (length, longest) = (found.len(), cx.reader_memory());
-        let source = Source { path: path.into(), file, dialect, data_start: 0, length, width: 0, longest };
-        Self::of(source, options, cx).map_err(|error| error.in_source(path.display()))
-    }
+/// The files of a table, and the columns of all of them.
+#[derive(Default)]
+struct Table {
+    surveys: Vec<(PathBuf, Survey)>,
+    names: Vec<String>,
+    columns: Vec<Inference>,
+    empty: Vec<PathBuf>,
+}
 
-    fn of(mut source: Source, options: &CsvOptions, cx: &RunContext) -> Result<Self> {
-        let mut start = [0; 4];
-        let known = usize::try_from(source.length).unwrap_or(4).min(4);
-        source.file.read_exact_at(&mut start[..known], 0).map_err(|error| Error::io("read", &source.path, error))?;
-        refuse_other_formats(&start[..known])?;
-        let bom = if start.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
-        if source.length <= bom {
-            let error = Error::new(ErrorKind::InvalidData, "the file is empty");
-            return Err(if options.header { error.hint("a CSV file has at least a header") } else { error });
-        }
-
-        let (first, next) = first_record(&source, bom, cx.reader_memory())?;
-        source.width = first.len();
-        let mut notes = Vec::new();
-        let names = if options.header {
-            source.data_start = next;
-            unique_names(first, &mut notes)
-        } else {
-            source.data_start = bom;
-            (1..=source.width).map(|column| format!("column_{column}")).collect()
+impl Table {
+    fn add(&mut self, survey: Option<Survey>, path: PathBuf) {
+        let Some(survey) = survey else {
+            self.empty.push(path);
+            return;
         };
-        for (column, _) in &options.types.0 {
-            if !names.contains(column) {
-                return Err(etlrs_core::unknown_name("column", column, &names));
+        for (name, found) in survey.names.iter().zip(&survey.columns) {
+            let known = self.names.iter().zip(&mut self.columns).find(|(known, _)| *known == name);
+            match known {
+                Some((_, column)) => column.merge(found),
+                None => {
+                    self.names.push(name.clone());
+                    self.columns.push(found.clone());
+                }
             }
         }
+        self.surveys.push((path, survey));
+    }
 
-        let source = Arc::new(source);
-        let mut inferences = vec![Inference::new(); source.width];
-        let sampled = if options.infer { sample(&source, options, cx, &mut inferences)? } else { 0 };
-        let fields = names.iter().zip(&inferences).map(|(name, inference)| {
+    fn schema(&self, options: &CsvOptions) -> Result<Schema> {
+        if self.surveys.is_empty() {
+            return Err(Error::new(etlrs_core::ErrorKind::InvalidData, "all files are empty"));
+        }
+        for (column, _) in &options.types.0 {
+            if !self.names.contains(column) {
+                return Err(etlrs_core::unknown_name("column", column, &self.names));
+            }
+        }
+        let fields = self.names.iter().zip(&self.columns).map(|(name, column)| {
             let data_type = match options.types.get(name) {
                 Some(data_type) => data_type.clone(),
                 None if !options.infer => DataType::Utf8,
-                None => inference.data_type(),
+                None => column.data_type(),
             };
             ArrowField::new(name, data_type, true)
         });
-        let schema = Schema::new(fields.collect::<Vec<_>>());
-        if options.infer {
-            let found = names.iter().zip(&inferences).filter(|(name, _)| options.types.get(name).is_none());
-            notes.extend(null_hints(found));
-        }
-        let source = Arc::into_inner(source)
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "the sample of the file is still being read"))?;
-        Ok(Self { source, schema, notes, sampled })
-    }
-}
-
-fn refuse_other_formats(start: &[u8]) -> Result<()> {
-    let (what, hint) = match start {
-        [0x1f, 0x8b, ..] => ("compressed with gzip", "decompress it first"),
-        [0x28, 0xb5, 0x2f, 0xfd] => ("compressed with zstd", "decompress it first"),
-        [b'B', b'Z', b'h', ..] => ("compressed with bzip2", "decompress it first"),
-        [0xfd, b'7', b'z', b'X'] => ("compressed with xz", "decompress it first"),
-        [b'P', b'K', 3, 4] => ("a zip archive", "unpack it first"),
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => ("in UTF-16", "convert it to UTF-8 first"),
-        b"PAR1" => ("a Parquet file", "give it a name that ends in .parquet"),
-        _ => return Ok(()),
-    };
-    Err(Error::new(ErrorKind::Unsupported, format!("the file is {what}, not CSV in UTF-8")).hint(hint))
-}
-
-/// The fields of the record at `start`, and where the next one starts.
-fn first_record(source: &Source, start: u64, limit: usize) -> Result<(Vec<String>, u64)> {
-    let left = usize::try_from(source.length - start).unwrap_or(usize::MAX);
-    let mut size = left.min(64 << 10);
-    loop {
-        let mut buffer = vec![0; size];
-        source.file.read_exact_at(&mut buffer, start).map_err(|error| Error::io("read", &source.path, error))?;
-        let mut fields = Vec::new();
-        let whole = size == left;
-        let step = source.dialect.record(&buffer, 0, whole, &mut fields).map_err(|(at, reason)| {
-            Error::new(ErrorKind::InvalidData, reason.message()).at_line(1).at_byte(start + at as u64)
-        })?;
-        match step {
-            Step::Record(next) => {
-                let next = next.min(size);
-                let text = std::str::from_utf8(&buffer[..next]).map_err(|error| {
-                    Error::new(ErrorKind::InvalidData, "the file is not UTF-8")
-                        .hint("convert it first")
-                        .at_byte(start + error.valid_up_to() as u64)
-                })?;
-                let names = fields.iter().map(|field| {
-                    let text = &text[field.range()];
-                    match source.dialect.quote.filter(|_| field.is_escaped()) {
-                        Some(quote) => {
-                            let quote = char::from(quote).to_string();
-                            text.replace(&quote.repeat(2), &quote)
-                        }
-                        None => text.to_owned(),
-                    }
-                });
-                let names: Vec<_> = names.collect();
-                // Within a field a carriage return means nothing, unless there is no other line end.
-                let alone = |field: &Field| !field.is_quoted() && text[field.range()].contains('\r');
-                if fields.iter().any(alone) && !buffer.contains(&b'\n') {
-                    return Err(Error::new(
-                        ErrorKind::Unsupported,
-                        "the lines of the file end with a carriage return alone",
-                    )
-                    .hint("convert the line ends to line feeds first"));
-                }
-                return Ok((names, start + next as u64));
-            }
-            Step::Incomplete if size >= limit => {
-                return Err(Error::new(ErrorKind::InvalidData, "the first record does not end")
-                    .at_line(1)
-                    .at_byte(start));
-            }
-            Step::Incomplete => size = left.min(size * 4),
-        }
-    }
-}
-
-/// Names from a header: empty ones are called by their position, repeated ones get a number.
-fn unique_names(header: Vec<String>, notes: &mut Vec<String>) -> Vec<String> {
-    let mut names: Vec<String> = Vec::with_capacity(header.len());
-    for (index, name) in header.into_iter().enumerate() {
-        let base = if name.is_empty() { format!("column_{}", index + 1) } else { name.clone() };
-        let mut unique = base.clone();
-        let mut number = 2;
-        while names.contains(&unique) {
-            unique = format!("{base}_{number}");
-            number += 1;
-        }
-        if name.is_empty() {
-            notes.push(format!("column {} has no name in the header and is called {unique:?}", index + 1));
-        } else if unique != name {
-            notes.push(format!("column {} is called {name:?} as one before it, and is renamed {unique:?}", index + 1));
-        }
-        names.push(unique);
-    }
-    names
-}
-
-/// One sentence for each spelling of null that keeps columns from having a type.
-fn null_hints<'a>(columns: impl Iterator<Item = (&'a String, &'a Inference)>) -> Vec<String> {
-    let mut found: Vec<(&'static str, Vec<String>)> = Vec::new();
-    for (name, inference) in columns {
-        let Some((null, data_type)) = inference.kept_text_by() else { continue };
-        let column = format!("{name} ({})", etlrs_core::type_name(&data_type));
-        match found.iter_mut().find(|(known, _)| *known == null) {
-            Some((_, columns)) => columns.push(column),
-            None => found.push((null, vec![column])),
-        }
-    }
-    let hint = |(null, columns): (&str, Vec<String>)| {
-        format!(
-            "text because of {null:?}: {}; set the option null_values={null} to give them their types",
-            columns.join(", ")
-        )
-    };
-    found.into_iter().map(hint).collect()
-}
-
-/// Looks at the first records; gives their number.
-fn sample(source: &Arc<Source>, options: &CsvOptions, cx: &RunContext, columns: &mut [Inference]) -> Result<usize> {
-    let limit = cx.reader_memory().min(LARGEST_SAMPLE);
-    let mut reader = Reader::new(source.clone(), source.data_start, source.length, cx.config().io_buffer_size, limit);
-    let mut fields = Vec::new();
-    let mut sampled = 0;
-    while sampled < options.sample && reader.position() - source.data_start < LARGEST_SAMPLE as u64 {
-        let records = match reader.next(options.sample - sampled, &mut fields) {
-            Ok(Some(records)) => records,
-            Ok(None) => break,
-            Err(error) => return Err(source.locate(error)),
-        };
-        let bytes = reader.bytes(records);
-        for record in fields.chunks(source.width) {
-            for (column, field) in columns.iter_mut().zip(record) {
-                let value = &bytes[field.range()];
-                if !value.is_empty() && !options.null_values.iter().any(|null| null.as_bytes() == value) {
-                    column.add(value);
-                }
-            }
-        }
-        sampled += records.count;
-    }
-    Ok(sampled)
-}
-
-fn partitions(source: &Arc<Source>, cx: &RunContext, request: &ScanRequest) -> Result<Vec<Partition>> {
-    let size = source.length - source.data_start;
-    let pieces = match request.partitions {
-        Some(wanted) => wanted as u64,
-        None => {
-            let for_balance = size / (4 * cx.config().workers() as u64).max(1);
-            size.div_ceil(for_balance.clamp(SMALLEST_PARTITION, LARGEST_PARTITION))
-        }
-    };
-    let cuts = split(source, pieces, request.guess, cx.cancel())?;
-    let mut start = source.data_start;
-    let partitions = cuts.into_iter().enumerate().map(|(index, end)| {
-        let partition = Partition::new(index, format!("bytes {start}..{end}")).with_bytes(end - start);
-        start = end;
-        partition
-    });
-    Ok(partitions.collect())
-}
-
-fn parse_range(partition: &Partition) -> Result<(u64, u64)> {
-    let range = partition.descriptor.strip_prefix("bytes ").and_then(|range| range.split_once(".."));
-    range.and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?))).ok_or_else(|| {
-        Error::new(ErrorKind::Internal, format!("{:?} describes no piece of a CSV file", partition.descriptor))
-    })
-}
-
-struct CsvScan {
-    source: Arc<Source>,
-    schema: SchemaRef,
-    partitions: Vec<Partition>,
-    ranges: Vec<(u64, u64)>,
-    /// Position of each column within a record, and whether it takes only plain spellings.
-    columns: Vec<(usize, bool)>,
-    notes: Vec<String>,
-    sampled: usize,
-    /// When the layout was read.
-    fingerprint: Fingerprint,
-    null: Arc<[String]>,
-}
-
-#[async_trait]
-impl Scan for CsvScan {
-    fn schema(&self) -> SchemaRef {
-        self.schema.clone()
+        Ok(Schema::new(fields.collect::<Vec<_>>()))
     }
 
-    fn partitions(&self) -> &[Partition] {
-        &self.partitions
-    }
-
-    fn pushdown(&self) -> Pushdown {
-        Pushdown::columns()
-    }
-
-    fn notes(&self) -> &[String] {
-        &self.notes
+    /// What the first file was found to be; notes tell where others differ.
+    fn details(&self) -> Vec<Detail> {
+        let findings = self.surveys.iter().take(1).flat_map(|(_, survey)| &survey.findings);
+        findings.map(|finding| Detail::new(finding.item, finding.value.as_str(), finding.why.as_str())).collect()
     }
 
     fn min_memory(&self) -> usize {
         // The buffer, its fields, and builders for a few records.
-        256 << 10
+        let inputs = self.surveys.iter().map(|(_, survey)| survey.source.input.memory());
+        (256 << 10) + inputs.max().unwrap_or(0)
     }
 
-    async fn fingerprint(&self) -> Result<Fingerprint> {
-        let now = etlrs_files::fingerprint(&[&self.source.path])?;
-        // A change between the look at the layout and the first question would be missed by the caller.
-        if now != self.fingerprint {
-            return Ok(Fingerprint::new(format!("{} (changed since it was planned)", now.as_str())));
-        }
-        Ok(now)
-    }
-
-    fn read(&self, cx: &RunContext, partition: &Partition) -> Result<BatchStream> {
-        let (start, end) = *self
-            .ranges
-            .get(partition.id.index())
-            .ok_or_else(|| Error::new(ErrorKind::Internal, format!("there is no partition {}", partition.id)))?;
-        let columns = self.schema.fields().iter().zip(&self.columns);
-        let columns = columns.map(|(field, &(index, exact))| Column::new(index, field.data_type(), exact));
-        let mut reading = Reading {
-            columns: columns.collect::<Result<_>>()?,
-            reader: Reader::new(self.source.clone(), start, end, cx.config().io_buffer_size, cx.reader_memory()),
-            fields: Vec::new(),
-            source: self.source.clone(),
-            schema: self.schema.clone(),
-            null: self.null.clone(),
-            sampled: self.sampled,
-            cx: cx.clone(),
-        };
-        Ok(batches_from_fn(move || reading.next()))
-    }
-}
-
-/// A partition being read.
-struct Reading {
-    reader: Reader,
-    columns: Vec<Column>,
-    fields: Vec<Field>,
-    source: Arc<Source>,
-    schema: SchemaRef,
-    null: Arc<[String]>,
-    sampled: usize,
-    cx: RunContext,
-}
-
-impl Reading {
-    fn next(&mut self) -> Result<Option<RecordBatch>> {
-        self.cx.cancel().check()?;
-        let before = self.reader.position();
-        let batch = self.batch().map_err(|error| self.source.locate(error))?;
-        self.cx.counters().bytes_read.add(self.reader.position() - before);
-        Ok(batch)
-    }
-
-    fn batch(&mut self) -> Result<Option<RecordBatch>> {
-        let most = self.cx.config().batch_size.max(1);
-        let most_bytes = self.cx.batch_memory().min(LARGEST_BATCH);
-        let (mut rows, mut bytes) = (0, 0);
-        while rows < most && bytes < most_bytes {
-            // No column takes more than its text and 16 bytes a value.
-            let value_bytes = 16 * self.columns.len();
-            let fitting = ((most_bytes - bytes) / (value_bytes + 1)).min(CACHED_FIELDS / self.source.width);
-            let Some(records) = self.reader.next((most - rows).min(fitting.max(1)), &mut self.fields)? else { break };
-            let raw = self.reader.bytes(records);
-            let Source { width, dialect, .. } = *self.source;
-            let chunk = Chunk { bytes: raw, fields: &self.fields, width, null: &self.null, quote: dialect.quote };
-            let mut first: Option<(usize, usize)> = None;
-            for (column, values) in self.columns.iter_mut().enumerate() {
-                if let Err(record) = values.append(&chunk) {
-                    first = first.filter(|&(earlier, _)| earlier <= record).or(Some((record, column)));
+    fn notes(&self, options: &CsvOptions, schema: &Schema) -> Vec<String> {
+        let mut notes = Vec::new();
+        let several = self.surveys.len() + self.empty.len() > 1;
+        let first = self.surveys.first().map(|(_, survey)| survey.findings.as_slice()).unwrap_or_default();
+        for (index, (path, survey)) in self.surveys.iter().enumerate() {
+            let name = if several { format!("{}: ", path.display()) } else { String::new() };
+            for finding in &survey.findings {
+                let like_first = first.iter().any(|other| (other.item, &other.value) == (finding.item, &finding.value));
+                if if index == 0 { finding.notable } else { !like_first } {
+                    notes.push(format!("{name}{} is {} ({})", finding.item, finding.value, finding.why));
                 }
             }
-            if let Some((record, column)) = first {
-                let field = self.fields[record * width + self.columns[column].field()];
-                let start = records.offset + field.start() as u64;
-                return Err(match std::str::from_utf8(&raw[field.range()]) {
-                    Ok(value) => self.mismatch(column, value).at_byte(start),
-                    Err(error) => Error::new(ErrorKind::InvalidData, "the text is not UTF-8")
-                        .hint("convert the file first")
-                        .at_column(self.schema.field(column).name())
-                        .at_byte(start + error.valid_up_to() as u64),
-                });
-            }
-            rows += records.count;
-            bytes += records.length + records.count * value_bytes;
+            notes.extend(survey.notes.iter().map(|note| format!("{name}{note}")));
         }
-        if rows == 0 {
-            return Ok(None);
+        if notes.len() > FILE_NOTES && several {
+            let more = notes.len() - FILE_NOTES;
+            notes.truncate(FILE_NOTES);
+            notes.push(format!("there are {more} more notes about single files"));
         }
-        let columns = self.columns.iter_mut().map(Column::finish).collect::<Result<_>>()?;
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        Ok(Some(RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?))
+        if let Some(path) = self.empty.first() {
+            notes.push(format!("{} is empty, and so has no rows", and_others(path, self.empty.len())));
+        }
+        if several {
+            notes.extend(self.reconciled(options, schema));
+        }
+        if options.infer {
+            let found = self.names.iter().zip(&self.columns).filter(|(name, _)| options.types.get(name).is_none());
+            notes.extend(text_hints(found));
+        }
+        notes
     }
 
-    /// Values are private, so the message shows at most a spelling of null.
-    fn mismatch(&self, column: usize, value: &str) -> Error {
-        let field = self.schema.field(column);
-        let (name, type_name) = (field.name(), etlrs_core::type_name(field.data_type()));
-        let found = if self.columns[column].exact() {
-            format!(", the type of the first {} records", self.sampled)
-        } else {
-            String::new()
-        };
-        let null = crate::infer::common_null(value.as_bytes());
-        let what = null.map_or("the value".to_owned(), |null| format!("{null:?}"));
-        let hint = match null {
-            Some(null) => format!("set the option null_values={null}, or types={name}:text to keep the column as text"),
-            None => format!("set the option types={name}:text to keep the column as text"),
-        };
-        Error::new(ErrorKind::InvalidData, format!("{what} is no {type_name}{found}")).hint(hint).at_column(name)
+    /// What became of columns that are not the same in all files.
+    fn reconciled(&self, options: &CsvOptions, schema: &Schema) -> Vec<String> {
+        let mut notes = Vec::new();
+        for field in schema.fields() {
+            let name = field.name();
+            let mut missing = Vec::new();
+            let mut types: Vec<(String, &Path)> = Vec::new();
+            for (path, survey) in &self.surveys {
+                match survey.names.iter().position(|known| known == name).and_then(|at| survey.columns.get(at)) {
+                    None => missing.push(path),
+                    Some(column) if column.has_values() => {
+                        let found = type_name(&column.data_type());
+                        if !types.iter().any(|(known, _)| *known == found) {
+                            types.push((found, path));
+                        }
+                    }
+                    Some(_) => {}
+                }
+            }
+            if let Some(path) = missing.first() {
+                notes.push(format!("{} has no column {name:?}, which is null there", and_others(path, missing.len())));
+            }
+            if types.len() > 1 && options.infer && options.types.get(name).is_none() {
+                let types: Vec<_> =
+                    types.iter().map(|(found, path)| format!("{found} in {}", path.display())).collect();
+                let read_as = type_name(field.data_type());
+                notes.push(format!("column {name:?} is read as {read_as}, for it is {}", types.join(" and ")));
+            }
+        }
+        notes
     }
+}
+
+fn and_others(path: &Path, count: usize) -> String {
+    match count {
+        0 | 1 => path.display().to_string(),
+        2 => format!("{} and 1 more file", path.display()),
+        _ => format!("{} and {} more files", path.display(), count - 1),
+    }
+}
+
+/// One sentence for each obstacle that keeps columns from having a type.
+fn text_hints<'a>(columns: impl Iterator<Item = (&'a String, &'a Inference)>) -> Vec<String> {
+    let mut found: Vec<(Obstacle, Vec<String>)> = Vec::new();
+    for (name, inference) in columns {
+        let Some((obstacle, data_type)) = inference.kept_text_by() else { continue };
+        let column = format!("{name} ({})", etlrs_core::type_name(&data_type));
+        match found.iter_mut().find(|(known, _)| *known == obstacle) {
+            Some((_, columns)) => columns.push(column),
+            None => found.push((obstacle, vec![column])),
+        }
+    }
+    let hint = |(obstacle, columns): (Obstacle, Vec<String>)| {
+        let (what, hint) = obstacle.words();
+        format!("text because of {what}: {}; {hint}", columns.join(", "))
+    };
+    found.into_iter().map(hint).collect()
 }

@@ -10,6 +10,8 @@
 //! partition before it, if it begins at the start of a record, then ends within a quoted field, which its reader refuses
 //! (`SplitRefuted`). By induction from the first partition, the earliest wrong cut is always refused, by a partition that
 //! read nothing but whole records until then. What partitions behind it made of their bytes is never published.
+//!
+//! This rests on line feeds within fields being within quotes, so it is not for dialects with an escape character.
 
 use std::os::unix::fs::FileExt;
 
@@ -32,6 +34,7 @@ pub(crate) fn cuts(source: &Source, size: u64, cancel: &CancelToken) -> Result<O
     if source.width < 2 && source.dialect.quote.is_some() {
         return Ok(None);
     }
+    let file = source.file()?;
     let mut window = Vec::with_capacity(WINDOW);
     let mut cuts = Vec::new();
     let mut target = source.data_start + size;
@@ -41,7 +44,7 @@ pub(crate) fn cuts(source: &Source, size: u64, cancel: &CancelToken) -> Result<O
             let from = target + attempt * 509;
             let Some(left) = end.checked_sub(from) else { break 'pieces };
             window.resize(usize::try_from(left).unwrap_or(WINDOW).min(WINDOW), 0);
-            source.file.read_exact_at(&mut window, from).map_err(|error| Error::io("read", &source.path, error))?;
+            file.read_exact_at(&mut window, from).map_err(|error| Error::io("read", &source.path, error))?;
             let Some(offset) = cut(source.dialect, &window, source.width) else { continue };
             let cut = from + offset as u64;
             if cut >= end {
@@ -97,6 +100,7 @@ impl Reading {
                     fields.truncate(before);
                     break;
                 }
+                Step::Comment(next) => at = next,
                 Step::Record(next) => {
                     let blank = fields.len() == before + 1 && fields[before].range().is_empty();
                     if start.is_none() {
@@ -125,7 +129,7 @@ impl Reading {
 mod tests {
     use super::*;
 
-    const COMMA: Dialect = Dialect { delimiter: b',', quote: Some(b'"') };
+    const COMMA: Dialect = Dialect { delimiter: b',', quote: Some(b'"'), escape: None, comment: None };
 
     #[test]
     fn what_follows_tells_whether_a_place_is_within_quotes() {

@@ -3,6 +3,8 @@
 //! A column gets the narrowest type of which every value of the sample is a plain spelling, so that nothing about a value
 //! is lost: `007`, `+1`, numbers that do not fit into 64 bits and dates in other orders stay text. A column without
 //! values is text. The types are held on to: a later value that is none of its column's type is an error.
+//!
+//! A column that would have a type but for how some values are spelled is told of ([`Inference::kept_text_by`]).
 
 use std::sync::Arc;
 
@@ -18,56 +20,227 @@ type Kinds = u8;
 
 const BOOLEAN: Kinds = 1;
 const INTEGER: Kinds = 1 << 1;
-const FLOAT: Kinds = 1 << 2;
-const DATE: Kinds = 1 << 3;
-const TIMESTAMP: Kinds = 1 << 4;
-const TIMESTAMPTZ: Kinds = 1 << 5;
-const ALL: Kinds = (1 << 6) - 1;
+/// Only where it is asked for.
+const DECIMAL: Kinds = 1 << 2;
+const FLOAT: Kinds = 1 << 3;
+const DATE: Kinds = 1 << 4;
+const TIMESTAMP: Kinds = 1 << 5;
+const TIMESTAMPTZ: Kinds = 1 << 6;
+const ALL: Kinds = (1 << 7) - 1;
+
+/// Digits that a decimal can have.
+const DECIMAL_DIGITS: usize = 38;
 
 /// What is known about one column.
 #[derive(Clone, Debug)]
 pub(crate) struct Inference {
+    decimals: bool,
     /// Types that every value so far has.
     kinds: Kinds,
-    /// The same, with common spellings of null left out.
-    kinds_without_nulls: Kinds,
+    /// The same, with values that have an obstacle taken as they would be without it.
+    mended: Kinds,
+    /// The one obstacle that values have; `None`: there is none, or there are several.
+    obstacle: Option<Obstacle>,
+    obstacles: bool,
     values: bool,
-    seen_null: Option<&'static str>,
+    /// Of decimal numbers: digits before the point and behind it at the most.
+    whole: usize,
+    fraction: usize,
+}
+
+/// Why a value is text that is nearly of another type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Obstacle {
+    /// A common spelling of null.
+    Null(&'static str),
+    Spaces,
+    /// `1,5`.
+    DecimalComma,
+    /// `1,234.5`.
+    Thousands,
+    /// More digits than a float keeps.
+    LongDecimal,
+}
+
+impl Obstacle {
+    /// What keeps columns text, and what can be done about it.
+    pub(crate) fn words(self) -> (String, String) {
+        let (what, hint) = match self {
+            Self::Null(null) => {
+                return (format!("{null:?}"), format!("set the option null_values={null} to give them their types"));
+            }
+            Self::Spaces => ("spaces around values", "trim and cast them, or take the spaces out of the file"),
+            Self::DecimalComma => ("commas in place of decimal points", "replace them and cast the columns"),
+            Self::Thousands => ("separators between thousands", "take them out and cast the columns"),
+            Self::LongDecimal => {
+                ("numbers with more digits than a float64 keeps", "set the option decimals=true to keep them all")
+            }
+        };
+        (what.to_owned(), hint.to_owned())
+    }
 }
 
 impl Inference {
     pub(crate) fn new() -> Self {
-        Self { kinds: ALL, kinds_without_nulls: ALL, values: false, seen_null: None }
+        Self::with_decimals(false)
+    }
+
+    /// With decimals for numbers with a point.
+    pub(crate) fn with_decimals(decimals: bool) -> Self {
+        let kinds = if decimals { ALL } else { ALL & !DECIMAL };
+        let (obstacle, obstacles, values) = (None, false, false);
+        Self { decimals, kinds, mended: kinds, obstacle, obstacles, values, whole: 0, fraction: 0 }
     }
 
     /// Looks at a field that is not null.
     pub(crate) fn add(&mut self, bytes: &[u8]) {
-        let kinds = kinds(bytes);
+        let kinds = self.kinds_of(bytes);
         self.kinds &= kinds;
-        match common_null(bytes) {
-            Some(null) => self.seen_null = Some(null),
-            None => {
-                self.values = true;
-                self.kinds_without_nulls &= kinds;
-            }
+        if let Some(null) = common_null(bytes) {
+            self.stumble(Obstacle::Null(null));
+            return;
         }
+        self.values = true;
+        let long = kinds & !DECIMAL == 0 && value::decimal(bytes, DECIMAL_DIGITS as u32).is_some();
+        let mended = if kinds != 0 && (!long || self.decimals) { None } else { self.mend(bytes) };
+        self.mended &= match mended {
+            Some((obstacle, mended)) => {
+                self.stumble(obstacle);
+                mended
+            }
+            None => kinds,
+        };
+    }
+
+    fn stumble(&mut self, obstacle: Obstacle) {
+        let same = !self.obstacles || self.obstacle == Some(obstacle);
+        let nulls = matches!((self.obstacle, obstacle), (Some(Obstacle::Null(_)), Obstacle::Null(_)));
+        self.obstacle = if same || nulls { Some(obstacle) } else { None };
+        self.obstacles = true;
+    }
+
+    fn kinds_of(&mut self, bytes: &[u8]) -> Kinds {
+        let mut kinds = kinds(bytes);
+        if self.decimals
+            && let Some((whole, fraction)) = decimal_digits(bytes)
+        {
+            kinds |= DECIMAL;
+            self.whole = self.whole.max(whole);
+            self.fraction = self.fraction.max(fraction);
+        }
+        kinds
+    }
+
+    /// What keeps `bytes`, which are text, from having a type, and the types without it.
+    fn mend(&mut self, bytes: &[u8]) -> Option<(Obstacle, Kinds)> {
+        let trimmed = bytes.trim_ascii();
+        if trimmed.len() < bytes.len() {
+            return Some((Obstacle::Spaces, kinds(trimmed))).filter(|(_, kinds)| *kinds != 0);
+        }
+        if let Some((whole, fraction)) = decimal_digits(bytes)
+            && fraction > 0
+            && whole + fraction <= DECIMAL_DIGITS
+        {
+            return Some((Obstacle::LongDecimal, FLOAT));
+        }
+        if thousands(bytes, b',', b'.') || thousands(bytes, b'.', b',') || thousands(bytes, b' ', b',') {
+            return Some((Obstacle::Thousands, INTEGER | FLOAT));
+        }
+        let point: Vec<u8> = bytes.iter().map(|&byte| if byte == b',' { b'.' } else { byte }).collect();
+        let comma = bytes.iter().filter(|&&byte| byte == b',').count() == 1 && !bytes.contains(&b'.');
+        Some((Obstacle::DecimalComma, kinds(&point))).filter(|(_, kinds)| comma && *kinds != 0)
     }
 
     /// The type.
     pub(crate) fn data_type(&self) -> DataType {
-        if self.values || self.seen_null.is_some() { data_type(self.kinds) } else { DataType::Utf8 }
+        if self.has_values() { self.data_type_of(self.kinds) } else { DataType::Utf8 }
     }
 
-    /// The spelling of null that alone makes the column text, and the type that it would have without.
-    pub(crate) fn kept_text_by(&self) -> Option<(&'static str, DataType)> {
-        let null = self.seen_null.filter(|_| self.values && self.data_type() == DataType::Utf8)?;
-        Some((null, data_type(self.kinds_without_nulls))).filter(|(_, better)| *better != DataType::Utf8)
+    /// What is known of both together.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.kinds &= other.kinds;
+        self.mended &= other.mended;
+        if let Some(obstacle) = other.obstacle {
+            self.stumble(obstacle);
+        } else if other.obstacles {
+            (self.obstacle, self.obstacles) = (None, true);
+        }
+        self.values |= other.values;
+        self.whole = self.whole.max(other.whole);
+        self.fraction = self.fraction.max(other.fraction);
+    }
+
+    /// Whether there was a value at all.
+    pub(crate) fn has_values(&self) -> bool {
+        self.values || self.obstacles
+    }
+
+    /// The type if common spellings of null are no values.
+    pub(crate) fn type_without_nulls(&self) -> DataType {
+        match self.obstacle {
+            Some(Obstacle::Null(_)) if self.values => self.data_type_of(self.mended),
+            _ if self.values => self.data_type_of(self.kinds),
+            _ => DataType::Utf8,
+        }
+    }
+
+    /// What alone makes the column text, and the type that it would have without.
+    pub(crate) fn kept_text_by(&self) -> Option<(Obstacle, DataType)> {
+        let obstacle = self.obstacle.filter(|_| self.values && self.data_type() == DataType::Utf8)?;
+        Some((obstacle, self.data_type_of(self.mended))).filter(|(_, better)| *better != DataType::Utf8)
+    }
+
+    fn data_type_of(&self, kinds: Kinds) -> DataType {
+        let mut kinds = kinds;
+        if self.whole + self.fraction > DECIMAL_DIGITS {
+            kinds &= !DECIMAL;
+        }
+        let micros = TimeUnit::Microsecond;
+        match kinds & kinds.wrapping_neg() {
+            BOOLEAN => DataType::Boolean,
+            INTEGER => DataType::Int64,
+            DECIMAL => {
+                // With room for later values: 18 digits are what a target can hold in 64 bits.
+                let precision = if self.whole + self.fraction + 2 <= 18 { 18 } else { 38 };
+                DataType::Decimal128(precision, i8::try_from(self.fraction).unwrap_or(0))
+            }
+            FLOAT => DataType::Float64,
+            DATE => DataType::Date32,
+            TIMESTAMP => DataType::Timestamp(micros, None),
+            TIMESTAMPTZ => DataType::Timestamp(micros, Some(Arc::from("UTC"))),
+            _ => DataType::Utf8,
+        }
     }
 }
 
 /// The common spelling of null that `bytes` are.
 pub(crate) fn common_null(bytes: &[u8]) -> Option<&'static str> {
     COMMON_NULLS.into_iter().find(|null| null.as_bytes() == bytes)
+}
+
+/// Digits before the point and behind it of a number such as `-12.50`, which is plainly one: no `007.5`, `+1` or `1e5`.
+pub(crate) fn decimal_digits(bytes: &[u8]) -> Option<(usize, usize)> {
+    let digits = bytes.strip_prefix(b"-").unwrap_or(bytes);
+    let point = memchr::memchr(b'.', digits).unwrap_or(digits.len());
+    let (whole, fraction) = (digits.get(..point)?, digits.get(point + 1..).unwrap_or_default());
+    let numeric = !whole.is_empty() && whole.iter().chain(fraction).all(u8::is_ascii_digit);
+    let plain =
+        numeric && !(whole.len() > 1 && whole.starts_with(b"0")) && (fraction.is_empty() == (point == digits.len()));
+    plain.then_some((if whole == b"0" { 0 } else { whole.len() }, fraction.len()))
+}
+
+/// Whether `bytes` are a number whose thousands are apart by `separator`.
+fn thousands(bytes: &[u8], separator: u8, point: u8) -> bool {
+    let digits = bytes.strip_prefix(b"-").unwrap_or(bytes);
+    let mut parts = digits.splitn(2, |&byte| byte == point);
+    let (whole, fraction) = (parts.next().unwrap_or_default(), parts.next());
+    let mut groups = whole.split(|&byte| byte == separator);
+    let numeric = |part: &[u8]| !part.is_empty() && part.iter().all(u8::is_ascii_digit);
+    let first = groups.next().is_some_and(|group| numeric(group) && group.len() <= 3 && !group.starts_with(b"0"));
+    let rest: Vec<_> = groups.collect();
+    // One group alone may as well be digits behind a point.
+    let enough = rest.len() > 1 || (rest.len() == 1 && fraction.is_some());
+    first && enough && rest.iter().all(|group| group.len() == 3 && numeric(group)) && fraction.is_none_or(numeric)
 }
 
 fn kinds(bytes: &[u8]) -> Kinds {
@@ -86,19 +259,6 @@ fn kinds(bytes: &[u8]) -> Kinds {
         _ => {}
     }
     kinds
-}
-
-fn data_type(kinds: Kinds) -> DataType {
-    let micros = TimeUnit::Microsecond;
-    match kinds & kinds.wrapping_neg() {
-        BOOLEAN => DataType::Boolean,
-        INTEGER => DataType::Int64,
-        FLOAT => DataType::Float64,
-        DATE => DataType::Date32,
-        TIMESTAMP => DataType::Timestamp(micros, None),
-        TIMESTAMPTZ => DataType::Timestamp(micros, Some(Arc::from("UTC"))),
-        _ => DataType::Utf8,
-    }
 }
 
 #[cfg(test)]
@@ -130,6 +290,11 @@ mod tests {
             (&["2013-01-01T10:00:00Z", "2013-01-01T10:00:00"], "text"),
             (&["01/02/2013"], "text"),
             (&["nan", "1.5"], "text"),
+            (&["+49 170 1234567"], "text"),
+            (&["0170 1234567"], "text"),
+            (&["12-34-56"], "text"),
+            (&["1_000"], "text"),
+            (&["12345678901234567890"], "text"),
             (&[], "text"),
         ] {
             assert_eq!(etlrs_core::type_name(&infer(values).data_type()), expected, "{values:?}");
@@ -139,8 +304,39 @@ mod tests {
     #[test]
     fn a_spelling_of_null_is_hinted_at() {
         assert_eq!(infer(&["1", "NA"]).data_type(), DataType::Utf8);
-        assert_eq!(infer(&["1", "NA"]).kept_text_by(), Some(("NA", DataType::Int64)));
+        assert_eq!(infer(&["1", "NA"]).kept_text_by(), Some((Obstacle::Null("NA"), DataType::Int64)));
         assert_eq!(infer(&["a", "NA"]).kept_text_by(), None);
         assert_eq!(infer(&["NA"]).kept_text_by(), None);
+    }
+
+    #[test]
+    fn what_keeps_a_column_text_is_hinted_at() {
+        for (values, expected) in [
+            (&["1", "2 "][..], Some((Obstacle::Spaces, DataType::Int64))),
+            (&["1,5", "2"], Some((Obstacle::DecimalComma, DataType::Float64))),
+            (&["1,234.5", "2"], Some((Obstacle::Thousands, DataType::Float64))),
+            (&["1.234.567", "2"], Some((Obstacle::Thousands, DataType::Int64))),
+            (&["0.12345678901234567890", "2.5"], Some((Obstacle::LongDecimal, DataType::Float64))),
+            (&["1,5", "2 "], None),
+            (&["1,5", "x"], None),
+            (&["007", "2"], None),
+        ] {
+            assert_eq!(infer(values).kept_text_by(), expected, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn decimals_hold_what_the_sample_needs_if_they_are_asked_for() {
+        for (values, expected) in [
+            (&["1.50", "-20"][..], "decimal(18,2)"),
+            (&["0.12345678901234567890"], "decimal(38,20)"),
+            (&["1", "2"], "int64"),
+            (&["1.5", "1e5"], "float64"),
+            (&["007.5", "1.5"], "text"),
+        ] {
+            let mut inference = Inference::with_decimals(true);
+            values.iter().for_each(|value| inference.add(value.as_bytes()));
+            assert_eq!(etlrs_core::type_name(&inference.data_type()), expected, "{values:?}");
+        }
     }
 }

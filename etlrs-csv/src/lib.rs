@@ -16,14 +16,18 @@
 //! # Ok::<(), etlrs_core::Error>(()) }).unwrap();
 //! ```
 
+mod auto;
 mod block;
 mod connector;
 mod decode;
+mod detect;
 mod directory;
 mod encode;
+mod encoding;
 mod extract;
 mod guess;
 mod infer;
+mod input;
 mod layout;
 mod load;
 mod old;
@@ -32,16 +36,23 @@ mod quick;
 mod read_back;
 mod reader;
 mod records;
+mod scan;
 mod single;
 mod split;
+mod survey;
 mod value;
 
+pub use auto::{Auto, Detectable};
 pub use connector::CsvConnector;
+pub use encoding::Encoding;
 pub use etlrs_files::Compression;
 pub use extract::CsvExtractor;
 pub use load::CsvLoader;
-pub use options::{CsvOptions, CsvWriteOptions, Delimiter, LineEnd, Quote, Quoting};
+pub use options::{Comment, CsvOptions, CsvWriteOptions, Delimiter, Escape, LineEnd, Quote, Quoting, Ragged, Sample};
 
 /// What the names of CSV files end in.
 const EXTENSIONS: &[&str] =
     &["csv", "tsv", "csv.gz", "csv.zst", "csv.bz2", "csv.xz", "tsv.gz", "tsv.zst", "tsv.bz2", "tsv.xz"];
+
+/// Those of files that are separated by tabs.
+const TAB_EXTENSIONS: &[&str] = &["tsv", "tsv.gz", "tsv.zst", "tsv.bz2", "tsv.xz"];

@@ -1,8 +1,14 @@
 use etlrs_core::{ColumnTypes, OptionArgument, OptionValue, unknown_name};
 use etlrs_files::Compression;
 
+use crate::auto::Auto;
+use crate::encoding::Encoding;
+
 etlrs_core::options! {
-    /// How a CSV file is read.
+    /// How CSV files are read.
+    ///
+    /// What is `auto` is found from the first 64 KiB of each file; `etlrs inspect` shows what was found and why. What is
+    /// given is never overridden.
     ///
     /// ```
     /// use etlrs_csv::CsvOptions;
@@ -13,17 +19,33 @@ etlrs_core::options! {
     #[non_exhaustive]
     pub struct CsvOptions {
         /// Whether the first record holds the names of the columns.
-        header, with_header: bool = true;
+        header, with_header: Auto<bool> = Auto::Auto;
         /// What stands between fields: one ASCII character, or `tab`.
-        delimiter, with_delimiter: Delimiter = Delimiter(b',');
+        delimiter, with_delimiter: Auto<Delimiter> = Auto::Auto;
         /// What fields with delimiters or line ends are wrapped in: one ASCII character, or `none`.
-        quote, with_quote: Quote = Quote(Some(b'"'));
+        quote, with_quote: Auto<Quote> = Auto::Auto;
+        /// What makes a delimiter, quote or line end behind it ordinary: one ASCII character, or `none`; doubled quotes need none.
+        escape, with_escape: Auto<Escape> = Auto::Auto;
+        /// What a line begins with that is left out, wherever it stands: one ASCII character, or `none`.
+        comment, with_comment: Comment = Comment(None);
+        /// Lines before the header.
+        skip_lines, with_skip_lines: Auto<usize> = Auto::Auto;
+        /// How characters are spelled; `auto` is UTF-8, or UTF-16 if a byte order mark says so.
+        encoding, with_encoding: Auto<Encoding> = Auto::Auto;
+        /// What is done with records that have another number of fields than the header: fail, or pad short ones with nulls.
+        ragged, with_ragged: Ragged = Ragged::Fail;
         /// Spellings that mean null; an empty field that is not quoted always does.
         null_values, with_null_values: Vec<String> = Vec::new();
         /// Whether types are found from the data; otherwise every column is text.
         infer, with_infer: bool = true;
-        /// Records from which types are found; later ones are checked against them.
-        sample, with_sample: usize = 10_000;
+        /// Records of each file from which types are found, or `full` for all; later ones are checked against them.
+        sample, with_sample: Sample = Sample::Records(10_000);
+        /// Whether numbers with a point are read as decimals that keep every digit of the sample; otherwise as float64.
+        decimals, with_decimals: bool = false;
+        /// Partitions that are read at once at the most; by default as many as the run has threads.
+        parallel_readers, with_parallel_readers: Option<usize> = None;
+        /// Bytes asked of a file at a time, over the io_buffer_size of the run.
+        buffer_size, with_buffer_size: Option<usize> = None;
         /// Types of single columns, over what is found from the data.
         types, with_types: ColumnTypes = ColumnTypes::default();
     }
@@ -150,18 +172,23 @@ impl OptionArgument<Delimiter> for u8 {
 }
 
 impl OptionValue for Delimiter {
-    const KIND: &'static str = "character, or tab";
+    const KIND: &'static str = "character, tab or space";
 
     fn parse(text: &str) -> Result<Self, String> {
         match text.as_bytes() {
             b"tab" | b"\\t" => Ok(Self(b'\t')),
+            b"space" => Ok(Self(b' ')),
             &[byte] if byte.is_ascii() && !matches!(byte, b'\n' | b'\r' | b'"') => Ok(Self(byte)),
             _ => Err("it must be one ASCII character other than a quote or a line end, or tab".into()),
         }
     }
 
     fn show(&self) -> String {
-        if self.0 == b'\t' { "tab".into() } else { char::from(self.0).to_string() }
+        match self.0 {
+            b'\t' => "tab".into(),
+            b' ' => "space".into(),
+            byte => char::from(byte).to_string(),
+        }
     }
 }
 
@@ -175,18 +202,104 @@ impl OptionArgument<Quote> for u8 {
     }
 }
 
-impl OptionValue for Quote {
-    const KIND: &'static str = "character, or none";
+/// The byte that makes the one behind it ordinary, if there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Escape(pub Option<u8>);
+
+/// The byte that a comment begins with, if there are comments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Comment(pub Option<u8>);
+
+impl OptionArgument<Comment> for u8 {
+    fn into_option_value(self) -> Comment {
+        Comment(Some(self))
+    }
+}
+
+macro_rules! character_or_none {
+    ($($type:ident)*) => {
+        $(
+            impl OptionValue for $type {
+                const KIND: &'static str = "character, or none";
+
+                fn parse(text: &str) -> Result<Self, String> {
+                    match text.as_bytes() {
+                        b"none" | b"" => Ok(Self(None)),
+                        &[byte] if byte.is_ascii() && !matches!(byte, b'\n' | b'\r') => Ok(Self(Some(byte))),
+                        _ => Err("it must be one ASCII character, or none".into()),
+                    }
+                }
+
+                fn show(&self) -> String {
+                    self.0.map_or("none".into(), |byte| char::from(byte).to_string())
+                }
+            }
+        )*
+    };
+}
+
+character_or_none! { Quote Escape Comment }
+
+/// What is done with records that have another number of fields than the header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ragged {
+    /// They are an error.
+    #[default]
+    Fail,
+    /// Fields that are missing are null, and empty ones too many are left out; other fields too many are an error.
+    Pad,
+}
+
+impl OptionValue for Ragged {
+    const KIND: &'static str = "fail or pad";
 
     fn parse(text: &str) -> Result<Self, String> {
-        match text.as_bytes() {
-            b"none" | b"" => Ok(Self(None)),
-            &[byte] if byte.is_ascii() && !matches!(byte, b'\n' | b'\r') => Ok(Self(Some(byte))),
-            _ => Err("it must be one ASCII character, or none".into()),
+        match text {
+            "fail" => Ok(Self::Fail),
+            "pad" => Ok(Self::Pad),
+            _ => Err("it must be fail or pad".into()),
         }
     }
 
     fn show(&self) -> String {
-        self.0.map_or("none".into(), |byte| char::from(byte).to_string())
+        match self {
+            Self::Fail => "fail".into(),
+            Self::Pad => "pad".into(),
+        }
+    }
+}
+
+/// From how many records types are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Sample {
+    /// The first so many of each file, or fewer if these are more than 64 MiB.
+    Records(usize),
+    /// All: the files are read once more, so this is not for what can be read only once.
+    Full,
+}
+
+impl OptionArgument<Sample> for usize {
+    fn into_option_value(self) -> Sample {
+        Sample::Records(self)
+    }
+}
+
+impl OptionValue for Sample {
+    const KIND: &'static str = "number of records, or full";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "full" => Ok(Self::Full),
+            _ => usize::parse(text).map(Self::Records).map_err(|_| "it must be a whole number, or full".into()),
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Records(records) => records.to_string(),
+            Self::Full => "full".into(),
+        }
     }
 }

@@ -13,7 +13,7 @@ use etlrs_core::{
 use etlrs_files::Compression;
 
 use crate::layout::Layout;
-use crate::{CsvExtractor, CsvOptions, CsvWriteOptions};
+use crate::{CsvExtractor, CsvOptions, CsvWriteOptions, Encoding, Escape};
 
 /// Where records of the load are.
 pub(crate) struct Piece {
@@ -46,6 +46,9 @@ pub(crate) async fn staged_scan(
         .with_header(options.header)
         .with_delimiter(options.delimiter)
         .with_quote(options.quote)
+        .with_escape(Escape(None))
+        .with_skip_lines(0)
+        .with_encoding(Encoding::Utf8)
         .with_null_values(match options.null_value.as_str() {
             "" => Vec::new(),
             null => vec![null.to_owned()],

@@ -1,25 +1,31 @@
 //! Records of a range of a file, a chunk at a time.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use etlrs_core::{Error, ErrorKind, Result, format_bytes};
 
-use crate::records::{Dialect, Field, Malformed, Step};
+use crate::input::{Input, Purpose};
+use crate::options::Ragged;
+use crate::records::{Dialect, Field, Malformed, Step, narrow};
 
-/// An open file and what is known of its layout.
+/// Text and what is known of its layout. Offsets count bytes of the text, which is in UTF-8.
 #[derive(Debug)]
 pub(crate) struct Source {
     pub(crate) path: Box<Path>,
-    pub(crate) file: File,
+    pub(crate) input: Input,
     pub(crate) dialect: Dialect,
     /// Offset of the first record after the header.
     pub(crate) data_start: u64,
+    /// The largest number for a stream, of which nobody knows it before its end.
     pub(crate) length: u64,
     /// Fields of every record.
     pub(crate) width: usize,
+    pub(crate) ragged: Ragged,
     /// The longest record that is taken.
     pub(crate) longest: usize,
 }
@@ -27,6 +33,8 @@ pub(crate) struct Source {
 /// Reads whole records from `at` to `end`, two offsets between which there are only whole records.
 pub(crate) struct Reader {
     source: Arc<Source>,
+    bytes: Bytes,
+    purpose: Purpose,
     /// Its first `filled` bytes are those of the file from `at` on.
     buffer: Vec<u8>,
     filled: usize,
@@ -37,6 +45,32 @@ pub(crate) struct Reader {
     read_size: usize,
     /// The longest record that is taken.
     limit: usize,
+    /// It ends before the file does.
+    is_piece: bool,
+    /// Why a stream has no more bytes than those in the buffer; told when the records before are handed out.
+    failed: Option<Error>,
+    tally: Tally,
+}
+
+/// What the next bytes come from.
+enum Bytes {
+    /// Nothing has been read yet.
+    Unopened,
+    /// A place in a file.
+    File(Arc<File>),
+    Stream {
+        text: Box<dyn Read + Send>,
+        /// Stored bytes that were read.
+        taken: Arc<AtomicU64>,
+    },
+}
+
+/// What a stream had before the records that were handed out last, for it cannot be read again to find a place in it.
+#[derive(Default)]
+struct Tally {
+    lines: u64,
+    records: u64,
+    last: Option<Records>,
 }
 
 /// Where in the file the records of a chunk are; their bytes are `Reader::bytes`.
@@ -53,7 +87,29 @@ impl Reader {
     pub(crate) fn new(source: Arc<Source>, at: u64, end: u64, read_size: usize, limit: usize) -> Self {
         // Offsets of fields are 31 bits wide.
         let limit = limit.clamp(4 << 10, 1 << 30);
-        Self { source, buffer: Vec::new(), filled: 0, at, end, used: 0, read_size: read_size.clamp(512, limit), limit }
+        let (read_size, is_piece) = (read_size.clamp(512, limit), end < source.length);
+        let (bytes, purpose, buffer, tally) = (Bytes::Unopened, Purpose::Read, Vec::new(), Tally::default());
+        Self {
+            source,
+            bytes,
+            purpose,
+            buffer,
+            filled: 0,
+            at,
+            end,
+            used: 0,
+            read_size,
+            limit,
+            is_piece,
+            failed: None,
+            tally,
+        }
+    }
+
+    /// All records, for a look: what can be read only once can be read after it.
+    pub(crate) fn looking(source: Arc<Source>, read_size: usize, limit: usize) -> Self {
+        let (start, end) = (source.data_start, source.length);
+        Self { purpose: Purpose::Look, ..Self::new(source, start, end, read_size, limit) }
     }
 
     /// Up to `most` records whose fields are put into `fields`, offsets counted from the first byte of the records.
@@ -63,10 +119,14 @@ impl Reader {
     /// What is no CSV, at its byte; its record and line are not known here.
     pub(crate) fn next(&mut self, most: usize, fields: &mut Vec<Field>) -> Result<Option<Records>> {
         loop {
+            self.count_last();
             let last = self.at + self.filled as u64 >= self.end;
             let records = self.buffered(most, last, fields)?;
             if records.length > 0 {
                 self.used += records.length;
+                if matches!(self.bytes, Bytes::Stream { .. }) {
+                    self.tally.last = Some(records);
+                }
                 if records.count > 0 {
                     return Ok(Some(records));
                 }
@@ -79,14 +139,54 @@ impl Reader {
         }
     }
 
+    fn count_last(&mut self) {
+        if let Some(records) = self.tally.last.take() {
+            self.tally.lines += lines(self.bytes(records));
+            self.tally.records += records.count as u64;
+        }
+    }
+
     /// The text of records that `next` gave last.
     pub(crate) fn bytes(&self, records: Records) -> &[u8] {
         &self.buffer[records.buffer_start..records.buffer_start + records.length]
     }
 
-    /// Offset in the file behind the last record.
+    /// Offset in the text behind the last record.
     pub(crate) fn position(&self) -> u64 {
         self.at + self.used as u64
+    }
+
+    /// Bytes of the file that were read, as far as it is known; to be compared with an earlier answer.
+    pub(crate) fn progress(&self) -> u64 {
+        match &self.bytes {
+            Bytes::Stream { taken, .. } => taken.load(Ordering::Relaxed),
+            _ if self.source.is_stream() => 0,
+            _ => self.position(),
+        }
+    }
+
+    /// Names the file, the record and the line of an error that knows its byte and came from the last records, those of
+    /// `fields`, or from an attempt to read more. Reads a file up to there; a stream was counted.
+    pub(crate) fn locate(&self, error: Error, fields: &[Field]) -> Error {
+        if matches!(self.bytes, Bytes::File(_)) {
+            return self.source.locate(error);
+        }
+        let error = error.in_source(self.source.path.display());
+        let Some(byte) = error.position().byte else { return error };
+        let Tally { lines: lines_before, records: records_before, last } = &self.tally;
+        // Bytes from the last records, or from what was to be read next, up to the place.
+        let (start, at, record) = match last {
+            Some(records) => {
+                let starts = fields.chunks(self.source.width).filter_map(|fields| Some(fields.first()?.start() as u64));
+                // A quoted field starts behind its quote.
+                let not_after = starts.take_while(|&start| records.offset + start <= byte + 1).count() as u64;
+                (records.buffer_start, records.offset, not_after.max(1))
+            }
+            None => (self.used, self.position(), 1),
+        };
+        let before = usize::try_from(byte.saturating_sub(at)).unwrap_or(usize::MAX).min(self.filled - start);
+        let line = lines_before + lines(&self.buffer[start..start + before]) + 1;
+        error.at_line(line).at_record(records_before + record)
     }
 
     fn buffered(&self, most: usize, last: bool, fields: &mut Vec<Field>) -> Result<Records> {
@@ -97,18 +197,21 @@ impl Reader {
         let mut count = 0;
         let mut at = 0;
         while count < most && at < rest.len() {
-            let (quick, next) = dialect.quick_records(rest, at, most - count, width, fields);
-            count += quick;
-            at = next;
-            if count == most || at == rest.len() {
-                break;
+            if dialect.is_plain() {
+                let (quick, next) = dialect.quick_records(rest, at, most - count, width, fields);
+                count += quick;
+                at = next;
+                if count == most || at == rest.len() {
+                    break;
+                }
             }
             let before = fields.len();
             match dialect.record(rest, at, last, fields) {
+                Ok(Step::Comment(next)) => at = next,
                 Ok(Step::Record(next)) => {
                     let found = fields.len() - before;
                     let blank = found == 1 && !fields[before].is_quoted() && fields[before].range().is_empty();
-                    if found == width {
+                    if found == width || (!blank && self.mend(fields, before, next.min(rest.len()))) {
                         count += 1;
                     } else if blank {
                         fields.truncate(before);
@@ -130,7 +233,7 @@ impl Reader {
                     break;
                 }
                 // A whole file may end within quotes, a piece of it only if it was cut at the wrong place.
-                Err((_, Malformed::Unclosed)) if self.end < self.source.length => {
+                Err((_, Malformed::Unclosed)) if self.is_piece => {
                     return Err(Error::new(
                         ErrorKind::SplitRefuted,
                         "a quoted field goes on behind the place where the file was cut",
@@ -140,6 +243,18 @@ impl Reader {
             }
         }
         Ok(Records { count, offset, length: at, buffer_start: self.used })
+    }
+
+    /// The one place where a record with another number of fields than the header is dealt with: whether it was given as
+    /// many. Its fields are those from `before` on, and it ends at `end`.
+    fn mend(&self, fields: &mut Vec<Field>, before: usize, end: usize) -> bool {
+        let wanted = before + self.source.width;
+        let beyond = fields.get(wanted..).unwrap_or_default();
+        if self.source.ragged == Ragged::Fail || beyond.iter().any(|field| !field.is_empty() || field.is_quoted()) {
+            return false;
+        }
+        fields.resize(wanted, Field::plain(narrow(end), narrow(end)));
+        true
     }
 
     fn fill(&mut self) -> Result<()> {
@@ -161,22 +276,132 @@ impl Reader {
         if self.buffer.len() < until {
             self.buffer.resize(until, 0);
         }
-        while self.filled < until {
-            match self.source.file.read_at(&mut self.buffer[self.filled..until], self.at + self.filled as u64) {
-                Ok(0) => {
-                    return Err(Error::new(ErrorKind::SourceChanged, "the file became shorter while it was read")
-                        .hint("run again when nobody writes to it"));
+        match &mut self.bytes {
+            Bytes::Unopened => self.open()?,
+            Bytes::Stream { text, .. } => {
+                if let Some(error) = self.failed.take() {
+                    return Err(error);
                 }
-                Ok(bytes) => self.filled += bytes,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::io("read", &self.source.path, error)),
+                let before = self.filled;
+                while self.filled < until {
+                    match read_some(text, &mut self.buffer[self.filled..until]) {
+                        Ok(0) => {
+                            self.end = self.at + self.filled as u64;
+                            break;
+                        }
+                        Ok(bytes) => self.filled += bytes,
+                        Err(error) => {
+                            let error = etlrs_files::reading(&self.source.path, error);
+                            let error = error.at_byte(self.at + self.filled as u64);
+                            if self.filled == before {
+                                return Err(error);
+                            }
+                            self.failed = Some(error);
+                            break;
+                        }
+                    }
+                }
+            }
+            Bytes::File(file) => {
+                while self.filled < until {
+                    match file.read_at(&mut self.buffer[self.filled..until], self.at + self.filled as u64) {
+                        Ok(0) => {
+                            let message = "the file became shorter while it was read";
+                            return Err(Error::new(ErrorKind::SourceChanged, message)
+                                .hint("run again when nobody writes to it"));
+                        }
+                        Ok(bytes) => self.filled += bytes,
+                        Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                        Err(error) => return Err(Error::io("read", &self.source.path, error)),
+                    }
+                }
             }
         }
         Ok(())
     }
+
+    /// A stream is read up to the first record.
+    fn open(&mut self) -> Result<()> {
+        if let Input::Plain(handle) = &self.source.input {
+            self.bytes = Bytes::File(handle.open()?);
+            return Ok(());
+        }
+        let (mut text, taken) = self.source.input.open(&self.source.path, self.purpose)?;
+        let mut block = vec![0; 16 << 10];
+        let mut left = self.at;
+        while left > 0 {
+            let wanted = usize::try_from(left).unwrap_or(block.len()).min(block.len());
+            let read = read_some(&mut text, &mut block[..wanted])
+                .map_err(|error| etlrs_files::reading(&self.source.path, error))?;
+            if read == 0 {
+                return Err(Error::new(ErrorKind::SourceChanged, "the file became shorter while it was read"));
+            }
+            self.tally.lines += lines(&block[..read]);
+            left -= read as u64;
+        }
+        self.bytes = Bytes::Stream { text, taken };
+        Ok(())
+    }
+}
+
+fn read_some(text: &mut Box<dyn Read + Send>, buffer: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        match text.read(buffer) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    }
+}
+
+fn lines(bytes: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', bytes).count() as u64
 }
 
 impl Source {
+    /// To be read at places.
+    pub(crate) fn file(&self) -> Result<Arc<File>> {
+        match &self.input {
+            Input::Plain(handle) => handle.open(),
+            Input::Stream { .. } => Err(Error::new(ErrorKind::Internal, "a stream is read at a place")),
+        }
+    }
+
+    /// Whether it can only be read front to back.
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(self.input, Input::Stream { .. })
+    }
+
+    /// Up to `size` bytes from `start` on, for a look, and whether the text ends with them.
+    pub(crate) fn window(&self, start: u64, size: usize) -> Result<(Vec<u8>, bool)> {
+        let mut window = vec![0; size];
+        let mut filled = 0;
+        let failed = |error| etlrs_files::reading(&self.path, error);
+        if let Input::Plain(handle) = &self.input {
+            let file = handle.open()?;
+            window.truncate(usize::try_from(self.length.saturating_sub(start)).unwrap_or(size).min(size));
+            file.read_exact_at(&mut window, start).map_err(failed)?;
+            let whole = start + window.len() as u64 >= self.length;
+            return Ok((window, whole));
+        }
+        let (mut text, _) = self.input.open(&self.path, Purpose::Look)?;
+        std::io::copy(&mut (&mut text).take(start), &mut std::io::sink()).map_err(failed)?;
+        while filled < size {
+            match read_some(&mut text, &mut window[filled..]) {
+                Ok(0) => {
+                    window.truncate(filled);
+                    return Ok((window, true));
+                }
+                Ok(bytes) => filled += bytes,
+                // What comes before it is shown to whoever looks; reading tells of it with its place.
+                Err(_) if filled > 0 => {
+                    window.truncate(filled);
+                    return Ok((window, false));
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok((window, false))
+    }
     /// Names the file, the record and the line of an error that knows its byte. Reads the file up to there.
     pub(crate) fn locate(self: &Arc<Self>, error: Error) -> Error {
         let error = error.in_source(self.path.display());
@@ -192,12 +417,13 @@ impl Source {
     }
 
     fn line_of(&self, byte: u64) -> std::io::Result<u64> {
+        let file = self.file().map_err(std::io::Error::other)?;
         let mut block = vec![0; 256 << 10];
         let (mut at, mut line) = (0, 1);
         while at < byte {
             let wanted = usize::try_from(byte - at).unwrap_or(block.len()).min(block.len());
-            self.file.read_exact_at(&mut block[..wanted], at)?;
-            line += memchr::memchr_iter(b'\n', &block[..wanted]).count() as u64;
+            file.read_exact_at(&mut block[..wanted], at)?;
+            line += lines(&block[..wanted]);
             at += wanted as u64;
         }
         Ok(line)
@@ -231,7 +457,8 @@ impl Source {
 
 fn ragged(found: usize, width: usize) -> Error {
     let fields = |n: usize| if n == 1 { "1 field".to_owned() } else { format!("{n} fields") };
-    Error::new(ErrorKind::InvalidData, format!("{} where the header has {width}", fields(found)))
+    let error = Error::new(ErrorKind::InvalidData, format!("{} where the header has {width}", fields(found)));
+    if found < width { error.hint("the option ragged=pad takes what is missing for null") } else { error }
 }
 
 fn malformed(reason: Malformed) -> Error {

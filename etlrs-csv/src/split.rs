@@ -10,9 +10,13 @@
 //! a line feed, begins a field; if it follows a quote, that one had made the count even, so both are a doubled quote
 //! within a field. With an odd count the next quote ends the field or is the first of two.
 //!
+//! With an escape character or comments, quotes mean nothing in some places, so such files are gone through record by
+//! record too.
+//!
 //! Without a quote character nothing is read but the bytes after each cut. `guess.rs` has a cheaper way for those who can
 //! begin again.
 
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -32,10 +36,13 @@ pub(crate) fn split(source: &Arc<Source>, pieces: u64, guess: bool, cancel: &Can
     if size >= end.saturating_sub(start) {
         return Ok(vec![end]);
     }
+    if !source.dialect.is_plain() {
+        return by_records(source, size, cancel);
+    }
     if guess && let Some(cuts) = crate::guess::cuts(source, size, cancel)? {
         return Ok(cuts);
     }
-    match Counting::new(source, cancel).cuts(size)? {
+    match Counting::new(source, cancel)?.cuts(size)? {
         Some(cuts) => Ok(cuts),
         None => by_records(source, size, cancel),
     }
@@ -62,6 +69,7 @@ fn by_records(source: &Arc<Source>, size: u64, cancel: &CancelToken) -> Result<V
 /// A place in the file, and whether it is within quotes.
 struct Counting<'a> {
     source: &'a Source,
+    file: Arc<File>,
     cancel: &'a CancelToken,
     at: u64,
     odd: bool,
@@ -72,8 +80,9 @@ struct Counting<'a> {
 }
 
 impl<'a> Counting<'a> {
-    fn new(source: &'a Source, cancel: &'a CancelToken) -> Self {
-        Self { source, cancel, at: source.data_start, odd: false, previous: b'\n', stray: false, block: Vec::new() }
+    fn new(source: &'a Source, cancel: &'a CancelToken) -> Result<Self> {
+        let (at, block) = (source.data_start, Vec::new());
+        Ok(Self { source, file: source.file()?, cancel, at, odd: false, previous: b'\n', stray: false, block })
     }
 
     /// `None`: a stray quote was found.
@@ -149,7 +158,7 @@ impl<'a> Counting<'a> {
     fn fill(&mut self, wanted: usize) -> Result<()> {
         self.cancel.check()?;
         self.block.resize(wanted, 0);
-        let read = self.source.file.read_exact_at(&mut self.block, self.at);
+        let read = self.file.read_exact_at(&mut self.block, self.at);
         read.map_err(|error| Error::io("read", &self.source.path, error))
     }
 }
@@ -162,14 +171,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::input::{Handle, Input};
+    use crate::options::Ragged;
     use crate::records::Dialect;
 
     fn source(text: &[u8], width: usize) -> Arc<Source> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(text).unwrap();
-        let dialect = Dialect { delimiter: b',', quote: Some(b'"') };
-        let length = text.len() as u64;
-        Arc::new(Source { path: Path::new("x").into(), file, dialect, data_start: 0, length, width, longest: 1 << 20 })
+        let dialect = Dialect::new(b',', Some(b'"'));
+        let (path, length) = (Path::new("x"), text.len() as u64);
+        let input = Input::Plain(Handle { path: path.into(), held: Some(Arc::new(file)) });
+        let (ragged, longest) = (Ragged::Fail, 1 << 20);
+        Arc::new(Source { path: path.into(), input, dialect, data_start: 0, length, width, ragged, longest })
     }
 
     fn cuts(text: &[u8], width: usize, pieces: u64) -> Vec<u64> {
@@ -217,7 +230,7 @@ mod tests {
             prop_assume!(source.length > size);
             let cancel = CancelToken::new();
             let plain = by_records(&source, size, &cancel).unwrap();
-            if let Some(cuts) = Counting::new(&source, &cancel).cuts(size).unwrap() {
+            if let Some(cuts) = Counting::new(&source, &cancel).unwrap().cuts(size).unwrap() {
                 prop_assert_eq!(cuts, plain);
             } else {
                 prop_assert!(records.iter().any(|record| !record.starts_with('"') && record.contains('"')));

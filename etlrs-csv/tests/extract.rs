@@ -7,7 +7,7 @@ use etlrs_core::{
     DataType, DatasetSnapshot, Error, ErrorKind, Extractor, Partition, PerformanceConfig, Result, RunContext,
     ScanRequest, Value, type_name,
 };
-use etlrs_csv::{CsvExtractor, CsvOptions};
+use etlrs_csv::{Compression, CsvExtractor, CsvOptions, Encoding, Escape, Ragged};
 use proptest::prelude::*;
 
 /// Removed with its folder when it is dropped.
@@ -133,8 +133,10 @@ fn what_is_wrong_is_said_with_its_place() {
         (b"a,b\nx,\"y\"z\n", &["record 1, line 2, byte 9: the closing quote", "quote=none"]),
         (b"a,b\n1,2\nx,\"y\n\n\n", &["record 2, line 3, byte 10: a quoted field is not closed"]),
         (b"a\rb\rc", &["carriage return"]),
-        (b"\x1f\x8b\x08\x00", &["compressed with gzip"]),
-        (b"\xff\xfea\x00", &["in UTF-16"]),
+        (b"\x1f\x8b\x08\x00", &["the gzip data ends in the middle"]),
+        (b"PK\x03\x04....", &["a zip archive"]),
+        (b"a\x00,\x00b\x00\n\x00", &["seems to be in UTF-16", "encoding=utf-16le"]),
+        (b"a,b\n1,2\n3\n", &["ragged=pad"]),
         (b"PAR1....", &["a Parquet file"]),
         (b"a\xff,b\n", &["byte 1: the file is not UTF-8"]),
     ] {
@@ -142,13 +144,14 @@ fn what_is_wrong_is_said_with_its_place() {
         for needle in needles {
             assert!(error.contains(needle), "{:?}: {error}", String::from_utf8_lossy(text));
         }
-        assert!(!error.contains("007"), "a value is shown: {error}");
+        let value = error.rsplit("data.csv").next().unwrap_or_default().contains("007");
+        assert!(!value, "a value is shown: {error}");
     }
     let error = read(Path::new("/no/such.csv"), sampled(), &ScanRequest::all(), &cx(1, 1)).unwrap_err();
     assert_eq!(error.to_string(), "cannot open /no/such.csv: no such file or directory");
     for (delimiter, quote) in [(0xc3, b'"'), (b'\'', b'\''), (b',', b'\n')] {
         let error = refused("a\n1\n", CsvOptions::default().with_delimiter(delimiter).with_quote(quote));
-        assert!(error.to_string().contains("two different ASCII characters"), "{error}");
+        assert!(error.to_string().contains("must be different ASCII characters"), "{error}");
     }
     let error = refused("a\n1\n", CsvOptions::default().with_types([("b", DataType::Utf8)]));
     assert!(error.to_string().contains("there is no column \"b\""), "{error}");
@@ -255,6 +258,256 @@ proptest! {
     ) {
         let file = file(&bytes);
         let _ = read(&file.path, CsvOptions::default(), &ScanRequest::all().partitions(partitions), &cx(7, 16));
+    }
+}
+
+fn utf16(text: &str) -> Vec<u8> {
+    "\u{feff}".encode_utf16().chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect()
+}
+
+fn packed(text: &[u8], compression: Compression) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut compressor = compression.compressor().unwrap();
+    // Two members, as joined files have them.
+    let (start, rest) = text.split_at(text.len() / 2);
+    compressor.append_member(start, &mut bytes).unwrap();
+    compressor.append_member(rest, &mut bytes).unwrap();
+    bytes
+}
+
+const COMPRESSIONS: [Compression; 4] =
+    [Compression::Gzip(6), Compression::Zstd(3), Compression::Bzip2(9), Compression::Xz(1)];
+
+#[test]
+fn what_is_compressed_or_in_another_encoding_is_read_as_its_text() {
+    let text = "größe;名\n1;é\n2;値\n";
+    let expected = ("größe:int64,名:text".to_owned(), vec!["1,é".to_owned(), "2,値".to_owned()]);
+    for compression in COMPRESSIONS {
+        for bytes in [packed(text.as_bytes(), compression), packed(&utf16(text), compression)] {
+            let read = read_text(bytes, CsvOptions::default()).unwrap();
+            assert_eq!(shown(&read), expected, "{compression:?}");
+        }
+    }
+    assert_eq!(shown(&read_text(utf16(text), CsvOptions::default()).unwrap()), expected);
+    let western = CsvOptions::default().with_encoding(Encoding::Windows1252);
+    let read = read_text(b"gr\xf6\xdfe,b\n1,\x80\n", western).unwrap();
+    assert_eq!(shown(&read), ("größe:int64,b:text".to_owned(), vec!["1,€".to_owned()]));
+}
+
+/// The same place whether a file is read at places or front to back.
+#[test]
+fn places_are_right_in_streams_too() {
+    let mut text = String::from("id,note\n");
+    for id in 0..3000 {
+        text.push_str(&format!("{id},\"two\nlines\"\n\n"));
+    }
+    for wrong in ["oops,x\n", "1\n", "1,\"x\"y\n", "1,\"x"] {
+        let text = format!("{text}{wrong}");
+        let options = || CsvOptions::default().with_sample(100);
+        let plain = refused(&text, options());
+        assert_eq!((plain.position().record, plain.position().line), (Some(3001), Some(9002)), "{plain}");
+        let reader = std::io::Cursor::new(text.clone().into_bytes());
+        let piped = CsvExtractor::from_reader("pipe", reader).with_options(options());
+        let piped = block_on(async {
+            let cx = cx(64, 1024);
+            let scan = piped.scan(&cx, &ScanRequest::all()).await?;
+            DatasetSnapshot::collect(&cx, &*scan).await
+        });
+        for error in [refused(packed(text.as_bytes(), Compression::Gzip(1)), options()), piped.unwrap_err()] {
+            let (mut found, mut expected) = (error.position().clone(), plain.position().clone());
+            (found.source, expected.source) = (None, None);
+            assert_eq!(found, expected, "{error} instead of {plain}");
+            assert_eq!(error.message(), plain.message());
+        }
+    }
+}
+
+#[test]
+fn damage_is_found_behind_the_rows_before_it() {
+    let text: String = std::iter::once("a,b\n".to_owned()).chain((0..50_000).map(|n| format!("{n},x\n"))).collect();
+    for compression in COMPRESSIONS {
+        let mut bytes = packed(text.as_bytes(), compression);
+        bytes.truncate(bytes.len() - 20);
+        let error = refused(bytes, CsvOptions::default());
+        assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
+        assert!(error.position().line.is_some_and(|line| line > 20_000), "{error}");
+    }
+    let mut bytes = utf16("a,b\n1,x\n2,y\n");
+    bytes.extend([0, 0xdc, b'z', 0]);
+    let error = refused(bytes, CsvOptions::default());
+    assert_eq!((error.position().record, error.position().line), (Some(3), Some(4)), "{error}");
+}
+
+#[test]
+fn what_can_be_read_once_is_looked_at_as_often_as_need_be() {
+    let extractor = CsvExtractor::from_reader("pipe", &b"a;b\n1;2\n3;4\n"[..]);
+    block_on(async {
+        let cx = cx(10, 64 << 10);
+        let scan = extractor.scan(&cx, &ScanRequest::all()).await.unwrap();
+        let again = extractor.scan(&cx, &ScanRequest::all()).await.unwrap();
+        assert_eq!(scan.fingerprint().await.unwrap(), again.fingerprint().await.unwrap());
+        let rows = DatasetSnapshot::collect(&cx, &*again).await.unwrap();
+        assert_eq!(shown(&rows).1, ["1,2", "3,4"]);
+        let error = DatasetSnapshot::collect(&cx, &*scan).await.unwrap_err();
+        assert!(error.to_string().contains("pipe can be read only once"), "{error}");
+    });
+}
+
+#[test]
+fn a_named_pipe_is_read_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pipe.csv");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let writer = std::thread::spawn({
+        let path = path.clone();
+        move || std::fs::write(path, "a,b\n1,2\n").unwrap()
+    });
+    let rows = read(&path, CsvOptions::default(), &ScanRequest::all(), &cx(10, 64 << 10)).unwrap();
+    writer.join().unwrap();
+    assert_eq!(shown(&rows).1, ["1,2"]);
+}
+
+#[test]
+fn ragged_records_are_padded_only_if_nothing_is_lost() {
+    let pad = || CsvOptions::default().with_ragged(Ragged::Pad).with_delimiter(b',').with_header(true);
+    let read = read_text("a,b,c\n1\n2,x,y,,\n3,\"\"\n", pad()).unwrap();
+    assert_eq!(shown(&read).1, ["1,∅,∅", "2,x,y", "3,,∅"]);
+    let error = refused("a,b\n1\n2,x,y\n", pad());
+    assert!(error.to_string().contains("record 2, line 3, byte 6: 3 fields where the header has 2"), "{error}");
+}
+
+#[test]
+fn escapes_comments_and_lines_before_the_header() {
+    let given = CsvOptions::default().with_escape(b'\\').with_comment(b'#').with_skip_lines(1);
+    let read = read_text("title, \"x\n# one\na,b\n1,\"x\\\"y\"\n# \"two\n2,x\\,y\n", given).unwrap();
+    assert_eq!(shown(&read).1, ["1,x\"y", "2,x,y"]);
+    let found = read_text("Sales 2024\n\na;b;c\n1;\"x\\\"y\";2\n2;\"\\\";\";3\n", CsvOptions::default()).unwrap();
+    assert_eq!(shown(&found), ("a:int64,b:text,c:int64".to_owned(), vec!["1,x\"y,2".into(), "2,\";,3".into()]));
+    let error = refused("a,b\n", CsvOptions::default().with_skip_lines(3));
+    assert!(error.to_string().contains("nothing behind the first 3 lines"), "{error}");
+    let error = refused("x\ny\na,b\n1,2\n3\n", CsvOptions::default().with_skip_lines(2));
+    assert_eq!((error.position().record, error.position().line), (Some(2), Some(5)), "{error}");
+}
+
+fn notes(extractor: &CsvExtractor) -> Vec<String> {
+    let scan = block_on(extractor.scan(&cx(10, 64 << 10), &ScanRequest::all())).unwrap();
+    scan.notes().to_vec()
+}
+
+#[test]
+fn several_files_are_one_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("2024-01.csv"), "id,total,day\n1,2,2024-01-01\n").unwrap();
+    std::fs::write(path("2024-02.csv"), packed(b"total;id;note\n2.5;3;x\n", Compression::Zstd(3))).unwrap();
+    std::fs::write(path("2024-03.csv"), "").unwrap();
+    std::fs::write(path("other.csv"), "day,id\n2024-01-01T10:00:00,4\n").unwrap();
+    std::fs::write(path("_x.csv"), "nothing").unwrap();
+    let columns = "id:int64,total:float64,day:date,note:text";
+    let read = |path: &Path| read(path, CsvOptions::default(), &ScanRequest::all(), &cx(10, 64 << 10));
+    let rows = read(&path("2024-*.csv")).unwrap();
+    let day = "Date32(19723)";
+    let (types, shown_rows) = shown(&rows);
+    assert_eq!(types, columns);
+    assert_eq!(shown_rows.len(), 2);
+    assert!(shown_rows[0].starts_with("1,2,") && shown_rows[0].ends_with(",∅"), "{shown_rows:?} {day}");
+    assert_eq!(shown_rows[1], "3,2.5,∅,x");
+    let (types, rows) = shown(&read(folder.path()).unwrap());
+    assert_eq!(types, "id:int64,total:float64,day:text,note:text");
+    assert_eq!(rows, ["1,2,2024-01-01,∅", "3,2.5,∅,x", "4,∅,2024-01-01T10:00:00,∅"]);
+    let notes = notes(&CsvExtractor::new(folder.path())).join("\n");
+    for needle in [
+        "2024-02.csv: delimiter is ;",
+        "2024-03.csv is empty",
+        "2024-02.csv has no column \"day\"",
+        "column \"day\" is read as text, for it is date in",
+        "column \"total\" is read as float64, for it is int64 in",
+    ] {
+        assert!(notes.contains(needle), "{needle}: {notes}");
+    }
+    let error = read(&path("2023-*.csv")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("no file matches"), "{error}");
+
+    let extractor = CsvExtractor::files([path("other.csv"), path("2024-01.csv")]);
+    block_on(async {
+        let cx = cx(10, 64 << 10);
+        let scan = extractor.scan(&cx, &ScanRequest::all().columns(["total", "id"])).await.unwrap();
+        assert_eq!(shown(&DatasetSnapshot::collect(&cx, &*scan).await.unwrap()).1, ["∅,4", "2,1"]);
+        let mut request = ScanRequest::all();
+        request.recorded = Some(scan.partitions().to_vec());
+        let again = extractor.scan(&cx, &request).await.unwrap();
+        assert_eq!(DatasetSnapshot::collect(&cx, &*again).await.unwrap().records().count(), 2);
+    });
+    let pattern = CsvExtractor::new(path("2024-*.csv"));
+    block_on(async {
+        let scan = pattern.scan(&cx(10, 64 << 10), &ScanRequest::all()).await.unwrap();
+        let before = scan.fingerprint().await.unwrap();
+        std::fs::write(path("2024-04.csv"), "id\n5\n").unwrap();
+        assert_ne!(scan.fingerprint().await.unwrap(), before);
+    });
+}
+
+#[test]
+fn decimals_full_samples_and_readers() {
+    use etlrs_csv::Sample;
+    let late: String = std::iter::once("a\n".to_owned()).chain((0..30).map(|n| format!("{n}\n"))).collect();
+    let late = late + "x\n";
+    assert!(refused(&late, CsvOptions::default().with_sample(5)).to_string().contains("the first 5 records"));
+    let read = read_text(&late, CsvOptions::default().with_sample(Sample::Full)).unwrap();
+    assert_eq!(shown(&read).0, "a:text");
+    let read = read_text("a\n1.50\n20\n", CsvOptions::default().with_decimals(true)).unwrap();
+    assert_eq!(shown(&read).0, "a:decimal(18,2)");
+    let sampled = CsvOptions::default().with_decimals(true).with_sample(1);
+    for wrong in ["a\n1.50\n007.5\n", "a\n1.50\n1.555\n"] {
+        assert!(refused(wrong, sampled.clone()).to_string().contains("is no decimal(18,2)"));
+    }
+    let file = file("a\n1\n2\n");
+    let extractor = CsvExtractor::new(&file.path).with_parallel_readers(1).with_buffer_size(512);
+    let scan = block_on(extractor.scan(&cx(10, 64 << 10), &ScanRequest::all().partitions(2))).unwrap();
+    assert_eq!((scan.max_readers(), scan.partitions().len()), (1, 2));
+    let once =
+        CsvExtractor::from_reader("pipe", &b"a\n1\n"[..]).with_options(CsvOptions::default().with_sample(Sample::Full));
+    let error = block_on(once.scan(&cx(10, 64 << 10), &ScanRequest::all())).err().unwrap();
+    assert!(error.to_string().contains("can be read only once"), "{error}");
+    let file = self::file("a;b\n1,5;x\n2;y\n");
+    let notes = notes(&CsvExtractor::new(&file.path)).join("\n");
+    assert!(notes.contains("text because of commas in place of decimal points: a (float64)"), "{notes}");
+}
+
+fn wild_field() -> impl Strategy<Value = String> {
+    prop_oneof!["[a-z0-9]{0,6}", "[a-z](\\\\[,\"\n\\\\]|\\\\N|[ab]){0,4}", "\"([a, \n]|\"\"|\\\\[\"\\\\]|é){0,6}\"",]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// With escapes, comments and line ends of both kinds; and the same in UTF-16, which is one partition.
+    #[test]
+    fn any_split_of_a_wild_file_equals_the_whole(
+        rows in prop::collection::vec((wild_field(), wild_field(), "(#[a\",]{0,5}\n)?"), 1..30),
+        partitions in 1usize..30, batch in 1usize..50, buffer in 1usize..700, crlf in any::<bool>(),
+    ) {
+        let end = if crlf { "\r\n" } else { "\n" };
+        let rows = rows.iter().map(|(a, b, comment)| format!("{a},{b}{end}{comment}"));
+        let text: String = std::iter::once(format!("c0,c1{end}")).chain(rows).collect();
+        let options = || {
+            CsvOptions::default()
+                .with_infer(false)
+                .with_delimiter(b',')
+                .with_quote(b'"')
+                .with_header(true)
+                .with_escape(Escape(Some(b'\\')))
+                .with_comment(b'#')
+        };
+        let file = file(&text);
+        let whole = read(&file.path, options(), &ScanRequest::all().partitions(1), &cx(10_000, 1 << 20)).unwrap();
+        let request = ScanRequest::all().partitions(partitions).guess(true);
+        let split = read(&file.path, options(), &request, &cx(batch, buffer)).unwrap();
+        prop_assert_eq!(shown(&split), shown(&whole));
+        std::fs::write(&file.path, utf16(&text)).unwrap();
+        let wide = read(&file.path, options(), &request, &cx(batch, buffer)).unwrap();
+        prop_assert_eq!(shown(&wide), shown(&whole));
     }
 }
 

@@ -3,9 +3,9 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use etlrs_core::{
-    BatchStream, BoundTransformer, CancelToken, DatasetSnapshot, Error, ErrorKind, Extractor, Fingerprint, LoadMode,
-    Loader, Partition, PerformanceConfig, Result, RunContext, Scan, ScanRequest, SchemaRef, Transformer, next_batch,
-    unknown_name,
+    BatchStream, BoundTransformer, CancelToken, DatasetSnapshot, Detail, Error, ErrorKind, Extractor, Fingerprint,
+    LoadMode, Loader, Partition, PerformanceConfig, Result, RunContext, Scan, ScanRequest, SchemaRef, Transformer,
+    next_batch, unknown_name,
 };
 use tokio::runtime::Handle;
 
@@ -280,6 +280,18 @@ impl Scan for Transformed {
         self.scan.notes()
     }
 
+    fn details(&self) -> &[Detail] {
+        self.scan.details()
+    }
+
+    fn min_memory(&self) -> usize {
+        self.scan.min_memory()
+    }
+
+    fn max_readers(&self) -> usize {
+        self.scan.max_readers()
+    }
+
     async fn fingerprint(&self) -> Result<Fingerprint> {
         self.scan.fingerprint().await
     }
@@ -315,8 +327,8 @@ pub async fn inspect(
             }
             break;
         }
-        let (partitions, notes) = (scan.partitions().to_vec(), scan.notes().to_vec());
-        Ok(Inspection { rows: DatasetSnapshot::new(scan.schema(), batches)?, partitions, notes })
+        let (partitions, notes, details) = (scan.partitions().to_vec(), scan.notes().to_vec(), scan.details().to_vec());
+        Ok(Inspection { rows: DatasetSnapshot::new(scan.schema(), batches)?, partitions, notes, details })
     })
     .await
 }
@@ -331,6 +343,8 @@ pub struct Inspection {
     pub partitions: Vec<Partition>,
     /// What there is to know about the source.
     pub notes: Vec<String>,
+    /// What was found out about how the source is written.
+    pub details: Vec<Detail>,
 }
 
 /// Drives `work` on a thread that may block; a dropped future cancels it.

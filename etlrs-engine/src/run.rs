@@ -106,7 +106,7 @@ impl<'a> Run<'a> {
 
     fn shares(&self, writer: usize) -> Result<Shares> {
         let held = self.transformers.iter().map(|transformer| transformer.held_memory()).sum();
-        let workers = self.cx.config().workers().min(self.scan.partitions().len());
+        let workers = self.cx.config().workers().min(self.scan.partitions().len()).min(self.scan.max_readers().max(1));
         Shares::new(self.cx.memory().limit(), held, workers, self.scan.min_memory(), writer)
     }
 

@@ -9,11 +9,20 @@ use crate::Manifest;
 /// The files that a source path stands for: itself, or, for a directory, the files of its manifest, or else those with
 /// one of `extensions`, in the order of their names. Hidden files and those that begin with `_` are not data.
 ///
+/// A path that does not exist and has `*`, `?`, `[…]` or `**` in it is a pattern: it stands for the files that match, in
+/// the order of their paths. A wildcard matches no leading dot.
+///
 /// # Errors
-/// `NotFound` and other I/O errors; `InvalidData` for a directory without such files.
+/// `NotFound` and other I/O errors, also for a pattern that matches nothing; `InvalidConfig` for one that is none;
+/// `InvalidData` for a directory without such files.
 pub fn source_files(path: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
     let failed = |error| Error::io("read", path, error);
-    if !fs::metadata(path).map_err(failed)?.is_dir() {
+    if let Some(pattern) = path.to_str().filter(|text| text.contains(['*', '?', '[']))
+        && !path.exists()
+    {
+        return matching(path, pattern);
+    }
+    if !fs::metadata(path).map_err(|error| Error::io("open", path, error))?.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
     if let Some(manifest) = Manifest::read(path)? {
@@ -28,11 +37,40 @@ pub fn source_files(path: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
         }
     }
     if files.is_empty() {
+        // Those of compressed files are known from these.
+        let simple: Vec<_> = extensions.iter().copied().filter(|extension| !extension.contains('.')).collect();
         return Err(Error::new(
             ErrorKind::InvalidData,
-            format!("the directory has no file that ends in .{}", extensions.join(" or .")),
+            format!("the directory has no file that ends in .{}", simple.join(" or .")),
         )
         .in_source(path.display()));
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn matching(path: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
+    let options = glob::MatchOptions { require_literal_leading_dot: true, ..Default::default() };
+    let found = glob::glob_with(pattern, options).map_err(|error| {
+        Error::new(ErrorKind::InvalidConfig, format!("the pattern is wrong: {}", error.msg))
+            .in_source(path.display())
+            .caused_by(error)
+    })?;
+    let mut files = Vec::new();
+    for file in found {
+        let file = file.map_err(|error| {
+            let place = error.path().to_owned();
+            Error::io("read", place, error.into())
+        })?;
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or("_");
+        if !name.starts_with('_') && !file.is_dir() {
+            files.push(file);
+        }
+    }
+    if files.is_empty() {
+        return Err(Error::new(ErrorKind::NotFound, "no file matches the pattern")
+            .hint("quote it for the shell, and check the folder")
+            .in_source(path.display()));
     }
     files.sort();
     Ok(files)

@@ -33,7 +33,7 @@ mod section;
 
 pub use etlrs_core::*;
 #[cfg(feature = "csv")]
-pub use etlrs_csv::{CsvConnector, CsvExtractor, CsvOptions};
+pub use etlrs_csv::{CsvConnector, CsvExtractor, CsvLoader, CsvOptions, CsvWriteOptions};
 pub use etlrs_engine::*;
 #[cfg(feature = "parquet")]
 pub use etlrs_parquet::{ParquetConnector, ParquetExtractor, ParquetLoader};
@@ -56,7 +56,10 @@ pub fn pipeline(
     let extractor = registry.find(source.0)?.extractor(source.0, source.1).map_err(of_source)?;
     let loader = registry.find(target.0)?.loader(target.0, target.1).map_err(of_target)?;
     // Staging in a database file changes it, which would look as if somebody else had changed the source.
-    let file = |uri: &Uri| uri.scheme().and_then(|_| uri.path().canonicalize().ok());
+    let is_database = |uri: &Uri| {
+        uri.scheme().is_some_and(|scheme| registry.find(uri).is_ok_and(|found| found.schemes().contains(&scheme)))
+    };
+    let file = |uri: &Uri| is_database(uri).then(|| uri.path().canonicalize().ok()).flatten();
     if file(source.0).is_some_and(|source| Some(source) == file(target.0)) {
         return Err(Error::new(ErrorKind::InvalidConfig, "source and target are in the same database file")
             .hint("copy to another file, or use SQL within the database")

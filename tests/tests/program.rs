@@ -129,10 +129,10 @@ fn csv_that_cannot_be_read_is_refused_with_the_place() {
             (
                 "copy latin1.csv o.parquet",
                 1,
-                &["latin1.csv, record 2, line 3, byte 13, column \"b\": ", "not UTF-8", "convert"],
+                &["latin1.csv, record 2, line 3, byte 13, column \"b\": ", "not UTF-8", "encoding"],
             ),
             ("copy quote.csv o.parquet", 1, &["quote.csv, record 1, line 2, byte 4", "quote"]),
-            ("copy folder.csv o.parquet", 2, &["folder.csv", "no regular file"]),
+            ("copy folder.csv o.parquet", 1, &["folder.csv", "the directory has no file that ends in .csv or .tsv"]),
             ("copy ragged.csv sqlite:o.db#t", 1, &["ragged.csv, record 2"]),
             ("copy ragged.csv out.parquet/", 1, &["ragged.csv, record 2"]),
             ("inspect no.csv", 1, &["no.csv", "no such file"]),
@@ -876,4 +876,53 @@ target: { uri: yaml.parquet, verify: full }
     let mut left: Vec<_> = fs::read_dir(folder.join("out")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, [".gitignore", "flights.db", "flights.parquet"]);
+}
+
+fn with_input(folder: &Path, line: &str, input: &[u8]) -> std::process::Output {
+    let mut child = std::process::Command::new(PROGRAM)
+        .current_dir(folder)
+        .args(words(line))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // A program that refuses its input closes it.
+    let _ = std::io::Write::write_all(&mut stdin, input);
+    drop(stdin);
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn standard_input_is_a_source() {
+    let folder = folder_with_csv();
+    let folder = folder.path();
+    let rows: String = (0..50_000).map(|n| format!("{n};x\n")).collect();
+    let input = format!("id;note\n{rows}");
+    for (line, target) in [("copy - a.csv --no-progress", "a.csv"), ("copy csv:- b.csv --no-progress", "b.csv")] {
+        let ran = with_input(folder, line, input.as_bytes());
+        assert!(ran.status.success(), "{line}: {ran:?}");
+        assert_eq!(fs::read_to_string(folder.join(target)).unwrap(), input.replace(';', ","));
+    }
+    let seen = with_input(folder, "inspect - --output json", input.as_bytes());
+    let seen: Value = serde_json::from_slice(&seen.stdout).unwrap();
+    let delimiter = &seen["found"][0];
+    assert_eq!((&delimiter["item"], &delimiter["value"]), (&"delimiter".into(), &";".into()), "{seen}");
+    let refused = with_input(folder, "copy ok.csv -", b"");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("standard output is not served yet"), "{refused:?}");
+    let text = with_input(folder, "inspect -", input.as_bytes());
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(text.contains("delimiter ; (2 fields in each of"), "{text}");
+    let plan = with_input(folder, "plan - c.csv", input.as_bytes());
+    assert!(String::from_utf8_lossy(&plan.stdout).contains("note: delimiter is ; (2 fields"), "{plan:?}");
+}
+
+#[test]
+fn a_pattern_is_a_source() {
+    let folder = folder_with_csv();
+    let folder = folder.path();
+    write(folder, &[("p-1.csv", b"a,b\n1,2\n"), ("p-2.csv", b"b;a\n4;3\n")]);
+    works(folder, "copy p-*.csv out.csv --no-progress");
+    assert_eq!(fs::read_to_string(folder.join("out.csv")).unwrap(), "a,b\n1,2\n3,4\n");
 }

@@ -285,7 +285,7 @@ mod tests {
         fn rows_in_both_are_kept(pairs in prop::collection::vec(any::<(bool, bool)>(), 0..60)) {
             let (left, right): (Vec<_>, Vec<_>) = pairs.iter().copied().unzip();
             let both: Vec<_> = pairs.iter().map(|(left, right)| *left && *right).collect();
-            let found = intersection(&intersection(&ranges(&left), &ranges(&vec![true; 60])), &ranges(&right));
+            let found = intersection(&intersection(&ranges(&left), &ranges(&[true; 60])), &ranges(&right));
             let rows: Vec<_> = found.iter().cloned().flatten().collect();
             prop_assert_eq!(rows, ranges(&both).into_iter().flatten().collect::<Vec<_>>());
             prop_assert!(found.windows(2).all(|pair| pair[0].end < pair[1].start));

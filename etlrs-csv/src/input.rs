@@ -1,0 +1,298 @@
+//! Where the text of a file comes from: a place in a file, or a stream that is read front to back.
+//!
+//! A regular file in UTF-8 is read at any place, so it can be cut into partitions. All else is one stream of UTF-8 and one
+//! partition: what is compressed or in another encoding, and what is no regular file (standard input, a pipe). Of the
+//! latter, which can be read only once, the bytes that the look at the start took are kept, and come first when it is read.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use etlrs_core::{Error, ErrorKind, Result};
+use etlrs_files::{Compression, reading};
+
+use crate::auto::Auto;
+use crate::encoding::{Encoding, Transcoder};
+
+/// Bytes of compressed data that are read at a time.
+const BLOCK: usize = 64 << 10;
+
+/// Bytes as they are stored.
+#[derive(Clone, Debug)]
+pub(crate) enum Raw {
+    File(Handle),
+    Once(Arc<Once>),
+}
+
+/// A regular file; open, unless there are so many that they are opened when they are read.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    pub(crate) path: Box<Path>,
+    pub(crate) held: Option<Arc<File>>,
+}
+
+impl Handle {
+    pub(crate) fn open(&self) -> Result<Arc<File>> {
+        match &self.held {
+            Some(file) => Ok(file.clone()),
+            None => File::open(&self.path).map(Arc::new).map_err(|error| Error::io("open", &self.path, error)),
+        }
+    }
+}
+
+/// The text of a file.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// Bytes that are the text.
+    Plain(Handle),
+    Stream {
+        raw: Raw,
+        compression: Compression,
+        encoding: Encoding,
+    },
+}
+
+/// Whether a stream is looked at or read. Only what can be read once makes a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Look,
+    Read,
+}
+
+impl Input {
+    /// Finds out how `raw`, which is called `path`, is stored.
+    pub(crate) fn of(raw: Raw, path: &Path, encoding: Auto<Encoding>) -> Result<Self> {
+        let mut start = Vec::new();
+        let look = raw.open(Purpose::Look, None)?;
+        look.take(6).read_to_end(&mut start).map_err(|error| reading(path, error))?;
+        let compression = match Compression::of_start(&start) {
+            Compression::None => Compression::of_path(path),
+            found => found,
+        };
+        if compression != Compression::None {
+            start.clear();
+            let packed = BufReader::with_capacity(BLOCK, raw.open(Purpose::Look, None)?);
+            let text = compression.decompress(packed).map_err(|error| reading(path, error))?;
+            text.take(6).read_to_end(&mut start).map_err(|error| reading(path, error))?;
+        }
+        let encoding = match encoding {
+            Auto::Given(encoding) => encoding,
+            Auto::Auto => {
+                let mark = Encoding::of_mark(&start);
+                if mark.is_none()
+                    && start.len() >= 4
+                    && start.as_chunks::<2>().0.iter().all(|[a, b]| (*a == 0) != (*b == 0))
+                {
+                    let name = if start.starts_with(&[0]) { "utf-16be" } else { "utf-16le" };
+                    return Err(Error::new(ErrorKind::InvalidData, "the file seems to be in UTF-16")
+                        .hint(format!("set the option encoding={name}")));
+                }
+                mark.unwrap_or_default()
+            }
+        };
+        Ok(match raw {
+            Raw::File(handle) if compression == Compression::None && encoding == Encoding::Utf8 => Self::Plain(handle),
+            raw => Self::Stream { raw, compression, encoding },
+        })
+    }
+
+    /// Whether it can be read only once.
+    pub(crate) fn is_once(&self) -> bool {
+        matches!(self, Self::Stream { raw: Raw::Once(_), .. })
+    }
+
+    /// Bytes that reading it takes beyond the reader's buffer.
+    pub(crate) fn memory(&self) -> usize {
+        let Self::Stream { raw, compression, encoding } = self else { return 0 };
+        let kept = match raw {
+            Raw::Once(once) => once.kept(),
+            Raw::File(_) => 0,
+        };
+        // Of what the usual levels write.
+        let unpacking = match compression {
+            Compression::None => 0,
+            Compression::Gzip(_) => BLOCK + (64 << 10),
+            Compression::Zstd(_) => BLOCK + (2 << 20),
+            Compression::Bzip2(_) => BLOCK + (4 << 20),
+            _ => BLOCK + (9 << 20),
+        };
+        kept + unpacking + if *encoding == Encoding::Utf8 { 0 } else { 128 << 10 }
+    }
+
+    /// The text from its start, and a count of the stored bytes that it came from.
+    pub(crate) fn open(&self, path: &Path, purpose: Purpose) -> Result<(Box<dyn Read + Send>, Arc<AtomicU64>)> {
+        let taken = Arc::new(AtomicU64::new(0));
+        let text: Box<dyn Read + Send> = match self {
+            Self::Plain(handle) => Raw::File(handle.clone()).open(purpose, Some(&taken))?,
+            Self::Stream { raw, compression, encoding } => {
+                let raw = raw.open(purpose, Some(&taken))?;
+                let text: Box<dyn Read + Send> = match compression {
+                    Compression::None => raw,
+                    compression => Box::new(
+                        compression
+                            .decompress(BufReader::with_capacity(BLOCK, raw))
+                            .map_err(|error| reading(path, error))?,
+                    ),
+                };
+                match encoding {
+                    Encoding::Utf8 => text,
+                    &encoding => Box::new(Transcoder::new(text, encoding)),
+                }
+            }
+        };
+        Ok((text, taken))
+    }
+}
+
+impl Raw {
+    fn open(&self, purpose: Purpose, taken: Option<&Arc<AtomicU64>>) -> Result<Box<dyn Read + Send>> {
+        let bytes: Box<dyn Read + Send> = match (self, purpose) {
+            (Self::File(handle), _) => Box::new(FromStart { file: handle.open()?, at: 0 }),
+            (Self::Once(once), Purpose::Look) => Box::new(once.look()?),
+            (Self::Once(once), Purpose::Read) => once.take()?,
+        };
+        Ok(match taken {
+            Some(taken) => Box::new(Counted { bytes, taken: taken.clone() }),
+            None => bytes,
+        })
+    }
+}
+
+/// Reads a file that others read too.
+struct FromStart {
+    file: Arc<File>,
+    at: u64,
+}
+
+impl Read for FromStart {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+struct Counted {
+    bytes: Box<dyn Read + Send>,
+    taken: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.bytes.read(buffer)?;
+        self.taken.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+/// What can be read only once. It may be looked at until it is read.
+pub(crate) struct Once {
+    pub(crate) name: Box<Path>,
+    state: Mutex<State>,
+}
+
+enum State {
+    Closed(Opener),
+    Open {
+        /// What was looked at.
+        kept: Vec<u8>,
+        rest: Box<dyn Read + Send>,
+    },
+    Taken,
+}
+
+type Opener = Box<dyn FnOnce() -> Result<Box<dyn Read + Send>> + Send>;
+
+impl fmt::Debug for Once {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Once({})", self.name.display())
+    }
+}
+
+impl Once {
+    pub(crate) fn new(
+        name: impl AsRef<Path>,
+        open: impl FnOnce() -> Result<Box<dyn Read + Send>> + Send + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self { name: name.as_ref().into(), state: Mutex::new(State::Closed(Box::new(open))) })
+    }
+
+    /// Standard input, of which the process has one.
+    pub(crate) fn stdin() -> Arc<Self> {
+        static TAKEN: AtomicBool = AtomicBool::new(false);
+        Self::new("standard input", || {
+            if TAKEN.swap(true, Ordering::Relaxed) {
+                return Err(Error::new(ErrorKind::InvalidConfig, "standard input is the source of something else too")
+                    .hint("it can be read only once; write it to a file first"));
+            }
+            Ok(Box::new(io::stdin()))
+        })
+    }
+
+    fn locked(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that are kept until it is read.
+    fn kept(&self) -> usize {
+        match &*self.locked() {
+            State::Open { kept, .. } => kept.capacity(),
+            _ => 0,
+        }
+    }
+
+    fn opened<'a>(&self, state: &'a mut State) -> Result<(&'a mut Vec<u8>, &'a mut Box<dyn Read + Send>)> {
+        if let State::Closed(_) = state
+            && let State::Closed(open) = std::mem::replace(state, State::Taken)
+        {
+            *state = State::Open { kept: Vec::new(), rest: open()? };
+        }
+        match state {
+            State::Open { kept, rest } => Ok((kept, rest)),
+            _ => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("{} can be read only once, and has been read", self.name.display()),
+            )
+            .hint("write it to a file first")),
+        }
+    }
+
+    fn look(self: &Arc<Self>) -> Result<Look> {
+        self.opened(&mut self.locked())?;
+        Ok(Look { once: self.clone(), at: 0 })
+    }
+
+    fn take(&self) -> Result<Box<dyn Read + Send>> {
+        let mut state = self.locked();
+        self.opened(&mut state)?;
+        match std::mem::replace(&mut *state, State::Taken) {
+            State::Open { kept, rest } => Ok(Box::new(io::Cursor::new(kept).chain(rest))),
+            _ => Err(Error::new(ErrorKind::Internal, "what was open is not")),
+        }
+    }
+}
+
+struct Look {
+    once: Arc<Once>,
+    at: usize,
+}
+
+impl Read for Look {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut state = self.once.locked();
+        let (kept, rest) = self.once.opened(&mut state).map_err(io::Error::other)?;
+        if self.at >= kept.len() {
+            let read = rest.read(buffer)?;
+            kept.extend_from_slice(&buffer[..read]);
+        }
+        let known = kept.get(self.at..).unwrap_or_default();
+        let length = known.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&known[..length]);
+        self.at += length;
+        Ok(length)
+    }
+}

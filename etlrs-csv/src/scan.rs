@@ -1,0 +1,303 @@
+//! One look at files of one table, and the reading of their partitions.
+
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow_schema::{DataType, SchemaRef};
+use async_trait::async_trait;
+use etlrs_core::{
+    BatchStream, Detail, Error, ErrorKind, Fingerprint, Partition, Pushdown, Result, RunContext, Scan, ScanRequest,
+    batches_from_fn,
+};
+
+use crate::decode::{Chunk, Column};
+use crate::extract::Origin;
+use crate::reader::{Reader, Source};
+use crate::records::Field;
+use crate::split::split;
+
+/// A partition is at least so large, unless more are asked for.
+const SMALLEST_PARTITION: u64 = 1 << 20;
+const LARGEST_PARTITION: u64 = 16 << 20;
+
+/// Fields that are decoded together: they and their text stay in the nearest cache.
+const CACHED_FIELDS: usize = 2048;
+
+/// Offsets of texts are 31 bits wide, and a batch may exceed this by a chunk.
+const LARGEST_BATCH: usize = 1 << 30;
+
+/// A file of the table.
+pub(crate) struct Part {
+    pub(crate) source: Arc<Source>,
+    /// Position of each wanted column within a record; `None`: the file does not have it.
+    pub(crate) columns: Arc<[Option<usize>]>,
+    /// Bytes as they are stored, where that is known.
+    pub(crate) stored: Option<u64>,
+    /// Records from which types were found.
+    pub(crate) sampled: usize,
+}
+
+impl Part {
+    fn size(&self) -> u64 {
+        match self.source.is_stream() {
+            true => self.stored.unwrap_or(0),
+            false => self.source.length - self.source.data_start,
+        }
+    }
+}
+
+/// What is read of which file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    file: usize,
+    /// `None`: all of it, which is a stream.
+    range: Option<(u64, u64)>,
+}
+
+impl Piece {
+    fn descriptor(self, files: usize) -> String {
+        let what = self.range.map_or("all of it".to_owned(), |(start, end)| format!("bytes {start}..{end}"));
+        if files == 1 { what } else { format!("file {}, {what}", self.file) }
+    }
+
+    fn parse(partition: &Partition, parts: &[Part]) -> Result<Self> {
+        let text = partition.descriptor.as_str();
+        let parse = || {
+            let (file, what) = match text.strip_prefix("file ") {
+                Some(rest) => rest.split_once(", ").and_then(|(file, what)| Some((file.parse().ok()?, what)))?,
+                None => (0, text),
+            };
+            let is_stream = parts.get(file)?.source.is_stream();
+            if what == "all of it" {
+                return is_stream.then_some(Self { file, range: None });
+            }
+            let (start, end) = what.strip_prefix("bytes ")?.split_once("..")?;
+            let range = Some((start.parse().ok()?, end.parse().ok()?));
+            (!is_stream).then_some(Self { file, range })
+        };
+        parse().ok_or_else(|| Error::new(ErrorKind::Internal, format!("{text:?} describes no piece of a CSV file")))
+    }
+}
+
+/// The pieces of all files, one file after another, and the partitions that they are.
+pub(crate) fn pieces(parts: &[Part], cx: &RunContext, request: &ScanRequest) -> Result<(Vec<Piece>, Vec<Partition>)> {
+    if let Some(recorded) = &request.recorded {
+        let pieces = recorded.iter().map(|partition| Piece::parse(partition, parts)).collect::<Result<_>>()?;
+        return Ok((pieces, recorded.clone()));
+    }
+    let total: u64 = parts.iter().map(Part::size).sum();
+    let mut pieces = Vec::new();
+    for (file, part) in parts.iter().enumerate() {
+        let source = &part.source;
+        if source.is_stream() {
+            pieces.push(Piece { file, range: None });
+            continue;
+        }
+        let size = part.size();
+        let wanted = match request.partitions {
+            Some(wanted) if parts.len() == 1 => wanted as u64,
+            // As many of them as it has of the bytes.
+            Some(wanted) => {
+                let share = u128::from(size) * wanted as u128 / u128::from(total.max(1));
+                u64::try_from(share).unwrap_or(u64::MAX).max(1)
+            }
+            None => {
+                let for_balance = total / (4 * cx.config().workers() as u64).max(1);
+                size.div_ceil(for_balance.clamp(SMALLEST_PARTITION, LARGEST_PARTITION))
+            }
+        };
+        let mut start = source.data_start;
+        for end in split(source, wanted, request.guess, cx.cancel())? {
+            pieces.push(Piece { file, range: Some((start, end)) });
+            start = end;
+        }
+    }
+    let partitions = pieces.iter().enumerate().map(|(index, piece)| {
+        let partition = Partition::new(index, piece.descriptor(parts.len()));
+        match (piece.range, parts.get(piece.file).and_then(|part| part.stored)) {
+            (Some((start, end)), _) => partition.with_bytes(end - start),
+            (None, Some(stored)) => partition.with_bytes(stored),
+            (None, None) => partition,
+        }
+    });
+    let partitions = partitions.collect();
+    Ok((pieces, partitions))
+}
+
+pub(crate) struct CsvScan {
+    pub(crate) origin: Origin,
+    pub(crate) parts: Vec<Part>,
+    pub(crate) pieces: Vec<Piece>,
+    pub(crate) partitions: Vec<Partition>,
+    pub(crate) schema: SchemaRef,
+    /// Whether each column takes only plain spellings.
+    pub(crate) exact: Vec<bool>,
+    pub(crate) notes: Vec<String>,
+    pub(crate) details: Vec<Detail>,
+    pub(crate) min_memory: usize,
+    /// When the files were looked at.
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) null: Arc<[String]>,
+    pub(crate) max_readers: usize,
+    /// Bytes asked of a file at a time.
+    pub(crate) read_size: usize,
+}
+
+#[async_trait]
+impl Scan for CsvScan {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn partitions(&self) -> &[Partition] {
+        &self.partitions
+    }
+
+    fn pushdown(&self) -> Pushdown {
+        Pushdown::columns()
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    fn details(&self) -> &[Detail] {
+        &self.details
+    }
+
+    fn max_readers(&self) -> usize {
+        self.max_readers
+    }
+
+    fn min_memory(&self) -> usize {
+        self.min_memory
+    }
+
+    async fn fingerprint(&self) -> Result<Fingerprint> {
+        let now = self.origin.fingerprint()?;
+        // A change between the look at the layout and the first question would be missed by the caller.
+        if now != self.fingerprint {
+            return Ok(Fingerprint::new(format!("{} (changed since it was planned)", now.as_str())));
+        }
+        Ok(now)
+    }
+
+    fn read(&self, cx: &RunContext, partition: &Partition) -> Result<BatchStream> {
+        let missing = || Error::new(ErrorKind::Internal, format!("there is no partition {}", partition.id));
+        let piece = self.pieces.get(partition.id.index()).ok_or_else(missing)?;
+        let part = self.parts.get(piece.file).ok_or_else(missing)?;
+        let columns = self.schema.fields().iter().zip(part.columns.iter()).zip(&self.exact);
+        let columns = columns.map(|((field, &place), &exact)| match place {
+            Some(place) => Column::new(place, field.data_type(), exact).map(Slot::There),
+            None => Ok(Slot::Missing(field.data_type().clone())),
+        });
+        let columns = columns.collect::<Result<_>>()?;
+        let (start, end) = piece.range.unwrap_or((part.source.data_start, part.source.length));
+        let mut reading = Reading {
+            columns,
+            reader: Reader::new(part.source.clone(), start, end, self.read_size, cx.reader_memory()),
+            fields: Vec::new(),
+            source: part.source.clone(),
+            schema: self.schema.clone(),
+            null: self.null.clone(),
+            sampled: part.sampled,
+            cx: cx.clone(),
+        };
+        Ok(batches_from_fn(move || reading.next()))
+    }
+}
+
+/// A column of a file.
+enum Slot {
+    There(Column),
+    /// The file does not have it.
+    Missing(DataType),
+}
+
+impl Slot {
+    fn finish(&mut self, rows: usize) -> Result<ArrayRef> {
+        match self {
+            Self::There(column) => column.finish(),
+            Self::Missing(data_type) => Ok(new_null_array(data_type, rows)),
+        }
+    }
+}
+
+/// A partition being read.
+struct Reading {
+    reader: Reader,
+    columns: Vec<Slot>,
+    fields: Vec<Field>,
+    source: Arc<Source>,
+    schema: SchemaRef,
+    null: Arc<[String]>,
+    sampled: usize,
+    cx: RunContext,
+}
+
+impl Reading {
+    fn next(&mut self) -> Result<Option<RecordBatch>> {
+        self.cx.cancel().check()?;
+        let before = self.reader.progress();
+        let batch = self.batch().map_err(|error| self.reader.locate(error, &self.fields))?;
+        self.cx.counters().bytes_read.add(self.reader.progress() - before);
+        Ok(batch)
+    }
+
+    fn batch(&mut self) -> Result<Option<RecordBatch>> {
+        let most = self.cx.config().batch_size.max(1);
+        let most_bytes = self.cx.batch_memory().min(LARGEST_BATCH);
+        let (mut rows, mut bytes) = (0, 0);
+        while rows < most && bytes < most_bytes {
+            // No column takes more than its text and 16 bytes a value.
+            let value_bytes = 16 * self.columns.len();
+            let fitting = ((most_bytes - bytes) / (value_bytes + 1)).min(CACHED_FIELDS / self.source.width);
+            let Some(records) = self.reader.next((most - rows).min(fitting.max(1)), &mut self.fields)? else { break };
+            let raw = self.reader.bytes(records);
+            let Source { width, dialect, .. } = *self.source;
+            let chunk = Chunk { bytes: raw, fields: &self.fields, width, null: &self.null, dialect };
+            let mut first: Option<(usize, usize)> = None;
+            for (column, values) in self.columns.iter_mut().enumerate() {
+                let Slot::There(values) = values else { continue };
+                if let Err(record) = values.append(&chunk) {
+                    first = first.filter(|&(earlier, _)| earlier <= record).or(Some((record, column)));
+                }
+            }
+            if let Some((record, column)) = first
+                && let Some(Slot::There(values)) = self.columns.get(column)
+            {
+                let field = self.fields[record * width + values.field()];
+                let start = records.offset + field.start() as u64;
+                return Err(match std::str::from_utf8(&raw[field.range()]) {
+                    Ok(value) => self.mismatch(column, values.exact(), value).at_byte(start),
+                    Err(error) => Error::new(ErrorKind::InvalidData, "the text is not UTF-8")
+                        .hint("set the option encoding, to windows-1252 for one")
+                        .at_column(self.schema.field(column).name())
+                        .at_byte(start + error.valid_up_to() as u64),
+                });
+            }
+            rows += records.count;
+            bytes += records.length + records.count * value_bytes;
+        }
+        if rows == 0 {
+            return Ok(None);
+        }
+        let columns = self.columns.iter_mut().map(|column| column.finish(rows)).collect::<Result<_>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        Ok(Some(RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?))
+    }
+
+    /// Values are private, so the message shows at most a spelling of null.
+    fn mismatch(&self, column: usize, exact: bool, value: &str) -> Error {
+        let field = self.schema.field(column);
+        let (name, type_name) = (field.name(), etlrs_core::type_name(field.data_type()));
+        let found = if exact { format!(", the type of the first {} records", self.sampled) } else { String::new() };
+        let null = crate::infer::common_null(value.as_bytes());
+        let what = null.map_or("the value".to_owned(), |null| format!("{null:?}"));
+        let hint = match null {
+            Some(null) => format!("set the option null_values={null}, or types={name}:text to keep the column as text"),
+            None => format!("set the option types={name}:text to keep the column as text"),
+        };
+        Error::new(ErrorKind::InvalidData, format!("{what} is no {type_name}{found}")).hint(hint).at_column(name)
+    }
+}

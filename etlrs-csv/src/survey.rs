@@ -1,0 +1,329 @@
+//! What the start of a file tells: its dialect, the names of its columns, and what their values look like.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use etlrs_core::{Error, ErrorKind, Result, RunContext};
+
+use crate::detect::{self, Finding, Given, detect};
+use crate::encoding::Encoding;
+use crate::infer::Inference;
+use crate::input::{Handle, Input, Once, Raw};
+use crate::options::{CsvOptions, Sample};
+use crate::reader::{Reader, Source};
+use crate::records::{Dialect, Field, Step};
+
+/// A sample ends here even if it has fewer records than asked for.
+const LARGEST_SAMPLE: usize = 64 << 20;
+/// Records of a sample whose fields are held together.
+const SAMPLED_AT_ONCE: usize = 10_000;
+
+/// A file that has been looked at.
+pub(crate) struct Survey {
+    pub(crate) source: Source,
+    /// Of its columns.
+    pub(crate) names: Vec<String>,
+    /// What is known of each column.
+    pub(crate) columns: Vec<Inference>,
+    /// Records looked at.
+    pub(crate) sampled: usize,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) notes: Vec<String>,
+    /// Bytes as they are stored, where that is known.
+    pub(crate) stored: Option<u64>,
+}
+
+/// What is to be looked at.
+pub(crate) enum Place<'a> {
+    /// A file, which is kept open if `hold`.
+    File {
+        path: &'a Path,
+        hold: bool,
+    },
+    Once(&'a Arc<Once>),
+}
+
+impl Place<'_> {
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::File { path, .. } => path,
+            Self::Once(once) => &once.name,
+        }
+    }
+}
+
+impl Survey {
+    /// `before`: the columns of the files before this one. `None`: the file is empty, which one of several may be.
+    pub(crate) fn of(
+        place: &Place<'_>,
+        options: &CsvOptions,
+        before: Option<&[String]>,
+        cx: &RunContext,
+    ) -> Result<Option<Self>> {
+        let path = place.path();
+        let (raw, stored) = match *place {
+            Place::Once(once) => (Raw::Once(once.clone()), None),
+            Place::File { path, hold } => {
+                let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
+                let length = file.metadata().map_err(|error| Error::io("look at", path, error))?.len();
+                let held = hold.then(|| Arc::new(file));
+                (Raw::File(Handle { path: path.into(), held }), Some(length))
+            }
+        };
+        let in_source = |error: Error| error.in_source(path.display());
+        let input = Input::of(raw, path, options.encoding).map_err(in_source)?;
+        let length = match (&input, stored) {
+            (Input::Plain(_), Some(length)) => length,
+            _ => u64::MAX,
+        };
+        let (ragged, longest) = (options.ragged, cx.reader_memory());
+        let dialect = Dialect::new(b',', None);
+        let source = Source { path: path.into(), input, dialect, data_start: 0, length, width: 0, ragged, longest };
+        Self::start(source, stored, options, before, cx).map_err(in_source)
+    }
+
+    fn start(
+        mut source: Source,
+        stored: Option<u64>,
+        options: &CsvOptions,
+        before: Option<&[String]>,
+        cx: &RunContext,
+    ) -> Result<Option<Self>> {
+        let (window, whole) = source.window(0, detect::WINDOW.min(cx.reader_memory()))?;
+        refuse_other_formats(&window)?;
+        let mark = if Encoding::of_mark(&window) == Some(Encoding::Utf8) { 3 } else { 0 };
+        let text = window.get(mark..).unwrap_or_default();
+        if text.is_empty() {
+            if before.is_some() {
+                return Ok(None);
+            }
+            let error = Error::new(ErrorKind::InvalidData, "the file is empty");
+            let no_header = options.header.given() == Some(false);
+            return Err(if no_header { error } else { error.hint("a CSV file has at least a header") });
+        }
+        let (mut findings, mut notes) = (encoding_findings(&source.input), Vec::new());
+        let given = Given {
+            delimiter: options.delimiter.given().map(|delimiter| delimiter.0),
+            quote: options.quote.given().map(|quote| quote.0),
+            escape: options.escape.given().map(|escape| escape.0),
+            comment: options.comment.0,
+            skipped: options.skip_lines.given().is_some(),
+            header: options.header.given(),
+            nulls: &options.null_values,
+            tabs: is_tab_separated(&source.path),
+            names: before,
+        };
+        check(&given)?;
+        let found = match options.skip_lines.given().unwrap_or(0) {
+            0 => detect(text, whole, &given),
+            lines => {
+                let (skipped, text, whole) = behind_lines(&source, mark, lines, cx.reader_memory())?;
+                let mut found = detect(&text, whole, &given);
+                (found.skipped, found.skipped_lines) = (skipped, lines);
+                for finding in found.findings.iter_mut().filter(|finding| finding.item == "skip_lines") {
+                    finding.value = lines.to_string();
+                }
+                found
+            }
+        };
+        findings.extend(found.findings);
+        notes.extend(found.doubt);
+        source.dialect = found.dialect;
+        // An escape character that is the quote says what is so anyway.
+        source.dialect.escape = source.dialect.escape.filter(|_| source.dialect.escape != source.dialect.quote);
+        let start = (mark + found.skipped) as u64;
+        let (first, record_start, next) = first_record(&source, start, found.skipped_lines, cx.reader_memory())?;
+        source.width = first.len();
+        let names = if found.header {
+            source.data_start = next;
+            unique_names(first, &mut notes)
+        } else {
+            source.data_start = record_start;
+            (1..=source.width).map(|column| format!("column_{column}")).collect()
+        };
+
+        let source = Arc::new(source);
+        let mut columns = vec![Inference::with_decimals(options.decimals); source.width];
+        let sampled = if options.infer { sample(&source, options, cx, &mut columns)? } else { 0 };
+        let source = Arc::into_inner(source)
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "the sample of the file is still being read"))?;
+        Ok(Some(Self { source, names, columns, sampled, findings, notes, stored }))
+    }
+}
+
+fn check(given: &Given<'_>) -> Result<()> {
+    let (quote, escape) = (given.quote.flatten(), given.escape.flatten());
+    // One that is the quote is how quotes within quotes are doubled.
+    let escape = escape.filter(|_| escape != quote);
+    let bytes: Vec<u8> = [given.delimiter, quote, escape, given.comment].into_iter().flatten().collect();
+    let usable = |byte: u8| byte.is_ascii() && byte != b'\n' && byte != b'\r';
+    let repeated = bytes.iter().enumerate().any(|(at, byte)| bytes.iter().skip(at + 1).any(|other| other == byte));
+    if !repeated && bytes.into_iter().all(usable) {
+        return Ok(());
+    }
+    let message = "delimiter, quote, escape and comment must be different ASCII characters other than line ends";
+    Err(Error::new(ErrorKind::InvalidConfig, message))
+}
+
+fn is_tab_separated(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_ascii_lowercase();
+    crate::TAB_EXTENSIONS.iter().any(|extension| name.ends_with(&format!(".{extension}")))
+}
+
+fn encoding_findings(input: &Input) -> Vec<Finding> {
+    let Input::Stream { compression, encoding, .. } = input else { return Vec::new() };
+    let mut findings = Vec::new();
+    let mut add = |item, value: &str, why: &str| {
+        findings.push(Finding { item, value: value.to_owned(), why: why.to_owned(), notable: false });
+    };
+    if compression.name() != "none" {
+        add("compression", compression.name(), "by its name or its first bytes");
+    }
+    if *encoding != Encoding::Utf8 {
+        add("encoding", encoding.name(), "by its byte order mark, or given");
+    }
+    findings
+}
+
+fn refuse_other_formats(start: &[u8]) -> Result<()> {
+    let (what, hint) = match start {
+        [b'P', b'K', 3, 4, ..] => ("a zip archive", "unpack it first"),
+        [b'P', b'A', b'R', b'1', ..] => ("a Parquet file", "give it a name that ends in .parquet"),
+        _ => return Ok(()),
+    };
+    Err(Error::new(ErrorKind::Unsupported, format!("the file is {what}, not CSV")).hint(hint))
+}
+
+/// The number of bytes that `lines` lines from `mark` on take, and the text behind them.
+fn behind_lines(source: &Source, mark: usize, lines: usize, limit: usize) -> Result<(usize, Vec<u8>, bool)> {
+    let mut size = detect::WINDOW;
+    loop {
+        let (window, whole) = source.window(mark as u64, size)?;
+        if let Some(end) = memchr::memchr_iter(b'\n', &window).nth(lines - 1) {
+            let (text, whole) = source.window((mark + end + 1) as u64, detect::WINDOW)?;
+            if !text.is_empty() {
+                return Ok((end + 1, text, whole));
+            }
+        }
+        if whole || size >= limit {
+            let message = format!("there is nothing behind the first {lines} lines, which are left out");
+            return Err(Error::new(ErrorKind::InvalidData, message).hint("set the option skip_lines"));
+        }
+        size = size.saturating_mul(4);
+    }
+}
+
+/// The fields of the first record from `start` on, where it starts, and where the next one does. `lines` are before it.
+fn first_record(source: &Source, start: u64, lines: usize, limit: usize) -> Result<(Vec<String>, u64, u64)> {
+    let mut size = 64 << 10;
+    let mut at = 0;
+    loop {
+        let (buffer, whole) = source.window(start, size)?;
+        let mut fields = Vec::new();
+        let line = |at: usize| (lines + memchr::memchr_iter(b'\n', &buffer[..at]).count() + 1) as u64;
+        let step = source.dialect.record(&buffer, at, whole, &mut fields).map_err(|(bad, reason)| {
+            Error::new(ErrorKind::InvalidData, reason.message()).at_line(line(at)).at_byte(start + bad as u64)
+        })?;
+        match step {
+            Step::Comment(next) if next < buffer.len() => at = next,
+            Step::Comment(_) if whole => {
+                return Err(Error::new(ErrorKind::InvalidData, "the file has nothing but comments"));
+            }
+            Step::Record(next) => {
+                let next = next.min(buffer.len());
+                let text = std::str::from_utf8(&buffer[..next]).map_err(|error| {
+                    Error::new(ErrorKind::InvalidData, "the file is not UTF-8")
+                        .hint("set the option encoding, to windows-1252 for one")
+                        .at_byte(start + error.valid_up_to() as u64)
+                })?;
+                // Within a field a carriage return means nothing, unless there is no other line end.
+                let alone = |field: &Field| !field.is_quoted() && text[field.range()].contains('\r');
+                if fields.iter().any(alone) && !buffer.contains(&b'\n') {
+                    return Err(Error::new(
+                        ErrorKind::Unsupported,
+                        "the lines of the file end with a carriage return alone",
+                    )
+                    .hint("convert the line ends to line feeds first"));
+                }
+                let names = fields.iter().map(|field| name(source.dialect, text, *field)).collect();
+                return Ok((names, start + at as u64, start + next as u64));
+            }
+            Step::Incomplete | Step::Comment(_) if size >= limit => {
+                return Err(Error::new(ErrorKind::InvalidData, "the first record does not end")
+                    .at_line(line(at))
+                    .at_byte(start + at as u64));
+            }
+            Step::Incomplete | Step::Comment(_) => size *= 4,
+        }
+    }
+}
+
+fn name(dialect: Dialect, text: &str, field: Field) -> String {
+    let text = &text[field.range()];
+    if !field.is_escaped() {
+        return text.to_owned();
+    }
+    let mut name = vec![0; text.len()];
+    let length = dialect.unescape(text.as_bytes(), field.is_quoted(), &mut name);
+    name.truncate(length);
+    String::from_utf8_lossy(&name).into_owned()
+}
+
+/// Names from a header: empty ones are called by their position, repeated ones get a number.
+fn unique_names(header: Vec<String>, notes: &mut Vec<String>) -> Vec<String> {
+    let mut names: Vec<String> = Vec::with_capacity(header.len());
+    for (index, name) in header.into_iter().enumerate() {
+        let base = if name.is_empty() { format!("column_{}", index + 1) } else { name.clone() };
+        let mut unique = base.clone();
+        let mut number = 2;
+        while names.contains(&unique) {
+            unique = format!("{base}_{number}");
+            number += 1;
+        }
+        if name.is_empty() {
+            notes.push(format!("column {} has no name in the header and is called {unique:?}", index + 1));
+        } else if unique != name {
+            notes.push(format!("column {} is called {name:?} as one before it, and is renamed {unique:?}", index + 1));
+        }
+        names.push(unique);
+    }
+    names
+}
+
+/// Looks at the first records; gives their number.
+fn sample(source: &Arc<Source>, options: &CsvOptions, cx: &RunContext, columns: &mut [Inference]) -> Result<usize> {
+    let (most, most_bytes) = match options.sample {
+        Sample::Records(records) => (records, LARGEST_SAMPLE as u64),
+        Sample::Full if source.input.is_once() => {
+            let message = "all records are to be sampled of what can be read only once";
+            return Err(Error::new(ErrorKind::InvalidConfig, message)
+                .hint("give the option sample a number of records, or write it to a file first")
+                .in_source(source.path.display()));
+        }
+        Sample::Full => (usize::MAX, u64::MAX),
+    };
+    let limit = cx.reader_memory().min(LARGEST_SAMPLE);
+    let mut reader = Reader::looking(source.clone(), cx.config().io_buffer_size, limit);
+    let mut fields = Vec::new();
+    let mut sampled = 0;
+    while sampled < most && reader.position() - source.data_start < most_bytes {
+        cx.cancel().check()?;
+        let records = match reader.next((most - sampled).min(SAMPLED_AT_ONCE), &mut fields) {
+            Ok(Some(records)) => records,
+            Ok(None) => break,
+            Err(error) => return Err(reader.locate(error, &fields)),
+        };
+        let bytes = reader.bytes(records);
+        for record in fields.chunks(source.width) {
+            for (column, field) in columns.iter_mut().zip(record) {
+                let value = &bytes[field.range()];
+                if !value.is_empty() && !options.null_values.iter().any(|null| null.as_bytes() == value) {
+                    column.add(value);
+                }
+            }
+        }
+        sampled += records.count;
+    }
+    Ok(sampled)
+}
