@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use etlrs_tests::{Ran, etlrs, flights, root, run};
 use rusqlite::Connection;
@@ -249,6 +249,34 @@ fn parquet_with_one_byte_changed_never_panics() {
         let ran = run_line(folder, "copy bent.parquet o.parquet --mode replace");
         assert!([0, 1].contains(&ran.code) && !ran.stderr.contains("panicked"), "byte {at}: {ran:?}");
         assert_eq!(ran.stderr.lines().count(), usize::from(ran.code == 1), "byte {at}: {ran:?}");
+    }
+}
+
+/// Each in a process that the system ends if it takes more memory or time than it should.
+#[test]
+fn parquet_of_other_writers_takes_no_more_memory_than_it_may() {
+    let suites = std::env::var_os("ETLRS_SUITES").map_or_else(|| root().join("../shared/suites"), Into::into);
+    let mut files = Vec::new();
+    for part in ["data", "bad_data"] {
+        let Ok(entries) = fs::read_dir(suites.join("parquet-testing").join(part)) else {
+            eprintln!("SKIPPED: the Parquet test files: suites not found at {}", suites.display());
+            return;
+        };
+        files.extend(entries.map(|entry| entry.unwrap().path()));
+    }
+    let parquet = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "parquet");
+    let folder = tempfile::tempdir().unwrap();
+    for file in files.iter().filter(|path| parquet(path)) {
+        let script = "ulimit -v 700000; ulimit -t 20; exec \"$@\"";
+        let output = Command::new("sh")
+            .args(["-c", script, "sh", PROGRAM, "copy"])
+            .arg(file)
+            .args(["o.parquet", "--mode", "replace", "--memory", "64MB", "--threads", "2"])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let ran = Ran::of(&output);
+        assert!([0, 1].contains(&ran.code) && !ran.stderr.contains("panicked"), "{}: {ran:?}", file.display());
     }
 }
 
