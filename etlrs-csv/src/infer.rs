@@ -101,8 +101,7 @@ impl Inference {
             return;
         }
         self.values = true;
-        let long = kinds & !DECIMAL == 0 && value::decimal(bytes, DECIMAL_DIGITS as u32).is_some();
-        let mended = if kinds != 0 && !(long && !self.decimals) { None } else { self.mend(bytes) };
+        let mended = if kinds != 0 { None } else { self.mend(bytes) };
         self.mended &= match mended {
             Some((obstacle, mended)) => {
                 self.stumble(obstacle);
@@ -143,8 +142,11 @@ impl Inference {
         {
             return Some((Obstacle::LongDecimal, FLOAT));
         }
-        if thousands(bytes, b',', b'.') || thousands(bytes, b'.', b',') || thousands(bytes, b' ', b',') {
-            return Some((Obstacle::Thousands, INTEGER | FLOAT));
+        for (separator, point) in [(b',', b'.'), (b'.', b','), (b' ', b',')] {
+            if thousands(bytes, separator, point) {
+                let whole = if bytes.contains(&point) { 0 } else { INTEGER };
+                return Some((Obstacle::Thousands, whole | FLOAT));
+            }
         }
         let point: Vec<u8> = bytes.iter().map(|&byte| if byte == b',' { b'.' } else { byte }).collect();
         let comma = bytes.iter().filter(|&&byte| byte == b',').count() == 1 && !bytes.contains(&b'.');

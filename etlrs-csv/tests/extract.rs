@@ -462,7 +462,7 @@ fn decimals_full_samples_and_readers() {
     for wrong in ["a\n1.50\n007.5\n", "a\n1.50\n1.555\n"] {
         assert!(refused(wrong, sampled.clone()).to_string().contains("is no decimal(18,2)"));
     }
-    let file = file("a\n1\n2\n");
+    let file = file("a\n1\n2\n3\n4\n5\n6\n");
     let extractor = CsvExtractor::new(&file.path).with_parallel_readers(1).with_buffer_size(512);
     let scan = block_on(extractor.scan(&cx(10, 64 << 10), &ScanRequest::all().partitions(2))).unwrap();
     assert_eq!((scan.max_readers(), scan.partitions().len()), (1, 2));
