@@ -475,6 +475,24 @@ fn decimals_full_samples_and_readers() {
     assert!(notes.contains("text because of commas in place of decimal points: a (float64)"), "{notes}");
 }
 
+#[test]
+fn dates_may_be_spelled_otherwise() {
+    let options = CsvOptions::default()
+        .with_delimiter(b',')
+        .with_date_formats(["%d.%m.%Y", "%m/%d/%Y"])
+        .with_timestamp_formats(["%m/%d/%Y %H:%M"]);
+    let text =
+        "a,b,c,d,e\n31.12.2024,12/31/2024,1/2/2024 3:04,2024-12-31,31.12.2024\n1.1.2025,,,2025-01-01,2025-01-01\n";
+    let read = read_text(text, options.clone()).unwrap();
+    let (types, rows) = shown(&read);
+    assert_eq!(types, "a:date,b:date,c:timestamp,d:date,e:text");
+    let iso =
+        "a,b,c,d,e\n2024-12-31,2024-12-31,2024-01-02 03:04,2024-12-31,31.12.2024\n2025-01-01,,,2025-01-01,2025-01-01\n";
+    assert_eq!(rows, shown(&read_text(iso, CsvOptions::default()).unwrap()).1);
+    let late = refused("a\n31.12.2024\n12/31/2024\n", options.with_sample(1));
+    assert!(late.to_string().contains("record 2, line 3") && late.to_string().contains("is no date"), "{late}");
+}
+
 fn wild_field() -> impl Strategy<Value = String> {
     prop_oneof!["[a-z0-9]{0,6}", "[a-z](\\\\[,\"\n\\\\]|\\\\N|[ab]){0,4}", "\"([a, \n]|\"\"|\\\\[\"\\\\]|é){0,6}\"",]
 }
