@@ -17,7 +17,7 @@ Examples:
   etlrs inspect sales.csv
 
 Sources and targets are paths, whose extension tells the format (out.parquet/ is a directory of files), or
-sqlite:FILE#TABLE. `etlrs connectors` lists them all, `etlrs connectors csv` the options of one.
+sqlite:FILE#TABLE. A source may be a pattern (`data/*.csv`) or standard input (-, as CSV); csv:PATH names the format. `etlrs connectors` lists them all, `etlrs connectors csv` the options of one.
 
 Exit codes: 0 done and verified, 1 failed and the target is as it was, 2 wrong usage, 130 interrupted.";
 

@@ -12,6 +12,7 @@ use arrow_buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, TimeUnit};
 use etlrs_core::{Error, ErrorKind, Result};
 
+use crate::format::Format;
 use crate::records::{Dialect, Field};
 use crate::value;
 
@@ -22,6 +23,8 @@ pub(crate) struct Column {
     /// Only the spellings that inference takes.
     exact: bool,
     data_type: DataType,
+    /// How dates and timestamps are spelled, if not in ISO 8601.
+    format: Option<Format>,
     values: Values,
     nulls: NullBufferBuilder,
 }
@@ -90,7 +93,14 @@ impl Column {
                 .hint("read the column as text"));
             }
         };
-        Ok(Self { field, exact, data_type: data_type.clone(), values, nulls: NullBufferBuilder::new(0) })
+        let nulls = NullBufferBuilder::new(0);
+        Ok(Self { field, exact, data_type: data_type.clone(), format: None, values, nulls })
+    }
+
+    /// With dates or timestamps in another spelling than that of ISO 8601.
+    pub(crate) fn with_format(mut self, format: Option<Format>) -> Self {
+        self.format = format;
+        self
     }
 
     /// Position of the column's fields within a record.
@@ -117,6 +127,15 @@ impl Column {
                     <$type>::try_from(value::integer_in(bytes, field.range(), exact)?).ok()
                 })
             };
+        }
+        if let Some(format) = &self.format {
+            match &mut self.values {
+                Values::Date(values) => return fields.parse(values, nulls, |field| format.date(&bytes[field.range()])),
+                Values::Timestamp(values, false) => {
+                    return fields.parse(values, nulls, |field| format.timestamp(&bytes[field.range()]));
+                }
+                _ => {}
+            }
         }
         match &mut self.values {
             Values::Boolean(values) => {

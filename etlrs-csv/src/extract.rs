@@ -166,8 +166,11 @@ impl Extractor for CsvExtractor {
         };
         let whole = table.schema(options).map_err(|error| error.in_source(&shown))?;
         let projection = request.projection(&whole)?;
-        let exact = |index: &usize| options.types.get(whole.field(*index).name()).is_none();
-        let exact = projection.iter().map(exact).collect();
+        let spelled = projection.iter().map(|&index| {
+            let exact = options.types.get(whole.field(index).name()).is_none();
+            (exact, table.columns.get(index).and_then(Inference::format).cloned())
+        });
+        let spelled = spelled.collect();
         let schema: SchemaRef = Arc::new(whole.project(&projection)?);
         for field in schema.fields() {
             Column::new(0, field.data_type(), true).map_err(|error| error.in_source(&shown).at_column(field.name()))?;
@@ -182,7 +185,7 @@ impl Extractor for CsvExtractor {
             pieces,
             partitions,
             schema,
-            exact,
+            spelled,
             notes,
             details,
             min_memory,

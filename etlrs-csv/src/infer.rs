@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, TimeUnit};
 
+use crate::format::{Format, Spellings};
 use crate::value;
 
 /// Spellings of null that are common enough to hint at.
 const COMMON_NULLS: [&str; 9] = ["NA", "N/A", "NULL", "null", "\\N", "NaN", "nan", "None", "-"];
 
 /// A set of types, a bit each, in order of preference.
-type Kinds = u8;
+type Kinds = u32;
 
 const BOOLEAN: Kinds = 1;
 const INTEGER: Kinds = 1 << 1;
@@ -26,7 +27,10 @@ const FLOAT: Kinds = 1 << 3;
 const DATE: Kinds = 1 << 4;
 const TIMESTAMP: Kinds = 1 << 5;
 const TIMESTAMPTZ: Kinds = 1 << 6;
-const ALL: Kinds = (1 << 7) - 1;
+/// The first of the formats of dates, then that of timestamps, as many of each as there may be.
+const DATE_FORMATS: Kinds = 1 << 8;
+const TIMESTAMP_FORMATS: Kinds = 1 << 16;
+const ALL: Kinds = (1 << 24) - 1;
 
 /// Digits that a decimal can have.
 const DECIMAL_DIGITS: usize = 38;
@@ -35,6 +39,7 @@ const DECIMAL_DIGITS: usize = 38;
 #[derive(Clone, Debug)]
 pub(crate) struct Inference {
     decimals: bool,
+    spellings: Arc<Spellings>,
     /// Types that every value so far has.
     kinds: Kinds,
     /// The same, with values that have an obstacle taken as they would be without it.
@@ -82,14 +87,14 @@ impl Obstacle {
 
 impl Inference {
     pub(crate) fn new() -> Self {
-        Self::with_decimals(false)
+        Self::with(false, Arc::default())
     }
 
-    /// With decimals for numbers with a point.
-    pub(crate) fn with_decimals(decimals: bool) -> Self {
+    /// With decimals for numbers with a point, and other spellings of dates.
+    pub(crate) fn with(decimals: bool, spellings: Arc<Spellings>) -> Self {
         let kinds = if decimals { ALL } else { ALL & !DECIMAL };
         let (obstacle, obstacles, values) = (None, false, false);
-        Self { decimals, kinds, mended: kinds, obstacle, obstacles, values, whole: 0, fraction: 0 }
+        Self { decimals, spellings, kinds, mended: kinds, obstacle, obstacles, values, whole: 0, fraction: 0 }
     }
 
     /// Looks at a field that is not null.
@@ -101,8 +106,7 @@ impl Inference {
             return;
         }
         self.values = true;
-        let long = kinds & !DECIMAL == 0 && value::decimal(bytes, DECIMAL_DIGITS as u32).is_some();
-        let mended = if kinds != 0 && (!long || self.decimals) { None } else { self.mend(bytes) };
+        let mended = if kinds != 0 { None } else { self.mend(bytes) };
         self.mended &= match mended {
             Some((obstacle, mended)) => {
                 self.stumble(obstacle);
@@ -128,7 +132,28 @@ impl Inference {
             self.whole = self.whole.max(whole);
             self.fraction = self.fraction.max(fraction);
         }
+        if !self.spellings.is_empty() {
+            for (at, format) in self.spellings.dates.iter().enumerate() {
+                kinds |= if format.date(bytes).is_some() { DATE_FORMATS << at } else { 0 };
+            }
+            for (at, format) in self.spellings.timestamps.iter().enumerate() {
+                kinds |= if format.timestamp(bytes).is_some() { TIMESTAMP_FORMATS << at } else { 0 };
+            }
+        }
         kinds
+    }
+
+    /// The spelling of the dates or timestamps of the column, if it is none of ISO 8601.
+    pub(crate) fn format(&self) -> Option<&Format> {
+        if !self.has_values() || self.kinds & (DATE_FORMATS - 1) != 0 {
+            return None;
+        }
+        let first = self.kinds.trailing_zeros();
+        match first {
+            8..16 => self.spellings.dates.get(first as usize - 8),
+            16..24 => self.spellings.timestamps.get(first as usize - 16),
+            _ => None,
+        }
     }
 
     /// What keeps `bytes`, which are text, from having a type, and the types without it.
@@ -143,8 +168,11 @@ impl Inference {
         {
             return Some((Obstacle::LongDecimal, FLOAT));
         }
-        if thousands(bytes, b',', b'.') || thousands(bytes, b'.', b',') || thousands(bytes, b' ', b',') {
-            return Some((Obstacle::Thousands, INTEGER | FLOAT));
+        for (separator, point) in [(b',', b'.'), (b'.', b','), (b' ', b',')] {
+            if thousands(bytes, separator, point) {
+                let whole = if bytes.contains(&point) { 0 } else { INTEGER };
+                return Some((Obstacle::Thousands, whole | FLOAT));
+            }
         }
         let point: Vec<u8> = bytes.iter().map(|&byte| if byte == b',' { b'.' } else { byte }).collect();
         let comma = bytes.iter().filter(|&&byte| byte == b',').count() == 1 && !bytes.contains(&b'.');
@@ -197,6 +225,8 @@ impl Inference {
         }
         let micros = TimeUnit::Microsecond;
         match kinds & kinds.wrapping_neg() {
+            DATE_FORMATS..TIMESTAMP_FORMATS => DataType::Date32,
+            TIMESTAMP_FORMATS.. => DataType::Timestamp(micros, None),
             BOOLEAN => DataType::Boolean,
             INTEGER => DataType::Int64,
             DECIMAL => {
@@ -334,7 +364,7 @@ mod tests {
             (&["1.5", "1e5"], "float64"),
             (&["007.5", "1.5"], "text"),
         ] {
-            let mut inference = Inference::with_decimals(true);
+            let mut inference = Inference::with(true, Arc::default());
             values.iter().for_each(|value| inference.add(value.as_bytes()));
             assert_eq!(etlrs_core::type_name(&inference.data_type()), expected, "{values:?}");
         }

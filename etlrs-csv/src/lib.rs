@@ -25,6 +25,7 @@ mod directory;
 mod encode;
 mod encoding;
 mod extract;
+mod format;
 mod guess;
 mod infer;
 mod input;
@@ -47,6 +48,7 @@ pub use connector::CsvConnector;
 pub use encoding::Encoding;
 pub use etlrs_files::Compression;
 pub use extract::CsvExtractor;
+pub use format::{Format, Formats};
 pub use load::CsvLoader;
 pub use options::{Comment, CsvOptions, CsvWriteOptions, Delimiter, Escape, LineEnd, Quote, Quoting, Ragged, Sample};
 

@@ -3,6 +3,7 @@ use etlrs_files::Compression;
 
 use crate::auto::Auto;
 use crate::encoding::Encoding;
+use crate::format::Formats;
 
 etlrs_core::options! {
     /// How CSV files are read.
@@ -42,6 +43,10 @@ etlrs_core::options! {
         sample, with_sample: Sample = Sample::Records(10_000);
         /// Whether numbers with a point are read as decimals that keep every digit of the sample; otherwise as float64.
         decimals, with_decimals: bool = false;
+        /// Spellings of dates besides ISO 8601, such as `%d.%m.%Y`; each column has one.
+        date_formats, with_date_formats: Formats = Formats::default();
+        /// Spellings of timestamps besides ISO 8601, such as `%m/%d/%Y %H:%M`; each column has one.
+        timestamp_formats, with_timestamp_formats: Formats = Formats::default();
         /// Partitions that are read at once at the most; by default as many as the run has threads.
         parallel_readers, with_parallel_readers: Option<usize> = None;
         /// Bytes asked of a file at a time, over the io_buffer_size of the run.

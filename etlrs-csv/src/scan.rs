@@ -12,6 +12,7 @@ use etlrs_core::{
 
 use crate::decode::{Chunk, Column};
 use crate::extract::Origin;
+use crate::format::Format;
 use crate::reader::{Reader, Source};
 use crate::records::Field;
 use crate::split::split;
@@ -130,8 +131,8 @@ pub(crate) struct CsvScan {
     pub(crate) pieces: Vec<Piece>,
     pub(crate) partitions: Vec<Partition>,
     pub(crate) schema: SchemaRef,
-    /// Whether each column takes only plain spellings.
-    pub(crate) exact: Vec<bool>,
+    /// Whether each column takes only plain spellings, and how its dates are spelled if not in ISO 8601.
+    pub(crate) spelled: Vec<(bool, Option<Format>)>,
     pub(crate) notes: Vec<String>,
     pub(crate) details: Vec<Detail>,
     pub(crate) min_memory: usize,
@@ -186,9 +187,10 @@ impl Scan for CsvScan {
         let missing = || Error::new(ErrorKind::Internal, format!("there is no partition {}", partition.id));
         let piece = self.pieces.get(partition.id.index()).ok_or_else(missing)?;
         let part = self.parts.get(piece.file).ok_or_else(missing)?;
-        let columns = self.schema.fields().iter().zip(part.columns.iter()).zip(&self.exact);
-        let columns = columns.map(|((field, &place), &exact)| match place {
-            Some(place) => Column::new(place, field.data_type(), exact).map(Slot::There),
+        let columns = self.schema.fields().iter().zip(part.columns.iter()).zip(&self.spelled);
+        let columns = columns.map(|((field, &place), (exact, format))| match place {
+            Some(place) => Column::new(place, field.data_type(), *exact)
+                .map(|column| Slot::There(column.with_format(format.clone()))),
             None => Ok(Slot::Missing(field.data_type().clone())),
         });
         let columns = columns.collect::<Result<_>>()?;

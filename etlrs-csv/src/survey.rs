@@ -8,6 +8,7 @@ use etlrs_core::{Error, ErrorKind, Result, RunContext};
 
 use crate::detect::{self, Finding, Given, detect};
 use crate::encoding::Encoding;
+use crate::format::Spellings;
 use crate::infer::Inference;
 use crate::input::{Handle, Input, Once, Raw};
 use crate::options::{CsvOptions, Sample};
@@ -143,8 +144,9 @@ impl Survey {
             (1..=source.width).map(|column| format!("column_{column}")).collect()
         };
 
+        let spellings = Spellings::new(&options.date_formats, &options.timestamp_formats);
         let source = Arc::new(source);
-        let mut columns = vec![Inference::with_decimals(options.decimals); source.width];
+        let mut columns = vec![Inference::with(options.decimals, Arc::new(spellings)); source.width];
         let sampled = if options.infer { sample(&source, options, cx, &mut columns)? } else { 0 };
         let source = Arc::into_inner(source)
             .ok_or_else(|| Error::new(ErrorKind::Internal, "the sample of the file is still being read"))?;

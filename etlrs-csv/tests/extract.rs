@@ -462,7 +462,7 @@ fn decimals_full_samples_and_readers() {
     for wrong in ["a\n1.50\n007.5\n", "a\n1.50\n1.555\n"] {
         assert!(refused(wrong, sampled.clone()).to_string().contains("is no decimal(18,2)"));
     }
-    let file = file("a\n1\n2\n");
+    let file = file("a\n1\n2\n3\n4\n5\n6\n");
     let extractor = CsvExtractor::new(&file.path).with_parallel_readers(1).with_buffer_size(512);
     let scan = block_on(extractor.scan(&cx(10, 64 << 10), &ScanRequest::all().partitions(2))).unwrap();
     assert_eq!((scan.max_readers(), scan.partitions().len()), (1, 2));
@@ -473,6 +473,24 @@ fn decimals_full_samples_and_readers() {
     let file = self::file("a;b\n1,5;x\n2;y\n");
     let notes = notes(&CsvExtractor::new(&file.path)).join("\n");
     assert!(notes.contains("text because of commas in place of decimal points: a (float64)"), "{notes}");
+}
+
+#[test]
+fn dates_may_be_spelled_otherwise() {
+    let options = CsvOptions::default()
+        .with_delimiter(b',')
+        .with_date_formats(["%d.%m.%Y", "%m/%d/%Y"])
+        .with_timestamp_formats(["%m/%d/%Y %H:%M"]);
+    let text =
+        "a,b,c,d,e\n31.12.2024,12/31/2024,1/2/2024 3:04,2024-12-31,31.12.2024\n1.1.2025,,,2025-01-01,2025-01-01\n";
+    let read = read_text(text, options.clone()).unwrap();
+    let (types, rows) = shown(&read);
+    assert_eq!(types, "a:date,b:date,c:timestamp,d:date,e:text");
+    let iso =
+        "a,b,c,d,e\n2024-12-31,2024-12-31,2024-01-02 03:04,2024-12-31,31.12.2024\n2025-01-01,,,2025-01-01,2025-01-01\n";
+    assert_eq!(rows, shown(&read_text(iso, CsvOptions::default()).unwrap()).1);
+    let late = refused("a\n31.12.2024\n12/31/2024\n", options.with_sample(1));
+    assert!(late.to_string().contains("record 2, line 3") && late.to_string().contains("is no date"), "{late}");
 }
 
 fn wild_field() -> impl Strategy<Value = String> {

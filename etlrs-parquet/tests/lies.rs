@@ -229,7 +229,7 @@ fn page_checksums_tell_wrong_values() {
     let whole = checksum(&outcome(&source, &ScanRequest::all()).unwrap());
     let metadata = ParquetMetaDataReader::new().parse_and_finish(&bytes::Bytes::from(bytes.clone())).unwrap();
     let mut refused = 0;
-    for chunk in metadata.row_groups().iter().flat_map(|group| group.columns()) {
+    for chunk in metadata.row_groups().iter().flat_map(parquet::file::metadata::RowGroupMetaData::columns) {
         let (start, length) = chunk.byte_range();
         for place in start..start + length {
             let mut altered = bytes.clone();

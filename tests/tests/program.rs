@@ -658,10 +658,11 @@ fn json_has_the_documented_fields() {
     let inspect = json("inspect ok.csv --rows 1");
     assert_eq!(
         keys(&inspect),
-        ["bytes", "columns", "connector", "first_rows", "notes", "partitions", "rows", "source"]
+        ["bytes", "columns", "connector", "first_rows", "found", "notes", "partitions", "rows", "source"]
     );
     assert_eq!(inspect["first_rows"], serde_json::json!([{ "a": "1", "b": "2" }]));
     assert_eq!(inspect["connector"], "csv");
+    assert_eq!(keys(&inspect["found"][0]), ["item", "reason", "value"]);
 
     let connectors = json("connectors");
     let names: Vec<_> = connectors.as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
