@@ -179,7 +179,7 @@ impl Format {
                     rest = behind;
                     let name = name.to_ascii_lowercase();
                     let is_month = |month: &&str| month.as_bytes() == name || month.as_bytes().get(..3) == Some(&name);
-                    parts.month = i64::try_from(MONTHS.iter().position(|month| is_month(month))?).ok()? + 1;
+                    parts.month = i64::try_from(MONTHS.iter().position(is_month)?).ok()? + 1;
                 }
             }
         }
