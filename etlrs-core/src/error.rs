@@ -122,9 +122,8 @@ impl Error {
         };
         let transient = matches!(cause.kind(), Io::Interrupted | Io::TimedOut | Io::WouldBlock);
         let path = path.as_ref().display();
-        let mut error = Self::new(kind, format!("cannot {operation} {path}: {reason}")).in_source(path);
+        let mut error = Self::new(kind, format!("cannot {operation} {path}: {reason}")).naming(path);
         error.0.transient = transient;
-        error.0.names_source = true;
         error.caused_by(cause)
     }
 
@@ -159,6 +158,13 @@ impl Error {
     pub fn in_source(mut self, source: impl fmt::Display) -> Self {
         self.0.position.source.get_or_insert_with(|| source.to_string());
         self
+    }
+
+    /// Says that the message names the source, `source`, so that it is not named again.
+    #[must_use]
+    pub fn naming(mut self, source: impl fmt::Display) -> Self {
+        self.0.names_source = true;
+        self.in_source(source)
     }
 
     /// Says in what larger thing the source, or the whole error, is: a file around a section, a section around a key.

@@ -49,6 +49,11 @@ pub trait LoadSession: Send + Sync {
         0
     }
 
+    /// Bytes that the session holds beside its writers.
+    fn held_memory(&self) -> usize {
+        0
+    }
+
     /// Opens a writer for one partition.
     ///
     /// Up to [`LoadCapabilities::max_writers`] are open at a time, always including that of the first partition which is

@@ -22,6 +22,10 @@ pub trait Connector: Send + Sync {
     fn extensions(&self) -> &'static [&'static str] {
         &[]
     }
+    /// URI schemes of places besides the local file system where its files can be (`s3`).
+    fn file_schemes(&self) -> &'static [&'static str] {
+        &[]
+    }
     /// Whether a source called `-`, standard input in no format that is named, is for it.
     fn serves_stdin(&self) -> bool {
         false
@@ -70,7 +74,10 @@ impl Registry {
     /// `InvalidConfig`, listing what is served.
     pub fn find(&self, uri: &Uri) -> Result<&Arc<dyn Connector>> {
         let mut latest_first = self.connectors.iter().rev();
-        if let Some(scheme) = uri.scheme() {
+        let is_file_scheme = |connector: &Arc<dyn Connector>| {
+            uri.scheme().is_none_or(|scheme| connector.file_schemes().contains(&scheme) && uri.body().starts_with("//"))
+        };
+        if let Some(scheme) = uri.scheme().filter(|_| !self.connectors.iter().any(is_file_scheme)) {
             let found = latest_first.clone().find(|connector| connector.schemes().contains(&scheme));
             // The name of a format before a name that does not tell it: csv:-, csv:data/.
             let is_format = |connector: &&Arc<dyn Connector>| {
@@ -78,8 +85,7 @@ impl Registry {
             };
             let found = found.or_else(|| latest_first.find(is_format));
             return found.ok_or_else(|| {
-                let schemes: Vec<_> = self.connectors.iter().flat_map(|c| c.schemes()).collect();
-                let served = format!("the schemes are {}, and files need none", list(&schemes));
+                let served = format!("the schemes are {}, and files need none", list(&self.schemes()));
                 let error = Error::new(ErrorKind::InvalidConfig, format!("no connector serves {scheme}:"));
                 // With // after it, it is meant as a scheme.
                 let body = uri.body();
@@ -102,20 +108,33 @@ impl Registry {
                     .in_source(uri));
             }
         }
-        let found = latest_first.find(|connector| connector.extensions().iter().any(|name| uri.has_extension(name)));
+        let serves = |connector: &&Arc<dyn Connector>| {
+            is_file_scheme(connector) && connector.extensions().iter().any(|name| uri.has_extension(name))
+        };
+        let found = latest_first.find(serves);
         found.ok_or_else(|| {
             // Those of compressed files would be many, and it is known what they are made of.
             let simple = |name: &&&'static str| !name.contains('.');
             let extensions: Vec<_> = self.connectors.iter().flat_map(|c| c.extensions()).filter(simple).collect();
-            let schemes: Vec<_> = self.connectors.iter().flat_map(|c| c.schemes()).collect();
             let message = match extension {
                 Some(extension) => format!("no connector serves files that end in .{extension}"),
                 None => "the name has no extension that tells its format".to_owned(),
             };
             Error::new(ErrorKind::InvalidConfig, message)
-                .hint(format!("the extensions are {}, the schemes {}", list(&extensions), list(&schemes)))
+                .hint(format!("the extensions are {}, the schemes {}", list(&extensions), list(&self.schemes())))
                 .in_source(uri)
         })
+    }
+
+    /// All schemes, each once.
+    fn schemes(&self) -> Vec<&&'static str> {
+        let mut schemes: Vec<&&'static str> = Vec::new();
+        for scheme in self.connectors.iter().flat_map(|connector| connector.schemes().iter().chain(connector.file_schemes())) {
+            if !schemes.contains(&scheme) {
+                schemes.push(scheme);
+            }
+        }
+        schemes
     }
 }
 

@@ -3,9 +3,9 @@ use std::path::Path;
 
 /// Where a source or a target is, as a user writes it.
 ///
-/// A path (`sales.csv`, `out.parquet/` for a directory), `-` for standard input or output, or something with a scheme
-/// (`sqlite:shop.db#orders`, `postgres://user@host/db#public.orders`) whose part after `#` names a table. `Display`
-/// and `Debug` hide a password.
+/// A path (`sales.csv`, `out.parquet/` for a directory), the URL of a file elsewhere (`s3://bucket/sales.csv`), `-` for
+/// standard input or output, or something with a scheme (`sqlite:shop.db#orders`, `postgres://user@host/db#public.orders`)
+/// whose part after `#` names a table. `Display` and `Debug` hide a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Uri {
     text: String,
@@ -66,15 +66,22 @@ impl Uri {
         Path::new(self.body())
     }
 
-    /// The last extension of the path, in lower case; that of `out.parquet/` is `parquet`.
-    pub fn extension(&self) -> Option<String> {
-        Some(Path::new(self.body().trim_end_matches('/')).extension()?.to_str()?.to_ascii_lowercase())
+    /// Where a file is: all of a URL that has `//` after its scheme, the body as a path otherwise.
+    pub fn file(&self) -> &Path {
+        if self.body().starts_with("//") { Path::new(&self.text) } else { self.path() }
     }
 
-    /// Whether the path ends in `.extension`, which may be several (`csv.gz`) and is in lower case. A name has something
+    /// The last extension of the file, in lower case; that of `out.parquet/` is `parquet`.
+    pub fn extension(&self) -> Option<String> {
+        let file = self.file().to_str()?.trim_end_matches('/');
+        Some(Path::new(file).extension()?.to_str()?.to_ascii_lowercase())
+    }
+
+    /// Whether the file ends in `.extension`, which may be several (`csv.gz`) and is in lower case. A name has something
     /// before it.
     pub fn has_extension(&self, extension: &str) -> bool {
-        let name = Path::new(self.body().trim_end_matches('/')).file_name().and_then(|name| name.to_str());
+        let file = self.file().to_str().unwrap_or_default().trim_end_matches('/');
+        let name = Path::new(file).file_name().and_then(|name| name.to_str());
         let name = name.unwrap_or_default().to_ascii_lowercase();
         name.strip_suffix(extension).and_then(|rest| rest.strip_suffix('.')).is_some_and(|rest| !rest.is_empty())
     }
@@ -150,8 +157,22 @@ mod tests {
             (".csv", "csv", false),
             ("d.csv/a", "csv", false),
             ("acsv", "csv", false),
+            ("s3://bucket/a#1.csv.gz", "csv.gz", true),
+            ("csv:s3://bucket/a.csv", "csv", true),
         ] {
             assert_eq!(Uri::new(uri).has_extension(extension), has, "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_a_file_as_a_whole() {
+        for (uri, file) in [
+            ("d/a.csv", "d/a.csv"),
+            ("s3://bucket/d/a#1.csv", "s3://bucket/d/a#1.csv"),
+            ("csv:s3://bucket/d/", "s3://bucket/d/"),
+            ("sqlite:shop.db#t", "shop.db"),
+        ] {
+            assert_eq!(Uri::new(uri).file(), Path::new(file));
         }
     }
 

@@ -1,10 +1,11 @@
 use std::sync::Arc;
 
 use etlrs_core::{Connector, Error, ErrorKind, Extractor, Loader, OptionMap, OptionSet, OptionSpec, Result, Uri};
+use etlrs_files::{STORE_SCHEMES, file_of, is_directory_target};
 
 use crate::{CsvExtractor, CsvLoader, CsvOptions, CsvWriteOptions, EXTENSIONS, TAB_EXTENSIONS};
 
-/// Serves paths that end in `.csv` or `.tsv`, and with `.gz`, `.zst`, `.bz2` or `.xz` behind it. A target path that ends in
+/// Serves paths and URLs of object stores that end in `.csv` or `.tsv`, and with `.gz`, `.zst`, `.bz2` or `.xz` behind it. A target path that ends in
 /// `/`, or that is a directory already, becomes a directory of one file per partition. A source may be a pattern, a
 /// directory, or `-` for standard input; the prefix `csv:` says that a name without such an end is CSV.
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,7 +17,8 @@ impl Connector for CsvConnector {
     }
 
     fn summary(&self) -> &'static str {
-        "CSV and TSV files, also compressed (.csv.gz .zst .bz2 .xz), directories, patterns (a-*.csv) and standard input (-)"
+        "CSV and TSV files, also compressed (.csv.gz .zst .bz2 .xz), directories, patterns (a-*.csv), standard input (-), \
+         and in object stores (s3:// gs:// az://)"
     }
 
     fn example(&self) -> &'static str {
@@ -31,6 +33,10 @@ impl Connector for CsvConnector {
         EXTENSIONS
     }
 
+    fn file_schemes(&self) -> &'static [&'static str] {
+        STORE_SCHEMES
+    }
+
     fn source_options(&self) -> Option<Vec<OptionSpec>> {
         Some(CsvOptions::specs())
     }
@@ -41,7 +47,7 @@ impl Connector for CsvConnector {
 
     fn extractor(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Extractor>> {
         let parsed = CsvOptions::from_pairs(pairs(options))?;
-        let extractor = if uri.body() == "-" { CsvExtractor::stdin() } else { CsvExtractor::new(uri.path()) };
+        let extractor = if uri.body() == "-" { CsvExtractor::stdin() } else { CsvExtractor::new(file_of(uri, "csv")?) };
         Ok(Arc::new(extractor.with_options(parsed)))
     }
 
@@ -53,9 +59,8 @@ impl Connector for CsvConnector {
         if is_tsv(uri) && !options.contains_key("delimiter") {
             parsed = parsed.with_delimiter(b'\t');
         }
-        let path = uri.path();
-        let directory = uri.body().ends_with('/') || path.is_dir();
-        let loader = if directory { CsvLoader::directory(path) } else { CsvLoader::new(path) };
+        let path = file_of(uri, "csv")?;
+        let loader = if is_directory_target(path) { CsvLoader::directory(path) } else { CsvLoader::new(path) };
         Ok(Arc::new(loader.with_options(parsed)))
     }
 }

@@ -1,23 +1,22 @@
 //! A directory of one file per partition.
 
-use std::fs::{self, File};
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
-use etlrs_core::{Error, Partition, PartitionWriter, Receipt, Result, RunContext, RunId};
-use etlrs_files::{Compression, ManifestFile, Parts, Staging};
+use etlrs_core::{Partition, PartitionWriter, Receipt, Result, RunContext, RunId};
+use etlrs_files::{Compression, ManifestFile, OutputFile, Parts, Staging};
 
 use crate::block::{Block, Packer, Spares};
 use crate::layout::Layout;
-use crate::single::start_file;
+use crate::single::{start_file, writing};
 
 /// The staging directory that the writers of a load fill.
 pub(crate) struct SharedDirectory {
     layout: Arc<Layout>,
+    staging: Arc<Staging>,
     parts: Parts,
     spares: Arc<Spares>,
     fine: AtomicBool,
@@ -25,18 +24,18 @@ pub(crate) struct SharedDirectory {
 
 impl SharedDirectory {
     /// Takes the files named in `old` over.
-    pub(crate) fn new(layout: Arc<Layout>, staging: &Staging, run: RunId, old: Vec<ManifestFile>) -> Result<Self> {
-        let extension = extension(&layout);
-        let parts = Parts::new(staging, run, extension, old)?;
-        Ok(Self { layout, parts, spares: Arc::default(), fine: AtomicBool::new(false) })
+    pub(crate) fn new(layout: Arc<Layout>, staging: Arc<Staging>, run: RunId, old: Vec<ManifestFile>) -> Result<Self> {
+        let parts = Parts::new(staging.clone(), run, extension(&layout), old)?;
+        Ok(Self { layout, staging, parts, spares: Arc::default(), fine: AtomicBool::new(false) })
     }
 
     pub(crate) fn writer(self: &Arc<Self>, cx: &RunContext, partition: &Partition) -> Result<Box<dyn PartitionWriter>> {
-        let memory = cx.writer_memory().saturating_sub(self.layout.compression.memory());
+        let held = self.layout.compression.memory() + self.parts.file_memory();
+        let memory = cx.writer_memory().saturating_sub(held);
+        self.parts.begin(partition.id)?;
         Ok(Box::new(PartWriter {
             directory: self.clone(),
             packer: Packer::new(&self.layout, &self.spares, partition.id, memory)?,
-            staged: self.parts.begin(partition.id)?,
             file: None,
             finished: false,
             receipt: Receipt::new(partition.id, 0, 0),
@@ -45,12 +44,7 @@ impl SharedDirectory {
 
     /// Writes the manifest, once, and gives the files of this load.
     pub(crate) fn close(&self) -> Result<Vec<ManifestFile>> {
-        let empty = start_file;
-        self.parts.close(|staged| {
-            let (_, bytes) =
-                empty(staged, &self.layout).map_err(|error| Error::io("write", self.parts.target(), error))?;
-            Ok(bytes)
-        })
+        self.parts.close(|file| start_file(file, &self.layout).map_err(|error| writing(&self.staging, error)))
     }
 
     /// Whether a time was finer than microseconds.
@@ -78,8 +72,7 @@ fn extension(layout: &Layout) -> &'static str {
 struct PartWriter {
     directory: Arc<SharedDirectory>,
     packer: Packer,
-    staged: PathBuf,
-    file: Option<(File, u64)>,
+    file: Option<OutputFile>,
     finished: bool,
     receipt: Receipt,
 }
@@ -87,14 +80,16 @@ struct PartWriter {
 impl PartWriter {
     fn append(&mut self, block: Option<Block>) -> Result<()> {
         let Some(block) = block else { return Ok(()) };
-        let target = self.directory.parts.target();
-        let failed = |error| Error::io("write", target, error);
-        let (file, length) = match &mut self.file {
+        let SharedDirectory { layout, staging, parts, .. } = &*self.directory;
+        let failed = |error| writing(staging, error);
+        let file = match &mut self.file {
             Some(file) => file,
-            empty => empty.insert(start_file(&self.staged, &self.directory.layout).map_err(failed)?),
+            empty => {
+                let created = parts.create(self.receipt.partition)?;
+                empty.insert(start_file(created, layout).map_err(failed)?)
+            }
         };
         file.write_all(block.bytes()).map_err(failed)?;
-        *length += block.bytes().len() as u64;
         self.receipt.rows += block.rows;
         if self.directory.layout.compression == Compression::None {
             self.directory.spares.put(block);
@@ -119,9 +114,8 @@ impl PartitionWriter for PartWriter {
     async fn finish(mut self: Box<Self>) -> Result<Receipt> {
         let last = self.packer.take()?;
         self.append(last)?;
-        if let Some((_, bytes)) = self.file.take() {
-            self.receipt.bytes = bytes;
-            self.directory.parts.finish(self.receipt.partition, self.receipt.rows, bytes);
+        if let Some(file) = self.file.take() {
+            self.receipt.bytes = self.directory.parts.finish(self.receipt.partition, file, self.receipt.rows)?;
             self.directory.fine.fetch_or(self.packer.is_fine(), Ordering::Relaxed);
             self.finished = true;
         }
@@ -132,8 +126,7 @@ impl PartitionWriter for PartWriter {
 impl Drop for PartWriter {
     fn drop(&mut self) {
         if !self.finished && self.file.take().is_some() {
-            // What cannot be removed goes with the staging directory, or is overwritten by the next attempt.
-            let _ = fs::remove_file(&self.staged);
+            self.directory.parts.discard(self.receipt.partition);
         }
     }
 }

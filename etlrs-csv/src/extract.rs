@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_schema::{DataType, Field as ArrowField, Schema, SchemaRef};
 use async_trait::async_trait;
-use etlrs_core::{Detail, Error, Extractor, Fingerprint, Result, RunContext, Scan, ScanRequest, type_name};
+use etlrs_core::{CancelToken, Detail, Error, Extractor, Fingerprint, Result, RunContext, Scan, ScanRequest, type_name};
 
 use crate::EXTENSIONS;
 use crate::decode::Column;
@@ -36,7 +36,7 @@ pub struct CsvExtractor {
 }
 
 impl CsvExtractor {
-    /// Of the file at `path`; of the files in it if it is a directory, and of those that match if it is a pattern such as
+    /// Of the file at `path`, which may be the URL of an object (`s3://bucket/sales.csv`); of the files in it if it is a directory, and of those that match if it is a pattern such as
     /// `data/2024-*.csv.gz`, in the order of their names.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self::files([path])
@@ -95,19 +95,19 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    fn files(&self) -> Result<Vec<PathBuf>> {
+    fn files(&self, cancel: &CancelToken) -> Result<Vec<PathBuf>> {
         let mut files = Vec::new();
         for path in &self.paths {
-            files.extend(etlrs_files::source_files(path, EXTENSIONS)?);
+            files.extend(etlrs_files::source_files(path, EXTENSIONS, cancel)?);
         }
         Ok(files)
     }
 
     /// Of the files that there are now. What can be read only once cannot be seen to change.
-    pub(crate) fn fingerprint(&self) -> Result<Fingerprint> {
-        let files = self.files()?;
+    pub(crate) fn fingerprint(&self, cancel: &CancelToken) -> Result<Fingerprint> {
+        let files = self.files(cancel)?;
         let regular: Vec<_> = files.iter().filter(|path| !is_pipe(path)).collect();
-        let found = etlrs_files::fingerprint(&regular)?;
+        let found = etlrs_files::fingerprint(&regular, cancel)?;
         if files.len() < 2 {
             return Ok(found);
         }
@@ -147,12 +147,12 @@ fn is_pipe(path: &Path) -> bool {
 impl Extractor for CsvExtractor {
     async fn scan(&self, cx: &RunContext, request: &ScanRequest) -> Result<Arc<dyn Scan>> {
         let (origin, options) = (&self.origin, &self.options);
-        let fingerprint = origin.fingerprint();
+        let fingerprint = origin.fingerprint(cx.cancel());
         let mut table = Table::default();
         if let Some(once) = &origin.once {
             table.add(Survey::of(&Place::Once(once), options, None, cx)?, once.name.to_path_buf());
         }
-        let files = origin.files()?;
+        let files = origin.files(cx.cancel())?;
         let hold = files.len() <= HELD_FILES;
         for path in &files {
             cx.cancel().check()?;
@@ -190,6 +190,7 @@ impl Extractor for CsvExtractor {
             details,
             min_memory,
             fingerprint: fingerprint?,
+            cancel: cx.cancel().clone(),
             null: options.null_values.clone().into(),
             max_readers: options.parallel_readers.unwrap_or(usize::MAX).max(1),
             read_size: options.buffer_size.unwrap_or(cx.config().io_buffer_size),

@@ -13,9 +13,7 @@
 //!
 //! This rests on line feeds within fields being within quotes, so it is not for dialects with an escape character.
 
-use std::os::unix::fs::FileExt;
-
-use etlrs_core::{CancelToken, Error, Result};
+use etlrs_core::{CancelToken, Result};
 
 use crate::reader::Source;
 use crate::records::{Dialect, Field, Step};
@@ -44,7 +42,7 @@ pub(crate) fn cuts(source: &Source, size: u64, cancel: &CancelToken) -> Result<O
             let from = target + attempt * 509;
             let Some(left) = end.checked_sub(from) else { break 'pieces };
             window.resize(usize::try_from(left).unwrap_or(WINDOW).min(WINDOW), 0);
-            file.read_exact_at(&mut window, from).map_err(|error| Error::io("read", &source.path, error))?;
+            file.read_exact_at(&mut window, from).map_err(|error| etlrs_files::reading(&source.path, error))?;
             let Some(offset) = cut(source.dialect, &window, source.width) else { continue };
             let cut = from + offset as u64;
             if cut >= end {

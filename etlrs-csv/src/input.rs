@@ -5,21 +5,21 @@
 //! latter, which can be read only once, the bytes that the look at the start took are kept, and come first when it is read.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use etlrs_core::{Error, ErrorKind, Result};
-use etlrs_files::{Compression, reading};
+use etlrs_core::{CancelToken, Error, ErrorKind, Result};
+use etlrs_files::{Compression, InputFile, reading};
 
 use crate::auto::Auto;
 use crate::encoding::{Encoding, Transcoder};
 
 /// Bytes of compressed data that are read at a time.
 const BLOCK: usize = 64 << 10;
+/// Bytes that are asked of an object store at a time, for a stream.
+const REMOTE_BLOCK: usize = 1 << 20;
 
 /// Bytes as they are stored.
 #[derive(Clone, Debug)]
@@ -28,19 +28,24 @@ pub(crate) enum Raw {
     Once(Arc<Once>),
 }
 
-/// A regular file; open, unless there are so many that they are opened when they are read.
+/// A file that is read at any place; open, unless there are so many that they are opened when they are read.
 #[derive(Clone, Debug)]
 pub(crate) struct Handle {
     pub(crate) path: Box<Path>,
-    pub(crate) held: Option<Arc<File>>,
+    pub(crate) held: Option<InputFile>,
+    pub(crate) cancel: CancelToken,
 }
 
 impl Handle {
-    pub(crate) fn open(&self) -> Result<Arc<File>> {
+    pub(crate) fn open(&self) -> Result<InputFile> {
         match &self.held {
             Some(file) => Ok(file.clone()),
-            None => File::open(&self.path).map(Arc::new).map_err(|error| Error::io("open", &self.path, error)),
+            None => InputFile::open(&self.path, &self.cancel),
         }
+    }
+
+    pub(crate) fn is_remote(&self) -> bool {
+        etlrs_files::store_scheme(&self.path).is_some()
     }
 }
 
@@ -110,6 +115,7 @@ impl Input {
         let Self::Stream { raw, compression, encoding } = self else { return 0 };
         let kept = match raw {
             Raw::Once(once) => once.kept(),
+            Raw::File(handle) if handle.is_remote() => 2 * REMOTE_BLOCK,
             Raw::File(_) => 0,
         };
         // Of what the usual levels write.
@@ -151,7 +157,7 @@ impl Input {
 impl Raw {
     fn open(&self, purpose: Purpose, taken: Option<&Arc<AtomicU64>>) -> Result<Box<dyn Read + Send>> {
         let bytes: Box<dyn Read + Send> = match (self, purpose) {
-            (Self::File(handle), _) => Box::new(FromStart { file: handle.open()?, at: 0 }),
+            (Self::File(handle), _) => Box::new(handle.open()?.stream(REMOTE_BLOCK)),
             (Self::Once(once), Purpose::Look) => Box::new(once.look()?),
             (Self::Once(once), Purpose::Read) => once.take()?,
         };
@@ -159,20 +165,6 @@ impl Raw {
             Some(taken) => Box::new(Counted { bytes, taken: taken.clone() }),
             None => bytes,
         })
-    }
-}
-
-/// Reads a file that others read too.
-struct FromStart {
-    file: Arc<File>,
-    at: u64,
-}
-
-impl Read for FromStart {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(buffer, self.at)?;
-        self.at += read as u64;
-        Ok(read)
     }
 }
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use etlrs_core::{
-    Error, ErrorKind, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Partition,
+    CancelToken, Error, ErrorKind, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Partition,
     PartitionWriter, Published, Receipt, Result, RunContext, Scan,
 };
 use etlrs_files::{Manifest, ManifestFile, Staging, data_files};
@@ -14,8 +14,6 @@ use crate::old::OldFile;
 use crate::read_back::{Piece, staged_scan};
 use crate::single::SharedFile;
 use crate::{CsvWriteOptions, EXTENSIONS};
-
-const MODES: &[LoadMode] = &[LoadMode::Create, LoadMode::Append, LoadMode::Replace];
 
 /// Writes a CSV file (RFC 4180; UTF-8), or a directory with one file per partition; compressed if the name says so.
 ///
@@ -41,7 +39,7 @@ pub struct CsvLoader {
 }
 
 impl CsvLoader {
-    /// To the one file `path`.
+    /// To the one file `path`, which may be the URL of an object (`s3://bucket/sales.csv`).
     ///
     /// Appending looks at the header of the file that exists, and relies on the options for the rest of its form. A file
     /// that is compressed is read once as a whole for that.
@@ -62,22 +60,22 @@ impl CsvLoader {
     }
 
     /// Works out what would be written where, and refuses what cannot be; `target` is read and not changed.
-    fn prepare(&self, plan: &LoadPlan, target: &Path, exists: bool) -> Result<Prepared> {
+    fn prepare(&self, plan: &LoadPlan, target: &Path, exists: bool, cancel: &CancelToken) -> Result<Prepared> {
         let mut layout = Layout::new(plan, &self.options, target)?;
-        let open = |path: &Path| OldFile::open(path, path, &layout, self.options.compression);
+        let open = |path: &Path| OldFile::open(path, &layout, self.options.compression, cancel);
         let old = match (exists, self.directory) {
             (false, _) => Old::None,
             (true, false) if plan.mode == LoadMode::Append => Old::File(open(target)?),
             (true, false) => Old::None,
             // Mode replace looks as well, for it must not remove what is no data.
             (true, true) => {
-                let files = data_files(target, EXTENSIONS)?;
+                let files = data_files(target, EXTENSIONS, cancel)?;
                 if plan.mode == LoadMode::Append && !files.is_empty() {
                     for file in &files {
                         // A file may be compressed in its own way.
-                        OldFile::open(file, file, &layout, None)?;
+                        OldFile::open(file, &layout, None, cancel)?;
                     }
-                    let manifest = Manifest::read(target)?.ok_or_else(|| {
+                    let manifest = Manifest::read(target, cancel)?.ok_or_else(|| {
                         let message = "the directory has no manifest, which would tell how many rows are there";
                         let error = Error::new(ErrorKind::InvalidConfig, message).in_source(target.display());
                         error.hint("use mode replace, or another directory")
@@ -110,13 +108,13 @@ enum Old {
 #[async_trait]
 impl Loader for CsvLoader {
     fn capabilities(&self) -> LoadCapabilities {
-        LoadCapabilities::one_writer().modes(MODES).max_writers(usize::MAX)
+        LoadCapabilities::one_writer().modes(Staging::modes(&self.path, self.directory)).max_writers(usize::MAX)
     }
 
-    async fn check(&self, _: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
+    async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
         self.capabilities().require(plan.mode, self.path.display())?;
-        let exists = Staging::check(&self.path, plan.mode, self.directory)?;
-        let Prepared { layout, old } = self.prepare(plan, &self.path, exists)?;
+        let exists = Staging::check(&self.path, plan.mode, self.directory, cx.cancel())?;
+        let Prepared { layout, old } = self.prepare(plan, &self.path, exists, cx.cancel())?;
         let mut preview = LoadPreview::default();
         preview.column_types = layout.described.clone();
         preview.notes = layout.notes.clone();
@@ -136,17 +134,18 @@ impl Loader for CsvLoader {
     async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
         self.capabilities().require(plan.mode, self.path.display())?;
         let staging = match self.directory {
-            true => Staging::directory(&self.path, plan.mode, cx.run_id())?,
-            false => Staging::file(&self.path, plan.mode, cx.run_id())?,
+            true => Staging::directory(&self.path, plan.mode, cx)?,
+            false => Staging::file(&self.path, plan.mode, cx)?,
         };
-        let target = staging.target().to_owned();
-        let Prepared { layout, old } = self.prepare(&plan, &target, target.exists())?;
+        let staging = Arc::new(staging);
+        let exists = staging.target_exists();
+        let Prepared { layout, old } = self.prepare(&plan, staging.target(), exists, cx.cancel())?;
         let output = if self.directory {
             let old = if let Old::Parts(files) = old { files } else { Vec::new() };
-            Output::Directory(Arc::new(SharedDirectory::new(layout.clone(), &staging, cx.run_id(), old)?))
+            Output::Directory(Arc::new(SharedDirectory::new(layout.clone(), staging.clone(), cx.run_id(), old)?))
         } else {
             let old = if let Old::File(file) = old { Some(file) } else { None };
-            Output::File(Arc::new(SharedFile::new(layout.clone(), &target, staging.path(), old)))
+            Output::File(Arc::new(SharedFile::new(layout.clone(), staging.clone(), old)))
         };
         Ok(Box::new(CsvSession { output, layout, options: self.options.clone(), staging }))
     }
@@ -157,7 +156,7 @@ struct CsvSession {
     output: Output,
     layout: Arc<Layout>,
     options: CsvWriteOptions,
-    staging: Staging,
+    staging: Arc<Staging>,
 }
 
 enum Output {
@@ -170,7 +169,18 @@ impl LoadSession for CsvSession {
     fn min_memory(&self) -> usize {
         // Less would make blocks of single records.
         const BLOCKS: usize = 64 << 10;
-        BLOCKS + self.layout.compression.memory()
+        let file = match &self.output {
+            Output::File(_) => 0,
+            Output::Directory(_) => self.staging.file_memory(),
+        };
+        BLOCKS + self.layout.compression.memory() + file
+    }
+
+    fn held_memory(&self) -> usize {
+        match &self.output {
+            Output::File(_) => self.staging.file_memory(),
+            Output::Directory(_) => 0,
+        }
     }
 
     async fn writer(&self, cx: &RunContext, partition: &Partition, _: u32) -> Result<Box<dyn PartitionWriter>> {
@@ -181,11 +191,11 @@ impl LoadSession for CsvSession {
     }
 
     async fn read_back(&mut self, cx: &RunContext, _: &[Receipt]) -> Result<Option<Arc<dyn Scan>>> {
-        let staged = self.staging.path();
+        let Some(staged) = self.staging.staged(None) else { return Ok(None) };
         let (pieces, fine) = match &self.output {
             Output::File(file) => {
                 let closed = file.close()?;
-                (vec![Piece { path: staged.to_owned(), ranges: closed.ranges }], closed.fine)
+                (vec![Piece { path: staged, ranges: closed.ranges }], closed.fine)
             }
             Output::Directory(directory) => {
                 let parts = directory.close()?;

@@ -1,21 +1,21 @@
 //! A file that rows are appended to.
 
-use std::fs::File;
 use std::io::{BufReader, Read};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use etlrs_core::{Error, ErrorKind, Result};
-use etlrs_files::{Compression, reading};
+use etlrs_core::{CancelToken, Error, ErrorKind, Result};
+use etlrs_files::{Compression, InputFile, reading};
 
 use crate::layout::Layout;
 
 /// A header ends within so many bytes.
 const LONGEST_HEADER: usize = 1 << 20;
+/// Bytes that are asked of an object store at a time.
+const BLOCK: usize = 256 << 10;
 
 #[derive(Debug)]
 pub(crate) struct OldFile {
-    pub(crate) path: PathBuf,
+    file: InputFile,
     pub(crate) compression: Compression,
     pub(crate) length: u64,
     /// It holds nothing, not even a header.
@@ -30,21 +30,26 @@ impl OldFile {
     /// # Errors
     /// `SchemaMismatch` for a file whose columns are not those of `layout`; `InvalidConfig` for one that is compressed in
     /// another way than asked for.
-    pub(crate) fn open(path: &Path, shown: &Path, layout: &Layout, asked: Option<Compression>) -> Result<Self> {
-        Self::of(path, shown, layout, asked).map_err(|error| error.in_source(shown.display()))
+    pub(crate) fn open(
+        path: &Path,
+        layout: &Layout,
+        asked: Option<Compression>,
+        cancel: &CancelToken,
+    ) -> Result<Self> {
+        Self::of(path, layout, asked, cancel).map_err(|error| error.in_source(path.display()))
     }
 
-    fn of(path: &Path, shown: &Path, layout: &Layout, asked: Option<Compression>) -> Result<Self> {
-        let failed = |error| Error::io("read", shown, error);
+    fn of(path: &Path, layout: &Layout, asked: Option<Compression>, cancel: &CancelToken) -> Result<Self> {
+        let file = InputFile::open(path, cancel)?;
         let mut start = Vec::new();
-        File::open(path).and_then(|file| file.take(8).read_to_end(&mut start)).map_err(failed)?;
-        let length = std::fs::metadata(path).map_err(failed)?.len();
+        file.stream(BLOCK).take(8).read_to_end(&mut start).map_err(|error| reading(path, error))?;
+        let length = file.length();
         let mut old = Self {
-            path: path.to_owned(),
+            file,
             compression: Compression::of_start(&start),
             length,
             is_empty: length == 0,
-            shown: shown.to_owned(),
+            shown: path.to_owned(),
         };
         if old.is_empty {
             old.compression = layout.compression;
@@ -72,7 +77,7 @@ impl OldFile {
 
     fn read(&self) -> Result<impl Read> {
         let failed = |error| reading(&self.shown, error);
-        let file = BufReader::new(File::open(&self.path).map_err(failed)?);
+        let file = BufReader::new(self.file.stream(BLOCK));
         self.compression.decompress(file).map_err(failed)
     }
 
@@ -104,8 +109,7 @@ impl OldFile {
         let failed = |error| reading(&self.shown, error);
         let mut last = [b'\n'];
         if self.compression == Compression::None {
-            let file = File::open(&self.path).map_err(failed)?;
-            file.read_exact_at(&mut last, self.length.saturating_sub(1)).map_err(failed)?;
+            self.file.read_exact_at(&mut last, self.length.saturating_sub(1)).map_err(failed)?;
             return Ok(last == *b"\n");
         }
         let (mut input, mut buffer) = (self.read()?, vec![0; 64 << 10]);

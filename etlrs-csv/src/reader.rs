@@ -1,17 +1,19 @@
 //! Records of a range of a file, a chunk at a time.
 
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use etlrs_core::{Error, ErrorKind, Result, format_bytes};
+use etlrs_files::{InputFile, InputReader};
 
 use crate::input::{Input, Purpose};
 use crate::options::Ragged;
 use crate::records::{Dialect, Field, Malformed, Step, narrow};
+
+/// Bytes that are asked of an object store at a time, at the most.
+const LARGEST_BLOCK: usize = 8 << 20;
 
 /// Text and what is known of its layout. Offsets count bytes of the text, which is in UTF-8.
 #[derive(Debug)]
@@ -57,7 +59,7 @@ enum Bytes {
     /// Nothing has been read yet.
     Unopened,
     /// A place in a file.
-    File(Arc<File>),
+    Place(InputReader),
     Stream {
         text: Box<dyn Read + Send>,
         /// Stored bytes that were read.
@@ -168,7 +170,7 @@ impl Reader {
     /// Names the file, the record and the line of an error that knows its byte and came from the last records, those of
     /// `fields`, or from an attempt to read more. Reads a file up to there; a stream was counted.
     pub(crate) fn locate(&self, error: Error, fields: &[Field]) -> Error {
-        if matches!(self.bytes, Bytes::File(_)) {
+        if matches!(self.bytes, Bytes::Place(_)) {
             return self.source.locate(error);
         }
         let error = error.in_source(self.source.path.display());
@@ -302,7 +304,7 @@ impl Reader {
                     }
                 }
             }
-            Bytes::File(file) => {
+            Bytes::Place(file) => {
                 while self.filled < until {
                     match file.read_at(&mut self.buffer[self.filled..until], self.at + self.filled as u64) {
                         Ok(0) => {
@@ -312,7 +314,7 @@ impl Reader {
                         }
                         Ok(bytes) => self.filled += bytes,
                         Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                        Err(error) => return Err(Error::io("read", &self.source.path, error)),
+                        Err(error) => return Err(etlrs_files::reading(&self.source.path, error)),
                     }
                 }
             }
@@ -323,7 +325,9 @@ impl Reader {
     /// A stream is read up to the first record.
     fn open(&mut self) -> Result<()> {
         if let Input::Plain(handle) = &self.source.input {
-            self.bytes = Bytes::File(handle.open()?);
+            // Of what a reader may hold, its buffer is the other half.
+            let block = (self.limit / 4).clamp(self.read_size, LARGEST_BLOCK.max(self.read_size));
+            self.bytes = Bytes::Place(handle.open()?.reader(self.at..self.end, block));
             return Ok(());
         }
         let (mut text, taken) = self.source.input.open(&self.source.path, self.purpose)?;
@@ -359,11 +363,16 @@ fn lines(bytes: &[u8]) -> u64 {
 
 impl Source {
     /// To be read at places.
-    pub(crate) fn file(&self) -> Result<Arc<File>> {
+    pub(crate) fn file(&self) -> Result<InputFile> {
         match &self.input {
             Input::Plain(handle) => handle.open(),
             Input::Stream { .. } => Err(Error::new(ErrorKind::Internal, "a stream is read at a place")),
         }
+    }
+
+    /// Whether each read is a request over a network.
+    pub(crate) fn is_remote(&self) -> bool {
+        matches!(&self.input, Input::Plain(handle) if handle.is_remote())
     }
 
     /// Whether it can only be read front to back.

@@ -6,7 +6,7 @@ use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_schema::{DataType, SchemaRef};
 use async_trait::async_trait;
 use etlrs_core::{
-    BatchStream, Detail, Error, ErrorKind, Fingerprint, Partition, Pushdown, Result, RunContext, Scan, ScanRequest,
+    BatchStream, CancelToken, Detail, Error, ErrorKind, Fingerprint, Partition, Pushdown, Result, RunContext, Scan, ScanRequest,
     batches_from_fn,
 };
 
@@ -20,6 +20,8 @@ use crate::split::split;
 /// A partition is at least so large, unless more are asked for.
 const SMALLEST_PARTITION: u64 = 1 << 20;
 const LARGEST_PARTITION: u64 = 16 << 20;
+/// Of an object in a store, where a look at the place of each cut takes as long as reading a megabyte.
+const LARGEST_REMOTE_PARTITION: u64 = 64 << 20;
 
 /// Fields that are decoded together: they and their text stay in the nearest cache.
 const CACHED_FIELDS: usize = 2048;
@@ -104,7 +106,8 @@ pub(crate) fn pieces(parts: &[Part], cx: &RunContext, request: &ScanRequest) -> 
             }
             None => {
                 let for_balance = total / (4 * cx.config().workers() as u64).max(1);
-                size.div_ceil(for_balance.clamp(SMALLEST_PARTITION, LARGEST_PARTITION))
+                let largest = if source.is_remote() { LARGEST_REMOTE_PARTITION } else { LARGEST_PARTITION };
+                size.div_ceil(for_balance.clamp(SMALLEST_PARTITION, largest))
             }
         };
         let mut start = source.data_start;
@@ -138,6 +141,7 @@ pub(crate) struct CsvScan {
     pub(crate) min_memory: usize,
     /// When the files were looked at.
     pub(crate) fingerprint: Fingerprint,
+    pub(crate) cancel: CancelToken,
     pub(crate) null: Arc<[String]>,
     pub(crate) max_readers: usize,
     /// Bytes asked of a file at a time.
@@ -175,7 +179,7 @@ impl Scan for CsvScan {
     }
 
     async fn fingerprint(&self) -> Result<Fingerprint> {
-        let now = self.origin.fingerprint()?;
+        let now = self.origin.fingerprint(&self.cancel)?;
         // A change between the look at the layout and the first question would be missed by the caller.
         if now != self.fingerprint {
             return Ok(Fingerprint::new(format!("{} (changed since it was planned)", now.as_str())));

@@ -2,17 +2,15 @@
 //! its partition is in turn ([`OrderedFile`]).
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
-use etlrs_core::{Error, ErrorKind, Partition, PartitionId, PartitionWriter, Receipt, Result, RunContext};
-use etlrs_files::OrderedFile;
+use etlrs_core::{Error, Partition, PartitionId, PartitionWriter, Receipt, Result, RunContext};
+use etlrs_files::{OrderedFile, OutputFile, Staging};
 
 use crate::block::{Block, Packer, Spares};
 use crate::layout::Layout;
@@ -21,19 +19,17 @@ use crate::old::OldFile;
 /// The one file that the writers of a load share.
 pub(crate) struct SharedFile {
     layout: Arc<Layout>,
-    target: PathBuf,
-    /// Where the file is until it is published.
-    staged: PathBuf,
+    staging: Arc<Staging>,
     /// The file whose rows come first, in mode append.
     old: Option<OldFile>,
     file: OrderedFile<Appended>,
     spares: Arc<Spares>,
     fine: AtomicBool,
+    closed: Mutex<Option<Closed>>,
 }
 
 struct Appended {
-    file: File,
-    length: u64,
+    file: OutputFile,
     rows: u64,
     /// What each partition has of the file.
     ranges: BTreeMap<PartitionId, Range<u64>>,
@@ -50,20 +46,13 @@ pub(crate) struct Closed {
 }
 
 impl SharedFile {
-    pub(crate) fn new(layout: Arc<Layout>, target: &Path, staged: &Path, old: Option<OldFile>) -> Self {
-        Self {
-            layout,
-            target: target.to_owned(),
-            staged: staged.to_owned(),
-            old,
-            file: OrderedFile::new(),
-            spares: Arc::default(),
-            fine: AtomicBool::new(false),
-        }
+    pub(crate) fn new(layout: Arc<Layout>, staging: Arc<Staging>, old: Option<OldFile>) -> Self {
+        let (file, spares, fine, closed) = (OrderedFile::new(), Arc::default(), AtomicBool::default(), Mutex::default());
+        Self { layout, staging, old, file, spares, fine, closed }
     }
 
     pub(crate) fn writer(self: &Arc<Self>, cx: &RunContext, partition: &Partition) -> Result<Box<dyn PartitionWriter>> {
-        self.file.admit(partition.id).map_err(|error| error.in_source(self.target.display()))?;
+        self.file.admit(partition.id).map_err(|error| error.in_source(self.staging.target().display()))?;
         let memory = cx.writer_memory().saturating_sub(self.layout.compression.memory());
         Ok(Box::new(SharedFileWriter {
             file: self.clone(),
@@ -75,26 +64,24 @@ impl SharedFile {
     }
 
     fn failed(&self, error: std::io::Error) -> Error {
-        Error::io("write", &self.target, error)
+        writing(&self.staging, error)
     }
 
     fn open(&self) -> Result<Appended> {
         let old = self.old.as_ref().filter(|old| !old.is_empty);
-        let (file, length) = match old {
-            None => start_file(&self.staged, &self.layout).map_err(|error| self.failed(error))?,
+        let file = match old {
+            None => start_file(self.staging.create(None)?, &self.layout).map_err(|error| self.failed(error))?,
             Some(old) => {
-                std::fs::copy(&old.path, &self.staged).map_err(|error| self.failed(error))?;
-                let mut file =
-                    OpenOptions::new().append(true).open(&self.staged).map_err(|error| self.failed(error))?;
+                let mut file = self.staging.continue_old()?;
                 let mut end = Vec::new();
                 if !old.ends_with_line_end()? {
                     self.layout.compression.compressor()?.append_member(self.layout.line_end, &mut end)?;
                 }
                 file.write_all(&end).map_err(|error| self.failed(error))?;
-                (file, old.length + end.len() as u64)
+                file
             }
         };
-        Ok(Appended { file, length, rows: 0, ranges: BTreeMap::new() })
+        Ok(Appended { file, rows: 0, ranges: BTreeMap::new() })
     }
 
     /// Writes `blocks` to the file when the partition is in turn, and adds to `receipt` what it took.
@@ -104,11 +91,10 @@ impl SharedFile {
         }
         let write = |appended: &mut Appended| {
             for block in blocks.drain(..) {
+                let (start, bytes) = (appended.file.written(), block.bytes().len() as u64);
                 appended.file.write_all(block.bytes()).map_err(|error| self.failed(error))?;
-                let (start, bytes) = (appended.length, block.bytes().len() as u64);
-                appended.length += bytes;
                 appended.rows += block.rows;
-                appended.ranges.entry(receipt.partition).or_insert(start..start).end = appended.length;
+                appended.ranges.entry(receipt.partition).or_insert(start..start).end = start + bytes;
                 receipt.rows += block.rows;
                 receipt.bytes += bytes;
                 if self.layout.compression == etlrs_files::Compression::None {
@@ -120,26 +106,29 @@ impl SharedFile {
         self.file.append(receipt.partition, || self.open(), write).await
     }
 
-    /// Makes sure that the file is all there, and tells the rows of the load, without those that were there before.
+    /// Makes sure that the file is all there, once, and tells the rows of the load, without those that were there before.
     pub(crate) fn close(&self) -> Result<Closed> {
-        self.file.close(
-            || self.open(),
-            |appended| {
-                let bytes = appended.file.metadata().map_err(|error| self.failed(error))?.len();
-                if bytes != appended.length {
-                    let message = format!("{} bytes were written, and the file has {bytes}", appended.length);
-                    return Err(Error::new(ErrorKind::VerifyFailed, message).in_source(self.target.display()));
-                }
-                let ranges = appended.ranges.values().cloned().collect();
-                Ok(Closed { rows: appended.rows, bytes, ranges, fine: self.fine.load(Ordering::Relaxed) })
-            },
-        )
+        let mut state = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(closed) = &*state {
+            return Ok(closed.clone());
+        }
+        let Appended { file, rows, ranges } = self.file.take(|| self.open())?;
+        let bytes = self.staging.finish(None, file)?;
+        let (ranges, fine) = (ranges.into_values().collect(), self.fine.load(Ordering::Relaxed));
+        Ok(state.insert(Closed { rows, bytes, ranges, fine }).clone())
     }
 }
 
-/// Creates the file `staged` with the header; gives its length too.
-pub(crate) fn start_file(staged: &Path, layout: &Layout) -> std::io::Result<(File, u64)> {
-    let mut file = File::create(staged)?;
+/// The error of writing what is staged; it names the target.
+pub(crate) fn writing(staging: &Staging, error: std::io::Error) -> Error {
+    match error.downcast::<Error>() {
+        Ok(error) => error.in_source(staging.target().display()),
+        Err(error) => Error::io("write", staging.target(), error),
+    }
+}
+
+/// Writes the header into `file`, which is empty.
+pub(crate) fn start_file(mut file: OutputFile, layout: &Layout) -> std::io::Result<OutputFile> {
     let mut start = Vec::new();
     if !layout.header.is_empty() {
         let packed =
@@ -147,7 +136,7 @@ pub(crate) fn start_file(staged: &Path, layout: &Layout) -> std::io::Result<(Fil
         packed.map_err(std::io::Error::other)?;
     }
     file.write_all(&start)?;
-    Ok((file, start.len() as u64))
+    Ok(file)
 }
 
 struct SharedFileWriter {
@@ -170,7 +159,7 @@ impl PartitionWriter for SharedFileWriter {
         let mut offset = 0;
         while offset < batch.num_rows() {
             let written = self.packer.write(&batch, offset);
-            let (rows, full) = written.map_err(|error| error.in_source(self.file.target.display()))?;
+            let (rows, full) = written.map_err(|error| error.in_source(self.file.staging.target().display()))?;
             offset += rows;
             self.parked.extend(full);
             if self.held() > self.memory && !self.parked.is_empty() {

@@ -16,11 +16,10 @@
 //! Without a quote character nothing is read but the bytes after each cut. `guess.rs` has a cheaper way for those who can
 //! begin again.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use etlrs_core::{CancelToken, Error, Result};
+use etlrs_files::InputFile;
 
 use crate::reader::{Reader, Source};
 
@@ -69,7 +68,7 @@ fn by_records(source: &Arc<Source>, size: u64, cancel: &CancelToken) -> Result<V
 /// A place in the file, and whether it is within quotes.
 struct Counting<'a> {
     source: &'a Source,
-    file: Arc<File>,
+    file: InputFile,
     cancel: &'a CancelToken,
     at: u64,
     odd: bool,
@@ -176,11 +175,13 @@ mod tests {
     use crate::records::Dialect;
 
     fn source(text: &[u8], width: usize) -> Arc<Source> {
-        let mut file = tempfile::tempfile().unwrap();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(text).unwrap();
+        let cancel = CancelToken::new();
+        let file = InputFile::open(file.path(), &cancel).unwrap();
         let dialect = Dialect::new(b',', Some(b'"'));
         let (path, length) = (Path::new("x"), text.len() as u64);
-        let input = Input::Plain(Handle { path: path.into(), held: Some(Arc::new(file)) });
+        let input = Input::Plain(Handle { path: path.into(), held: Some(file), cancel });
         let (ragged, longest) = (Ragged::Fail, 1 << 20);
         Arc::new(Source { path: path.into(), input, dialect, data_start: 0, length, width, ragged, longest })
     }

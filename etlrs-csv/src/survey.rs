@@ -1,10 +1,10 @@
 //! What the start of a file tells: its dialect, the names of its columns, and what their values look like.
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
 use etlrs_core::{Error, ErrorKind, Result, RunContext};
+use etlrs_files::InputFile;
 
 use crate::detect::{self, Finding, Given, detect};
 use crate::encoding::Encoding;
@@ -66,10 +66,10 @@ impl Survey {
         let (raw, stored) = match *place {
             Place::Once(once) => (Raw::Once(once.clone()), None),
             Place::File { path, hold } => {
-                let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
-                let length = file.metadata().map_err(|error| Error::io("look at", path, error))?.len();
-                let held = hold.then(|| Arc::new(file));
-                (Raw::File(Handle { path: path.into(), held }), Some(length))
+                let file = InputFile::open(path, cx.cancel())?;
+                let length = file.length();
+                let held = hold.then_some(file);
+                (Raw::File(Handle { path: path.into(), held, cancel: cx.cancel().clone() }), Some(length))
             }
         };
         let in_source = |error: Error| error.in_source(path.display());

@@ -91,7 +91,7 @@ fn loader(path: &Path, directory: bool) -> CsvLoader {
 
 /// The numbers of a file, or of all files of a directory.
 fn read_numbers(path: &Path) -> Vec<i64> {
-    let files = etlrs_files::source_files(path, &["csv"]).unwrap();
+    let files = etlrs_files::source_files(path, &["csv"], &CancelToken::new()).unwrap();
     files.iter().flat_map(|file| numbers(&std::fs::read_to_string(file).unwrap())).collect()
 }
 

@@ -33,7 +33,7 @@ impl<'a> Run<'a> {
     pub(crate) async fn plan(pipeline: &'a Pipeline, cancel: CancelToken) -> Result<Plan> {
         let run = Run::new(pipeline, cancel, true).await?;
         let target = pipeline.loader.check(&run.cx, &run.load_plan()).await?;
-        let shares = run.shares(0)?;
+        let shares = run.shares(0, 0)?;
         Ok(Plan {
             source_schema: run.scan.schema(),
             schema: run.schema.clone(),
@@ -104,8 +104,9 @@ impl<'a> Run<'a> {
         plan
     }
 
-    fn shares(&self, writer: usize) -> Result<Shares> {
-        let held = self.transformers.iter().map(|transformer| transformer.held_memory()).sum();
+    fn shares(&self, writer: usize, session: usize) -> Result<Shares> {
+        let tables: usize = self.transformers.iter().map(|transformer| transformer.held_memory()).sum();
+        let held = tables.saturating_add(session);
         let workers = self.cx.config().workers().min(self.scan.partitions().len()).min(self.scan.max_readers().max(1));
         Shares::new(self.cx.memory().limit(), held, workers, self.scan.min_memory(), writer)
     }
@@ -114,7 +115,7 @@ impl<'a> Run<'a> {
     async fn load(&self, slot: &mut Option<Box<dyn LoadSession>>) -> Result<RunReport> {
         let gone = || Error::new(ErrorKind::Internal, "the load session is gone");
         let session = slot.as_deref().ok_or_else(gone)?;
-        let shares = self.shares(session.min_memory())?;
+        let shares = self.shares(session.min_memory(), session.held_memory())?;
         // What the workers and the lane may hold, until the run is over.
         let _reserved = self.cx.memory().try_reserve(shares.workers * shares.worker + shares.lane);
         let cx = self.cx.for_worker(shares.worker);

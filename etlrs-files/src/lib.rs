@@ -6,14 +6,21 @@
 //! fill a directory with a file each ([`Parts`]), which is described by its [`Manifest`]. Files can be
 //! compressed as a whole ([`Compression`]).
 //!
+//! With the feature `object-store`, all of that is also for the URLs of object stores (`s3://`, `gs://`, `az://`): a path
+//! may be one. [`InputFile`] reads either, [`OutputFile`] writes either.
+//!
 //! ```
-//! use etlrs_core::{LoadMode, RunId};
+//! use std::io::Write;
+//! use etlrs_core::{LoadMode, PerformanceConfig, RunContext};
 //! use etlrs_files::Staging;
 //! # let folder = tempfile::tempdir().unwrap();
 //! # let target = folder.path().join("out.txt");
 //!
-//! let staging = Staging::file(&target, LoadMode::Create, RunId::generate())?;
-//! std::fs::write(staging.path(), "rows").unwrap();
+//! let cx = RunContext::new(PerformanceConfig::default());
+//! let staging = Staging::file(&target, LoadMode::Create, &cx)?;
+//! let mut file = staging.create(None)?;
+//! file.write_all(b"rows").unwrap();
+//! staging.finish(None, file)?;
 //! assert!(!target.exists());
 //! staging.publish()?;
 //! assert_eq!(std::fs::read_to_string(&target).unwrap(), "rows");
@@ -21,17 +28,26 @@
 //! ```
 
 mod compression;
+mod input;
 mod lock;
 mod manifest;
+#[cfg(feature = "object-store")]
+mod objects;
 mod ordered;
+mod output;
 mod parts;
+mod place;
 mod source;
 mod staging;
 
 pub use compression::{Compression, Compressor, Decompressor, reading};
+pub use input::{InputFile, InputReader};
 pub use lock::TargetLock;
 pub use manifest::{Manifest, ManifestFile};
 pub use ordered::OrderedFile;
+pub use output::OutputFile;
 pub use parts::{Parts, data_files, listed};
+pub(crate) use place::require_local;
+pub use place::{STORE_SCHEMES, file_of, is_directory_target, store_scheme};
 pub use source::{fingerprint, source_files};
 pub use staging::Staging;

@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::Path;
 
-use etlrs_core::{Error, ErrorKind, Result};
+use etlrs_core::{CancelToken, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
 /// The list of the files that make up a directory target, in order. What a directory holds besides is not data.
@@ -42,18 +42,20 @@ impl Manifest {
     ///
     /// # Errors
     /// `InvalidData` for one that cannot be understood, or that names a file outside the directory.
-    pub fn read(directory: &Path) -> Result<Option<Self>> {
+    pub fn read(directory: &Path, cancel: &CancelToken) -> Result<Option<Self>> {
         let path = directory.join(Self::NAME);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("read", path, error)),
-        };
+        match crate::source::small_file(&path, cancel)? {
+            Some(text) => Self::parse(&text, &path).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn parse(text: &[u8], path: &Path) -> Result<Self> {
         let wrong = |reason: String| {
             Error::new(ErrorKind::InvalidData, format!("the manifest cannot be understood: {reason}"))
                 .in_source(path.display())
         };
-        let manifest: Self = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        let manifest: Self = serde_json::from_slice(text).map_err(|error| wrong(error.to_string()))?;
         if manifest.version != Self::VERSION {
             return Err(wrong(format!("it has version {}, not {}", manifest.version, Self::VERSION)));
         }
@@ -62,18 +64,18 @@ impl Manifest {
         {
             return Err(wrong(format!("{:?} is no plain file name", file.name)));
         }
-        Ok(Some(manifest))
+        Ok(manifest)
     }
 
     /// Writes the manifest into `directory`, which is a staging directory: it is published with it.
-    ///
-    /// # Errors
-    /// An I/O error.
-    pub fn write(&self, directory: &Path) -> Result<()> {
+    pub(crate) fn write(&self, directory: &Path) -> Result<()> {
         let path = directory.join(Self::NAME);
-        let text = serde_json::to_vec_pretty(self)
-            .map_err(|error| Error::new(ErrorKind::Internal, format!("the manifest cannot be written: {error}")))?;
-        fs::write(&path, text).map_err(|error| Error::io("write", path, error))
+        fs::write(&path, self.to_json()?).map_err(|error| Error::io("write", path, error))
+    }
+
+    pub(crate) fn to_json(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec_pretty(self)
+            .map_err(|error| Error::new(ErrorKind::Internal, format!("the manifest cannot be written: {error}")))
     }
 }
 
@@ -84,10 +86,10 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(Manifest::read(folder.path()).unwrap(), None);
+        assert_eq!(Manifest::read(folder.path(), &CancelToken::new()).unwrap(), None);
         let manifest = Manifest::new("r", vec![ManifestFile { name: "a.parquet".into(), rows: 3, bytes: 9 }]);
         manifest.write(folder.path()).unwrap();
-        assert_eq!(Manifest::read(folder.path()).unwrap(), Some(manifest));
+        assert_eq!(Manifest::read(folder.path(), &CancelToken::new()).unwrap(), Some(manifest));
     }
 
     #[test]
@@ -97,7 +99,7 @@ mod tests {
             Manifest::new("r", vec![ManifestFile { name: name.into(), rows: 0, bytes: 0 }])
                 .write(folder.path())
                 .unwrap();
-            assert_eq!(Manifest::read(folder.path()).unwrap_err().kind(), ErrorKind::InvalidData, "{name}");
+            assert_eq!(Manifest::read(folder.path(), &CancelToken::new()).unwrap_err().kind(), ErrorKind::InvalidData, "{name}");
         }
     }
 }

@@ -76,12 +76,15 @@ impl<F> OrderedFile<F> {
         self.turnstile.pass(partition);
     }
 
-    /// Lets `close` have the file when all partitions are through.
+    /// Gives the file away when all partitions are through.
     ///
     /// # Errors
-    /// Those of `open` and `close`.
-    pub fn close<T>(&self, open: impl FnOnce() -> Result<F>, close: impl FnOnce(&mut F) -> Result<T>) -> Result<T> {
-        close(opened(&mut self.lock(), open)?)
+    /// Those of `open`.
+    pub fn take(&self, open: impl FnOnce() -> Result<F>) -> Result<F> {
+        match self.lock().file.take() {
+            Some(file) => Ok(file),
+            None => open(),
+        }
     }
 }
 

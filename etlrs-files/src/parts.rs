@@ -1,23 +1,21 @@
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use etlrs_core::{Error, ErrorKind, PartitionId, Result, RunId};
+use etlrs_core::{CancelToken, Error, ErrorKind, PartitionId, Result, RunId};
 
-use crate::source::is_data_name;
-use crate::{Manifest, ManifestFile, Staging, source_files};
+use crate::source::{Entry, entries, is_data_name};
+use crate::{InputFile, Manifest, ManifestFile, OutputFile, Staging, source_files};
 
 /// The files of a directory target: one for each partition of a load, beside those that were there before.
 ///
-/// They are in the staging directory, and get a manifest when the load is complete.
+/// They are staged, and get a manifest when the load is complete.
 #[derive(Debug)]
 pub struct Parts {
-    target: PathBuf,
-    staged: PathBuf,
+    staging: Arc<Staging>,
     run: RunId,
     extension: &'static str,
-    /// Files that were there before, already in the staging directory.
+    /// Files that were there before, already part of what is staged.
     old: Vec<ManifestFile>,
     state: Mutex<State>,
 }
@@ -29,20 +27,13 @@ struct State {
 }
 
 impl Parts {
-    /// Takes the files named in `old` over from the target: hard links, so that it costs no space. New ones have names
-    /// that end in `extension`.
+    /// Takes the files named in `old` over from the target. New ones have names that end in `extension`.
     ///
     /// # Errors
     /// An I/O error.
-    pub fn new(staging: &Staging, run: RunId, extension: &'static str, old: Vec<ManifestFile>) -> Result<Self> {
-        let (target, staged) = (staging.target().to_owned(), staging.path().to_owned());
-        for file in &old {
-            let (from, to) = (target.join(&file.name), staged.join(&file.name));
-            fs::hard_link(&from, &to)
-                .or_else(|_| fs::copy(&from, &to).map(drop))
-                .map_err(|error| Error::io("take over", from, error))?;
-        }
-        Ok(Self { target, staged, run, extension, old, state: Mutex::default() })
+    pub fn new(staging: Arc<Staging>, run: RunId, extension: &'static str, old: Vec<ManifestFile>) -> Result<Self> {
+        staging.take_over(&old)?;
+        Ok(Self { staging, run, extension, old, state: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -56,44 +47,67 @@ impl Parts {
 
     /// Where the directory will be; errors name it.
     pub fn target(&self) -> &Path {
-        &self.target
+        self.staging.target()
     }
 
-    /// Where the file of `partition` is written. What an attempt before this one left is gone.
+    /// Bytes that each file that is being written holds.
+    pub fn file_memory(&self) -> usize {
+        self.staging.file_memory()
+    }
+
+    /// Makes room for the file of `partition`: what an attempt before this one left is gone.
     ///
     /// # Errors
     /// An I/O error.
-    pub fn begin(&self, partition: PartitionId) -> Result<PathBuf> {
-        self.lock().parts.remove(&partition);
-        let staged = self.staged.join(self.name(partition));
+    pub fn begin(&self, partition: PartitionId) -> Result<()> {
         // The attempt before may have finished, and only its receipt was lost.
-        match fs::remove_file(&staged) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("write", &self.target, error)),
-            _ => Ok(staged),
-        }
+        self.lock().parts.remove(&partition);
+        self.staging.remove(&self.name(partition))
     }
 
-    /// Notes that the file of `partition` is complete.
-    pub fn finish(&self, partition: PartitionId, rows: u64, bytes: u64) {
-        let part = ManifestFile { name: self.name(partition), rows, bytes };
-        self.lock().parts.insert(partition, part);
+    /// Creates the file of `partition`.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn create(&self, partition: PartitionId) -> Result<OutputFile> {
+        self.staging.create(Some(&self.name(partition)))
+    }
+
+    /// Ends the file of `partition`; gives its size.
+    ///
+    /// # Errors
+    /// An I/O error, `VerifyFailed` if not all of it is there.
+    pub fn finish(&self, partition: PartitionId, file: OutputFile, rows: u64) -> Result<u64> {
+        let name = self.name(partition);
+        let bytes = self.staging.finish(Some(&name), file)?;
+        self.lock().parts.insert(partition, ManifestFile { name, rows, bytes });
+        Ok(bytes)
+    }
+
+    /// Removes the file of `partition`, which was not finished.
+    pub fn discard(&self, partition: PartitionId) {
+        // What cannot be removed goes with the staging directory, or is overwritten by the next attempt.
+        let _ = self.staging.remove(&self.name(partition));
     }
 
     /// Writes the manifest, once, and gives the files of this load. A directory has one file at the least, for the schema
-    /// would be lost without one: `empty` writes it at the path that it gets, and tells its size.
+    /// would be lost without one: `empty` writes it.
     ///
     /// # Errors
     /// Those of `empty`, and an I/O error.
-    pub fn close(&self, empty: impl FnOnce(&Path) -> Result<u64>) -> Result<Vec<ManifestFile>> {
+    pub fn close(&self, empty: impl FnOnce(OutputFile) -> Result<OutputFile>) -> Result<Vec<ManifestFile>> {
+        let is_empty = {
+            let state = self.lock();
+            !state.closed && state.parts.is_empty() && self.old.is_empty()
+        };
+        if is_empty {
+            let only = PartitionId(0);
+            self.finish(only, empty(self.create(only)?)?, 0)?;
+        }
         let mut state = self.lock();
         if !state.closed {
-            if state.parts.is_empty() && self.old.is_empty() {
-                let name = self.name(PartitionId(0));
-                let bytes = empty(&self.staged.join(&name))?;
-                state.parts.insert(PartitionId(0), ManifestFile { name, rows: 0, bytes });
-            }
             let files = self.old.iter().chain(state.parts.values()).cloned().collect();
-            Manifest::new(self.run, files).write(&self.staged)?;
+            self.staging.set_manifest(Manifest::new(self.run, files))?;
             state.closed = true;
         }
         Ok(state.parts.values().cloned().collect())
@@ -104,12 +118,12 @@ impl Parts {
 ///
 /// # Errors
 /// `Unsupported` for a name that a manifest cannot hold, and an I/O error.
-pub fn listed(path: &Path, rows: u64) -> Result<ManifestFile> {
+pub fn listed(path: &Path, rows: u64, cancel: &CancelToken) -> Result<ManifestFile> {
     let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
         Error::new(ErrorKind::Unsupported, "the name of a file is no Unicode, which a manifest needs")
             .in_source(path.display())
     })?;
-    let bytes = fs::metadata(path).map_err(|error| Error::io("read", path, error))?.len();
+    let bytes = InputFile::open(path, cancel)?.length();
     Ok(ManifestFile { name: name.to_owned(), rows, bytes })
 }
 
@@ -120,30 +134,28 @@ pub fn listed(path: &Path, rows: u64) -> Result<ManifestFile> {
 ///
 /// # Errors
 /// `InvalidConfig` for a directory that holds something else, and an I/O error.
-pub fn data_files(directory: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
-    let failed = |error| Error::io("read", directory, error);
-    let entries = fs::read_dir(directory).map_err(failed)?.map(|entry| Ok(entry.map_err(failed)?.path()));
-    let entries = entries.collect::<Result<Vec<_>>>()?;
-    let is_mark = |path: &Path| {
-        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+pub fn data_files(directory: &Path, extensions: &[&str], cancel: &CancelToken) -> Result<Vec<PathBuf>> {
+    let entries = entries(directory, cancel)?;
+    let is_mark = |entry: &Entry| {
+        let name = entry.path.file_name().unwrap_or_default().as_encoded_bytes();
         let known = [Manifest::NAME, "_SUCCESS", "_metadata", "_common_metadata"].map(str::as_bytes);
-        path.is_file() && (known.contains(&name) || (name.starts_with(b".") && name.ends_with(b".crc")))
+        entry.is_file && (known.contains(&name) || (name.starts_with(b".") && name.ends_with(b".crc")))
     };
-    let is_data = |path: &PathBuf| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| is_data_name(name, extensions))
+    let is_data = |entry: &Entry| {
+        entry.path.file_name().and_then(|name| name.to_str()).is_some_and(|name| is_data_name(name, extensions))
     };
-    let files = if entries.iter().any(is_data) || Manifest::read(directory)?.is_some() {
-        source_files(directory, extensions)?
+    let files = if entries.iter().any(is_data) || Manifest::read(directory, cancel)?.is_some() {
+        source_files(directory, extensions, cancel)?
     } else {
         Vec::new()
     };
-    match entries.iter().find(|path| !files.contains(path) && !is_mark(path)) {
+    match entries.iter().find(|entry| !files.contains(&entry.path) && !is_mark(entry)) {
         None => Ok(files),
-        Some(path) => Err(Error::new(
+        Some(entry) => Err(Error::new(
             ErrorKind::InvalidConfig,
             format!(
                 "the directory holds {:?}, which is not part of its data and would be lost",
-                path.file_name().unwrap_or_default()
+                entry.path.file_name().unwrap_or_default()
             ),
         )
         .hint("move it away, or use another directory")

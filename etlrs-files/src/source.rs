@@ -2,9 +2,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use etlrs_core::{Error, ErrorKind, Fingerprint, Result};
+use etlrs_core::{CancelToken, Error, ErrorKind, Fingerprint, Result};
 
 use crate::Manifest;
+#[cfg(feature = "object-store")]
+use crate::objects::{Address, versions};
 
 /// The files that a source path stands for: itself, or, for a directory, the files of its manifest, or else those with
 /// one of `extensions`, in the order of their names. Hidden files and those that begin with `_` are not data.
@@ -15,25 +17,26 @@ use crate::Manifest;
 /// # Errors
 /// `NotFound` and other I/O errors, also for a pattern that matches nothing; `InvalidConfig` for one that is none;
 /// `InvalidData` for a directory without such files.
-pub fn source_files(path: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
-    let failed = |error| Error::io("read", path, error);
+pub fn source_files(path: &Path, extensions: &[&str], cancel: &CancelToken) -> Result<Vec<PathBuf>> {
+    let place = Place::of(path, cancel)?;
     if let Some(pattern) = path.to_str().filter(|text| text.contains(['*', '?', '[']))
-        && !path.exists()
+        && place == Place::Nothing
     {
-        return matching(path, pattern);
+        return matching(path, pattern, cancel);
     }
-    if !fs::metadata(path).map_err(|error| Error::io("open", path, error))?.is_dir() {
-        return Ok(vec![path.to_owned()]);
+    match place {
+        Place::File => return Ok(vec![path.to_owned()]),
+        Place::Nothing => return Err(Error::io("open", path, std::io::ErrorKind::NotFound.into())),
+        Place::Directory => {}
     }
-    if let Some(manifest) = Manifest::read(path)? {
+    if let Some(manifest) = Manifest::read(path, cancel)? {
         return Ok(manifest.files.iter().map(|file| path.join(&file.name)).collect());
     }
     let mut files = Vec::new();
-    for entry in fs::read_dir(path).map_err(failed)? {
-        let file = entry.map_err(failed)?.path();
-        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or("_");
-        if is_data_name(name, extensions) && file.is_file() {
-            files.push(file);
+    for entry in entries(path, cancel)? {
+        let name = entry.path.file_name().and_then(|name| name.to_str()).unwrap_or("_");
+        if is_data_name(name, extensions) && entry.is_file {
+            files.push(entry.path);
         }
     }
     if files.is_empty() {
@@ -49,24 +52,80 @@ pub fn source_files(path: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn matching(path: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
-    let options = glob::MatchOptions { require_literal_leading_dot: true, ..Default::default() };
-    let found = glob::glob_with(pattern, options).map_err(|error| {
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Nothing,
+    File,
+    Directory,
+}
+
+impl Place {
+    fn of(path: &Path, cancel: &CancelToken) -> Result<Self> {
+        #[cfg(feature = "object-store")]
+        if let Some(address) = Address::of(path)? {
+            let is_named_so = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+            return Ok(match is_named_so {
+                false if address.find(cancel)?.is_some() => Self::File,
+                _ if address.is_directory(cancel)? => Self::Directory,
+                _ => Self::Nothing,
+            });
+        }
+        let _ = cancel;
+        crate::require_local(path)?;
+        match fs::metadata(path) {
+            Ok(found) if found.is_dir() => Ok(Self::Directory),
+            Ok(_) => Ok(Self::File),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::Nothing),
+            Err(error) => Err(Error::io("open", path, error)),
+        }
+    }
+}
+
+/// Something in a directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) path: PathBuf,
+    pub(crate) is_file: bool,
+}
+
+/// What is in `directory`.
+pub(crate) fn entries(directory: &Path, cancel: &CancelToken) -> Result<Vec<Entry>> {
+    #[cfg(feature = "object-store")]
+    if let Some(address) = Address::of(directory)? {
+        let found = address.list(cancel)?.into_iter();
+        return Ok(found.map(|found| Entry { path: found.path, is_file: !found.is_directory }).collect());
+    }
+    let _ = cancel;
+    let failed = |error| Error::io("read", directory, error);
+    let found = fs::read_dir(directory).map_err(failed)?;
+    let entry = |path: PathBuf| Entry { is_file: path.is_file(), path };
+    found.map(|found| Ok(entry(found.map_err(failed)?.path()))).collect()
+}
+
+/// All of a file that is known to be small, if there is one.
+pub(crate) fn small_file(path: &Path, cancel: &CancelToken) -> Result<Option<Vec<u8>>> {
+    #[cfg(feature = "object-store")]
+    if let Some(address) = Address::of(path)? {
+        return Ok(address.read(cancel)?.map(|(text, _)| text));
+    }
+    let _ = cancel;
+    match fs::read(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("read", path, error)),
+    }
+}
+
+fn matching(path: &Path, pattern: &str, cancel: &CancelToken) -> Result<Vec<PathBuf>> {
+    let wrong = |error: glob::PatternError| {
         Error::new(ErrorKind::InvalidConfig, format!("the pattern is wrong: {}", error.msg))
             .in_source(path.display())
             .caused_by(error)
-    })?;
-    let mut files = Vec::new();
-    for file in found {
-        let file = file.map_err(|error| {
-            let place = error.path().to_owned();
-            Error::io("read", place, error.into())
-        })?;
-        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or("_");
-        if !name.starts_with('_') && !file.is_dir() {
-            files.push(file);
-        }
-    }
+    };
+    let found = names_matching(path, pattern, cancel, wrong)?;
+    let is_data = |file: &PathBuf| !file.file_name().and_then(|name| name.to_str()).unwrap_or("_").starts_with('_');
+    let mut files: Vec<_> = found.into_iter().filter(is_data).collect();
     if files.is_empty() {
         return Err(Error::new(ErrorKind::NotFound, "no file matches the pattern")
             .hint("quote it for the shell, and check the folder")
@@ -74,6 +133,29 @@ fn matching(path: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+fn names_matching(
+    path: &Path,
+    pattern: &str,
+    cancel: &CancelToken,
+    wrong: impl Fn(glob::PatternError) -> Error,
+) -> Result<Vec<PathBuf>> {
+    #[cfg(feature = "object-store")]
+    if let Some(address) = Address::of(path)? {
+        return address.matching(&glob::Pattern::new(pattern).map_err(wrong)?, cancel);
+    }
+    let _ = (path, cancel);
+    let options = glob::MatchOptions { require_literal_leading_dot: true, ..Default::default() };
+    let found = glob::glob_with(pattern, options).map_err(wrong)?;
+    let files = found.map(|file| {
+        file.map_err(|error| {
+            let place = error.path().to_owned();
+            Error::io("read", place, error.into())
+        })
+    });
+    let files: Vec<_> = files.collect::<Result<_>>()?;
+    Ok(files.into_iter().filter(|file| !file.is_dir()).collect())
 }
 
 /// Whether a file called `name` is data: it has one of `extensions` (`csv`, `csv.gz`), and is not hidden.
@@ -87,14 +169,22 @@ pub(crate) fn is_data_name(name: &str, extensions: &[&str]) -> bool {
 }
 
 /// Sizes, times of change and identities of `files`: differs when one was written to, replaced or removed, and also when
-/// its permissions or its links changed.
+/// the permissions or the links of a local one changed.
 ///
 /// # Errors
 /// `SourceChanged` if one is gone, other I/O errors.
-pub fn fingerprint<P: AsRef<Path>>(files: &[P]) -> Result<Fingerprint> {
+pub fn fingerprint<P: AsRef<Path>>(files: &[P], cancel: &CancelToken) -> Result<Fingerprint> {
     let mut text = String::new();
-    for file in files {
-        let file = file.as_ref();
+    #[cfg(feature = "object-store")]
+    {
+        let objects: Vec<_> = files.iter().filter_map(|file| Address::of(file.as_ref()).transpose()).collect();
+        let objects: Vec<_> = objects.into_iter().collect::<Result<_>>()?;
+        if !objects.is_empty() {
+            text = versions(objects, cancel)?.join(";");
+        }
+    }
+    let _ = cancel;
+    for file in files.iter().map(AsRef::as_ref).filter(|file| crate::store_scheme(file).is_none()) {
         let found = fs::metadata(file).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => {
                 Error::new(ErrorKind::SourceChanged, "the file is no longer there").in_source(file.display())

@@ -1,11 +1,13 @@
 use std::sync::Arc;
 
-use etlrs_core::{Connector, Error, ErrorKind, Extractor, Loader, OptionMap, OptionSet, OptionSpec, Result, Uri};
+use etlrs_core::{Connector, Extractor, Loader, OptionMap, OptionSet, OptionSpec, Result, Uri};
+use etlrs_files::{STORE_SCHEMES, file_of, is_directory_target};
 
 use crate::{EXTENSIONS, ParquetExtractor, ParquetLoader, ParquetReadOptions, ParquetWriteOptions};
 
-/// Serves paths that end in `.parquet`, `.parq` or `.pq`. A target path that ends in `/`, or that is a directory
-/// already, becomes a directory of one file per partition.
+/// Serves paths and URLs of object stores that end in `.parquet`, `.parq` or `.pq`. A target that ends in `/`, or that is a
+/// directory already, becomes a directory of one file per partition. The prefix `parquet:` says that a name without such an
+/// end is Parquet.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ParquetConnector;
 
@@ -15,7 +17,7 @@ impl Connector for ParquetConnector {
     }
 
     fn summary(&self) -> &'static str {
-        "Parquet files, and directories of them"
+        "Parquet files, and directories of them, also in object stores (s3:// gs:// az://)"
     }
 
     fn example(&self) -> &'static str {
@@ -24,6 +26,10 @@ impl Connector for ParquetConnector {
 
     fn extensions(&self) -> &'static [&'static str] {
         EXTENSIONS
+    }
+
+    fn file_schemes(&self) -> &'static [&'static str] {
+        STORE_SCHEMES
     }
 
     fn source_options(&self) -> Option<Vec<OptionSpec>> {
@@ -36,14 +42,13 @@ impl Connector for ParquetConnector {
 
     fn extractor(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Extractor>> {
         let options = ParquetReadOptions::from_pairs(pairs(options))?;
-        Ok(Arc::new(ParquetExtractor::new(local(uri)?).with_options(options)))
+        Ok(Arc::new(ParquetExtractor::new(file_of(uri, "parquet")?).with_options(options)))
     }
 
     fn loader(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Loader>> {
         let options = ParquetWriteOptions::from_pairs(pairs(options))?;
-        let path = local(uri)?;
-        let directory = uri.body().ends_with('/') || path.is_dir();
-        let loader = if directory { ParquetLoader::directory(path) } else { ParquetLoader::new(path) };
+        let path = file_of(uri, "parquet")?;
+        let loader = if is_directory_target(path) { ParquetLoader::directory(path) } else { ParquetLoader::new(path) };
         Ok(Arc::new(loader.with_options(options)))
     }
 }
@@ -52,19 +57,10 @@ fn pairs(options: &OptionMap) -> impl Iterator<Item = (&str, &str)> {
     options.iter().map(|(key, value)| (key.as_str(), value.as_str()))
 }
 
-fn local(uri: &Uri) -> Result<&std::path::Path> {
-    match uri.scheme() {
-        None => Ok(uri.path()),
-        Some(scheme) => Err(Error::new(
-            ErrorKind::InvalidConfig,
-            format!("Parquet is read and written at paths, and {scheme}: is none"),
-        )
-        .in_source(uri)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use etlrs_core::ErrorKind;
+
     use super::*;
 
     #[test]

@@ -1,19 +1,17 @@
 //! A directory of one file per partition.
 
-use std::fs::{self, File};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use etlrs_core::{Partition, PartitionWriter, Receipt, Result, RunContext, RunId};
-use etlrs_files::{ManifestFile, Parts, Staging};
+use etlrs_files::{ManifestFile, OutputFile, Parts, Staging};
 use parquet::errors::ParquetError;
 use parquet::file::writer::SerializedFileWriter;
 
 use crate::encode::{Encoder, Layout};
 use crate::error::writing;
-use crate::single::{append_row_group, create, finish};
+use crate::single::{append_row_group, finish, start};
 
 /// The staging directory that the writers of a load fill.
 pub(crate) struct SharedDirectory {
@@ -23,16 +21,16 @@ pub(crate) struct SharedDirectory {
 
 impl SharedDirectory {
     /// Takes the files named in `old` over.
-    pub(crate) fn new(layout: Arc<Layout>, staging: &Staging, run: RunId, old: Vec<ManifestFile>) -> Result<Self> {
+    pub(crate) fn new(layout: Arc<Layout>, staging: Arc<Staging>, run: RunId, old: Vec<ManifestFile>) -> Result<Self> {
         Ok(Self { layout, parts: Parts::new(staging, run, "parquet", old)? })
     }
 
     pub(crate) fn writer(self: &Arc<Self>, cx: &RunContext, partition: &Partition) -> Result<Box<dyn PartitionWriter>> {
+        self.parts.begin(partition.id)?;
         Ok(Box::new(PartWriter {
             directory: self.clone(),
             encoder: Encoder::new(self.layout.clone()),
-            memory: cx.writer_memory(),
-            staged: self.parts.begin(partition.id)?,
+            memory: cx.writer_memory().saturating_sub(self.parts.file_memory()),
             file: None,
             finished: false,
             receipt: Receipt::new(partition.id, 0, 0),
@@ -42,7 +40,7 @@ impl SharedDirectory {
     /// Writes the manifest, once, and gives the files of this load.
     pub(crate) fn close(&self) -> Result<Vec<ManifestFile>> {
         let target = self.parts.target();
-        self.parts.close(|staged| Ok(finish(&mut create(staged, target, &self.layout)?, staged, target)?.bytes))
+        self.parts.close(|file| Ok(finish(start(file, target, &self.layout)?, target)?.0))
     }
 }
 
@@ -50,8 +48,7 @@ struct PartWriter {
     directory: Arc<SharedDirectory>,
     encoder: Encoder,
     memory: usize,
-    staged: PathBuf,
-    file: Option<SerializedFileWriter<File>>,
+    file: Option<SerializedFileWriter<OutputFile>>,
     finished: bool,
     receipt: Receipt,
 }
@@ -66,7 +63,10 @@ impl PartWriter {
         let Some(group) = self.encoded(closed)? else { return Ok(()) };
         let file = match &mut self.file {
             Some(file) => file,
-            empty => empty.insert(create(&self.staged, self.directory.parts.target(), &self.directory.layout)?),
+            empty => {
+                let SharedDirectory { layout, parts } = &*self.directory;
+                empty.insert(start(parts.create(self.receipt.partition)?, parts.target(), layout)?)
+            }
         };
         let written = append_row_group(file, group);
         self.receipt.rows += self.encoded(written)?.rows;
@@ -90,10 +90,9 @@ impl PartitionWriter for PartWriter {
 
     async fn finish(mut self: Box<Self>) -> Result<Receipt> {
         self.flush()?;
-        if let Some(mut file) = self.file.take() {
-            let closed = finish(&mut file, &self.staged, self.directory.parts.target())?;
-            self.receipt.bytes = closed.bytes;
-            self.directory.parts.finish(self.receipt.partition, closed.rows, closed.bytes);
+        if let Some(file) = self.file.take() {
+            let (file, rows) = finish(file, self.directory.parts.target())?;
+            self.receipt.bytes = self.directory.parts.finish(self.receipt.partition, file, rows)?;
             self.finished = true;
         }
         Ok(self.receipt.clone())
@@ -103,8 +102,7 @@ impl PartitionWriter for PartWriter {
 impl Drop for PartWriter {
     fn drop(&mut self) {
         if !self.finished && self.file.take().is_some() {
-            // What cannot be removed goes with the staging directory, or is overwritten by the next attempt.
-            let _ = fs::remove_file(&self.staged);
+            self.directory.parts.discard(self.receipt.partition);
         }
     }
 }

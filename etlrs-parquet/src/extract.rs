@@ -6,23 +6,24 @@ use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::{Schema, SchemaRef};
 use async_trait::async_trait;
 use etlrs_core::{
-    BatchStream, Error, ErrorKind, Extractor, Fingerprint, Partition, Pushdown, Result, RunContext, Scan, ScanRequest,
+    BatchStream, CancelToken, Error, ErrorKind, Extractor, Fingerprint, Partition, Pushdown, Result, RunContext, Scan, ScanRequest,
     batches_from_fn, format_bytes,
 };
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection};
 use parquet::basic::Type as PhysicalType;
-use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
+use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 
+use crate::chunks::{ChunkFile, Chunks, SMALLEST_BLOCK, wanted};
 use crate::error::{arrow, guarded, reading};
-use crate::file::{ParquetFile, SourceFile};
-use crate::pages::check_chunk;
+use crate::file::ParquetFile;
 use crate::prune::wanted_rows;
 use crate::split::{self, FileGroups, Piece};
 use crate::types::first_difference;
 use crate::{EXTENSIONS, ParquetReadOptions};
 
-/// Reads a Parquet file, or the files of a directory as one table.
+/// Reads a Parquet file, or the files of a directory as one table; of the local file system or of an object store
+/// (`s3://bucket/sales.parquet`).
 ///
 /// Partitions are whole row groups. Of those, what the statistics, Bloom filters and page indexes of the file say to fail
 /// [`ScanRequest::filter`] is not read; a note tells how much that was. Of a directory all files must have the same columns; its manifest tells the files,
@@ -49,11 +50,12 @@ impl ParquetExtractor {
 
 #[async_trait]
 impl Extractor for ParquetExtractor {
-    async fn scan(&self, _: &RunContext, request: &ScanRequest) -> Result<Arc<dyn Scan>> {
-        let paths = etlrs_files::source_files(&self.path, EXTENSIONS)?;
-        let files: Result<Vec<_>> = paths.iter().map(|path| ParquetFile::open(path, path, &self.options)).collect();
-        let files = files?.into_iter().map(|file| (file, 0)).collect();
-        Ok(Arc::new(ParquetScan::new(files, request, &self.options, None)?))
+    async fn scan(&self, cx: &RunContext, request: &ScanRequest) -> Result<Arc<dyn Scan>> {
+        let cancel = cx.cancel();
+        let paths = etlrs_files::source_files(&self.path, EXTENSIONS, cancel)?;
+        let files = paths.iter().map(|path| ParquetFile::open(path, path, &self.options, cancel));
+        let files = files.map(|file| file.map(|file| (file, 0))).collect::<Result<_>>()?;
+        Ok(Arc::new(ParquetScan::new(files, request, &self.options, None, cancel)?))
     }
 }
 
@@ -65,10 +67,11 @@ pub(crate) struct ParquetScan {
     partitions: Vec<Partition>,
     notes: Vec<String>,
     min_memory: usize,
+    cancel: CancelToken,
 }
 
 struct Source {
-    file: ParquetFile,
+    file: Arc<ParquetFile>,
     mask: ProjectionMask,
     /// The reader gives columns in the order of the file; these are their places in the wanted order.
     order: Vec<usize>,
@@ -87,6 +90,16 @@ struct Group<'a> {
 impl Group<'_> {
     fn rows(&self) -> u64 {
         self.wanted.iter().map(|rows| rows.end - rows.start).sum()
+    }
+
+    /// Bytes that reading it takes at the least.
+    fn memory(&self) -> usize {
+        let mask = &self.source.mask;
+        let blocks = match etlrs_files::store_scheme(&self.source.file.path) {
+            Some(_) => wanted(self.metadata, mask).count().saturating_mul(2 * SMALLEST_BLOCK),
+            None => 0,
+        };
+        page_memory(self.metadata, mask).saturating_add(blocks)
     }
 
     /// Compressed bytes of the wanted columns; of the pages that are read, by their part of the rows.
@@ -110,6 +123,7 @@ impl ParquetScan {
         request: &ScanRequest,
         options: &ParquetReadOptions,
         schema: Option<SchemaRef>,
+        cancel: &CancelToken,
     ) -> Result<Self> {
         let first = files.first().map(|(file, _)| (file.metadata.schema().clone(), file.shown.clone()));
         let whole =
@@ -140,7 +154,7 @@ impl ParquetScan {
         for (file, first) in files {
             let mask = ProjectionMask::roots(file.metadata.parquet_schema(), projection.iter().copied());
             let rows = wanted_rows(&file, &request.filter)?;
-            let source = Source { file, mask, order: inverse.clone(), rows };
+            let source = Source { file: Arc::new(file), mask, order: inverse.clone(), rows };
             let all = first..source.file.footer().num_row_groups();
             let bytes = all.map(|group| source.group(group).map_or(0, |group| group.bytes())).collect();
             groups.push(FileGroups { first, bytes });
@@ -151,10 +165,11 @@ impl ParquetScan {
             Some(partitions) => split::recorded(&groups, partitions)?,
             None => split::cut(&groups, request.partitions, options.partition_size as u64),
         };
-        let mut scan = Self { schema, files: sources, pieces, partitions: Vec::new(), notes, min_memory: 0 };
+        let (partitions, cancel) = (Vec::new(), cancel.clone());
+        let mut scan = Self { schema, files: sources, pieces, partitions, notes, min_memory: 0, cancel };
         scan.partitions = scan.pieces.iter().enumerate().map(|(index, piece)| scan.partition(index, piece)).collect();
         let groups = scan.pieces.iter().flat_map(|piece| scan.groups(piece));
-        scan.min_memory = groups.map(|group| page_memory(group.metadata, &group.source.mask)).max().unwrap_or(0);
+        scan.min_memory = groups.map(|group| group.memory()).max().unwrap_or(0);
         Ok(scan)
     }
 
@@ -239,7 +254,7 @@ impl Scan for ParquetScan {
 
     async fn fingerprint(&self) -> Result<Fingerprint> {
         let paths: Vec<_> = self.files.iter().map(|source| &source.file.path).collect();
-        etlrs_files::fingerprint(&paths)
+        etlrs_files::fingerprint(&paths, &self.cancel)
     }
 
     fn read(&self, cx: &RunContext, partition: &Partition) -> Result<BatchStream> {
@@ -270,7 +285,7 @@ impl Scan for ParquetScan {
 
         let mut selection = selection(&groups);
         let groups: Vec<_> = groups.iter().map(|group| group.index).collect();
-        let (path, shown) = (file.path.clone(), file.shown.clone());
+        let (opened, shown) = (file.clone(), file.shown.clone());
         let (metadata, mask) = (file.metadata.clone(), mask.clone());
         let (schema, order, cx) = (self.schema.clone(), order.clone(), cx.clone());
         let mut reader: Option<ParquetRecordBatchReader> = None;
@@ -280,9 +295,11 @@ impl Scan for ParquetScan {
                 let reader = match &mut reader {
                     Some(reader) => reader,
                     None => {
-                        let file = SourceFile::open(&path, &shown)?;
-                        check_groups(&cx, &file, metadata.metadata(), &mask, &groups)?;
-                        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
+                        let source = opened.source()?;
+                        let (share, budget) = (cx.reader_memory(), cx.memory().limit());
+                        let chunks = Chunks::new(source, metadata.metadata(), &mask, &groups, share, budget)?;
+                        let chunks = ChunkFile(chunks);
+                        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(chunks, metadata.clone())
                             .with_projection(mask.clone())
                             .with_row_groups(groups.clone())
                             .with_batch_size(batch_rows);
@@ -308,25 +325,6 @@ impl Scan for ParquetScan {
             Ok(batch)
         }))
     }
-}
-
-/// Checks the pages of what is read of some row groups.
-fn check_groups(
-    cx: &RunContext,
-    file: &SourceFile,
-    footer: &ParquetMetaData,
-    mask: &ProjectionMask,
-    groups: &[usize],
-) -> Result<()> {
-    for &index in groups {
-        let Some(group) = footer.row_groups().get(index) else { continue };
-        for chunk in wanted(group, mask) {
-            cx.cancel().check()?;
-            check_chunk(file, index, chunk, cx.reader_memory(), cx.memory().limit())
-                .map_err(|error| error.in_source(file.shown().display()))?;
-        }
-    }
-    Ok(())
 }
 
 /// Spreads the bytes of a partition over its rows, and sees to it that all rows come.
@@ -357,10 +355,6 @@ impl Progress {
 
 fn non_negative(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
-}
-
-fn wanted<'a>(group: &'a RowGroupMetaData, mask: &'a ProjectionMask) -> impl Iterator<Item = &'a ColumnChunkMetaData> {
-    group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf)).map(|(_, column)| column)
 }
 
 fn wanted_bytes(group: &RowGroupMetaData, mask: &ProjectionMask) -> u64 {

@@ -1,12 +1,11 @@
-use std::fs::File;
 use std::io::{BufReader, Read};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use bytes::Bytes;
-use etlrs_core::{Error, ErrorKind, Result};
+use etlrs_core::{CancelToken, Error, ErrorKind, Result};
+use etlrs_files::InputFile;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::basic::{Compression, LogicalType, Type as PhysicalType};
 use parquet::errors::ParquetError;
@@ -19,42 +18,56 @@ use crate::error::{guarded, reading};
 use crate::thrift::Compact;
 use crate::{Int96Unit, ParquetReadOptions};
 
-/// What page headers are read with: they take some hundred bytes, and the page is then read by itself.
-const HEADER_BUFFER: usize = 4 << 10;
+/// What is read at a time where it is not known how much is needed.
+const READ_BUFFER: usize = 4 << 10;
 
-/// An open file, read by position, so that several readers share it without a seek getting between them.
+/// An open file, read by position, so that several readers share it without a seek getting between them. Column chunks are
+/// read through [`Chunks`](crate::chunks::Chunks).
 #[derive(Clone, Debug)]
 pub(crate) struct SourceFile {
-    file: Arc<File>,
-    length: u64,
+    file: InputFile,
     shown: Arc<Path>,
 }
 
 impl SourceFile {
     /// Opens `path`; errors name `shown`.
-    pub(crate) fn open(path: &Path, shown: &Path) -> Result<Self> {
-        let failed = |error| Error::io("read", shown, error);
-        let file = File::open(path).map_err(failed)?;
-        let found = file.metadata().map_err(failed)?;
-        if !found.is_file() {
-            return Err(Error::new(
-                ErrorKind::InvalidConfig,
-                "a Parquet file is read from its end, so it must be a file",
-            )
-            .in_source(shown.display()));
-        }
-        Ok(Self { file: Arc::new(file), length: found.len(), shown: shown.into() })
+    pub(crate) fn open(path: &Path, shown: &Path, cancel: &CancelToken) -> Result<Self> {
+        Ok(Self { file: InputFile::open(path, cancel)?, shown: shown.into() })
+    }
+
+    pub(crate) fn input(&self) -> &InputFile {
+        &self.file
     }
 
     /// The name that errors show.
     pub(crate) fn shown(&self) -> &Path {
         &self.shown
     }
+
+    /// Refuses a range that is not in the file, before anything is allocated for it: it comes from the file.
+    pub(crate) fn require(&self, start: u64, length: usize) -> parquet::errors::Result<()> {
+        let wanted = u64::try_from(length).ok().and_then(|length| start.checked_add(length));
+        if wanted.is_some_and(|end| end <= self.file.length()) {
+            return Ok(());
+        }
+        Err(ParquetError::EOF(format!(
+            "{length} bytes at offset {start} are asked for, and the file has {}",
+            self.file.length()
+        )))
+    }
+}
+
+/// The error of a read that `require` had allowed.
+pub(crate) fn cut_short(error: std::io::Error) -> ParquetError {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => ParquetError::EOF("it became shorter while it was read".into()),
+        _ => error.into(),
+    }
 }
 
 impl Length for SourceFile {
     fn len(&self) -> u64 {
-        self.length
+        self.file.length()
     }
 }
 
@@ -62,31 +75,21 @@ impl ChunkReader for SourceFile {
     type T = BufReader<ReadFrom>;
 
     fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
-        Ok(BufReader::with_capacity(HEADER_BUFFER, ReadFrom { file: self.file.clone(), position: start }))
+        Ok(BufReader::with_capacity(READ_BUFFER, ReadFrom { file: self.file.clone(), position: start }))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
-        // Checked before anything is allocated: the length comes from the file.
-        let wanted = u64::try_from(length).ok().and_then(|length| start.checked_add(length));
-        if wanted.is_none_or(|end| end > self.length) {
-            return Err(ParquetError::EOF(format!(
-                "{length} bytes at offset {start} are asked for, and the file has {}",
-                self.length
-            )));
-        }
+        self.require(start, length)?;
         counting::count(start, length);
         let mut buffer = vec![0; length];
-        self.file.read_exact_at(&mut buffer, start).map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => ParquetError::EOF("it became shorter while it was read".into()),
-            _ => error.into(),
-        })?;
+        self.file.read_exact_at(&mut buffer, start).map_err(cut_short)?;
         Ok(buffer.into())
     }
 }
 
 /// Reads on from a position of its own.
 pub(crate) struct ReadFrom {
-    file: Arc<File>,
+    file: InputFile,
     position: u64,
 }
 
@@ -106,13 +109,21 @@ pub(crate) struct ParquetFile {
     pub(crate) shown: PathBuf,
     pub(crate) metadata: ArrowReaderMetadata,
     pub(crate) has_int96: bool,
+    /// Kept open if it is an object, for which another look would be another request.
+    held: Option<SourceFile>,
+    cancel: CancelToken,
 }
 
 impl ParquetFile {
     /// Reads the footer of `path`.
-    pub(crate) fn open(path: &Path, shown: &Path, options: &ParquetReadOptions) -> Result<Self> {
-        let file = SourceFile::open(path, shown)?;
-        if file.length == 0 {
+    pub(crate) fn open(
+        path: &Path,
+        shown: &Path,
+        options: &ParquetReadOptions,
+        cancel: &CancelToken,
+    ) -> Result<Self> {
+        let file = SourceFile::open(path, shown, cancel)?;
+        if file.len() == 0 {
             return Err(Error::new(
                 ErrorKind::InvalidData,
                 "the file is empty, and even a table without rows takes bytes",
@@ -128,8 +139,24 @@ impl ParquetFile {
                 Int96Unit::Microsecond => with_int96_as_microseconds(metadata, reader_options),
                 Int96Unit::Nanosecond => (metadata, false),
             };
-            Ok(Self { path: path.to_owned(), shown: shown.to_owned(), metadata, has_int96 })
+            let held = file.input().is_remote().then(|| file.clone());
+            Ok(Self {
+                path: path.to_owned(),
+                shown: shown.to_owned(),
+                metadata,
+                has_int96,
+                held,
+                cancel: cancel.clone(),
+            })
         })
+    }
+
+    /// The file, to be read.
+    pub(crate) fn source(&self) -> Result<SourceFile> {
+        match &self.held {
+            Some(file) => Ok(file.clone()),
+            None => SourceFile::open(&self.path, &self.shown, &self.cancel),
+        }
     }
 
     pub(crate) fn footer(&self) -> &ParquetMetaData {
@@ -141,7 +168,7 @@ impl ParquetFile {
 pub(crate) fn read_footer(file: &SourceFile, shown: &Path, indexes: PageIndexPolicy) -> Result<ParquetMetaData> {
     let read = ParquetMetaDataReader::new().with_page_index_policy(indexes).parse_and_finish(file);
     let footer = repaired(read.map_err(|error| reading(shown, error))?);
-    check_claims(&footer, file.length).map_err(|error| error.in_source(shown.display()))?;
+    check_claims(&footer, file.len()).map_err(|error| error.in_source(shown.display()))?;
     Ok(footer)
 }
 
@@ -149,9 +176,9 @@ pub(crate) fn read_footer(file: &SourceFile, shown: &Path, indexes: PageIndexPol
 pub(crate) fn has_encrypted_columns(file: &SourceFile) -> bool {
     const ENCRYPTION_ALGORITHM: i64 = 8;
     let footer = || {
-        let tail = file.get_bytes(file.length.checked_sub(8)?, 8).ok()?;
+        let tail = file.get_bytes(file.len().checked_sub(8)?, 8).ok()?;
         let length = u32::from_le_bytes(tail.get(..4)?.try_into().ok()?);
-        file.get_bytes(file.length.checked_sub(8 + u64::from(length))?, usize::try_from(length).ok()?).ok()
+        file.get_bytes(file.len().checked_sub(8 + u64::from(length))?, usize::try_from(length).ok()?).ok()
     };
     let mut found = false;
     if let Some(footer) = footer() {
@@ -322,7 +349,7 @@ mod tests {
         let receipt = writer.finish().await.unwrap();
         session.commit(vec![receipt]).await.unwrap();
 
-        let file = SourceFile::open(&path, &path).unwrap();
+        let file = SourceFile::open(&path, &path, cx.cancel()).unwrap();
         let footer = read_footer(&file, &path, PageIndexPolicy::Skip).unwrap();
         let chunk = |group: usize| footer.row_group(group).column(0).clone();
         let index = |group| u64::try_from(chunk(group).column_index_offset().unwrap()).unwrap();

@@ -26,6 +26,7 @@
 //! # Ok(()) }
 //! ```
 
+mod chunks;
 mod connector;
 mod directory;
 mod encode;

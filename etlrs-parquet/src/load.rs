@@ -4,7 +4,7 @@ use std::sync::Arc;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use etlrs_core::{
-    Error, ErrorKind, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Partition,
+    CancelToken, Error, ErrorKind, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Partition,
     PartitionWriter, Published, Receipt, Result, RunContext, Scan, ScanRequest,
 };
 use etlrs_files::{ManifestFile, Staging, data_files};
@@ -19,8 +19,6 @@ use crate::single::SharedFile;
 use crate::types::{StoredSchema, first_misfit, stored_schema};
 use crate::{EXTENSIONS, ParquetReadOptions, ParquetWriteOptions};
 
-const MODES: &[LoadMode] = &[LoadMode::Create, LoadMode::Append, LoadMode::Replace];
-
 /// Writes a Parquet file, or a directory with one file per partition.
 ///
 /// Partitions are encoded by as many writers as there are. In one file their rows keep the order of the source. The
@@ -33,7 +31,7 @@ pub struct ParquetLoader {
 }
 
 impl ParquetLoader {
-    /// To the one file `path`.
+    /// To the one file `path`, which may be the URL of an object (`s3://bucket/sales.parquet`).
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), directory: false, options: ParquetWriteOptions::default() }
     }
@@ -51,13 +49,13 @@ impl ParquetLoader {
     }
 
     /// Works out what would be written where, and refuses what cannot be; `target` is read and not changed.
-    fn prepare(&self, plan: &LoadPlan, target: &Path, exists: bool) -> Result<Prepared> {
+    fn prepare(&self, plan: &LoadPlan, target: &Path, exists: bool, cancel: &CancelToken) -> Result<Prepared> {
         self.options.compression.codec().map_err(|reason| Error::new(ErrorKind::InvalidConfig, reason))?;
         let stored = stored_schema(&plan.schema, target)?;
         let old = match (exists, self.directory) {
             (false, _) => Vec::new(),
             // Mode replace looks as well, for it must not remove what is no data.
-            (true, true) => data_files(target, EXTENSIONS)?,
+            (true, true) => data_files(target, EXTENSIONS, cancel)?,
             (true, false) => vec![target.to_owned()],
         };
         let old: Vec<_> = match plan.mode {
@@ -66,7 +64,7 @@ impl ParquetLoader {
         };
         let old: Vec<_> = old
             .iter()
-            .map(|path| ParquetFile::open(path, path, &ParquetReadOptions::default()))
+            .map(|path| ParquetFile::open(path, path, &ParquetReadOptions::default(), cancel))
             .collect::<Result<_>>()?;
         let (schema, root) = match old.first() {
             None => (plan.schema.clone(), stored.root.clone()),
@@ -123,13 +121,13 @@ fn continued(old: &ParquetFile, plan: &LoadPlan, target: &Path) -> Result<(Schem
 #[async_trait]
 impl Loader for ParquetLoader {
     fn capabilities(&self) -> LoadCapabilities {
-        LoadCapabilities::one_writer().modes(MODES).max_writers(usize::MAX)
+        LoadCapabilities::one_writer().modes(Staging::modes(&self.path, self.directory)).max_writers(usize::MAX)
     }
 
-    async fn check(&self, _: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
+    async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
         self.capabilities().require(plan.mode, self.path.display())?;
-        let exists = Staging::check(&self.path, plan.mode, self.directory)?;
-        let prepared = self.prepare(plan, &self.path, exists)?;
+        let exists = Staging::check(&self.path, plan.mode, self.directory, cx.cancel())?;
+        let prepared = self.prepare(plan, &self.path, exists, cx.cancel())?;
         let mut preview = LoadPreview::default();
         preview.column_types = prepared.stored.columns;
         preview.notes = prepared.stored.notes;
@@ -147,32 +145,33 @@ impl Loader for ParquetLoader {
     async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
         self.capabilities().require(plan.mode, self.path.display())?;
         let staging = match self.directory {
-            true => Staging::directory(&self.path, plan.mode, cx.run_id())?,
-            false => Staging::file(&self.path, plan.mode, cx.run_id())?,
+            true => Staging::directory(&self.path, plan.mode, cx)?,
+            false => Staging::file(&self.path, plan.mode, cx)?,
         };
-        let target = staging.target().to_owned();
-        let Prepared { layout, old, .. } = self.prepare(&plan, &target, target.exists())?;
+        let staging = Arc::new(staging);
+        let exists = staging.target_exists();
+        let Prepared { layout, old, .. } = self.prepare(&plan, staging.target(), exists, cx.cancel())?;
         let output = if self.directory {
-            let old = old.iter().map(listed).collect::<Result<_>>()?;
-            let directory = SharedDirectory::new(layout.clone(), &staging, cx.run_id(), old)?;
+            let old = old.iter().map(|file| listed(file, cx.cancel())).collect::<Result<_>>()?;
+            let directory = SharedDirectory::new(layout.clone(), staging.clone(), cx.run_id(), old)?;
             Output::Directory(Arc::new(directory))
         } else {
-            Output::File(Arc::new(SharedFile::new(layout.clone(), &target, staging.path(), old.into_iter().next())))
+            Output::File(Arc::new(SharedFile::new(layout.clone(), staging.clone(), old.into_iter().next())))
         };
         Ok(Box::new(ParquetSession { output, layout, staging }))
     }
 }
 
-fn listed(file: &ParquetFile) -> Result<ManifestFile> {
+fn listed(file: &ParquetFile, cancel: &CancelToken) -> Result<ManifestFile> {
     let rows = file.footer().row_groups().iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0)).sum();
-    etlrs_files::listed(&file.path, rows)
+    etlrs_files::listed(&file.path, rows, cancel)
 }
 
 struct ParquetSession {
     // Before `staging`, so that what it removes is no longer held open.
     output: Output,
     layout: Arc<Layout>,
-    staging: Staging,
+    staging: Arc<Staging>,
 }
 
 enum Output {
@@ -185,7 +184,18 @@ impl LoadSession for ParquetSession {
     fn min_memory(&self) -> usize {
         // Less would make row groups of single batches.
         const COLUMN: usize = 64 << 10;
-        self.layout.leaves().saturating_mul(COLUMN)
+        let file = match &self.output {
+            Output::File(_) => 0,
+            Output::Directory(_) => self.staging.file_memory(),
+        };
+        self.layout.leaves().saturating_mul(COLUMN).saturating_add(file)
+    }
+
+    fn held_memory(&self) -> usize {
+        match &self.output {
+            Output::File(_) => self.staging.file_memory(),
+            Output::Directory(_) => 0,
+        }
     }
 
     async fn writer(&self, cx: &RunContext, partition: &Partition, _: u32) -> Result<Box<dyn PartitionWriter>> {
@@ -195,23 +205,24 @@ impl LoadSession for ParquetSession {
         }
     }
 
-    async fn read_back(&mut self, _: &RunContext, _: &[Receipt]) -> Result<Option<Arc<dyn Scan>>> {
+    async fn read_back(&mut self, cx: &RunContext, _: &[Receipt]) -> Result<Option<Arc<dyn Scan>>> {
         let options = ParquetReadOptions::default();
-        let staged = self.staging.path();
+        let Some(staged) = self.staging.staged(None) else { return Ok(None) };
         let files = match &self.output {
             Output::File(file) => {
                 file.close()?;
-                vec![(ParquetFile::open(staged, self.staging.target(), &options)?, file.old_row_groups())]
+                vec![(ParquetFile::open(&staged, self.staging.target(), &options, cx.cancel())?, file.old_row_groups())]
             }
             Output::Directory(directory) => {
                 let opened = directory.close()?.into_iter().map(|part| {
                     let shown = self.staging.target().join(&part.name);
-                    ParquetFile::open(&staged.join(&part.name), &shown, &options).map(|file| (file, 0))
+                    ParquetFile::open(&staged.join(&part.name), &shown, &options, cx.cancel()).map(|file| (file, 0))
                 });
                 opened.collect::<Result<_>>()?
             }
         };
-        let scan = ParquetScan::new(files, &ScanRequest::all(), &options, Some(self.layout.schema.clone()))?;
+        let schema = Some(self.layout.schema.clone());
+        let scan = ParquetScan::new(files, &ScanRequest::all(), &options, schema, cx.cancel())?;
         Ok(Some(Arc::new(scan)))
     }
 

@@ -1,17 +1,16 @@
 //! What the page headers of a column chunk claim, checked before a page is read.
 //!
 //! Design note. The parquet crate allocates what a page header says that the page takes, and takes the number of values for
-//! granted. Both come from the file. So the headers of a chunk are walked first, each by a small read, and the chunk is
-//! refused if a page cannot be true or cannot fit into the reader's share of memory. A walk costs one system call a page,
-//! about 1 % of reading pages of 20 000 rows. Whoever makes it cheaper by trusting the offset index has to keep in mind
-//! that the crate believes the headers, not the index.
+//! granted. Both come from the file. So each header is taken apart here first, when the crate begins to read it
+//! (`chunks.rs`), and the chunk is refused if its page cannot be true or cannot fit into the reader's share of memory.
+//! Whoever thinks of trusting the offset index instead has to keep in mind that the crate believes the headers.
+
+use std::ops::Range;
 
 use etlrs_core::{Error, ErrorKind, Result, format_bytes};
 use parquet::basic::Compression;
 use parquet::file::metadata::ColumnChunkMetaData;
-use parquet::file::reader::{ChunkReader, Length};
 
-use crate::error::reading;
 use crate::file::{SourceFile, has_encrypted_columns};
 use crate::thrift::{Broken, Compact};
 
@@ -61,67 +60,110 @@ impl PageHeader {
     }
 }
 
-/// Checks the pages of `chunk`, which belongs to row group `group` of `file`. `share` are the bytes that a page may take,
-/// packed and unpacked together, and `budget` those of the whole run, for the hint.
-///
-/// # Errors
-/// `InvalidData` for headers that cannot be true, `MemoryExceeded` for a page that does not fit, both naming row group and
-/// column; I/O errors.
-pub(crate) fn check_chunk(
-    file: &SourceFile,
+/// The pages of a column chunk, as far as their headers have been seen.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    /// The row group, for errors.
     group: usize,
-    chunk: &ColumnChunkMetaData,
+    column: String,
+    codec: Compression,
+    /// Values that the footer claims.
+    expected: u64,
+    /// Those of the pages so far.
+    values: u64,
+    /// Where the header of the next page is.
+    next: u64,
+    end: u64,
+    /// The bytes that a page may take, packed and unpacked together.
     share: usize,
+    /// Those of the whole run, for hints.
     budget: usize,
-) -> Result<()> {
-    let damaged = |what: String| {
-        let message = format!("the file is damaged: in row group {group}, {what}");
-        Error::new(ErrorKind::InvalidData, message).at_column(chunk.column_path().string())
-    };
-    let whole = |number: i64| u64::try_from(number).map_err(|_| damaged("the footer claims a negative size".into()));
-    let (expected, mut rest) = (whole(chunk.num_values())?, whole(chunk.compressed_size())?);
-    let mut at = whole(chunk.dictionary_page_offset().unwrap_or_else(|| chunk.data_page_offset()))?;
-    let mut values = 0_u64;
-    while rest > 0 {
-        let Some((header, length)) =
-            read_header(file, at, rest).map_err(|error| error.at_column(chunk.column_path().string()))?
-        else {
-            // Bytes that follow the last page are nobody's.
-            if values == expected {
-                return Ok(());
-            }
-            return Err(match has_encrypted_columns(file) {
-                true => Error::new(ErrorKind::Unsupported, "the column is encrypted, which is not supported")
-                    .at_column(chunk.column_path().string()),
-                false => damaged("there is no page header where one should be".into()),
-            });
+}
+
+impl Pages {
+    /// Of `chunk`, which belongs to row group `group`.
+    ///
+    /// # Errors
+    /// `InvalidData` if it cannot be where the footer says.
+    pub(crate) fn new(group: usize, chunk: &ColumnChunkMetaData, share: usize, budget: usize) -> Result<Self> {
+        let column = chunk.column_path().string();
+        let whole = |number: i64| {
+            u64::try_from(number)
+                .map_err(|_| damaged(group, "the footer claims a negative size".into()).at_column(column.as_str()))
         };
+        let start = whole(chunk.dictionary_page_offset().unwrap_or_else(|| chunk.data_page_offset()))?;
+        let (expected, length) = (whole(chunk.num_values())?, whole(chunk.compressed_size())?);
+        let end = start.saturating_add(length);
+        Ok(Self { group, codec: chunk.compression(), expected, values: 0, next: start, end, share, budget, column })
+    }
+
+    /// Where the chunk is in its file.
+    pub(crate) fn range(&self) -> Range<u64> {
+        self.next..self.end
+    }
+
+    /// Checks the header at `at`, unless it has been, and gives its bytes and perhaps some that follow; `read` reads as
+    /// many bytes from there. Each page is begun once, in the order of the file, or skipped by its header.
+    ///
+    /// # Errors
+    /// `InvalidData` for a header that cannot be true, `MemoryExceeded` for a page that does not fit, both naming row group
+    /// and column; those of `read`.
+    pub(crate) fn header(
+        &mut self,
+        file: &SourceFile,
+        at: u64,
+        read: impl FnMut(usize) -> Result<Vec<u8>>,
+    ) -> Result<Vec<u8>> {
+        let rest = self.end.saturating_sub(at);
+        let (header, bytes) = read_header(rest, read)?;
+        if at < self.next {
+            return Ok(bytes);
+        }
+        let checked = match header {
+            Some((header, length)) => self.check(header, length, at, rest),
+            // Bytes that follow the last page are nobody's.
+            None if self.values == self.expected => Ok(()),
+            None if has_encrypted_columns(file) => {
+                Err(Error::new(ErrorKind::Unsupported, "the column is encrypted, which is not supported"))
+            }
+            None => Err(damaged(self.group, "there is no page header where one should be".into())),
+        };
+        checked.map_err(|error| error.at_column(&self.column))?;
+        Ok(bytes)
+    }
+
+    fn check(&mut self, header: PageHeader, length: usize, at: u64, rest: u64) -> Result<()> {
+        let damaged = |what: String| damaged(self.group, what);
         let size = |bytes: i32| u64::try_from(bytes).map_err(|_| damaged("a page claims a negative size".into()));
         let (packed, unpacked) = (size(header.packed)?, size(header.unpacked)?);
         let left = rest.saturating_sub(length as u64);
         if packed > left {
             return Err(damaged(format!("a page claims {packed} bytes, and its column has {left} more")));
         }
-        let memory = match chunk.compression() {
+        let memory = match self.codec {
             // Used as it was read.
             Compression::UNCOMPRESSED => packed,
             _ => packed.saturating_add(unpacked),
         };
-        if memory > share as u64 {
-            return Err(too_large(group, memory, share, budget).at_column(chunk.column_path().string()));
+        if memory > self.share as u64 {
+            return Err(too_large(self.group, memory, self.share, self.budget));
         }
-        values = u64::try_from(header.values)
+        let expected = self.expected;
+        self.values = u64::try_from(header.values)
             .ok()
-            .and_then(|more| values.checked_add(more))
+            .and_then(|more| self.values.checked_add(more))
             .filter(|values| *values <= expected)
             .ok_or_else(|| damaged(format!("the pages claim more values than the {expected} of the footer")))?;
-        at = at.saturating_add(length as u64).saturating_add(packed);
-        rest = left - packed;
+        self.next = at.saturating_add(length as u64).saturating_add(packed);
+        if packed == left && self.values != expected {
+            return Err(damaged(format!("the pages have {} values, and the footer claims {expected}", self.values)));
+        }
+        Ok(())
     }
-    if values != expected {
-        return Err(damaged(format!("the pages have {values} values, and the footer claims {expected}")));
-    }
-    Ok(())
+}
+
+fn damaged(group: usize, what: String) -> Error {
+    Error::new(ErrorKind::InvalidData, format!("the file is damaged: in row group {group}, {what}"))
 }
 
 fn too_large(group: usize, memory: u64, share: usize, budget: usize) -> Error {
@@ -134,17 +176,19 @@ fn too_large(group: usize, memory: u64, share: usize, budget: usize) -> Error {
         .hint(format!("a memory budget of {} would do, or fewer threads", format_bytes(needed.unwrap_or(usize::MAX))))
 }
 
-/// The page header at `at`, of which `rest` bytes are left, and its length; `None` if there is none.
-fn read_header(file: &SourceFile, at: u64, rest: u64) -> Result<Option<(PageHeader, usize)>> {
-    let longest = rest.min(file.len().saturating_sub(at)).min(LONGEST_HEADER as u64);
-    let longest = usize::try_from(longest).unwrap_or(LONGEST_HEADER);
+/// A page header of at most `rest` bytes, and its length; `None` if there is none. And the bytes that were read for it.
+fn read_header(
+    rest: u64,
+    mut read: impl FnMut(usize) -> Result<Vec<u8>>,
+) -> Result<(Option<(PageHeader, usize)>, Vec<u8>)> {
+    let longest = usize::try_from(rest).unwrap_or(LONGEST_HEADER).min(LONGEST_HEADER);
     let mut length = FIRST_READ.min(longest);
     loop {
-        let bytes = file.get_bytes(at, length).map_err(|error| reading(file.shown(), error))?;
+        let bytes = read(length)?;
         match PageHeader::parse(&bytes) {
-            Ok(found) => return Ok(Some(found)),
+            Ok(found) => return Ok((Some(found), bytes)),
             Err(Broken::Short) if length < longest => length = length.saturating_mul(8).min(longest),
-            Err(_) => return Ok(None),
+            Err(_) => return Ok((None, bytes)),
         }
     }
 }

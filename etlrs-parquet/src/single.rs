@@ -1,14 +1,13 @@
 //! One file for all partitions, in their order: each writer encodes row groups in memory, and appends them when its
 //! partition is in turn ([`OrderedFile`]).
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
-use etlrs_core::{Error, Partition, PartitionId, PartitionWriter, Receipt, Result, RunContext};
-use etlrs_files::OrderedFile;
+use etlrs_core::{Partition, PartitionId, PartitionWriter, Receipt, Result, RunContext};
+use etlrs_files::{OrderedFile, OutputFile, Staging};
 use parquet::bloom_filter::Sbbf;
 use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::ParquetError;
@@ -17,18 +16,16 @@ use parquet::file::writer::SerializedFileWriter;
 
 use crate::encode::{Encoder, Layout, RowGroup};
 use crate::error::{guarded, writing};
-use crate::file::{ParquetFile, SourceFile, read_footer};
+use crate::file::{ParquetFile, read_footer};
 
 /// The one file that the writers of a load share.
 pub(crate) struct SharedFile {
     layout: Arc<Layout>,
-    target: PathBuf,
-    /// Where the file is until it is published.
-    staged: PathBuf,
+    staging: Arc<Staging>,
     /// The file whose rows come first, in mode append.
     old: Option<ParquetFile>,
     // A thread that panicked while it wrote leaves a row group open, and the parquet crate refuses to go on after that.
-    file: OrderedFile<SerializedFileWriter<File>>,
+    file: OrderedFile<SerializedFileWriter<OutputFile>>,
     closed: Mutex<Option<Closed>>,
 }
 
@@ -40,15 +37,12 @@ pub(crate) struct Closed {
 }
 
 impl SharedFile {
-    pub(crate) fn new(layout: Arc<Layout>, target: &Path, staged: &Path, old: Option<ParquetFile>) -> Self {
-        Self {
-            layout,
-            target: target.to_owned(),
-            staged: staged.to_owned(),
-            old,
-            file: OrderedFile::new(),
-            closed: Mutex::default(),
-        }
+    pub(crate) fn new(layout: Arc<Layout>, staging: Arc<Staging>, old: Option<ParquetFile>) -> Self {
+        Self { layout, staging, old, file: OrderedFile::new(), closed: Mutex::default() }
+    }
+
+    fn target(&self) -> &Path {
+        self.staging.target()
     }
 
     /// Row groups of the file that were there before the load.
@@ -64,7 +58,7 @@ impl SharedFile {
     }
 
     pub(crate) fn writer(self: &Arc<Self>, cx: &RunContext, partition: &Partition) -> Result<Box<dyn PartitionWriter>> {
-        self.file.admit(partition.id).map_err(|error| error.in_source(self.target.display()))?;
+        self.file.admit(partition.id).map_err(|error| error.in_source(self.target().display()))?;
         Ok(Box::new(SharedFileWriter {
             file: self.clone(),
             partition: partition.id,
@@ -80,9 +74,9 @@ impl SharedFile {
         if groups.is_empty() {
             return Ok(());
         }
-        let write = |file: &mut SerializedFileWriter<File>| {
+        let write = |file: &mut SerializedFileWriter<OutputFile>| {
             for group in groups.drain(..) {
-                let written = append_row_group(file, group).map_err(|error| writing(&self.target, error))?;
+                let written = append_row_group(file, group).map_err(|error| writing(self.target(), error))?;
                 receipt.rows += written.rows;
                 receipt.bytes += written.bytes;
             }
@@ -91,10 +85,10 @@ impl SharedFile {
         self.file.append(receipt.partition, || self.open(), write).await
     }
 
-    fn open(&self) -> Result<SerializedFileWriter<File>> {
-        let mut file = create(&self.staged, &self.target, &self.layout)?;
+    fn open(&self) -> Result<SerializedFileWriter<OutputFile>> {
+        let mut file = start(self.staging.create(None)?, self.target(), &self.layout)?;
         if let Some(old) = &self.old {
-            copy_row_groups(old, &mut file, &self.target)?;
+            copy_row_groups(old, &mut file, self.target())?;
         }
         Ok(file)
     }
@@ -105,38 +99,38 @@ impl SharedFile {
         if let Some(closed) = *state {
             return Ok(closed);
         }
-        let closed = self.file.close(|| self.open(), |file| finish(file, &self.staged, &self.target))?;
-        let closed = Closed { rows: closed.rows.saturating_sub(self.old_rows()), ..closed };
+        let (file, rows) = finish(self.file.take(|| self.open())?, self.target())?;
+        let bytes = self.staging.finish(None, file)?;
+        let closed = Closed { rows: rows.saturating_sub(self.old_rows()), bytes };
         *state = Some(closed);
         Ok(closed)
     }
 }
 
-/// Creates the file `staged`; errors name `target`.
-pub(crate) fn create(staged: &Path, target: &Path, layout: &Layout) -> Result<SerializedFileWriter<File>> {
-    let file = File::create(staged).map_err(|error| Error::io("write", target, error))?;
+/// Starts `file`, which is empty; errors name `target`.
+pub(crate) fn start(file: OutputFile, target: &Path, layout: &Layout) -> Result<SerializedFileWriter<OutputFile>> {
     SerializedFileWriter::new(file, layout.root.clone(), layout.properties.clone())
         .map_err(|error| writing(target, error))
 }
 
-/// Writes the footer of `file`.
-pub(crate) fn finish(file: &mut SerializedFileWriter<File>, staged: &Path, target: &Path) -> Result<Closed> {
+/// Writes the footer of `file`; gives its rows.
+pub(crate) fn finish(mut file: SerializedFileWriter<OutputFile>, target: &Path) -> Result<(OutputFile, u64)> {
     let footer = file.finish().map_err(|error| writing(target, error))?;
     let rows = footer.row_groups().iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0)).sum();
-    let bytes = std::fs::metadata(staged).map_err(|error| Error::io("write", target, error))?.len();
-    Ok(Closed { rows, bytes })
+    let file = file.into_inner().map_err(|error| writing(target, error))?;
+    Ok((file, rows))
 }
 
 /// Appends an encoded row group.
-pub(crate) fn append_row_group(file: &mut SerializedFileWriter<File>, group: RowGroup) -> Result<Closed, ParquetError> {
+pub(crate) fn append_row_group(file: &mut SerializedFileWriter<OutputFile>, group: RowGroup) -> Result<Closed, ParquetError> {
     let written = group.append_to(file)?;
     let number = |number| u64::try_from(number).unwrap_or(0);
     Ok(Closed { rows: number(written.num_rows()), bytes: number(written.compressed_size()) })
 }
 
 /// Copies the row groups of `old` as they are, with their page indexes and Bloom filters.
-fn copy_row_groups(old: &ParquetFile, file: &mut SerializedFileWriter<File>, target: &Path) -> Result<()> {
-    let source = SourceFile::open(&old.path, &old.shown)?;
+fn copy_row_groups(old: &ParquetFile, file: &mut SerializedFileWriter<OutputFile>, target: &Path) -> Result<()> {
+    let source = old.source()?;
     guarded(&old.shown, || {
         let metadata = read_footer(&source, &old.shown, PageIndexPolicy::Optional)?;
         let (column_indexes, offset_indexes) = (metadata.column_index(), metadata.offset_index());
@@ -173,7 +167,7 @@ struct SharedFileWriter {
 
 impl SharedFileWriter {
     fn encoded<T>(&self, result: Result<T, ParquetError>) -> Result<T> {
-        result.map_err(|error| writing(&self.file.target, error))
+        result.map_err(|error| writing(self.file.target(), error))
     }
 
     fn park(&mut self) -> Result<()> {

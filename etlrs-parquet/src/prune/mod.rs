@@ -49,7 +49,7 @@ pub(crate) fn wanted_rows(file: &ParquetFile, tests: &[ColumnTest]) -> Result<Ve
             }
             let opened = match &mut source {
                 Some(source) => source,
-                none => none.insert(SourceFile::open(&file.path, &file.shown)?),
+                none => none.insert(file.source()?),
             };
             rows = column.narrow(opened, group, rows, all.end);
         }

@@ -1,4 +1,4 @@
-//! Design note. `Staging` owns one temporary file or directory beside the target, on the same file system, so that
+//! Design note. `LocalArea` owns one temporary file or directory beside the target, on the same file system, so that
 //! publishing is one rename: `rename` over an old file, `renameat2` with `EXCHANGE` for an old directory (the old one
 //! then has the temporary name and is removed), with `NOREPLACE` in mode create. Whatever is found under a temporary
 //! name while the target's lock is held belongs to a run that died, and is removed.
@@ -7,52 +7,30 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use etlrs_core::{Error, ErrorKind, LoadMode, Result, RunId};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::TargetLock;
 use crate::lock::hidden_beside;
+use crate::{ManifestFile, OutputFile, TargetLock};
 
 /// The suffix of what a publishing without renameat2 has moved away.
 const OLD: &str = "old";
 
-/// A file or directory that is written beside its place and put there at once.
-///
-/// Dropping it without [`publish`](Staging::publish) removes what was staged.
+/// A file or directory that is written beside its place and put there at once. Dropping it removes what was not published.
 #[derive(Debug)]
-pub struct Staging {
+pub(super) struct LocalArea {
     target: PathBuf,
     temporary: PathBuf,
     mode: LoadMode,
     directory: bool,
-    published: bool,
+    published: AtomicBool,
     _lock: TargetLock,
 }
 
-impl Staging {
-    /// Takes hold of a target that is one file. Nothing is created yet but the lock.
-    ///
-    /// # Errors
-    /// `AlreadyExists` in mode create, `Locked`, an I/O error, or `InvalidConfig` for a target that is no regular file.
-    pub fn file(target: &Path, mode: LoadMode, run: RunId) -> Result<Self> {
-        Self::begin(target, mode, run, false)
-    }
-
-    /// Takes hold of a target that is a directory, and makes the empty staging directory.
-    ///
-    /// # Errors
-    /// As [`file`](Staging::file).
-    pub fn directory(target: &Path, mode: LoadMode, run: RunId) -> Result<Self> {
-        Self::begin(target, mode, run, true)
-    }
-
-    /// Whether [`file`](Staging::file) or [`directory`](Staging::directory) would accept the target as it is now.
-    /// Returns whether it exists. Changes nothing.
-    ///
-    /// # Errors
-    /// As [`file`](Staging::file), but for `Locked`.
-    pub fn check(target: &Path, mode: LoadMode, directory: bool) -> Result<bool> {
+impl LocalArea {
+    pub(super) fn check(target: &Path, mode: LoadMode, directory: bool) -> Result<bool> {
         let found = match fs::metadata(target) {
             Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -80,7 +58,7 @@ impl Staging {
         Err(Error::new(ErrorKind::InvalidConfig, wrong).in_source(target.display()))
     }
 
-    fn begin(target: &Path, mode: LoadMode, run: RunId, directory: bool) -> Result<Self> {
+    pub(super) fn begin(target: &Path, mode: LoadMode, run: RunId, directory: bool) -> Result<Self> {
         let exists = Self::check(target, mode, directory)?;
         // A link stays a link: what it points to is replaced.
         let target = if exists {
@@ -107,25 +85,52 @@ impl Staging {
         created
             .and_then(|()| permissions.map_or(Ok(()), |permissions| fs::set_permissions(&temporary, permissions)))
             .map_err(|error| Error::io("write beside", &target, error))?;
-        Ok(Self { target, temporary, mode, directory, published: false, _lock: lock })
+        Ok(Self { target, temporary, mode, directory, published: AtomicBool::new(false), _lock: lock })
     }
 
     /// Where to write: a file that is empty or yet to be created, or an empty directory.
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.temporary
     }
 
     /// Where it will be.
-    pub fn target(&self) -> &Path {
+    pub(super) fn target(&self) -> &Path {
         &self.target
     }
 
-    /// Puts what was staged in its place: synced, then renamed, then the directory synced.
-    ///
-    /// # Errors
-    /// An I/O error, after which the target is as it was; unless it says that the data is in place and only its durability
-    /// is in doubt.
-    pub fn publish(mut self) -> Result<()> {
+    pub(super) fn create(&self, name: Option<&str>) -> Result<OutputFile> {
+        let path = name.map_or(self.temporary.clone(), |name| self.temporary.join(name));
+        let file = File::create(path).map_err(|error| Error::io("write", &self.target, error))?;
+        Ok(OutputFile::local(file, 0))
+    }
+
+    pub(super) fn continue_old(&self) -> Result<OutputFile> {
+        let copied = fs::copy(&self.target, &self.temporary)
+            .and_then(|length| Ok((OpenOptions::new().append(true).open(&self.temporary)?, length)));
+        let (file, length) = copied.map_err(|error| Error::io("write", &self.target, error))?;
+        Ok(OutputFile::local(file, length))
+    }
+
+    pub(super) fn remove_file(&self, name: &str) -> Result<()> {
+        match fs::remove_file(self.temporary.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("write", &self.target, error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Hard links, so that it costs no space.
+    pub(super) fn take_over(&self, files: &[ManifestFile]) -> Result<()> {
+        for file in files {
+            let (from, to) = (self.target.join(&file.name), self.temporary.join(&file.name));
+            fs::hard_link(&from, &to)
+                .or_else(|_| fs::copy(&from, &to).map(drop))
+                .map_err(|error| Error::io("take over", from, error))?;
+        }
+        Ok(())
+    }
+
+    /// Synced, then renamed, then the directory synced.
+    pub(super) fn publish(&self) -> Result<()> {
         let failed = |error: io::Error| Error::io("write", &self.target, error);
         if self.directory {
             for entry in fs::read_dir(&self.temporary).map_err(failed)? {
@@ -153,7 +158,7 @@ impl Staging {
             }
             Err(error) => return Err(failed(error.into())),
         }
-        self.published = !flags.contains(RenameFlags::EXCHANGE);
+        self.published.store(!flags.contains(RenameFlags::EXCHANGE), Ordering::Relaxed);
         sync(parent(&self.target))
             .map_err(|error| Error::io("make durable (though it is in place)", &self.target, error))
     }
@@ -185,9 +190,9 @@ impl Staging {
     }
 }
 
-impl Drop for Staging {
+impl Drop for LocalArea {
     fn drop(&mut self) {
-        if !self.published {
+        if !self.published.load(Ordering::Relaxed) {
             let _ = remove(&self.temporary);
         }
     }
@@ -249,9 +254,8 @@ mod tests {
         names
     }
 
-    fn stage(target: &Path, mode: LoadMode, directory: bool, text: &str) -> Result<Staging> {
-        let run = RunId::generate();
-        let staging = if directory { Staging::directory(target, mode, run) } else { Staging::file(target, mode, run) }?;
+    fn stage(target: &Path, mode: LoadMode, directory: bool, text: &str) -> Result<LocalArea> {
+        let staging = LocalArea::begin(target, mode, RunId::generate(), directory)?;
         let file = if directory { staging.path().join("part") } else { staging.path().to_owned() };
         fs::write(file, text).unwrap();
         Ok(staging)
@@ -321,12 +325,12 @@ mod tests {
     #[test]
     fn targets_that_cannot_be_replaced_at_once_are_refused() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(Staging::check(Path::new("/dev/null"), LoadMode::Replace, false).is_err());
-        assert!(Staging::check(folder.path(), LoadMode::Replace, false).is_err());
+        assert!(LocalArea::check(Path::new("/dev/null"), LoadMode::Replace, false).is_err());
+        assert!(LocalArea::check(folder.path(), LoadMode::Replace, false).is_err());
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
-        assert!(Staging::check(&file, LoadMode::Replace, true).is_err());
-        let error = Staging::check(&folder.path().join("no/such"), LoadMode::Create, false).unwrap_err();
+        assert!(LocalArea::check(&file, LoadMode::Replace, true).is_err());
+        let error = LocalArea::check(&folder.path().join("no/such"), LoadMode::Create, false).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
     }
 

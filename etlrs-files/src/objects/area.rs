@@ -1,0 +1,224 @@
+//! Staging in an object store.
+//!
+//! Design note. An upload in parts is invisible until it is completed, which makes it a staging area: everything is uploaded
+//! while the run goes on, and publishing only completes it. One object is then replaced at once. A directory is published
+//! by its manifest: the objects are completed, then one conditional request puts the manifest, which fails if somebody
+//! else put one since the run began, so of two runs one wins; then the objects that the manifest no longer names are
+//! removed. Who reads the directory without its manifest sees the objects come one after another.
+//!
+//! A store has no lock that dies with its owner, so runs are not kept apart before they publish. What a killed run leaves
+//! are parts of uploads, which nobody sees and a rule of the bucket can remove, and, if it was killed while it published a
+//! directory, objects that no manifest names. Those are removed by a run that finds them a day later.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use etlrs_core::{CancelToken, Error, ErrorKind, LoadMode, Result, RunContext, RunId};
+use futures_util::{StreamExt, TryStreamExt};
+use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion};
+
+use super::request::{request, requests};
+use super::upload::{LARGEST_PART, SMALLEST_PART};
+use super::{AT_ONCE, Address, Upload, failed};
+use crate::Manifest;
+
+/// Parts of one upload that are under way while the next is filled.
+const PARTS_AT_ONCE: usize = 2;
+/// After so long, an object that no manifest names was left by a run that died.
+const ORPHANED_SECONDS: u64 = 24 * 60 * 60;
+
+/// A place in an object store that is written to, and published at once.
+#[derive(Debug)]
+pub(crate) struct ObjectArea {
+    address: Address,
+    target: PathBuf,
+    mode: LoadMode,
+    directory: bool,
+    /// Something is there already.
+    existed: bool,
+    /// The manifest that was there when the run began.
+    before: Option<UpdateVersion>,
+    /// What was in the directory when the run began.
+    present: Vec<Present>,
+    cancel: CancelToken,
+    part: usize,
+    staged: Mutex<Staged>,
+}
+
+#[derive(Debug)]
+struct Present {
+    name: String,
+    /// Since it was written.
+    seconds: u64,
+}
+
+#[derive(Debug, Default)]
+struct Staged {
+    /// Uploads that wait to be completed, by their names in the directory; the one object has the name "".
+    uploads: BTreeMap<String, Upload>,
+    manifest: Option<Manifest>,
+}
+
+impl ObjectArea {
+    /// Whether the target could be written in this mode, and exists.
+    pub(crate) fn check(address: &Address, mode: LoadMode, directory: bool, cancel: &CancelToken) -> Result<bool> {
+        let shown = address.shown().display();
+        let is_object = address.find(cancel)?.is_some();
+        let is_directory = !is_object && address.is_directory(cancel)?;
+        if !is_object && !is_directory {
+            return Ok(false);
+        }
+        if mode == LoadMode::Create {
+            return Err(Error::new(ErrorKind::AlreadyExists, "the target exists")
+                .hint("use mode replace or append, or another name")
+                .in_source(shown));
+        }
+        let wrong = match directory {
+            true if is_object => "the target is an object, not a directory",
+            false if is_directory => "the target is a directory, which is written with / at its end",
+            _ => return Ok(true),
+        };
+        Err(Error::new(ErrorKind::InvalidConfig, wrong).in_source(shown))
+    }
+
+    pub(crate) fn begin(address: Address, mode: LoadMode, directory: bool, cx: &RunContext) -> Result<Self> {
+        let cancel = cx.cancel().clone();
+        let existed = Self::check(&address, mode, directory, &cancel)?;
+        let manifest = address.child(Manifest::NAME);
+        let (before, present) = match directory {
+            true => (manifest.read(&cancel)?.map(|(_, version)| version), present(&address, &cancel)?),
+            false => (None, Vec::new()),
+        };
+        let target = address.shown().to_owned();
+        // A small part of the budget, for each of several writers may fill one and have others under way.
+        let part = (cx.memory().limit() / 64).clamp(SMALLEST_PART, LARGEST_PART);
+        let staged = Mutex::default();
+        Ok(Self { address, target, mode, directory, existed, before, present, cancel, part, staged })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Staged> {
+        self.staged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn target(&self) -> &Path {
+        &self.target
+    }
+
+    pub(crate) fn existed(&self) -> bool {
+        self.existed
+    }
+
+    /// Bytes that one file that is being written takes.
+    pub(crate) fn file_memory(&self) -> usize {
+        self.part * (PARTS_AT_ONCE + 1)
+    }
+
+    /// Begins the object, or the one called `name` in the directory.
+    pub(crate) fn create(&self, name: &str) -> Upload {
+        let address = if name.is_empty() { self.address.clone() } else { self.address.child(name) };
+        Upload::new(address, self.part, PARTS_AT_ONCE, !self.directory, &self.cancel)
+    }
+
+    /// Takes an upload that is finished.
+    pub(crate) fn keep(&self, name: &str, upload: Upload) {
+        self.lock().uploads.insert(name.to_owned(), upload);
+    }
+
+    /// Gives up what an earlier attempt uploaded.
+    pub(crate) fn remove(&self, name: &str) {
+        let upload = self.lock().uploads.remove(name);
+        drop(upload);
+    }
+
+    pub(crate) fn set_manifest(&self, manifest: Manifest) {
+        self.lock().manifest = Some(manifest);
+    }
+
+    pub(crate) fn publish(&self) -> Result<()> {
+        let Staged { uploads, manifest } = std::mem::take(&mut *self.lock());
+        let new = self.mode == LoadMode::Create;
+        if !self.directory {
+            return uploads.into_values().try_for_each(|upload| upload.complete(new));
+        }
+        let manifest = manifest
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "a directory is published without its manifest"))?;
+        let names: Vec<_> = uploads.keys().cloned().collect();
+        let done = self.complete_all(uploads, new).and_then(|()| self.put_manifest(&manifest));
+        match done {
+            Ok(()) => {
+                // The new data is in place: what cannot be removed now is removed by a later run.
+                let _ = self.remove_old(&manifest);
+                Ok(())
+            }
+            Err(error) => {
+                let _ = self.delete(names.iter().map(|name| self.address.child(name)).collect());
+                Err(error)
+            }
+        }
+    }
+
+    fn complete_all(&self, uploads: BTreeMap<String, Upload>, new: bool) -> Result<()> {
+        uploads.into_values().try_for_each(|upload| upload.complete(new))
+    }
+
+    fn put_manifest(&self, manifest: &Manifest) -> Result<()> {
+        let address = self.address.child(Manifest::NAME);
+        let payload = PutPayload::from(manifest.to_json()?);
+        let mode = match &self.before {
+            Some(version) => PutMode::Update(version.clone()),
+            None => PutMode::Create,
+        };
+        let (store, key) = (address.store(), address.key.clone());
+        let put = request(&self.cancel, address.failed("write"), async move {
+            store.put_opts(&key, payload, PutOptions::from(mode)).await
+        });
+        match put?.wait() {
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::SourceChanged) => {
+                Err(Error::new(ErrorKind::Locked, "another run wrote to the directory meanwhile, so nothing was published")
+                    .hint("run again")
+                    .in_source(self.target.display()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What was there when the run began and is no longer part of the directory.
+    fn remove_old(&self, manifest: &Manifest) -> Result<()> {
+        let goes = |present: &&Present| {
+            let is_named = manifest.files.iter().any(|file| file.name == present.name);
+            let is_orphan = || is_part(&present.name) && present.seconds > ORPHANED_SECONDS;
+            present.name != Manifest::NAME && !is_named && (self.mode == LoadMode::Replace || is_orphan())
+        };
+        self.delete(self.present.iter().filter(goes).map(|present| self.address.child(&present.name)).collect())
+    }
+
+    fn delete(&self, objects: Vec<Address>) -> Result<()> {
+        let deletions = objects.into_iter().map(|address| async move {
+            address.store().delete(&address.key).await.map_err(|error| failed("remove", address.shown(), &error))
+        });
+        let deletions: Vec<_> = deletions.collect();
+        requests(&self.cancel, async move {
+            futures_util::stream::iter(deletions).buffer_unordered(AT_ONCE).try_collect::<()>().await
+        })
+    }
+}
+
+fn present(directory: &Address, cancel: &CancelToken) -> Result<Vec<Present>> {
+    let (store, key) = (directory.store(), directory.key.clone());
+    let listed = request(cancel, directory.failed("list"), async move { store.list_with_delimiter(Some(&key)).await });
+    let now = SystemTime::now();
+    let present = listed?.wait()?.objects.into_iter().filter_map(|found| {
+        let seconds = now.duration_since(found.last_modified.into()).unwrap_or_default().as_secs();
+        found.location.filename().map(|name| Present { name: name.to_owned(), seconds })
+    });
+    Ok(present.collect())
+}
+
+/// Whether it has the name of a file that a load wrote: see `Parts`.
+pub(super) fn is_part(name: &str) -> bool {
+    let rest = name.strip_prefix("part-").and_then(|rest| rest.split_at_checked(RunId::LENGTH));
+    rest.is_some_and(|(run, rest)| run.bytes().all(|byte| byte.is_ascii_alphanumeric()) && rest.starts_with('-'))
+}

@@ -1,0 +1,275 @@
+//! Object stores as one in memory; the tests of the whole have a server.
+
+use std::io::{Read, Write};
+
+use etlrs_core::{LoadMode, PerformanceConfig, RunContext, RunId};
+use object_store::memory::InMemory;
+
+use super::*;
+use crate::{InputFile, ManifestFile, Parts, Staging, data_files, fingerprint, source_files};
+
+/// A bucket that is there as long as this is.
+struct Fixture {
+    bucket: Arc<Bucket>,
+    cx: RunContext,
+}
+
+impl Fixture {
+    fn new(name: &str) -> Self {
+        let name = format!("s3://{name}");
+        let bucket = Arc::new(Bucket { name: name.clone(), store: Arc::new(InMemory::new()) });
+        BUCKETS.lock().unwrap().get_or_insert_default().insert(name, Arc::downgrade(&bucket));
+        let memory = PerformanceConfig { max_memory_usage: 64 << 20, ..PerformanceConfig::default() };
+        Self { bucket, cx: RunContext::new(memory) }
+    }
+
+    fn path(&self, key: &str) -> PathBuf {
+        PathBuf::from(format!("{}/{key}", self.bucket.name))
+    }
+
+    fn address(&self, key: &str) -> Address {
+        Address::of(&self.path(key)).unwrap().unwrap()
+    }
+
+    fn put(&self, key: &str, text: &[u8]) {
+        let (address, text) = (self.address(key), text.to_vec());
+        requests(self.cx.cancel(), async move { Ok(address.store().put(&address.key, text.into()).await.unwrap()) }).unwrap();
+    }
+
+    fn get(&self, key: &str) -> Option<Vec<u8>> {
+        self.address(key).read(self.cx.cancel()).unwrap().map(|(text, _)| text)
+    }
+
+    fn names(&self, directory: &str) -> Vec<String> {
+        let found = self.address(directory).list(self.cx.cancel()).unwrap().into_iter();
+        found.map(|found| found.path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
+    }
+
+    /// Writes one object through a staging area, up to its publication.
+    fn staged(&self, key: &str, mode: LoadMode, text: &[u8]) -> Result<Staging> {
+        let staging = Staging::file(&self.path(key), mode, &self.cx)?;
+        let mut file = staging.create(None)?;
+        file.write_all(text).unwrap();
+        assert_eq!(staging.finish(None, file)?, text.len() as u64);
+        Ok(staging)
+    }
+
+    /// A load of one part into a directory, up to its publication.
+    fn load(&self, key: &str, mode: LoadMode, run: RunId, text: &str) -> Result<Arc<Staging>> {
+        let staging = Arc::new(Staging::directory(&self.path(key), mode, &self.cx)?);
+        let old = match mode {
+            LoadMode::Append => Manifest::read(&self.path(key), self.cx.cancel())?.map_or(Vec::new(), |found| found.files),
+            _ => Vec::new(),
+        };
+        let parts = Parts::new(staging.clone(), run, "csv", old)?;
+        let partition = etlrs_core::PartitionId(0);
+        let mut file = parts.create(partition)?;
+        file.write_all(text.as_bytes()).unwrap();
+        parts.finish(partition, file, 1)?;
+        parts.close(Ok)?;
+        Ok(staging)
+    }
+
+    /// The texts of a directory, as its readers see them.
+    fn texts(&self, key: &str) -> Vec<String> {
+        let files = source_files(&self.path(key), &["csv"], self.cx.cancel()).unwrap();
+        let text = |file: &PathBuf| {
+            let mut text = String::new();
+            InputFile::open(file, self.cx.cancel()).unwrap().stream(3).read_to_string(&mut text).unwrap();
+            text
+        };
+        files.iter().map(text).collect()
+    }
+}
+
+use crate::Manifest;
+
+#[test]
+fn urls_name_buckets_and_keys() {
+    let fixture = Fixture::new("urls");
+    assert!(Address::of(Path::new("dir/a.csv")).unwrap().is_none());
+    assert!(Address::of(Path::new("s3:a.csv")).unwrap().is_none());
+    assert_eq!(fixture.address("a b/c%41#d.csv").key.as_ref(), "a b/c%41#d.csv");
+    assert_eq!(fixture.address("dir/").key.as_ref(), "dir");
+    for (url, words) in [("s3://", "names no bucket"), ("s3:///key", "names no bucket"), ("s3://b/a/../c", "the name is wrong")] {
+        let error = Address::of(Path::new(url)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+#[test]
+fn any_place_is_read_as_it_is() {
+    let fixture = Fixture::new("places");
+    let text: Vec<u8> = (0..200_000_u32).flat_map(|n| (n as u16).to_le_bytes()).collect();
+    fixture.put("a", &text);
+    let file = InputFile::open(&fixture.path("a"), fixture.cx.cancel()).unwrap();
+    assert_eq!(file.length(), text.len() as u64);
+    for (offset, length) in [(0, 6), (3, 100), (399_992, 8), (399_000, 1000), (50, 70_000), (390_000, 9_000), (0, 400_000)] {
+        let mut buffer = vec![0; length];
+        file.read_exact_at(&mut buffer, offset as u64).unwrap();
+        assert_eq!(buffer, text[offset..offset + length], "{offset} {length}");
+    }
+    assert_eq!(file.read_at(&mut [0; 5], 400_000).unwrap(), 0);
+    let error = file.read_exact_at(&mut [0; 5], 399_998).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
+    for block in [1 << 20, 100_000, 4096, 777] {
+        let mut read = Vec::new();
+        file.stream(block).read_to_end(&mut read).unwrap();
+        assert_eq!(read, text);
+        // Forward, with a step back and a leap.
+        let mut reader = file.reader(1000..300_000, block);
+        for (offset, length) in [(1000, 10), (1010, 5000), (1005, 10), (250_000, 50_000)] {
+            let mut buffer = vec![0; length];
+            reader.read_exact_at(&mut buffer, offset as u64).unwrap();
+            assert_eq!(buffer, text[offset..offset + length], "{offset} {length} by {block}");
+        }
+        assert_eq!(reader.read_at(&mut [0; 5], 300_000).unwrap(), 0);
+    }
+}
+
+#[test]
+fn an_object_that_is_replaced_while_it_is_read_is_an_error() {
+    let fixture = Fixture::new("replaced");
+    fixture.put("a", &[b'x'; 200_000]);
+    let before = fingerprint(&[fixture.path("a")], fixture.cx.cancel()).unwrap();
+    let file = InputFile::open(&fixture.path("a"), fixture.cx.cancel()).unwrap();
+    file.read_exact_at(&mut [0; 10], 0).unwrap();
+    fixture.put("a", &[b'y'; 200_000]);
+    let error = file.read_exact_at(&mut [0; 10], 150_000).unwrap_err();
+    let error = crate::reading(&fixture.path("a"), error);
+    assert_eq!(error.kind(), ErrorKind::SourceChanged, "{error}");
+    assert_ne!(fingerprint(&[fixture.path("a")], fixture.cx.cancel()).unwrap(), before);
+}
+
+#[test]
+fn an_object_appears_when_it_is_published() {
+    let fixture = Fixture::new("objects");
+    // Of one request, and of several parts.
+    for (key, size) in [("small", 10), ("large", 12 << 20)] {
+        let (old, new) = (vec![b'o'; size], vec![b'n'; size]);
+        drop(fixture.staged(key, LoadMode::Create, &old).unwrap());
+        assert_eq!(fixture.get(key), None);
+        fixture.staged(key, LoadMode::Create, &old).unwrap().publish().unwrap();
+        assert_eq!(fixture.get(key).as_ref(), Some(&old));
+        let error = fixture.staged(key, LoadMode::Create, &new).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        let staging = fixture.staged(key, LoadMode::Replace, &new).unwrap();
+        assert_eq!(fixture.get(key), Some(old));
+        staging.publish().unwrap();
+        assert_eq!(fixture.get(key), Some(new));
+    }
+}
+
+#[test]
+fn create_refuses_an_object_that_appears_meanwhile() {
+    let fixture = Fixture::new("appears");
+    for (key, size) in [("small", 10), ("large", 12 << 20)] {
+        let staging = fixture.staged(key, LoadMode::Create, &vec![b'm'; size]).unwrap();
+        fixture.put(key, b"theirs");
+        assert_eq!(staging.publish().unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(fixture.get(key).unwrap(), b"theirs");
+    }
+}
+
+#[test]
+fn a_directory_is_what_its_manifest_says() {
+    let fixture = Fixture::new("directories");
+    let load = |mode, text: &str| fixture.load("d", mode, RunId::generate(), text);
+    load(LoadMode::Create, "one").unwrap().publish().unwrap();
+    assert_eq!(load(LoadMode::Create, "x").unwrap_err().kind(), ErrorKind::AlreadyExists);
+    let staging = load(LoadMode::Append, "two").unwrap();
+    assert_eq!(fixture.texts("d/"), ["one"]);
+    staging.publish().unwrap();
+    assert_eq!(fixture.texts("d/"), ["one", "two"]);
+    drop(load(LoadMode::Replace, "given up").unwrap());
+    assert_eq!(fixture.texts("d"), ["one", "two"]);
+    load(LoadMode::Replace, "three").unwrap().publish().unwrap();
+    assert_eq!(fixture.texts("d"), ["three"]);
+    // What was replaced is gone.
+    assert_eq!(fixture.names("d").len(), 2);
+    // Something else in it would be lost.
+    fixture.put("d/notes.txt", b"");
+    let error = data_files(&fixture.path("d"), &["csv"], fixture.cx.cancel()).unwrap_err();
+    assert!(error.to_string().contains("notes.txt"), "{error}");
+}
+
+#[test]
+fn of_two_runs_into_one_directory_one_wins() {
+    let fixture = Fixture::new("race");
+    for mode in [LoadMode::Create, LoadMode::Append, LoadMode::Replace] {
+        let load = |text: &str| fixture.load("d", mode, RunId::generate(), text).unwrap();
+        let (first, second) = (load("first"), load("second"));
+        second.publish().unwrap();
+        let seen = fixture.texts("d");
+        assert!(seen.contains(&"second".to_owned()));
+        let error = first.publish().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
+        // What the loser had uploaded is gone, what the winner wrote is there.
+        assert_eq!(fixture.texts("d"), seen);
+        assert_eq!(fixture.names("d").len(), seen.len() + 1);
+    }
+}
+
+#[test]
+fn only_parts_are_taken_for_what_dead_runs_left() {
+    let run = RunId::generate();
+    assert!(super::area::is_part(&format!("part-{run}-00001.csv")));
+    for name in ["part-00000.csv", &format!("part-{run}.csv"), &format!("{run}-00001.csv"), "part-é"] {
+        assert!(!super::area::is_part(name), "{name}");
+    }
+}
+
+#[test]
+fn patterns_and_directories_are_listed() {
+    let fixture = Fixture::new("patterns");
+    for key in ["d/a-1.csv", "d/a-2.csv", "d/b-1.csv", "d/.a-3.csv", "d/e/a-4.csv", "d/_x.csv", "d/n.txt"] {
+        fixture.put(key, b"x");
+    }
+    let files = |key: &str| {
+        let found = source_files(&fixture.path(key), &["csv"], fixture.cx.cancel())?;
+        let names = found.iter().map(|path| path.to_str().unwrap().strip_prefix("s3://patterns/").unwrap().to_owned());
+        Ok::<_, Error>(names.collect::<Vec<_>>())
+    };
+    assert_eq!(files("d/a-*.csv").unwrap(), ["d/a-1.csv", "d/a-2.csv"]);
+    assert_eq!(files("d/**/a-*.csv").unwrap(), ["d/a-1.csv", "d/a-2.csv", "d/e/a-4.csv"]);
+    assert_eq!(files("d/").unwrap(), ["d/a-1.csv", "d/a-2.csv", "d/b-1.csv"]);
+    assert_eq!(files("d").unwrap(), files("d/").unwrap());
+    assert_eq!(files("d/n.txt").unwrap(), ["d/n.txt"]);
+    assert_eq!(files("d/z-*.csv").unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(files("nothing").unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn waiting_ends_when_the_run_is_cancelled() {
+    let cancel = CancelToken::new();
+    let pending = request(&cancel, |error| failed("read", Path::new("s3://b/k"), &error), async move {
+        std::future::pending::<object_store::Result<()>>().await
+    });
+    let pending = pending.unwrap();
+    cancel.cancel();
+    assert_eq!(pending.wait().unwrap_err().kind(), ErrorKind::Cancelled);
+}
+
+#[test]
+fn a_manifest_entry_of_an_object_has_its_size() {
+    let fixture = Fixture::new("listed");
+    fixture.put("d/a.csv", b"12345");
+    let entry = crate::listed(&fixture.path("d/a.csv"), 2, fixture.cx.cancel()).unwrap();
+    assert_eq!(entry, ManifestFile { name: "a.csv".into(), rows: 2, bytes: 5 });
+}
+
+#[test]
+fn plain_http_is_for_this_machine() {
+    for (endpoint, loopback) in [
+        ("http://localhost:9000", true),
+        ("http://127.0.0.1:9000/", true),
+        ("http://[::1]:9000", true),
+        ("http://127.0.0.1", true),
+        ("http://minio.example", false),
+        ("http://localhost.example", false),
+        ("https://localhost", false),
+    ] {
+        assert_eq!(is_loopback(endpoint), loopback, "{endpoint}");
+    }
+}

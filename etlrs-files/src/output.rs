@@ -1,0 +1,86 @@
+use std::fs::File;
+use std::io::{self, Write};
+
+use etlrs_core::{Error, ErrorKind, Result};
+
+#[cfg(feature = "object-store")]
+use crate::objects::Upload;
+
+/// A file that is being written to a staging area ([`Staging::create`](crate::Staging::create)). Nobody sees it before the
+/// staging is published.
+#[derive(Debug)]
+pub struct OutputFile {
+    to: To,
+    written: u64,
+}
+
+#[derive(Debug)]
+enum To {
+    Local(File),
+    #[cfg(feature = "object-store")]
+    Upload(Box<Upload>),
+}
+
+impl OutputFile {
+    /// Goes on behind the `length` bytes that `file` has.
+    pub(crate) fn local(file: File, length: u64) -> Self {
+        Self { to: To::Local(file), written: length }
+    }
+
+    #[cfg(feature = "object-store")]
+    pub(crate) fn upload(upload: Upload) -> Self {
+        Self { to: To::Upload(Box::new(upload)), written: 0 }
+    }
+
+    #[cfg(feature = "object-store")]
+    pub(crate) fn into_upload(self) -> Option<Upload> {
+        match self.to {
+            To::Upload(upload) => Some(*upload),
+            To::Local(_) => None,
+        }
+    }
+
+    /// Bytes of the file so far.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Makes sure that all of it is there; gives its size.
+    ///
+    /// # Errors
+    /// `VerifyFailed` if it is not; an I/O error.
+    pub fn finish(&mut self) -> Result<u64> {
+        let found = match &mut self.to {
+            To::Local(file) => {
+                file.metadata().map_err(|error| Error::new(ErrorKind::Io, error.to_string()).caused_by(error))?.len()
+            }
+            #[cfg(feature = "object-store")]
+            To::Upload(upload) => upload.finish()?,
+        };
+        if found != self.written {
+            let message = format!("{} bytes were written, and the file has {found}", self.written);
+            return Err(Error::new(ErrorKind::VerifyFailed, message));
+        }
+        Ok(found)
+    }
+}
+
+impl Write for OutputFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = match &mut self.to {
+            To::Local(file) => file.write(bytes),
+            #[cfg(feature = "object-store")]
+            To::Upload(upload) => upload.write(bytes),
+        }?;
+        self.written += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.to {
+            To::Local(file) => file.flush(),
+            #[cfg(feature = "object-store")]
+            To::Upload(upload) => upload.flush(),
+        }
+    }
+}

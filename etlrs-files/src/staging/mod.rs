@@ -1,0 +1,214 @@
+mod local;
+
+use std::path::{Path, PathBuf};
+
+use etlrs_core::{CancelToken, LoadMode, Result, RunContext};
+
+use self::local::LocalArea;
+#[cfg(feature = "object-store")]
+use crate::objects::{Address, ObjectArea};
+use crate::{Manifest, ManifestFile, OutputFile};
+
+/// A file or directory that is written where nobody sees it, and put in its place at once.
+///
+/// A local one is written beside its place under a temporary name. In an object store it is uploaded without being
+/// completed; there a file cannot be appended to, only a directory can.
+///
+/// Dropping it without [`publish`](Staging::publish) removes what was staged.
+#[derive(Debug)]
+pub struct Staging(Area);
+
+#[derive(Debug)]
+enum Area {
+    Local(LocalArea),
+    #[cfg(feature = "object-store")]
+    Object(ObjectArea),
+}
+
+impl Staging {
+    /// Takes hold of a target that is one file. Nothing is created yet but the lock.
+    ///
+    /// # Errors
+    /// `AlreadyExists` in mode create, `Locked`, an I/O error, or `InvalidConfig` for a target that is no regular file.
+    pub fn file(target: &Path, mode: LoadMode, cx: &RunContext) -> Result<Self> {
+        Self::begin(target, mode, false, cx)
+    }
+
+    /// Takes hold of a target that is a directory, and makes the empty staging directory.
+    ///
+    /// # Errors
+    /// As [`file`](Staging::file).
+    pub fn directory(target: &Path, mode: LoadMode, cx: &RunContext) -> Result<Self> {
+        Self::begin(target, mode, true, cx)
+    }
+
+    fn begin(target: &Path, mode: LoadMode, directory: bool, cx: &RunContext) -> Result<Self> {
+        #[cfg(feature = "object-store")]
+        if let Some(address) = Address::of(target)? {
+            return Ok(Self(Area::Object(ObjectArea::begin(address, mode, directory, cx)?)));
+        }
+        crate::require_local(target)?;
+        Ok(Self(Area::Local(LocalArea::begin(target, mode, cx.run_id(), directory)?)))
+    }
+
+    /// Whether [`file`](Staging::file) or [`directory`](Staging::directory) would accept the target as it is now.
+    /// Returns whether it exists. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`file`](Staging::file), but for `Locked`.
+    pub fn check(target: &Path, mode: LoadMode, directory: bool, cancel: &CancelToken) -> Result<bool> {
+        #[cfg(feature = "object-store")]
+        if let Some(address) = Address::of(target)? {
+            return ObjectArea::check(&address, mode, directory, cancel);
+        }
+        let _ = cancel;
+        crate::require_local(target)?;
+        LocalArea::check(target, mode, directory)
+    }
+
+    /// Modes that a target at `target` has.
+    pub fn modes(target: &Path, directory: bool) -> &'static [LoadMode] {
+        match crate::store_scheme(target).is_some() && !directory {
+            true => &[LoadMode::Create, LoadMode::Replace],
+            false => &[LoadMode::Create, LoadMode::Append, LoadMode::Replace],
+        }
+    }
+
+    /// Where it will be.
+    pub fn target(&self) -> &Path {
+        match &self.0 {
+            Area::Local(area) => area.target(),
+            #[cfg(feature = "object-store")]
+            Area::Object(area) => area.target(),
+        }
+    }
+
+    /// Whether something is there already.
+    pub fn target_exists(&self) -> bool {
+        match &self.0 {
+            Area::Local(area) => area.target().exists(),
+            #[cfg(feature = "object-store")]
+            Area::Object(area) => area.existed(),
+        }
+    }
+
+    /// Bytes that each file that is being written holds.
+    pub fn file_memory(&self) -> usize {
+        match &self.0 {
+            Area::Local(_) => 0,
+            #[cfg(feature = "object-store")]
+            Area::Object(area) => area.file_memory(),
+        }
+    }
+
+    /// Begins the file, or the file called `name` in the directory.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn create(&self, name: Option<&str>) -> Result<OutputFile> {
+        match &self.0 {
+            Area::Local(area) => area.create(name),
+            #[cfg(feature = "object-store")]
+            Area::Object(area) => Ok(OutputFile::upload(area.create(name.unwrap_or_default()))),
+        }
+    }
+
+    /// Begins the file as a copy of the one at the target, to be written on behind it.
+    ///
+    /// # Errors
+    /// An I/O error; `Unsupported` where a file cannot be appended to.
+    pub fn continue_old(&self) -> Result<OutputFile> {
+        match &self.0 {
+            Area::Local(area) => area.continue_old(),
+            #[cfg(feature = "object-store")]
+            Area::Object(_) => Err(etlrs_core::Error::new(
+                etlrs_core::ErrorKind::Unsupported,
+                "an object cannot be appended to",
+            )),
+        }
+    }
+
+    /// Ends `file`, which [`create`](Self::create) gave for `name`; gives its size.
+    ///
+    /// # Errors
+    /// An I/O error, `VerifyFailed` if not all of it is there.
+    pub fn finish(&self, name: Option<&str>, mut file: OutputFile) -> Result<u64> {
+        let bytes = file.finish().map_err(|error| error.in_source(self.target().display()))?;
+        match &self.0 {
+            Area::Local(_) => {}
+            #[cfg(feature = "object-store")]
+            Area::Object(area) => {
+                if let Some(upload) = file.into_upload() {
+                    area.keep(name.unwrap_or_default(), upload);
+                }
+            }
+        }
+        let _ = name;
+        Ok(bytes)
+    }
+
+    /// Removes what was staged as `name`, finished or not.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        match &self.0 {
+            Area::Local(area) => area.remove_file(name),
+            #[cfg(feature = "object-store")]
+            Area::Object(area) => {
+                area.remove(name);
+                Ok(())
+            }
+        }
+    }
+
+    /// Where a file that is finished can be read before it is published, if it can.
+    pub fn staged(&self, name: Option<&str>) -> Option<PathBuf> {
+        match &self.0 {
+            Area::Local(area) => Some(name.map_or(area.path().to_owned(), |name| area.path().join(name))),
+            #[cfg(feature = "object-store")]
+            Area::Object(_) => None,
+        }
+    }
+
+    /// Makes files of the target directory part of what is staged.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn take_over(&self, files: &[ManifestFile]) -> Result<()> {
+        match &self.0 {
+            Area::Local(area) => area.take_over(files),
+            // They stay where they are.
+            #[cfg(feature = "object-store")]
+            Area::Object(_) => Ok(()),
+        }
+    }
+
+    /// Says what the directory will consist of.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn set_manifest(&self, manifest: Manifest) -> Result<()> {
+        match &self.0 {
+            Area::Local(area) => manifest.write(area.path()),
+            #[cfg(feature = "object-store")]
+            Area::Object(area) => {
+                area.set_manifest(manifest);
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts what was staged in its place, at once and for good. To be called once, when all files are finished.
+    ///
+    /// # Errors
+    /// An I/O error, after which the target is as it was; unless it says that the data is in place and only its durability
+    /// is in doubt.
+    pub fn publish(&self) -> Result<()> {
+        match &self.0 {
+            Area::Local(area) => area.publish(),
+            #[cfg(feature = "object-store")]
+            Area::Object(area) => area.publish(),
+        }
+    }
+}
