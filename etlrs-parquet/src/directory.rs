@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use etlrs_core::{Partition, PartitionWriter, Receipt, Result, RunContext, RunId};
 use etlrs_files::{ManifestFile, Parts, Staging};
 use parquet::errors::ParquetError;
-use parquet::file::writer::SerializedFileWriter;
 
-use crate::encode::{Encoder, Layout};
+use crate::encode::{Layout, Progress, RowGroup, RowGroups};
 use crate::error::writing;
+use crate::output::FileWriter;
 use crate::single::{append_row_group, create, finish};
 
 /// The staging directory that the writers of a load fill.
@@ -30,8 +30,7 @@ impl SharedDirectory {
     pub(crate) fn writer(self: &Arc<Self>, cx: &RunContext, partition: &Partition) -> Result<Box<dyn PartitionWriter>> {
         Ok(Box::new(PartWriter {
             directory: self.clone(),
-            encoder: Encoder::new(self.layout.clone()),
-            memory: cx.writer_memory(),
+            groups: RowGroups::new(self.layout.clone(), cx.writer_memory()),
             staged: self.parts.begin(partition.id)?,
             file: None,
             finished: false,
@@ -48,10 +47,9 @@ impl SharedDirectory {
 
 struct PartWriter {
     directory: Arc<SharedDirectory>,
-    encoder: Encoder,
-    memory: usize,
+    groups: RowGroups,
     staged: PathBuf,
-    file: Option<SerializedFileWriter<File>>,
+    file: Option<FileWriter<File>>,
     finished: bool,
     receipt: Receipt,
 }
@@ -61,9 +59,19 @@ impl PartWriter {
         result.map_err(|error| writing(self.directory.parts.target(), error))
     }
 
-    fn flush(&mut self) -> Result<()> {
-        let closed = self.encoder.take();
-        let Some(group) = self.encoded(closed)? else { return Ok(()) };
+    /// Encodes what there is, and appends what is complete.
+    fn go_on(&mut self) -> Result<()> {
+        loop {
+            let progress = self.groups.next();
+            match self.encoded(progress)? {
+                Progress::Complete(group) => self.append(group)?,
+                Progress::Due => {}
+                Progress::Idle => return Ok(()),
+            }
+        }
+    }
+
+    fn append(&mut self, group: RowGroup) -> Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
             empty => empty.insert(create(&self.staged, self.directory.parts.target(), &self.directory.layout)?),
@@ -77,19 +85,13 @@ impl PartWriter {
 #[async_trait]
 impl PartitionWriter for PartWriter {
     async fn write(&mut self, batch: RecordBatch) -> Result<()> {
-        let mut offset = 0;
-        while offset < batch.num_rows() {
-            let taken = self.encoder.write(&batch, offset);
-            offset += self.encoded(taken)?;
-            if self.encoder.is_full() || self.encoder.memory() >= self.memory / 2 {
-                self.flush()?;
-            }
-        }
-        Ok(())
+        self.groups.push(batch);
+        self.go_on()
     }
 
     async fn finish(mut self: Box<Self>) -> Result<Receipt> {
-        self.flush()?;
+        self.groups.end();
+        self.go_on()?;
         if let Some(mut file) = self.file.take() {
             let closed = finish(&mut file, &self.staged, self.directory.parts.target())?;
             self.receipt.bytes = closed.bytes;

@@ -26,6 +26,7 @@
 //! # Ok(()) }
 //! ```
 
+mod columns;
 mod connector;
 mod directory;
 mod encode;
@@ -34,6 +35,7 @@ mod extract;
 mod file;
 mod load;
 mod options;
+mod output;
 mod pages;
 mod prune;
 mod single;
@@ -41,10 +43,11 @@ mod split;
 mod thrift;
 mod types;
 
+pub use columns::{BloomFilters, SortColumn, SortOrder};
 pub use connector::ParquetConnector;
 pub use extract::ParquetExtractor;
 pub use load::ParquetLoader;
-pub use options::{Compression, Int96Unit, ParquetReadOptions, ParquetWriteOptions};
+pub use options::{Compression, Int96Unit, ParquetReadOptions, ParquetWriteOptions, Statistics};
 
 /// What the names of Parquet files end in.
 const EXTENSIONS: &[&str] = &["parquet", "parq", "pq"];

@@ -12,7 +12,7 @@ use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor, TypePtr};
 
 use crate::directory::SharedDirectory;
 use crate::encode::Layout;
-use crate::error::{reading, writing};
+use crate::error::reading;
 use crate::extract::ParquetScan;
 use crate::file::ParquetFile;
 use crate::single::SharedFile;
@@ -52,7 +52,6 @@ impl ParquetLoader {
 
     /// Works out what would be written where, and refuses what cannot be; `target` is read and not changed.
     fn prepare(&self, plan: &LoadPlan, target: &Path, exists: bool) -> Result<Prepared> {
-        self.options.compression.codec().map_err(|reason| Error::new(ErrorKind::InvalidConfig, reason))?;
         let stored = stored_schema(&plan.schema, target)?;
         let old = match (exists, self.directory) {
             (false, _) => Vec::new(),
@@ -75,7 +74,7 @@ impl ParquetLoader {
         for file in &old {
             continued(file, plan, &file.shown)?;
         }
-        let layout = Layout::new(schema, root, &self.options).map_err(|error| writing(target, error))?;
+        let layout = Layout::new(schema, root, &self.options, target)?;
         Ok(Prepared { stored, layout: Arc::new(layout), old })
     }
 }
