@@ -25,6 +25,11 @@ const MODES: &[LoadMode] = &[LoadMode::Create, LoadMode::Append, LoadMode::Repla
 ///
 /// Partitions are encoded by as many writers as there are. In one file their rows keep the order of the source. The
 /// files of a directory have the names `part-RUN-00000.parquet` and are listed in its manifest.
+///
+/// With `sort_by` the rows of each row group are sorted, not those of the file: a writer collects rows until they fill a
+/// row group or half of its memory, with their keys. So row groups are smaller than without in the same memory, and
+/// sorting takes time where the rows do not come in order. The footer tells the order of a row group as far as all readers
+/// agree on it: not beyond a column of floats that has NaN in it.
 #[derive(Clone, Debug)]
 pub struct ParquetLoader {
     path: PathBuf,
