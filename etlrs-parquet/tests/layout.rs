@@ -103,7 +103,7 @@ fn any_batches() -> impl Strategy<Value = Vec<RecordBatch>> {
             Arc::new(rows.iter().map(|row| row.3.as_deref()).collect::<DictionaryArray<Int8Type>>()),
             Arc::new(decimals.with_precision_and_scale(9, 2).unwrap()),
             Arc::new(rows.iter().map(|row| row.5).collect::<BooleanArray>()),
-            Arc::new(rows.iter().map(|row| row.2.as_ref().map(|text| text.as_bytes())).collect::<BinaryArray>()),
+            Arc::new(rows.iter().map(|row| row.2.as_ref().map(String::as_bytes)).collect::<BinaryArray>()),
             Arc::new(list),
         ];
         RecordBatch::try_from_iter_with_nullable(NAMES.into_iter().zip(columns).map(|(n, c)| (n, c, true))).unwrap()

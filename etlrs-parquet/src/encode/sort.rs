@@ -12,7 +12,8 @@ use std::collections::HashSet;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float16Type, Float32Type, Float64Type};
-use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, RecordBatch};
+use arrow_buffer::NullBuffer;
 use arrow_row::{RowConverter, Rows, SortField};
 use arrow_schema::{DataType, Schema, SchemaRef, SortOptions};
 use arrow_select::interleave::interleave;
@@ -163,8 +164,9 @@ fn failed(error: &dyn std::fmt::Display) -> ParquetError {
 }
 
 fn has_nan(column: &ArrayRef) -> bool {
+    type Half = <Float16Type as ArrowPrimitiveType>::Native;
     match column.data_type() {
-        DataType::Float16 => column.as_primitive::<Float16Type>().iter().flatten().any(|value| value.is_nan()),
+        DataType::Float16 => column.as_primitive::<Float16Type>().iter().flatten().any(Half::is_nan),
         DataType::Float32 => column.as_primitive::<Float32Type>().iter().flatten().any(f32::is_nan),
         DataType::Float64 => column.as_primitive::<Float64Type>().iter().flatten().any(f64::is_nan),
         // Not worth looking into, for nobody writes it.
@@ -175,7 +177,7 @@ fn has_nan(column: &ArrayRef) -> bool {
 
 /// Bytes of the buffers of `data` that are not among `seen`.
 fn new_bytes(data: &arrow_data::ArrayData, seen: &mut HashSet<usize>) -> usize {
-    let buffers = data.buffers().iter().chain(data.nulls().map(|nulls| nulls.buffer()));
+    let buffers = data.buffers().iter().chain(data.nulls().map(NullBuffer::buffer));
     let mut bytes = 0;
     for buffer in buffers {
         if seen.insert(buffer.data_ptr().as_ptr() as usize) {
