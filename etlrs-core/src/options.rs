@@ -139,6 +139,19 @@ impl OptionValue for u32 {
     }
 }
 
+impl OptionValue for f64 {
+    const KIND: &'static str = "number, with decimals or not";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let number = text.parse().ok().filter(|number: &f64| number.is_finite());
+        number.ok_or_else(|| "it must be a number".into())
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl OptionValue for String {
     const KIND: &'static str = "text";
 

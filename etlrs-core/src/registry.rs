@@ -129,7 +129,9 @@ impl Registry {
     /// All schemes, each once.
     fn schemes(&self) -> Vec<&&'static str> {
         let mut schemes: Vec<&&'static str> = Vec::new();
-        for scheme in self.connectors.iter().flat_map(|connector| connector.schemes().iter().chain(connector.file_schemes())) {
+        for scheme in
+            self.connectors.iter().flat_map(|connector| connector.schemes().iter().chain(connector.file_schemes()))
+        {
             if !schemes.contains(&scheme) {
                 schemes.push(scheme);
             }

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_schema::{DataType, Field as ArrowField, Schema, SchemaRef};
 use async_trait::async_trait;
-use etlrs_core::{CancelToken, Detail, Error, Extractor, Fingerprint, Result, RunContext, Scan, ScanRequest, type_name};
+use etlrs_core::{
+    CancelToken, Detail, Error, Extractor, Fingerprint, Result, RunContext, Scan, ScanRequest, type_name,
+};
 
 use crate::EXTENSIONS;
 use crate::decode::Column;

@@ -30,12 +30,7 @@ impl OldFile {
     /// # Errors
     /// `SchemaMismatch` for a file whose columns are not those of `layout`; `InvalidConfig` for one that is compressed in
     /// another way than asked for.
-    pub(crate) fn open(
-        path: &Path,
-        layout: &Layout,
-        asked: Option<Compression>,
-        cancel: &CancelToken,
-    ) -> Result<Self> {
+    pub(crate) fn open(path: &Path, layout: &Layout, asked: Option<Compression>, cancel: &CancelToken) -> Result<Self> {
         Self::of(path, layout, asked, cancel).map_err(|error| error.in_source(path.display()))
     }
 

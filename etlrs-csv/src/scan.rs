@@ -6,8 +6,8 @@ use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_schema::{DataType, SchemaRef};
 use async_trait::async_trait;
 use etlrs_core::{
-    BatchStream, CancelToken, Detail, Error, ErrorKind, Fingerprint, Partition, Pushdown, Result, RunContext, Scan, ScanRequest,
-    batches_from_fn,
+    BatchStream, CancelToken, Detail, Error, ErrorKind, Fingerprint, Partition, Pushdown, Result, RunContext, Scan,
+    ScanRequest, batches_from_fn,
 };
 
 use crate::decode::{Chunk, Column};

@@ -47,7 +47,8 @@ pub(crate) struct Closed {
 
 impl SharedFile {
     pub(crate) fn new(layout: Arc<Layout>, staging: Arc<Staging>, old: Option<OldFile>) -> Self {
-        let (file, spares, fine, closed) = (OrderedFile::new(), Arc::default(), AtomicBool::default(), Mutex::default());
+        let (file, spares, fine, closed) =
+            (OrderedFile::new(), Arc::default(), AtomicBool::default(), Mutex::default());
         Self { layout, staging, old, file, spares, fine, closed }
     }
 

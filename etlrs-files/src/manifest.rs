@@ -99,7 +99,11 @@ mod tests {
             Manifest::new("r", vec![ManifestFile { name: name.into(), rows: 0, bytes: 0 }])
                 .write(folder.path())
                 .unwrap();
-            assert_eq!(Manifest::read(folder.path(), &CancelToken::new()).unwrap_err().kind(), ErrorKind::InvalidData, "{name}");
+            assert_eq!(
+                Manifest::read(folder.path(), &CancelToken::new()).unwrap_err().kind(),
+                ErrorKind::InvalidData,
+                "{name}"
+            );
         }
     }
 }

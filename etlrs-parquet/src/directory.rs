@@ -7,10 +7,10 @@ use async_trait::async_trait;
 use etlrs_core::{Partition, PartitionWriter, Receipt, Result, RunContext, RunId};
 use etlrs_files::{ManifestFile, OutputFile, Parts, Staging};
 use parquet::errors::ParquetError;
-use parquet::file::writer::SerializedFileWriter;
 
-use crate::encode::{Encoder, Layout};
+use crate::encode::{Layout, Progress, RowGroup, RowGroups};
 use crate::error::writing;
+use crate::output::FileWriter;
 use crate::single::{append_row_group, finish, start};
 
 /// The staging directory that the writers of a load fill.
@@ -27,10 +27,10 @@ impl SharedDirectory {
 
     pub(crate) fn writer(self: &Arc<Self>, cx: &RunContext, partition: &Partition) -> Result<Box<dyn PartitionWriter>> {
         self.parts.begin(partition.id)?;
+        let memory = cx.writer_memory().saturating_sub(self.parts.file_memory());
         Ok(Box::new(PartWriter {
             directory: self.clone(),
-            encoder: Encoder::new(self.layout.clone()),
-            memory: cx.writer_memory().saturating_sub(self.parts.file_memory()),
+            groups: RowGroups::new(self.layout.clone(), memory),
             file: None,
             finished: false,
             receipt: Receipt::new(partition.id, 0, 0),
@@ -46,9 +46,8 @@ impl SharedDirectory {
 
 struct PartWriter {
     directory: Arc<SharedDirectory>,
-    encoder: Encoder,
-    memory: usize,
-    file: Option<SerializedFileWriter<OutputFile>>,
+    groups: RowGroups,
+    file: Option<FileWriter<OutputFile>>,
     finished: bool,
     receipt: Receipt,
 }
@@ -58,9 +57,19 @@ impl PartWriter {
         result.map_err(|error| writing(self.directory.parts.target(), error))
     }
 
-    fn flush(&mut self) -> Result<()> {
-        let closed = self.encoder.take();
-        let Some(group) = self.encoded(closed)? else { return Ok(()) };
+    /// Encodes what there is, and appends what is complete.
+    fn go_on(&mut self) -> Result<()> {
+        loop {
+            let progress = self.groups.next();
+            match self.encoded(progress)? {
+                Progress::Complete(group) => self.append(group)?,
+                Progress::Due => {}
+                Progress::Idle => return Ok(()),
+            }
+        }
+    }
+
+    fn append(&mut self, group: RowGroup) -> Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
             empty => {
@@ -77,19 +86,13 @@ impl PartWriter {
 #[async_trait]
 impl PartitionWriter for PartWriter {
     async fn write(&mut self, batch: RecordBatch) -> Result<()> {
-        let mut offset = 0;
-        while offset < batch.num_rows() {
-            let taken = self.encoder.write(&batch, offset);
-            offset += self.encoded(taken)?;
-            if self.encoder.is_full() || self.encoder.memory() >= self.memory / 2 {
-                self.flush()?;
-            }
-        }
-        Ok(())
+        self.groups.push(batch);
+        self.go_on()
     }
 
     async fn finish(mut self: Box<Self>) -> Result<Receipt> {
-        self.flush()?;
+        self.groups.end();
+        self.go_on()?;
         if let Some(file) = self.file.take() {
             let (file, rows) = finish(file, self.directory.parts.target())?;
             self.receipt.bytes = self.directory.parts.finish(self.receipt.partition, file, rows)?;

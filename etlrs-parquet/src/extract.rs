@@ -6,8 +6,8 @@ use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::{Schema, SchemaRef};
 use async_trait::async_trait;
 use etlrs_core::{
-    BatchStream, CancelToken, Error, ErrorKind, Extractor, Fingerprint, Partition, Pushdown, Result, RunContext, Scan, ScanRequest,
-    batches_from_fn, format_bytes,
+    BatchStream, CancelToken, Error, ErrorKind, Extractor, Fingerprint, Partition, Pushdown, Result, RunContext, Scan,
+    ScanRequest, batches_from_fn, format_bytes,
 };
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection};

@@ -116,12 +116,7 @@ pub(crate) struct ParquetFile {
 
 impl ParquetFile {
     /// Reads the footer of `path`.
-    pub(crate) fn open(
-        path: &Path,
-        shown: &Path,
-        options: &ParquetReadOptions,
-        cancel: &CancelToken,
-    ) -> Result<Self> {
+    pub(crate) fn open(path: &Path, shown: &Path, options: &ParquetReadOptions, cancel: &CancelToken) -> Result<Self> {
         let file = SourceFile::open(path, shown, cancel)?;
         if file.len() == 0 {
             return Err(Error::new(

@@ -27,6 +27,7 @@
 //! ```
 
 mod chunks;
+mod columns;
 mod connector;
 mod directory;
 mod encode;
@@ -35,6 +36,7 @@ mod extract;
 mod file;
 mod load;
 mod options;
+mod output;
 mod pages;
 mod prune;
 mod single;
@@ -42,10 +44,11 @@ mod split;
 mod thrift;
 mod types;
 
+pub use columns::{BloomFilters, SortColumn, SortOrder};
 pub use connector::ParquetConnector;
 pub use extract::ParquetExtractor;
 pub use load::ParquetLoader;
-pub use options::{Compression, Int96Unit, ParquetReadOptions, ParquetWriteOptions};
+pub use options::{Compression, Int96Unit, ParquetReadOptions, ParquetWriteOptions, Statistics};
 
 /// What the names of Parquet files end in.
 const EXTENSIONS: &[&str] = &["parquet", "parq", "pq"];

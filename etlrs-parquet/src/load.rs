@@ -12,7 +12,7 @@ use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor, TypePtr};
 
 use crate::directory::SharedDirectory;
 use crate::encode::Layout;
-use crate::error::{reading, writing};
+use crate::error::reading;
 use crate::extract::ParquetScan;
 use crate::file::ParquetFile;
 use crate::single::SharedFile;
@@ -23,6 +23,11 @@ use crate::{EXTENSIONS, ParquetReadOptions, ParquetWriteOptions};
 ///
 /// Partitions are encoded by as many writers as there are. In one file their rows keep the order of the source. The
 /// files of a directory have the names `part-RUN-00000.parquet` and are listed in its manifest.
+///
+/// With `sort_by` the rows of each row group are sorted, not those of the file: a writer collects rows until they fill a
+/// row group or half of its memory, with their keys. So row groups are smaller than without in the same memory, and
+/// sorting takes time where the rows do not come in order. The footer tells the order of a row group as far as all readers
+/// agree on it: not beyond a column of floats that has NaN in it.
 #[derive(Clone, Debug)]
 pub struct ParquetLoader {
     path: PathBuf,
@@ -50,7 +55,6 @@ impl ParquetLoader {
 
     /// Works out what would be written where, and refuses what cannot be; `target` is read and not changed.
     fn prepare(&self, plan: &LoadPlan, target: &Path, exists: bool, cancel: &CancelToken) -> Result<Prepared> {
-        self.options.compression.codec().map_err(|reason| Error::new(ErrorKind::InvalidConfig, reason))?;
         let stored = stored_schema(&plan.schema, target)?;
         let old = match (exists, self.directory) {
             (false, _) => Vec::new(),
@@ -73,7 +77,7 @@ impl ParquetLoader {
         for file in &old {
             continued(file, plan, &file.shown)?;
         }
-        let layout = Layout::new(schema, root, &self.options).map_err(|error| writing(target, error))?;
+        let layout = Layout::new(schema, root, &self.options, target)?;
         Ok(Prepared { stored, layout: Arc::new(layout), old })
     }
 }

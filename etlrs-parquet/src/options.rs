@@ -1,6 +1,8 @@
 use etlrs_core::{OptionValue, unknown_name};
 use parquet::basic::{BrotliLevel, Compression as Codec, GzipLevel, ZstdLevel};
 
+use crate::{BloomFilters, SortOrder};
+
 etlrs_core::options! {
     /// How a Parquet file is read.
     ///
@@ -36,6 +38,35 @@ etlrs_core::options! {
         row_group_size, with_row_group_size: usize = 1_048_576;
         /// Whether columns are dictionary-encoded while that pays; without it writing is faster and files are larger.
         dictionary, with_dictionary: bool = true;
+        /// What is told of the values: their bounds in each column chunk, and in each page too, by which readers skip.
+        statistics, with_statistics: Statistics = Statistics::Page;
+        /// Columns that get Bloom filters, by which readers skip row groups when they look for single values.
+        bloom_filters, with_bloom_filters: BloomFilters = BloomFilters::None;
+        /// Share of absent values that a Bloom filter takes for present; it costs 10 bits a distinct value at 0.01.
+        bloom_fpp, with_bloom_fpp: f64 = 0.01;
+        /// Order of the rows within each row group, as in a, b desc: they are sorted by it, which costs memory and time.
+        sort_by, with_sort_by: SortOrder = SortOrder::default();
+        /// Bytes of a page's values, before compression, at about the most.
+        data_page_size, with_data_page_size: usize = 1 << 20;
+        /// Rows of a page at the most: what a reader with a filter skips or reads.
+        data_page_rows, with_data_page_rows: usize = 20_000;
+    }
+}
+
+/// A page is compressed at once, and its size is a number of 32 bits in the format.
+const LARGEST_PAGE: usize = 256 << 20;
+
+impl ParquetWriteOptions {
+    /// Refuses values that an option cannot have.
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        self.compression.codec()?;
+        if !(self.bloom_fpp > 0.0 && self.bloom_fpp < 1.0) {
+            return Err("bloom_fpp must be above 0 and below 1, as 0.01 is".into());
+        }
+        if self.data_page_size > LARGEST_PAGE {
+            return Err(format!("data_page_size is {LARGEST_PAGE} bytes at the most"));
+        }
+        Ok(())
     }
 }
 
@@ -113,6 +144,40 @@ impl OptionValue for Compression {
             Self::Lz4Raw => "lz4_raw".into(),
             Self::Brotli(level) => format!("brotli({level})"),
             Self::None => "none".into(),
+        }
+    }
+}
+
+/// What a file tells of the values of its columns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Statistics {
+    /// Nothing.
+    None,
+    /// Least and greatest value and the number of nulls in each column chunk.
+    Chunk,
+    /// That, and the same of each page in the column index.
+    #[default]
+    Page,
+}
+
+impl OptionValue for Statistics {
+    const KIND: &'static str = "none, chunk or page";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "chunk" => Ok(Self::Chunk),
+            "page" => Ok(Self::Page),
+            _ => Err("it must be none, chunk or page".into()),
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::None => "none".into(),
+            Self::Chunk => "chunk".into(),
+            Self::Page => "page".into(),
         }
     }
 }

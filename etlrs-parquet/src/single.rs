@@ -8,15 +8,15 @@ use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use etlrs_core::{Partition, PartitionId, PartitionWriter, Receipt, Result, RunContext};
 use etlrs_files::{OrderedFile, OutputFile, Staging};
-use parquet::bloom_filter::Sbbf;
 use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
-use parquet::file::writer::SerializedFileWriter;
 
-use crate::encode::{Encoder, Layout, RowGroup};
+use crate::encode::{Layout, Progress, RowGroup, RowGroups};
 use crate::error::{guarded, writing};
 use crate::file::{ParquetFile, read_footer};
+use crate::output::FileWriter;
+use crate::prune::bloom;
 
 /// The one file that the writers of a load share.
 pub(crate) struct SharedFile {
@@ -25,7 +25,7 @@ pub(crate) struct SharedFile {
     /// The file whose rows come first, in mode append.
     old: Option<ParquetFile>,
     // A thread that panicked while it wrote leaves a row group open, and the parquet crate refuses to go on after that.
-    file: OrderedFile<SerializedFileWriter<OutputFile>>,
+    file: OrderedFile<FileWriter<OutputFile>>,
     closed: Mutex<Option<Closed>>,
 }
 
@@ -62,7 +62,7 @@ impl SharedFile {
         Ok(Box::new(SharedFileWriter {
             file: self.clone(),
             partition: partition.id,
-            encoder: Encoder::new(self.layout.clone()),
+            groups: RowGroups::new(self.layout.clone(), cx.writer_memory()),
             parked: Vec::new(),
             memory: cx.writer_memory(),
             receipt: Receipt::new(partition.id, 0, 0),
@@ -74,7 +74,7 @@ impl SharedFile {
         if groups.is_empty() {
             return Ok(());
         }
-        let write = |file: &mut SerializedFileWriter<OutputFile>| {
+        let write = |file: &mut FileWriter<OutputFile>| {
             for group in groups.drain(..) {
                 let written = append_row_group(file, group).map_err(|error| writing(self.target(), error))?;
                 receipt.rows += written.rows;
@@ -85,7 +85,7 @@ impl SharedFile {
         self.file.append(receipt.partition, || self.open(), write).await
     }
 
-    fn open(&self) -> Result<SerializedFileWriter<OutputFile>> {
+    fn open(&self) -> Result<FileWriter<OutputFile>> {
         let mut file = start(self.staging.create(None)?, self.target(), &self.layout)?;
         if let Some(old) = &self.old {
             copy_row_groups(old, &mut file, self.target())?;
@@ -108,49 +108,44 @@ impl SharedFile {
 }
 
 /// Starts `file`, which is empty; errors name `target`.
-pub(crate) fn start(file: OutputFile, target: &Path, layout: &Layout) -> Result<SerializedFileWriter<OutputFile>> {
-    SerializedFileWriter::new(file, layout.root.clone(), layout.properties.clone())
-        .map_err(|error| writing(target, error))
+pub(crate) fn start(file: OutputFile, target: &Path, layout: &Layout) -> Result<FileWriter<OutputFile>> {
+    FileWriter::new(file, layout).map_err(|error| writing(target, error))
 }
 
 /// Writes the footer of `file`; gives its rows.
-pub(crate) fn finish(mut file: SerializedFileWriter<OutputFile>, target: &Path) -> Result<(OutputFile, u64)> {
-    let footer = file.finish().map_err(|error| writing(target, error))?;
+pub(crate) fn finish(file: FileWriter<OutputFile>, target: &Path) -> Result<(OutputFile, u64)> {
+    let (file, footer) = file.finish().map_err(|error| writing(target, error))?;
     let rows = footer.row_groups().iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0)).sum();
-    let file = file.into_inner().map_err(|error| writing(target, error))?;
     Ok((file, rows))
 }
 
 /// Appends an encoded row group.
-pub(crate) fn append_row_group(file: &mut SerializedFileWriter<OutputFile>, group: RowGroup) -> Result<Closed, ParquetError> {
-    let written = group.append_to(file)?;
+pub(crate) fn append_row_group(file: &mut FileWriter<OutputFile>, group: RowGroup) -> Result<Closed, ParquetError> {
+    let written = file.append(group)?;
     let number = |number| u64::try_from(number).unwrap_or(0);
     Ok(Closed { rows: number(written.num_rows()), bytes: number(written.compressed_size()) })
 }
 
-/// Copies the row groups of `old` as they are, with their page indexes and Bloom filters.
-fn copy_row_groups(old: &ParquetFile, file: &mut SerializedFileWriter<OutputFile>, target: &Path) -> Result<()> {
+/// Copies the row groups of `old` as they are, with their page indexes, Bloom filters and orders.
+fn copy_row_groups(old: &ParquetFile, file: &mut FileWriter<OutputFile>, target: &Path) -> Result<()> {
     let source = old.source()?;
     guarded(&old.shown, || {
         let metadata = read_footer(&source, &old.shown, PageIndexPolicy::Optional)?;
         let (column_indexes, offset_indexes) = (metadata.column_index(), metadata.offset_index());
+        if offset_indexes.is_none() && metadata.num_row_groups() > 0 {
+            file.without_indexes();
+        }
         for (index, group) in metadata.row_groups().iter().enumerate() {
-            let mut copy = || {
-                let mut row_group = file.next_row_group()?;
-                for (leaf, column) in group.columns().iter().enumerate() {
-                    let close = ColumnCloseResult {
-                        bytes_written: u64::try_from(column.compressed_size())?,
-                        rows_written: u64::try_from(group.num_rows())?,
-                        metadata: column.clone(),
-                        bloom_filter: Sbbf::read_from_column_chunk(column, &source).unwrap_or(None),
-                        column_index: column_indexes.and_then(|groups| groups.get(index)?.get(leaf).cloned()),
-                        offset_index: offset_indexes.and_then(|groups| groups.get(index)?.get(leaf).cloned()),
-                    };
-                    row_group.append_column(&source, close)?;
-                }
-                row_group.close()
-            };
-            copy().map_err(|error| writing(target, error))?;
+            let rows = u64::try_from(group.num_rows()).unwrap_or(0);
+            let columns = group.columns().iter().enumerate().map(|(leaf, column)| ColumnCloseResult {
+                bytes_written: u64::try_from(column.compressed_size()).unwrap_or(0),
+                rows_written: rows,
+                metadata: column.clone(),
+                bloom_filter: bloom::read(&source, column, bloom::LARGEST),
+                column_index: column_indexes.and_then(|groups| groups.get(index)?.get(leaf).cloned()),
+                offset_index: offset_indexes.and_then(|groups| groups.get(index)?.get(leaf).cloned()),
+            });
+            file.copy(&source, group, columns).map_err(|error| writing(target, error))?;
         }
         Ok(())
     })
@@ -159,7 +154,7 @@ fn copy_row_groups(old: &ParquetFile, file: &mut SerializedFileWriter<OutputFile
 struct SharedFileWriter {
     file: Arc<SharedFile>,
     partition: PartitionId,
-    encoder: Encoder,
+    groups: RowGroups,
     parked: Vec<RowGroup>,
     memory: usize,
     receipt: Receipt,
@@ -170,37 +165,39 @@ impl SharedFileWriter {
         result.map_err(|error| writing(self.file.target(), error))
     }
 
-    fn park(&mut self) -> Result<()> {
-        let closed = self.encoder.take();
-        let closed = self.encoded(closed)?;
-        self.parked.extend(closed);
-        Ok(())
+    /// Encodes what there is, and appends what is complete when memory wants it.
+    async fn go_on(&mut self) -> Result<()> {
+        loop {
+            let progress = self.groups.next();
+            let progress = self.encoded(progress)?;
+            let idle = matches!(progress, Progress::Idle);
+            if let Progress::Complete(group) = progress {
+                self.parked.push(group);
+            }
+            if self.held() > self.memory && !self.parked.is_empty() {
+                self.file.append(&mut self.parked, &mut self.receipt).await?;
+            }
+            if idle {
+                return Ok(());
+            }
+        }
     }
 
     fn held(&self) -> usize {
-        self.parked.iter().map(|group| group.bytes).fold(self.encoder.memory(), usize::saturating_add)
+        self.parked.iter().map(|group| group.bytes).fold(self.groups.memory(), usize::saturating_add)
     }
 }
 
 #[async_trait]
 impl PartitionWriter for SharedFileWriter {
     async fn write(&mut self, batch: RecordBatch) -> Result<()> {
-        let mut offset = 0;
-        while offset < batch.num_rows() {
-            let taken = self.encoder.write(&batch, offset);
-            offset += self.encoded(taken)?;
-            if self.encoder.is_full() || self.encoder.memory() >= self.memory / 2 {
-                self.park()?;
-            }
-            if self.held() > self.memory && !self.parked.is_empty() {
-                self.file.append(&mut self.parked, &mut self.receipt).await?;
-            }
-        }
-        Ok(())
+        self.groups.push(batch);
+        self.go_on().await
     }
 
     async fn finish(mut self: Box<Self>) -> Result<Receipt> {
-        self.park()?;
+        self.groups.end();
+        self.go_on().await?;
         self.file.append(&mut self.parked, &mut self.receipt).await?;
         self.file.file.pass(self.partition).await;
         Ok(self.receipt)

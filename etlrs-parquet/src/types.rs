@@ -80,7 +80,7 @@ fn try_column(field: &FieldRef, target: &Path) -> Result<()> {
     })
 }
 
-fn contains(data_type: &DataType, wanted: &dyn Fn(&DataType) -> bool) -> bool {
+pub(crate) fn contains(data_type: &DataType, wanted: &dyn Fn(&DataType) -> bool) -> bool {
     wanted(data_type) || children(data_type).iter().any(|child| contains(child.data_type(), wanted))
 }
 

@@ -7,8 +7,6 @@ mod common;
 
 use std::sync::Arc;
 
-use arrow_array::builder::*;
-use arrow_array::types::*;
 use arrow_array::*;
 use arrow_schema::{DataType, Field, Schema};
 use common::*;
@@ -16,90 +14,9 @@ use etlrs_core::*;
 use etlrs_parquet::*;
 use proptest::prelude::*;
 
-/// A column of every type that the format can hold: three values, the middle one null.
-fn columns() -> Vec<ArrayRef> {
-    type Wide = <Decimal256Type as ArrowPrimitiveType>::Native;
-    let mut list = ListBuilder::new(Int32Builder::new());
-    list.append_value([Some(1), None]);
-    list.append_null();
-    list.append_value([]);
-    let mut lists = ListBuilder::new(ListBuilder::new(StringBuilder::new()));
-    lists.values().append_value([Some("a"), None]);
-    lists.append(true);
-    lists.append(false);
-    lists.values().append_null();
-    lists.append(true);
-    let mut map = MapBuilder::new(None, StringBuilder::new(), Int64Builder::new());
-    map.keys().append_value("k");
-    map.values().append_null();
-    map.append(true).unwrap();
-    map.append(false).unwrap();
-    map.append(true).unwrap();
-    let mut fixed = FixedSizeBinaryBuilder::new(3);
-    fixed.append_value(b"abc").unwrap();
-    fixed.append_null();
-    fixed.append_value(b"\0\0\0").unwrap();
-    let mut pairs = FixedSizeListBuilder::new(Int16Builder::new(), 2);
-    pairs.values().append_slice(&[1, 2]);
-    pairs.append(true);
-    pairs.values().append_slice(&[0, 0]);
-    pairs.append(false);
-    pairs.values().append_slice(&[3, 4]);
-    pairs.append(true);
-    let inner: ArrayRef = Arc::new(Int8Array::from(vec![Some(-1), None, None]));
-    let fields = vec![Field::new("x", DataType::Int8, true)].into();
-    let structs = StructArray::new(fields, vec![inner], Some(vec![true, false, true].into()));
-    macro_rules! numbers {
-        ($($array:ident $low:expr, $high:expr;)*) => { vec![$( Arc::new($array::from(vec![Some($low), None, Some($high)])) as ArrayRef ),*] };
-    }
-    let mut columns = numbers! {
-        BooleanArray true, false;
-        Int8Array i8::MIN, i8::MAX; Int16Array i16::MIN, i16::MAX; Int32Array i32::MIN, i32::MAX; Int64Array i64::MIN, i64::MAX;
-        UInt8Array 0, u8::MAX; UInt16Array 0, u16::MAX; UInt32Array 0, u32::MAX; UInt64Array 0, u64::MAX;
-        Float32Array f32::NAN, f32::NEG_INFINITY; Float64Array -0.0, f64::MAX;
-        StringArray "", "ünïcode\0"; LargeStringArray "", "x"; StringViewArray "short", "longer than twelve bytes";
-        BinaryArray b"" as &[u8], b"\xff\0" as &[u8]; LargeBinaryArray b"" as &[u8], b"\xff" as &[u8];
-        BinaryViewArray b"" as &[u8], b"\xff" as &[u8];
-        Date32Array -1, i32::MAX; Date64Array -86_400_000, 86_400_000;
-        Time32SecondArray 0, 86_399; Time32MillisecondArray 0, 86_399_999;
-        Time64MicrosecondArray 0, 86_399_999_999; Time64NanosecondArray 0, 86_399_999_999_999;
-        TimestampSecondArray -1, 1; TimestampMillisecondArray -1, 1; TimestampMicrosecondArray i64::MIN, i64::MAX;
-        TimestampNanosecondArray i64::MIN, i64::MAX;
-        DurationSecondArray -1, 1; DurationMillisecondArray -1, 1; DurationMicrosecondArray -1, 1; DurationNanosecondArray -1, 1;
-        IntervalYearMonthArray -14, 14;
-    };
-    let decimal = |precision, scale| {
-        Decimal128Array::from(vec![Some(-99), None, Some(99)]).with_precision_and_scale(precision, scale).unwrap()
-    };
-    let wide = Decimal256Array::from(vec![Some(Wide::MAX), None, Some(Wide::from_i128(-7))]);
-    columns.extend([
-        Arc::new(TimestampMicrosecondArray::from(vec![Some(0), None, Some(1)]).with_timezone("UTC")) as ArrayRef,
-        Arc::new(TimestampMillisecondArray::from(vec![Some(0), None, Some(1)]).with_timezone("Europe/Berlin")),
-        Arc::new(decimal(2, 1)),
-        Arc::new(decimal(18, 0)),
-        Arc::new(decimal(38, 38)),
-        Arc::new(wide),
-        Arc::new(IntervalDayTimeArray::from(vec![
-            Some(IntervalDayTime::new(1, 2)),
-            None,
-            Some(IntervalDayTime::new(3, 4)),
-        ])),
-        Arc::new(NullArray::new(3)),
-        Arc::new(["a", "b", "a"].into_iter().collect::<DictionaryArray<Int8Type>>()),
-        Arc::new(vec![Some("x"), None, Some("x")].into_iter().collect::<DictionaryArray<UInt32Type>>()),
-        Arc::new(fixed.finish()),
-        Arc::new(pairs.finish()),
-        Arc::new(list.finish()),
-        Arc::new(lists.finish()),
-        Arc::new(map.finish()),
-        Arc::new(structs),
-    ]);
-    columns
-}
-
 #[test]
 fn all_types_come_back_as_they_were() {
-    let columns = columns();
+    let columns = all_types();
     let fields: Vec<_> = columns
         .iter()
         .enumerate()
@@ -147,7 +64,7 @@ fn columns_are_given_in_the_wanted_order() {
 fn a_nested_column_is_projected_as_a_whole() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("t.parquet");
-    let columns = columns();
+    let columns = all_types();
     let columns: Vec<_> =
         columns[columns.len() - 3..].iter().enumerate().map(|(i, c)| (format!("c{i}"), c.clone(), true)).collect();
     let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();

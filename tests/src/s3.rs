@@ -124,7 +124,8 @@ async fn serve(listener: TcpListener, service: S3Service, shared: Arc<Shared>) {
                     path: request.uri().to_string(),
                     range: request.headers().get("range").and_then(|range| length(range.to_str().ok()?)),
                 });
-                let fails = shared.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+                let fails =
+                    shared.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
                 if fails.is_ok() {
                     return Ok(hyper::Response::builder().status(503).body(s3s::Body::empty()).unwrap());
                 }

@@ -98,7 +98,10 @@ fn large_objects_are_read_in_ranges_and_written_in_parts() {
     assert_eq!(bed.copy("s3://bucket/a.csv", "b.parquet", &["--memory", "64MB"]), local);
     let reads: Vec<_> = bed.server.requests().into_iter().filter(|request| request.method == "GET").collect();
     let bytes: u64 = reads.iter().filter_map(|read| read.range).sum();
-    assert!(reads.len() > 5 && reads.iter().all(|read| read.range.is_some_and(|length| length <= 8 << 20)), "{reads:?}");
+    assert!(
+        reads.len() > 5 && reads.iter().all(|read| read.range.is_some_and(|length| length <= 8 << 20)),
+        "{reads:?}"
+    );
     // Once, but for the looks at the start and at the cuts.
     assert!(bytes >= size && bytes < size + size / 5 + (4 << 20), "{bytes} of {size}");
 
@@ -142,7 +145,8 @@ fn modes_are_kept_to_in_a_store() {
     let bed = Bed::new();
     let rows = |rows: u64| write_csv(&bed.path().join("a.csv"), rows, rows);
     let count = |source: &str| bed.copy(source, "out.parquet", &["--mode", "replace"]).0;
-    for target in ["s3://bucket/a.parquet", "s3://bucket/a.csv", "s3://bucket/parquet.parquet/", "s3://bucket/csv.csv/"] {
+    for target in ["s3://bucket/a.parquet", "s3://bucket/a.csv", "s3://bucket/parquet.parquet/", "s3://bucket/csv.csv/"]
+    {
         rows(100);
         bed.copy("a.csv", target, &[]);
         bed.fails(&["copy", "a.csv", target], &["the target exists", "replace or append"]);
@@ -179,8 +183,7 @@ fn a_run_that_is_killed_leaves_the_object_as_it_was() {
         let arguments = ["copy", "new.csv", target, "--mode", "replace", "--memory", "64MB", "--no-progress"];
         for after in [1, 4, 6] {
             let mut command = etlrs(PROGRAM, bed.path(), &arguments);
-            let mut child =
-                bed.server.environment(&mut command, SECRET_KEY).stdout(Stdio::null()).spawn().unwrap();
+            let mut child = bed.server.environment(&mut command, SECRET_KEY).stdout(Stdio::null()).spawn().unwrap();
             while bed.server.request_count() < after && child.try_wait().unwrap().is_none() {
                 std::thread::yield_now();
             }

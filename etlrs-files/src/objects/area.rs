@@ -142,8 +142,8 @@ impl ObjectArea {
         if !self.directory {
             return uploads.into_values().try_for_each(|upload| upload.complete(new));
         }
-        let manifest = manifest
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "a directory is published without its manifest"))?;
+        let manifest =
+            manifest.ok_or_else(|| Error::new(ErrorKind::Internal, "a directory is published without its manifest"))?;
         let names: Vec<_> = uploads.keys().cloned().collect();
         let done = self.complete_all(uploads, new).and_then(|()| self.put_manifest(&manifest));
         match done {
@@ -176,11 +176,11 @@ impl ObjectArea {
         });
         match put?.wait() {
             Ok(_) => Ok(()),
-            Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::SourceChanged) => {
-                Err(Error::new(ErrorKind::Locked, "another run wrote to the directory meanwhile, so nothing was published")
+            Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::SourceChanged) => Err(
+                Error::new(ErrorKind::Locked, "another run wrote to the directory meanwhile, so nothing was published")
                     .hint("run again")
-                    .in_source(self.target.display()))
-            }
+                    .in_source(self.target.display()),
+            ),
             Err(error) => Err(error),
         }
     }

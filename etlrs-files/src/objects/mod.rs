@@ -31,8 +31,8 @@ use object_store::{ClientOptions, ObjectMeta, ObjectStore, ObjectStoreExt, Retry
 
 pub(crate) use self::area::ObjectArea;
 pub(crate) use self::object::{Object, ObjectReader};
-pub(crate) use self::upload::Upload;
 use self::request::{request, requests};
+pub(crate) use self::upload::Upload;
 
 /// How often a request is tried before its error is told; the store's client waits longer each time.
 const RETRIES: usize = 4;
@@ -86,7 +86,8 @@ impl Address {
         if bucket.is_empty() {
             return Err(wrong("the URL names no bucket".to_owned()));
         }
-        let key = Key::parse(key.trim_end_matches('/')).map_err(|error| wrong(format!("the name is wrong: {error}")))?;
+        let key =
+            Key::parse(key.trim_end_matches('/')).map_err(|error| wrong(format!("the name is wrong: {error}")))?;
         Ok(Some(Self { bucket: Bucket::open(scheme, bucket, path)?, key, shown: path.to_owned() }))
     }
 
@@ -128,9 +129,8 @@ impl Address {
     /// Whether there are objects in the directory of this name.
     pub(crate) fn is_directory(&self, cancel: &CancelToken) -> Result<bool> {
         let (store, key) = (self.store(), self.key.clone());
-        let any = request(cancel, self.failed("list"), async move {
-            Ok(store.list(Some(&key)).try_next().await?.is_some())
-        });
+        let any =
+            request(cancel, self.failed("list"), async move { Ok(store.list(Some(&key)).try_next().await?.is_some()) });
         any?.wait()
     }
 
@@ -175,7 +175,8 @@ impl Address {
         let read = request(cancel, self.failed("read"), async move {
             match store.get(&key).await {
                 Ok(found) => {
-                    let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
+                    let version =
+                        UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
                     Ok(Some((found.bytes().await?.to_vec(), version)))
                 }
                 Err(object_store::Error::NotFound { .. }) => Ok(None),
@@ -263,7 +264,8 @@ fn client(scheme: &str, bucket: &str) -> object_store::Result<Arc<dyn ObjectStor
 }
 
 fn is_set(variable: &str) -> bool {
-    std::env::var(variable).is_ok_and(|value| matches!(value.to_ascii_lowercase().as_str(), "true" | "1" | "yes" | "on"))
+    std::env::var(variable)
+        .is_ok_and(|value| matches!(value.to_ascii_lowercase().as_str(), "true" | "1" | "yes" | "on"))
 }
 
 fn is_loopback(endpoint: &str) -> bool {
@@ -311,7 +313,8 @@ fn failed(operation: &str, shown: &Path, error: &object_store::Error) -> Error {
             because(ErrorKind::PermissionDenied, "access is denied".to_owned()).hint(credentials(scheme))
         }
         Store::Unauthenticated { .. } => {
-            because(ErrorKind::PermissionDenied, "the credentials are not accepted".to_owned()).hint(credentials(scheme))
+            because(ErrorKind::PermissionDenied, "the credentials are not accepted".to_owned())
+                .hint(credentials(scheme))
         }
         Store::Precondition { .. } | Store::NotModified { .. } => {
             because(ErrorKind::SourceChanged, "the object was written by somebody else meanwhile".to_owned())

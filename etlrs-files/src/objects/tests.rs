@@ -33,7 +33,8 @@ impl Fixture {
 
     fn put(&self, key: &str, text: &[u8]) {
         let (address, text) = (self.address(key), text.to_vec());
-        requests(self.cx.cancel(), async move { Ok(address.store().put(&address.key, text.into()).await.unwrap()) }).unwrap();
+        requests(self.cx.cancel(), async move { Ok(address.store().put(&address.key, text.into()).await.unwrap()) })
+            .unwrap();
     }
 
     fn get(&self, key: &str) -> Option<Vec<u8>> {
@@ -58,7 +59,9 @@ impl Fixture {
     fn load(&self, key: &str, mode: LoadMode, run: RunId, text: &str) -> Result<Arc<Staging>> {
         let staging = Arc::new(Staging::directory(&self.path(key), mode, &self.cx)?);
         let old = match mode {
-            LoadMode::Append => Manifest::read(&self.path(key), self.cx.cancel())?.map_or(Vec::new(), |found| found.files),
+            LoadMode::Append => {
+                Manifest::read(&self.path(key), self.cx.cancel())?.map_or(Vec::new(), |found| found.files)
+            }
             _ => Vec::new(),
         };
         let parts = Parts::new(staging.clone(), run, "csv", old)?;
@@ -91,7 +94,9 @@ fn urls_name_buckets_and_keys() {
     assert!(Address::of(Path::new("s3:a.csv")).unwrap().is_none());
     assert_eq!(fixture.address("a b/c%41#d.csv").key.as_ref(), "a b/c%41#d.csv");
     assert_eq!(fixture.address("dir/").key.as_ref(), "dir");
-    for (url, words) in [("s3://", "names no bucket"), ("s3:///key", "names no bucket"), ("s3://b/a/../c", "the name is wrong")] {
+    for (url, words) in
+        [("s3://", "names no bucket"), ("s3:///key", "names no bucket"), ("s3://b/a/../c", "the name is wrong")]
+    {
         let error = Address::of(Path::new(url)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
         assert!(error.to_string().contains(words), "{error}");
@@ -105,7 +110,9 @@ fn any_place_is_read_as_it_is() {
     fixture.put("a", &text);
     let file = InputFile::open(&fixture.path("a"), fixture.cx.cancel()).unwrap();
     assert_eq!(file.length(), text.len() as u64);
-    for (offset, length) in [(0, 6), (3, 100), (399_992, 8), (399_000, 1000), (50, 70_000), (390_000, 9_000), (0, 400_000)] {
+    for (offset, length) in
+        [(0, 6), (3, 100), (399_992, 8), (399_000, 1000), (50, 70_000), (390_000, 9_000), (0, 400_000)]
+    {
         let mut buffer = vec![0; length];
         file.read_exact_at(&mut buffer, offset as u64).unwrap();
         assert_eq!(buffer, text[offset..offset + length], "{offset} {length}");

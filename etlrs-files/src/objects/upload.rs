@@ -71,9 +71,8 @@ impl Upload {
             Some(upload) => upload,
             none => {
                 let (store, key) = (self.address.store(), self.address.key.clone());
-                let begun = request(&self.cancel, self.address.failed("write"), async move {
-                    store.put_multipart(&key).await
-                });
+                let begun =
+                    request(&self.cancel, self.address.failed("write"), async move { store.put_multipart(&key).await });
                 none.insert(begun?.wait()?)
             }
         };

@@ -121,10 +121,9 @@ impl Staging {
         match &self.0 {
             Area::Local(area) => area.continue_old(),
             #[cfg(feature = "object-store")]
-            Area::Object(_) => Err(etlrs_core::Error::new(
-                etlrs_core::ErrorKind::Unsupported,
-                "an object cannot be appended to",
-            )),
+            Area::Object(_) => {
+                Err(etlrs_core::Error::new(etlrs_core::ErrorKind::Unsupported, "an object cannot be appended to"))
+            }
         }
     }
 

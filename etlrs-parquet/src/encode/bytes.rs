@@ -7,9 +7,11 @@ use parquet::errors::Result;
 use parquet::file::statistics::{Statistics, ValueStatistics};
 use parquet::schema::types::ColumnDescPtr;
 
-use super::chunk::{Bounds, Chunk, EncodedChunk, Levels, PAGE_BYTES, PAGE_ROWS};
+use super::ColumnLayout;
+use super::chunk::{Bounds, Chunk, EncodedChunk, Levels};
 use super::codec::Compressor;
 use super::dictionary::{SAMPLE, Slots, estimate, hash_bytes, hash_word, worth_keeping};
+use super::filter::Filter;
 use super::fixed::numbered;
 
 /// Bytes of a value that statistics keep; for longer ones they have something below or above.
@@ -134,6 +136,10 @@ impl Extremes {
 pub(crate) struct BytesColumn {
     chunk: Chunk<BytesBounds>,
     levels: Levels,
+    /// Of a page, at the most.
+    page_rows: usize,
+    /// Of a page's values, which end it early.
+    page_bytes: usize,
     text: bool,
     /// Values of the page, each behind its length; with a dictionary, `numbers` holds theirs instead.
     plain: Vec<u8>,
@@ -194,6 +200,10 @@ impl Interner {
         }
         number
     }
+
+    fn values(&self) -> impl Iterator<Item = &[u8]> {
+        self.places.iter().map(|place| &self.plain[place.begin as usize..place.end as usize])
+    }
 }
 
 /// Where in a dictionary a value is, and what tells it from others fast.
@@ -230,17 +240,20 @@ fn append(value: &[u8], out: &mut Vec<u8>) {
 }
 
 impl BytesColumn {
-    pub(crate) fn new(descriptor: ColumnDescPtr, text: bool, may_use_dictionary: bool) -> Self {
+    pub(crate) fn new(descriptor: ColumnDescPtr, text: bool, layout: ColumnLayout) -> Self {
         Self {
             levels: Levels::new(descriptor.max_def_level() > 0),
-            chunk: Chunk::new(descriptor),
+            chunk: Chunk::new(descriptor, &layout),
+            // The length of a value takes four bytes, and its number in a dictionary no more.
+            page_rows: layout.page_rows.min(layout.page_bytes / 4).max(1),
+            page_bytes: layout.page_bytes,
             text,
             plain: Vec::new(),
             numbers: Vec::new(),
             bytes: 0,
             extremes: Extremes::default(),
             dictionary: Dictionary::Undecided,
-            may_use_dictionary,
+            may_use_dictionary: layout.dictionary,
         }
     }
 
@@ -267,14 +280,14 @@ impl BytesColumn {
         let nulls = nulls.filter(|nulls| nulls.null_count() > 0);
         let mut from = 0;
         while from < rows {
-            let most = (rows - from).min(PAGE_ROWS - self.levels.rows());
+            let most = (rows - from).min(self.page_rows - self.levels.rows());
             let added = match nulls {
                 None => self.add((from..from + most).map(|row| (row, Some(value(row))))),
                 Some(nulls) => self.add((from..from + most).map(|row| (row, nulls.is_valid(row).then(|| value(row))))),
             };
             let next = added.map_or(from + most, |last| last + 1);
             self.levels.append(next - from, nulls.map(|nulls| nulls.slice(from, next - from)).as_ref())?;
-            if self.levels.rows() == PAGE_ROWS || self.plain.len() >= PAGE_BYTES {
+            if self.levels.rows() == self.page_rows || self.plain.len() >= self.page_bytes {
                 self.end_page(compressor)?;
             }
             from = next;
@@ -297,20 +310,27 @@ impl BytesColumn {
                 let number = interner.number(value);
                 self.numbers.push(number);
                 let page = &mut interner.pages[number as usize];
-                if *page != interner.page {
+                if *page != interner.page && self.chunk.tells_bounds() {
                     *page = interner.page;
                     self.extremes.add(value);
                 }
             }
             return None;
         }
+        let tells_bounds = self.chunk.tells_bounds();
+        let mut filter = self.chunk.filter.as_mut().map(Filter::of_values);
         values.find_map(|(row, value)| {
             if let Some(value) = value {
                 self.bytes += value.len() as u64;
                 append(value, &mut self.plain);
-                self.extremes.add(value);
+                if tells_bounds {
+                    self.extremes.add(value);
+                }
+                if let Some(filter) = &mut filter {
+                    filter.insert(value);
+                }
             }
-            (self.plain.len() >= PAGE_BYTES).then_some(row)
+            (self.plain.len() >= self.page_bytes).then_some(row)
         })
     }
 
@@ -347,6 +367,10 @@ impl BytesColumn {
         }
         match self.dictionary {
             Dictionary::Open(interner) | Dictionary::Closed(interner) => {
+                if let Some(filter) = &mut self.chunk.filter {
+                    let filter = filter.of_dictionary(interner.places.len());
+                    interner.values().for_each(|value| filter.insert(value));
+                }
                 self.chunk.finish(compressor, Some((&interner.plain, interner.places.len())))
             }
             _ => self.chunk.finish(compressor, None),

@@ -17,13 +17,11 @@ use parquet::file::statistics::Statistics;
 use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
 use parquet::schema::types::ColumnDescPtr;
 
+use super::ColumnLayout;
 use super::bits;
 use super::codec::Compressor;
-
-/// Rows of a page at the most. Pages are what a reader with a filter can skip.
-pub(crate) const PAGE_ROWS: usize = 20_000;
-/// Bytes of a page's values that end it early.
-pub(crate) const PAGE_BYTES: usize = 1 << 20;
+use super::filter::Filter;
+use crate::Statistics as Told;
 
 /// The least and the greatest of some values, as the statistics of the format hold them.
 pub(crate) trait Bounds: Clone {
@@ -98,6 +96,9 @@ impl Levels {
 /// Pages of one column of one row group.
 pub(crate) struct Chunk<B> {
     descriptor: ColumnDescPtr,
+    told: Told,
+    /// The Bloom filter, if the column gets one.
+    pub(crate) filter: Option<Filter>,
     /// The data pages with their headers; the dictionary page will come before them.
     pages: TrackedWrite<Vec<u8>>,
     encoding_stats: Vec<PageEncodingStats>,
@@ -121,9 +122,11 @@ pub(crate) struct EncodedChunk {
 }
 
 impl<B: Bounds> Chunk<B> {
-    pub(crate) fn new(descriptor: ColumnDescPtr) -> Self {
+    pub(crate) fn new(descriptor: ColumnDescPtr, layout: &ColumnLayout) -> Self {
         Self {
             descriptor,
+            told: layout.statistics,
+            filter: layout.filter.map(Filter::new),
             pages: TrackedWrite::new(Vec::new()),
             encoding_stats: Vec::new(),
             offsets: Vec::new(),
@@ -138,7 +141,12 @@ impl<B: Bounds> Chunk<B> {
     }
 
     pub(crate) fn memory(&self) -> usize {
-        self.pages.inner().capacity()
+        self.pages.inner().capacity() + self.filter.as_ref().map_or(0, Filter::memory)
+    }
+
+    /// Whether bounds of pages are of use.
+    pub(crate) fn tells_bounds(&self) -> bool {
+        self.told != Told::None
     }
 
     /// Tells the bytes of the values of the page that ends next. Readers learn from their sum what the values take, which
@@ -223,7 +231,9 @@ impl<B: Bounds> Chunk<B> {
         };
         let bytes =
             ChunkBytes { dictionary: dictionary_page.into_inner()?.into(), pages: self.pages.into_inner()?.into() };
-        let metadata = ColumnChunkMetaData::builder(self.descriptor)
+        let filter = self.filter.take().and_then(|filter| filter.finish(&self.descriptor));
+        let statistics = (self.told != Told::None).then(|| B::statistics(self.bounds.as_ref(), self.nulls));
+        let mut metadata = ColumnChunkMetaData::builder(self.descriptor)
             .set_unencoded_byte_array_data_bytes(value_bytes)
             .set_compression(compressor.codec())
             .set_encodings(encodings)
@@ -232,14 +242,15 @@ impl<B: Bounds> Chunk<B> {
             .set_total_uncompressed_size(i64::try_from(self.uncompressed)?)
             .set_num_values(i64::try_from(self.rows)?)
             .set_data_page_offset(i64::try_from(shift)?)
-            .set_dictionary_page_offset(dictionary.map(|_| 0))
-            .set_statistics(B::statistics(self.bounds.as_ref(), self.nulls))
-            .build()?;
+            .set_dictionary_page_offset(dictionary.map(|_| 0));
+        if let Some(statistics) = statistics {
+            metadata = metadata.set_statistics(statistics);
+        }
         let close = ColumnCloseResult {
             bytes_written: bytes.len(),
             rows_written: self.rows,
-            metadata,
-            bloom_filter: None,
+            metadata: metadata.build()?,
+            bloom_filter: filter,
             column_index,
             offset_index: Some(offset_index),
         };
@@ -256,7 +267,7 @@ impl<B: Bounds> Chunk<B> {
         for &bytes in &self.value_bytes {
             offset_index.append_unencoded_byte_array_data_bytes(Some(i64::try_from(bytes)?));
         }
-        if self.unbounded {
+        if self.unbounded || self.told != Told::Page {
             return Ok((None, offset_index.build()));
         }
         let mut index = ColumnIndexBuilder::new(self.descriptor.physical_type());

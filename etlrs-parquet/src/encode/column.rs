@@ -6,12 +6,15 @@ use arrow_array::{Array, ArrayRef, UInt64Array};
 use arrow_schema::{DataType, TimeUnit};
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowLeafColumn};
 use parquet::basic::Type as PhysicalType;
+use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::{ParquetError, Result};
 use parquet::schema::types::ColumnDescPtr;
 
+use super::ColumnLayout;
 use super::bytes::BytesColumn;
 use super::chunk::EncodedChunk;
 use super::codec::Compressor;
+use super::filter::{self, complete};
 use super::fixed::NumberColumn;
 
 /// One leaf column of a row group in the making.
@@ -32,18 +35,26 @@ pub(crate) enum EncodedColumn {
 }
 
 impl EncodedColumn {
+    pub(crate) fn close_mut(&mut self) -> &mut ColumnCloseResult {
+        match self {
+            Self::Quick(chunk) => &mut chunk.close,
+            Self::Crate(chunk) => chunk.close_mut(),
+        }
+    }
+
     pub(crate) fn bytes(&self) -> usize {
-        let written = match self {
-            Self::Quick(chunk) => chunk.close.bytes_written,
-            Self::Crate(chunk) => chunk.close().bytes_written,
+        let close = match self {
+            Self::Quick(chunk) => &chunk.close,
+            Self::Crate(chunk) => chunk.close(),
         };
-        usize::try_from(written).unwrap_or(usize::MAX)
+        let filter = close.bloom_filter.as_ref().map_or(0, filter::bytes);
+        usize::try_from(close.bytes_written).unwrap_or(usize::MAX).saturating_add(filter)
     }
 }
 
 impl Column {
     /// For a column of `data_type` that is stored as `column` and no part of another, if it is one that is encoded here.
-    pub(crate) fn quick(data_type: &DataType, column: &ColumnDescPtr, dictionary: bool) -> Option<Self> {
+    pub(crate) fn quick(data_type: &DataType, column: &ColumnDescPtr, layout: ColumnLayout) -> Option<Self> {
         if column.max_rep_level() > 0 || column.max_def_level() > 1 {
             return None;
         }
@@ -51,22 +62,22 @@ impl Column {
         let micro_or_nano = |unit: &TimeUnit| matches!(unit, TimeUnit::Microsecond | TimeUnit::Nanosecond);
         match (data_type, column.physical_type()) {
             (DataType::Int32 | DataType::Date32 | DataType::Time32(TimeUnit::Millisecond), PhysicalType::INT32) => {
-                Some(Self::Int32(NumberColumn::new(column, dictionary)))
+                Some(Self::Int32(NumberColumn::new(column, layout)))
             }
-            (DataType::Int64, PhysicalType::INT64) => Some(Self::Int64(NumberColumn::new(column, dictionary))),
+            (DataType::Int64, PhysicalType::INT64) => Some(Self::Int64(NumberColumn::new(column, layout))),
             (DataType::Time64(unit), PhysicalType::INT64) if micro_or_nano(unit) => {
-                Some(Self::Int64(NumberColumn::new(column, dictionary)))
+                Some(Self::Int64(NumberColumn::new(column, layout)))
             }
             (DataType::Timestamp(unit, _), PhysicalType::INT64) if *unit != TimeUnit::Second => {
-                Some(Self::Int64(NumberColumn::new(column, dictionary)))
+                Some(Self::Int64(NumberColumn::new(column, layout)))
             }
-            (DataType::Float32, PhysicalType::FLOAT) => Some(Self::Float32(NumberColumn::new(column, dictionary))),
-            (DataType::Float64, PhysicalType::DOUBLE) => Some(Self::Float64(NumberColumn::new(column, dictionary))),
+            (DataType::Float32, PhysicalType::FLOAT) => Some(Self::Float32(NumberColumn::new(column, layout))),
+            (DataType::Float64, PhysicalType::DOUBLE) => Some(Self::Float64(NumberColumn::new(column, layout))),
             (DataType::Utf8 | DataType::LargeUtf8, PhysicalType::BYTE_ARRAY) => {
-                Some(Self::Bytes(BytesColumn::new(column, true, dictionary)))
+                Some(Self::Bytes(BytesColumn::new(column, true, layout)))
             }
             (DataType::Binary | DataType::LargeBinary, PhysicalType::BYTE_ARRAY) => {
-                Some(Self::Bytes(BytesColumn::new(column, false, dictionary)))
+                Some(Self::Bytes(BytesColumn::new(column, false, layout)))
             }
             _ => None,
         }
@@ -134,19 +145,25 @@ impl Column {
     }
 
     pub(crate) fn finish(self, compressor: Option<&mut Compressor>) -> Result<EncodedColumn> {
-        let Some(compressor) = compressor else {
-            return match self {
-                Self::Crate(column) => Ok(EncodedColumn::Crate(column.close()?)),
-                _ => Err(ParquetError::General("a column has lost its compressor".to_owned())),
-            };
+        let column = match self {
+            Self::Crate(column) => {
+                let mut chunk = column.close()?;
+                let close = chunk.close_mut();
+                close.bloom_filter =
+                    close.bloom_filter.take().and_then(|filter| complete(filter, close.metadata.column_descr()));
+                return Ok(EncodedColumn::Crate(chunk));
+            }
+            column => column,
         };
-        Ok(EncodedColumn::Quick(match self {
+        let lost = || ParquetError::General("a column has lost its compressor".to_owned());
+        let compressor = compressor.ok_or_else(lost)?;
+        Ok(EncodedColumn::Quick(match column {
             Self::Int32(column) => column.finish(compressor)?,
             Self::Int64(column) => column.finish(compressor)?,
             Self::Float32(column) => column.finish(compressor)?,
             Self::Float64(column) => column.finish(compressor)?,
             Self::Bytes(column) => column.finish(compressor)?,
-            Self::Crate(column) => return Ok(EncodedColumn::Crate(column.close()?)),
+            Self::Crate(_) => return Err(lost()),
         }))
     }
 }
@@ -196,7 +213,7 @@ fn texts(column: &mut BytesColumn, compressor: &mut Compressor, array: &ArrayRef
 }
 
 /// The values of a dictionary array of numbers, one for each row.
-fn unpack(array: &ArrayRef) -> Result<ArrayRef> {
+pub(super) fn unpack(array: &ArrayRef) -> Result<ArrayRef> {
     arrow_select::take::take(array.as_any_dictionary().values(), &keys(array)?, None).map_err(ParquetError::from)
 }
 

@@ -6,8 +6,9 @@ use parquet::errors::Result;
 use parquet::file::statistics::{Statistics, ValueStatistics};
 use parquet::schema::types::ColumnDescPtr;
 
+use super::ColumnLayout;
 use super::bits;
-use super::chunk::{Bounds, Chunk, EncodedChunk, Levels, PAGE_ROWS};
+use super::chunk::{Bounds, Chunk, EncodedChunk, Levels};
 use super::codec::Compressor;
 use super::dictionary::{SAMPLE, Slots, estimate, hash_word, worth_keeping};
 
@@ -137,6 +138,8 @@ impl<T: Number> Bounds for NumberBounds<T> {
 pub(crate) struct NumberColumn<T> {
     chunk: Chunk<NumberBounds<T>>,
     levels: Levels,
+    /// Of a page, at the most.
+    page_rows: usize,
     /// Values of the page that are not null; with a dictionary, `numbers` holds theirs instead.
     values: Vec<T>,
     numbers: Vec<u32>,
@@ -181,15 +184,16 @@ impl<T: Number> Interner<T> {
 }
 
 impl<T: Number> NumberColumn<T> {
-    pub(crate) fn new(descriptor: ColumnDescPtr, may_use_dictionary: bool) -> Self {
+    pub(crate) fn new(descriptor: ColumnDescPtr, layout: ColumnLayout) -> Self {
         Self {
             levels: Levels::new(descriptor.max_def_level() > 0),
-            chunk: Chunk::new(descriptor),
+            chunk: Chunk::new(descriptor, &layout),
+            page_rows: layout.page_rows.min(layout.page_bytes / size_of::<T>()).max(1),
             values: Vec::new(),
             numbers: Vec::new(),
             bounds: None,
             dictionary: Dictionary::Undecided,
-            may_use_dictionary,
+            may_use_dictionary: layout.dictionary,
         }
     }
 
@@ -212,7 +216,7 @@ impl<T: Number> NumberColumn<T> {
     ) -> Result<()> {
         let mut from = 0;
         while !values.is_empty() {
-            let (part, rest) = values.split_at(values.len().min(PAGE_ROWS - self.levels.rows()));
+            let (part, rest) = values.split_at(values.len().min(self.page_rows - self.levels.rows()));
             let nulls = nulls.map(|nulls| nulls.slice(from, part.len())).filter(|nulls| nulls.null_count() > 0);
             self.levels.append(part.len(), nulls.as_ref())?;
             match nulls {
@@ -222,7 +226,7 @@ impl<T: Number> NumberColumn<T> {
                     self.add(&valid);
                 }
             }
-            if self.levels.rows() == PAGE_ROWS {
+            if self.levels.rows() == self.page_rows {
                 self.end_page(compressor)?;
             }
             from += part.len();
@@ -236,7 +240,7 @@ impl<T: Number> NumberColumn<T> {
             let wanted = self.may_use_dictionary && wants_dictionary(&values[..values.len().min(SAMPLE)]);
             self.dictionary = if wanted { Dictionary::Open(Interner::new()) } else { Dictionary::None };
         }
-        let bounds = NumberBounds::of(values);
+        let bounds = if self.chunk.tells_bounds() { NumberBounds::of(values) } else { None };
         match (&mut self.bounds, bounds) {
             (Some(all), Some(bounds)) => all.extend(&bounds),
             (all @ None, bounds) => *all = bounds,
@@ -244,7 +248,13 @@ impl<T: Number> NumberColumn<T> {
         }
         match &mut self.dictionary {
             Dictionary::Open(interner) => self.numbers.extend(values.iter().map(|&value| interner.number(value))),
-            _ => self.values.extend_from_slice(values),
+            _ => {
+                if let Some(filter) = &mut self.chunk.filter {
+                    let filter = filter.of_values();
+                    values.iter().for_each(|value| filter.insert(value.to_byte_slice()));
+                }
+                self.values.extend_from_slice(values);
+            }
         }
     }
 
@@ -279,6 +289,10 @@ impl<T: Number> NumberColumn<T> {
         match self.dictionary {
             Dictionary::Open(interner) | Dictionary::Closed(interner) => {
                 let values = &interner.values;
+                if let Some(filter) = &mut self.chunk.filter {
+                    let filter = filter.of_dictionary(values.len());
+                    values.iter().for_each(|value| filter.insert(value.to_byte_slice()));
+                }
                 self.chunk.finish(compressor, Some((values.as_slice().to_byte_slice(), values.len())))
             }
             _ => self.chunk.finish(compressor, None),

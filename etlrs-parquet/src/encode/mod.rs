@@ -8,7 +8,8 @@
 //! compressor with its buffers.
 //!
 //! `column.rs` chooses, `fixed.rs` and `bytes.rs` turn values into pages, `bits.rs` has the encodings, `chunk.rs` puts
-//! pages, statistics and indexes together.
+//! pages, statistics and indexes together, `filter.rs` has Bloom filters, `sort.rs` the order of rows, and `groups.rs`
+//! makes row groups of what comes.
 
 mod bits;
 mod bytes;
@@ -16,24 +17,33 @@ mod chunk;
 mod codec;
 mod column;
 mod dictionary;
+mod filter;
 mod fixed;
+mod groups;
+mod sort;
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_schema::{Schema, SchemaRef};
+use etlrs_core::{Error, ErrorKind};
 use parquet::arrow::arrow_writer::{ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::arrow::{ARROW_SCHEMA_META_KEY, encode_arrow_schema};
 use parquet::errors::{ParquetError, Result};
-use parquet::file::metadata::{KeyValue, RowGroupMetaDataPtr};
-use parquet::file::properties::{WriterProperties, WriterPropertiesPtr};
+use parquet::file::metadata::{KeyValue, RowGroupMetaDataPtr, SortingColumn};
+use parquet::file::properties::{BloomFilterProperties, EnabledStatistics, WriterProperties, WriterPropertiesPtr};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{ColumnDescPtr, ColumnPath, SchemaDescriptor, TypePtr};
 
 use self::codec::Compressor;
 use self::column::{Column, EncodedColumn};
-use crate::ParquetWriteOptions;
+use self::filter::FilterSize;
+pub(crate) use self::groups::{Progress, RowGroups};
+pub(crate) use self::sort::SortKey;
+use crate::error::writing;
+use crate::{ParquetWriteOptions, Statistics};
 
 /// What all files of a load have in common.
 #[derive(Debug)]
@@ -43,17 +53,62 @@ pub(crate) struct Layout {
     leaves: SchemaDescriptor,
     pub(crate) properties: WriterPropertiesPtr,
     row_group_rows: usize,
-    factory: ArrowRowGroupWriterFactory,
+    column: ColumnLayout,
+    /// Whether each leaf gets a Bloom filter.
+    filters: Vec<bool>,
+    bloom_fpp: f64,
+    order: Vec<SortKey>,
+}
+
+/// What all columns have in common.
+#[derive(Clone, Copy, Debug)]
+struct ColumnLayout {
+    dictionary: bool,
+    statistics: Statistics,
+    /// Rows of a page at the most. Pages are what a reader with a filter can skip.
+    page_rows: usize,
+    /// Bytes of a page's values that end it early.
+    page_bytes: usize,
+    /// Of the column's Bloom filter, if it gets one.
+    filter: Option<FilterSize>,
 }
 
 impl Layout {
-    /// Of files with `schema`, stored as `root`.
-    pub(crate) fn new(schema: SchemaRef, root: TypePtr, options: &ParquetWriteOptions) -> Result<Self> {
+    /// Of files with `schema`, stored as `root`. Errors name `target`.
+    pub(crate) fn new(
+        schema: SchemaRef,
+        root: TypePtr,
+        options: &ParquetWriteOptions,
+        target: &Path,
+    ) -> etlrs_core::Result<Self> {
+        options.validate().map_err(|reason| Error::new(ErrorKind::InvalidConfig, reason))?;
         // Metadata of the source, such as the index that pandas keeps, would be wrong for other rows.
         let schema = Arc::new(Schema::new(schema.fields().clone()));
+        let leaves = SchemaDescriptor::new(root.clone());
+        let named = |error: Error| error.in_source(target.display());
+        let filters = options.bloom_filters.leaves(&leaves).map_err(named)?;
+        let order = options.sort_by.keys(&schema, &leaves).map_err(named)?;
+        let row_group_rows = options.row_group_size.max(1);
+        let column = ColumnLayout {
+            dictionary: options.dictionary,
+            statistics: options.statistics,
+            page_rows: options.data_page_rows.clamp(1, row_group_rows),
+            page_bytes: options.data_page_size.max(1),
+            filter: None,
+        };
+        let compression = options.compression.codec().map_err(ParquetError::General);
         let properties = WriterProperties::builder()
-            .set_compression(options.compression.codec().map_err(ParquetError::General)?)
-            .set_dictionary_enabled(options.dictionary)
+            .set_compression(compression.map_err(|error| writing(target, error))?)
+            .set_dictionary_enabled(column.dictionary)
+            .set_statistics_enabled(match column.statistics {
+                Statistics::None => EnabledStatistics::None,
+                Statistics::Chunk => EnabledStatistics::Chunk,
+                Statistics::Page => EnabledStatistics::Page,
+            })
+            // Of columns without nulls, the parquet crate looks at the bytes of a page only after so many rows.
+            .set_data_page_row_count_limit(column.page_rows.min(column.page_bytes / 8).max(1))
+            .set_write_batch_size(column.page_rows.min(1024))
+            .set_data_page_size_limit(column.page_bytes)
             // The form that readers parse: those of parquet-mr distrust the statistics of a writer without a version.
             .set_created_by(format!("etlrs version {}", env!("CARGO_PKG_VERSION")))
             .set_key_value_metadata(Some(vec![KeyValue::new(
@@ -62,15 +117,41 @@ impl Layout {
             )]))
             .build();
         let properties = Arc::new(properties);
-        // A factory is made of a file writer, of which it takes nothing but schema and properties.
-        let no_file = SerializedFileWriter::new(std::io::sink(), root.clone(), properties.clone())?;
-        let factory = ArrowRowGroupWriterFactory::new(&no_file, schema.clone());
-        let leaves = SchemaDescriptor::new(root.clone());
-        Ok(Self { schema, root, leaves, properties, row_group_rows: options.row_group_size.max(1), factory })
+        let bloom_fpp = options.bloom_fpp;
+        Ok(Self { schema, root, leaves, properties, row_group_rows, column, filters, bloom_fpp, order })
     }
 
     pub(crate) fn leaves(&self) -> usize {
         self.leaves.num_columns()
+    }
+
+    /// How a leaf is laid out by a writer that may hold `memory` bytes.
+    fn column(&self, leaf: usize, memory: usize) -> ColumnLayout {
+        let filters = self.filters.iter().filter(|filter| **filter).count();
+        let filter = self.filters.get(leaf).is_some_and(|filter| *filter).then(|| FilterSize {
+            fpp: self.bloom_fpp,
+            values: self.row_group_rows,
+            // All filters together leave most of the half that a row group in progress may take to its pages.
+            bytes: memory / 8 / filters.max(1),
+        });
+        ColumnLayout { filter, ..self.column }
+    }
+
+    /// What makes the columns that the parquet crate encodes.
+    fn factory(&self, memory: usize) -> Result<ArrowRowGroupWriterFactory> {
+        let mut properties = self.properties.as_ref().clone().into_builder();
+        for (index, leaf) in self.leaves.columns().iter().enumerate() {
+            if let Some(size) = self.column(index, memory).filter {
+                let filter = BloomFilterProperties::builder()
+                    .with_fpp(size.fpp)
+                    .with_max_ndv(size.most_distinct())
+                    .try_build()?;
+                properties = properties.set_column_bloom_filter_properties(leaf.path().clone(), filter);
+            }
+        }
+        // A factory is made of a file writer, of which it takes nothing but schema and properties.
+        let no_file = SerializedFileWriter::new(std::io::sink(), self.root.clone(), Arc::new(properties.build()))?;
+        Ok(ArrowRowGroupWriterFactory::new(&no_file, self.schema.clone()))
     }
 }
 
@@ -78,13 +159,23 @@ impl Layout {
 pub(crate) struct RowGroup {
     columns: Vec<EncodedColumn>,
     pub(crate) bytes: usize,
+    /// In which its rows are, as far as that may be told.
+    pub(crate) order: Option<Vec<SortingColumn>>,
 }
 
 impl RowGroup {
-    /// Appends it to `file`.
-    pub(crate) fn append_to<W: Write + Send>(self, file: &mut SerializedFileWriter<W>) -> Result<RowGroupMetaDataPtr> {
+    /// Appends it to `file`, with page indexes or without.
+    pub(crate) fn append_to<W: Write + Send>(
+        self,
+        file: &mut SerializedFileWriter<W>,
+        indexes: bool,
+    ) -> Result<RowGroupMetaDataPtr> {
         let mut row_group = file.next_row_group()?;
-        for column in self.columns {
+        for mut column in self.columns {
+            if !indexes {
+                let close = column.close_mut();
+                (close.column_index, close.offset_index) = (None, None);
+            }
             match column {
                 EncodedColumn::Quick(chunk) => row_group.append_column(&chunk.bytes, chunk.close)?,
                 EncodedColumn::Crate(chunk) => chunk.append_to_row_group(&mut row_group)?,
@@ -95,8 +186,11 @@ impl RowGroup {
 }
 
 /// The row group in progress.
-pub(crate) struct Encoder {
+struct Encoder {
     layout: Arc<Layout>,
+    /// Bytes that the writer may hold.
+    memory: usize,
+    factory: Option<ArrowRowGroupWriterFactory>,
     compressor: Option<Compressor>,
     /// One for each leaf.
     columns: Vec<Column>,
@@ -104,18 +198,22 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    pub(crate) fn new(layout: Arc<Layout>) -> Self {
-        Self { layout, compressor: None, columns: Vec::new(), rows: 0 }
+    fn new(layout: Arc<Layout>, memory: usize) -> Self {
+        Self { layout, memory, factory: None, compressor: None, columns: Vec::new(), rows: 0 }
+    }
+
+    fn rows(&self) -> usize {
+        self.rows
     }
 
     /// Bytes held.
-    pub(crate) fn memory(&self) -> usize {
+    fn memory(&self) -> usize {
         let compressor = self.compressor.as_ref().map_or(0, Compressor::memory);
         self.columns.iter().map(Column::memory).fold(compressor, usize::saturating_add)
     }
 
     /// Encodes as many rows of `batch`, from `offset` on, as the row group takes, and gives their number.
-    pub(crate) fn write(&mut self, batch: &RecordBatch, offset: usize) -> Result<usize> {
+    fn write(&mut self, batch: &RecordBatch, offset: usize) -> Result<usize> {
         if self.columns.is_empty() {
             self.begin()?;
         }
@@ -150,16 +248,20 @@ impl Encoder {
         if self.compressor.is_none() {
             self.compressor = Compressor::new(properties.compression(&ColumnPath::from(Vec::<String>::new())))?;
         }
-        let quick = |column: &ColumnDescPtr| {
+        let quick = |(index, column): (usize, &ColumnDescPtr)| {
             self.compressor.as_ref()?;
             // Only a column that is a leaf itself has the name of a field as its whole path.
             let [name] = column.path().parts() else { return None };
-            let dictionary = properties.dictionary_enabled(column.path());
-            Column::quick(schema.field_with_name(name).ok()?.data_type(), column, dictionary)
+            let data_type = schema.field_with_name(name).ok()?.data_type();
+            Column::quick(data_type, column, self.layout.column(index, self.memory))
         };
-        let mut columns: Vec<_> = leaves.columns().iter().map(quick).collect();
+        let mut columns: Vec<_> = leaves.columns().iter().enumerate().map(quick).collect();
         if columns.iter().any(Option::is_none) {
-            let others = self.layout.factory.create_column_writers(0)?;
+            let factory = match &mut self.factory {
+                Some(factory) => factory,
+                none => none.insert(self.layout.factory(self.memory)?),
+            };
+            let others = factory.create_column_writers(0)?;
             for (column, other) in columns.iter_mut().zip(others) {
                 column.get_or_insert(Column::Crate(Box::new(other)));
             }
@@ -168,12 +270,8 @@ impl Encoder {
         Ok(())
     }
 
-    pub(crate) fn is_full(&self) -> bool {
-        self.rows >= self.layout.row_group_rows
-    }
-
     /// Closes the row group, if it has rows.
-    pub(crate) fn take(&mut self) -> Result<Option<RowGroup>> {
+    fn take(&mut self) -> Result<Option<RowGroup>> {
         let columns = std::mem::take(&mut self.columns);
         if std::mem::take(&mut self.rows) == 0 {
             return Ok(None);
@@ -181,6 +279,6 @@ impl Encoder {
         let finish = |column: Column| column.finish(self.compressor.as_mut());
         let columns = columns.into_iter().map(finish).collect::<Result<Vec<_>>>()?;
         let bytes = columns.iter().map(EncodedColumn::bytes).fold(0, usize::saturating_add);
-        Ok(Some(RowGroup { columns, bytes }))
+        Ok(Some(RowGroup { columns, bytes, order: None }))
     }
 }

@@ -4,22 +4,26 @@ use parquet::bloom_filter::Sbbf;
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::{ChunkReader, Length};
 
-use super::LARGEST;
 use crate::file::SourceFile;
 use crate::thrift::{Broken, Compact};
 
 /// More than a header takes.
 const HEADER: usize = 64;
 const BLOCK: usize = 32;
+/// Bytes of a filter at the most, in the format as others write it.
+pub(crate) const LARGEST: usize = 128 << 20;
 
-/// The Bloom filter of `chunk`; `None` if there is none, or none that can be understood.
+/// The Bloom filter of `chunk`; `None` if there is none, none of at most `largest` bytes, or none that can be understood.
 ///
 /// The parquet crate has a reader too, which believes the length in the footer; a filter that is taken for a longer one
 /// denies values that are there.
-pub(super) fn read(file: &SourceFile, chunk: &ColumnChunkMetaData) -> Option<Sbbf> {
+pub(crate) fn read(file: &SourceFile, chunk: &ColumnChunkMetaData, largest: usize) -> Option<Sbbf> {
     let at = u64::try_from(chunk.bloom_filter_offset()?).ok()?;
     let head = usize::try_from(file.len().checked_sub(at)?).map_or(HEADER, |left| left.min(HEADER));
     let (size, length) = header(&file.get_bytes(at, head).ok()?).ok()?;
+    if size > largest {
+        return None;
+    }
     let bits = file.get_bytes(at.checked_add(length as u64)?, size).ok()?;
     Some(Sbbf::new(&bits))
 }

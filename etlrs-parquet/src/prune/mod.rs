@@ -9,7 +9,7 @@
 //!
 //! The engine filters whatever comes, so forgetting to skip costs time; skipping wrongly loses rows.
 
-mod bloom;
+pub(crate) mod bloom;
 mod index;
 mod order;
 
@@ -166,7 +166,7 @@ impl TestedColumn<'_> {
     fn narrow(&self, file: &SourceFile, group: &RowGroupMetaData, rows: Vec<Range<u64>>, all: u64) -> Vec<Range<u64>> {
         let Some(chunk) = self.chunk(group) else { return rows };
         if self.has_bloom_filter(group)
-            && let Some(filter) = bloom::read(file, chunk)
+            && let Some(filter) = bloom::read(file, chunk, LARGEST)
             && !self.tests.iter().all(|test| self.may_hold(&filter, test))
         {
             return Vec::new();
