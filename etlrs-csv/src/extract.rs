@@ -13,7 +13,7 @@ use crate::decode::Column;
 use crate::infer::{Inference, Obstacle};
 use crate::input::Once;
 use crate::options::CsvOptions;
-use crate::scan::{CsvScan, Part, pieces};
+use crate::scan::{CsvScan, Part, pieces, places};
 use crate::survey::{Place, Survey};
 
 /// Files that are kept open from the look at them until they are read; of more, each is opened when it is read.
@@ -176,11 +176,12 @@ impl Extractor for CsvExtractor {
             Column::new(0, field.data_type(), true).map_err(|error| error.in_source(&shown).at_column(field.name()))?;
         }
         let notes = table.notes(options, &whole);
-        let (details, min_memory) = (table.details(), table.min_memory());
+        let (details, min_memory) = (table.details(), table.min_memory(cx));
         let parts: Vec<Part> = table.surveys.into_iter().map(|(_, survey)| part(survey, &schema)).collect();
         let (pieces, partitions) = pieces(&parts, cx, request)?;
         Ok(Arc::new(CsvScan {
             origin: origin.clone(),
+            places: Arc::new(places(&parts, &pieces)),
             parts,
             pieces,
             partitions,
@@ -261,10 +262,11 @@ impl Table {
         findings.map(|finding| Detail::new(finding.item, finding.value.as_str(), finding.why.as_str())).collect()
     }
 
-    fn min_memory(&self) -> usize {
+    fn min_memory(&self, cx: &RunContext) -> usize {
         // The buffer, its fields, and builders for a few records.
         let inputs = self.surveys.iter().map(|(_, survey)| survey.source.input.memory());
-        (256 << 10) + inputs.max().unwrap_or(0)
+        let kept = self.surveys.iter().map(|(_, survey)| survey.source.longest).filter(|_| cx.rejects().is_some());
+        (256 << 10) + inputs.max().unwrap_or(0) + kept.max().unwrap_or(0)
     }
 
     fn notes(&self, options: &CsvOptions, schema: &Schema) -> Vec<String> {
