@@ -29,6 +29,11 @@ const FILE_NOTES: usize = 10;
 ///
 /// Several files have the columns of all of them, by name, in the order in which they first appear; a column that a file
 /// lacks is null there, and one whose types differ gets the type that all its values have.
+///
+/// Where a run [sets records aside](RunContext::rejects), those are set aside that have another number of fields than the
+/// header, a value that does not fit its type, text that is not UTF-8, or something behind a closing quote; those with a
+/// quote that is never closed; and those longer than 1/128 of the memory budget. A malformed record ends with the line on
+/// which the fault shows, which for an open quote is the last of the file.
 #[derive(Clone, Debug)]
 pub struct CsvExtractor {
     origin: Origin,
