@@ -58,6 +58,9 @@ pub(crate) struct Reader {
     keeps_bad: bool,
     /// The record that is being given in parts.
     long: Option<Long>,
+    /// Records to be looked for at once. Few behind a bad one and then more and more, for making room for many costs
+    /// something, which would be lost if the next one is bad too.
+    at_once: usize,
     /// Why a stream has no more bytes than those in the buffer; told when the records before are handed out.
     failed: Option<Error>,
     tally: Tally,
@@ -155,6 +158,7 @@ impl Reader {
             is_piece,
             keeps_bad: false,
             long: None,
+            at_once: usize::MAX,
             failed: None,
             tally,
         }
@@ -186,10 +190,11 @@ impl Reader {
                 }
             }
             let last = self.is_last();
-            match self.buffered(most, last, fields) {
+            match self.buffered(most.min(self.at_once), last, fields) {
                 Ok(records) if records.length > 0 => {
                     self.hand_out(records);
                     if records.count > 0 {
+                        self.at_once = self.at_once.saturating_mul(2);
                         return Ok(Found::Records(records));
                     }
                 }
@@ -231,6 +236,7 @@ impl Reader {
 
     /// Hands out the next `length` bytes as what is wrong.
     fn bad(&mut self, error: Error, part: u32, length: usize) -> Bad {
+        self.at_once = 1;
         let first = usize::from(part == 0);
         let bytes = Records { count: first, offset: self.position(), length, buffer_start: self.used };
         self.hand_out(bytes);

@@ -316,13 +316,16 @@ fn sample(source: &Arc<Source>, options: &CsvOptions, cx: &RunContext, columns: 
     let reader = Reader::looking(source.clone(), cx.config().io_buffer_size, limit);
     let mut reader = reader.keeping_bad(source.keeps_bad);
     let mut fields = Vec::new();
-    let mut sampled = 0;
-    while sampled < most && reader.position() - source.data_start < most_bytes {
+    let (mut sampled, mut bad) = (0, 0);
+    while sampled + bad < most && reader.position() - source.data_start < most_bytes {
         cx.cancel().check()?;
-        let records = match reader.next((most - sampled).min(SAMPLED_AT_ONCE), &mut fields) {
+        let records = match reader.next((most - sampled - bad).min(SAMPLED_AT_ONCE), &mut fields) {
             Ok(Found::Records(records)) => records,
             // Whoever reads it sets it aside.
-            Ok(Found::Bad(_)) => continue,
+            Ok(Found::Bad(_)) => {
+                bad += 1;
+                continue;
+            }
             Ok(Found::End) => break,
             Err(error) => return Err(reader.locate(error, &fields)),
         };

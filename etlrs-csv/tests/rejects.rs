@@ -282,7 +282,7 @@ fn options_of(kind: u8) -> CsvOptions {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn any_split_takes_and_sets_aside_the_same(
@@ -318,7 +318,8 @@ proptest! {
             prop_assert!(record <= all && record >= before && (record > before || rejected.part > 0));
             before = record;
             let raw = rejected.raw.as_deref().unwrap();
-            prop_assert!(text.windows(raw.len().max(1)).any(|window| window == raw) || raw.is_empty());
+            let around = &text[byte.saturating_sub(raw.len())..(byte + raw.len()).min(text.len())];
+            prop_assert!(raw.is_empty() || around.windows(raw.len()).any(|window| window == raw));
         }
 
         // The first of them is what ends a read that sets nothing aside, but for what only there is too long.
