@@ -127,7 +127,7 @@ fn what_cannot_be_taken_is_set_aside_with_its_place_and_its_text() {
 #[test]
 fn types_are_found_from_the_records_that_can_be_read() {
     let file = file("a,b\n1\n2,\"x\"y\n3,4\nx,5\n");
-    let options = CsvOptions::default().with_sample(1);
+    let options = CsvOptions::default().with_sample(3);
     let outcome = read(&file.path, options, &ScanRequest::all(), &cx(10, 64 << 10, LARGE)).unwrap();
     assert_eq!(outcome.rows, [[Value::Int(3), Value::Int(4)]]);
     assert_eq!(outcome.rejected.len(), 3);
