@@ -1,6 +1,6 @@
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand, ValueEnum};
-use etlrs::{LoadMode, PerformanceConfig, Verify, parse_bytes};
+use etlrs::{Error, ErrorKind, ErrorPolicy, LoadMode, OnError, PerformanceConfig, Uri, Verify, parse_bytes};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -19,7 +19,8 @@ Examples:
 Sources and targets are paths, whose extension tells the format (out.parquet/ is a directory of files), or
 sqlite:FILE#TABLE. A source may be a pattern (`data/*.csv`) or standard input (-, as CSV); csv:PATH names the format. `etlrs connectors` lists them all, `etlrs connectors csv` the options of one.
 
-Exit codes: 0 done and verified, 1 failed and the target is as it was, 2 wrong usage, 130 interrupted.";
+Exit codes: 0 done and verified, 1 failed and the target is as it was, 2 wrong usage, 3 done and verified but for
+records that were set aside (--on-error quarantine), 130 interrupted.";
 
 /// Move and transform tabular data between files and databases: all or nothing, in a memory budget.
 #[derive(Debug, Parser)]
@@ -117,6 +118,18 @@ pub(crate) struct RunOptions {
     /// are read back, and their checksum compared)
     #[arg(long, value_name = "HOW", value_parser = parse_verify)]
     pub(crate) verify: Option<Verify>,
+    /// What happens to a record that cannot be read: fail (the run ends and the target is as it was), quarantine (it is
+    /// kept, with its place and the reason, and all others are loaded). By default fail, or quarantine if one of the next two
+    /// is given
+    #[arg(long, value_name = "WHAT", value_parser = parse_on_error)]
+    pub(crate) on_error: Option<OnError>,
+    /// Where such records are kept: a file, or a table of a database; many runs may add to it. By default a Parquet file
+    /// beside a target that is a file: TARGET.rejected.parquet
+    #[arg(long, value_name = "PATH")]
+    pub(crate) quarantine: Option<String>,
+    /// More such records than this end the run
+    #[arg(long, value_name = "N")]
+    pub(crate) max_errors: Option<u64>,
     /// How the result is written to standard output
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
@@ -135,6 +148,24 @@ impl RunOptions {
             config.max_threads = threads.into();
         }
         config
+    }
+
+    /// `policy` with what the flags say.
+    pub(crate) fn policy(&self, mut policy: ErrorPolicy) -> etlrs::Result<ErrorPolicy> {
+        let given = self.quarantine.is_some() || self.max_errors.is_some();
+        match self.on_error {
+            Some(OnError::Fail) if given => {
+                let message = "--on-error fail keeps no records, so --quarantine and --max-errors mean nothing";
+                return Err(Error::new(ErrorKind::InvalidConfig, message).hint("say --on-error quarantine"));
+            }
+            None if !given => {}
+            on_error => policy.on_error = Some(on_error.unwrap_or(OnError::Quarantine)),
+        }
+        if let Some(place) = &self.quarantine {
+            policy.quarantine = Some(Uri::from(place.as_str()));
+        }
+        policy.max_errors = self.max_errors.or(policy.max_errors);
+        Ok(policy)
     }
 }
 
@@ -202,6 +233,10 @@ fn parse_mode(text: &str) -> Result<LoadMode, String> {
 }
 
 fn parse_verify(text: &str) -> Result<Verify, String> {
+    text.parse().map_err(|error: etlrs::Error| error.to_string())
+}
+
+fn parse_on_error(text: &str) -> Result<OnError, String> {
     text.parse().map_err(|error: etlrs::Error| error.to_string())
 }
 

@@ -16,10 +16,11 @@ use crate::args::{Args, Command, Output};
 
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
+const REJECTED: u8 = 3;
 const INTERRUPTED: u8 = 130;
 
 /// Reads the command line, does what it says, and gives the exit code: 0 done and verified, 1 failed with the target
-/// unchanged, 2 wrong usage, 130 interrupted.
+/// unchanged, 2 wrong usage, 3 done with records in quarantine, 130 interrupted.
 pub fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
@@ -33,7 +34,8 @@ pub fn main() -> ExitCode {
         .map_err(|error| Error::new(ErrorKind::Io, format!("cannot start the runtime: {error}")))
         .and_then(|runtime| runtime.block_on(dispatch(args.command)));
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Done { rejected: false }) => ExitCode::SUCCESS,
+        Ok(Done { rejected: true }) => ExitCode::from(REJECTED),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::from(match error.kind() {
@@ -71,10 +73,17 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(WRONG_USAGE)
 }
 
-async fn dispatch(command: Command) -> Result<()> {
-    match command {
-        Command::Copy(copy) => run::copy(copy, stop_signal()?).await,
-        Command::Run(file) => run::run(file, stop_signal()?).await,
+/// What went well.
+#[derive(Clone, Copy, Debug, Default)]
+struct Done {
+    /// Some records were not loaded, but kept.
+    rejected: bool,
+}
+
+async fn dispatch(command: Command) -> Result<Done> {
+    let done = match command {
+        Command::Copy(copy) => return run::copy(copy, stop_signal()?).await,
+        Command::Run(file) => return run::run(file, stop_signal()?).await,
         Command::Plan(plan) => run::plan(plan).await,
         Command::Inspect(inspect) => describe::inspect(inspect).await,
         Command::Connectors { name, output } => describe::connectors(name.as_deref(), output),
@@ -84,7 +93,8 @@ async fn dispatch(command: Command) -> Result<()> {
             print(&String::from_utf8_lossy(&script));
             Ok(())
         }
-    }
+    };
+    done.map(|()| Done::default())
 }
 
 /// Cancelled by the first SIGINT or SIGTERM; the second ends the program at once.

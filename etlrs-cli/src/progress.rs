@@ -148,5 +148,7 @@ fn rows_and_bytes(cx: &RunContext, started: Instant) -> String {
     let rate = (rows as f64 / started.elapsed().as_secs_f64().max(0.001)) as u64;
     let bytes = cx.counters().bytes_read.get();
     let bytes = if bytes > 0 { format!(", {}", HumanBytes(bytes)) } else { String::new() };
-    format!("{} rows{bytes}, {} rows/s", HumanCount(rows), HumanCount(rate))
+    let rejected = cx.counters().rows_rejected.get();
+    let rejected = if rejected > 0 { format!(", {} rejected", HumanCount(rejected)) } else { String::new() };
+    format!("{} rows{bytes}, {} rows/s{rejected}", HumanCount(rows), HumanCount(rate))
 }

@@ -5,11 +5,11 @@ use std::fmt::Write;
 use etlrs::{Plan, RunReport, Uri, format_bytes, type_name};
 use serde_json::{Value, json};
 
-pub(crate) fn run_text(source: &Uri, target: &Uri, report: &RunReport) -> String {
+pub(crate) fn run_text(source: &Uri, target: &Uri, quarantine: Option<&Uri>, report: &RunReport) -> String {
     let seconds = report.elapsed.as_secs_f64();
-    let rows = [report.rows_read, report.rows_dropped, report.load.records_loaded].map(count);
+    let rows = [report.rows_read, report.rows_rejected, report.rows_dropped, report.load.records_loaded].map(count);
     let width = rows.iter().map(String::len).max().unwrap_or(0);
-    let [read, dropped, written] = rows;
+    let [read, rejected, dropped, written] = rows;
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
         // Writing to a String cannot fail.
@@ -17,6 +17,10 @@ pub(crate) fn run_text(source: &Uri, target: &Uri, report: &RunReport) -> String
     };
     let bytes = |bytes: u64| if bytes > 0 { format!("  {:>8}", size(bytes)) } else { String::new() };
     line("read", format!("{read:>width$} rows{}", bytes(report.bytes_read)));
+    if let Some(place) = quarantine {
+        let place = if report.rows_rejected > 0 { format!(" → {place}") } else { String::new() };
+        line("rejected", format!("{rejected:>width$} rows{place}"));
+    }
     line("dropped", format!("{dropped:>width$} rows"));
     line("written", format!("{written:>width$} rows{}", bytes(report.load.bytes_written)));
     let rate = count((report.rows_read as f64 / seconds.max(1e-6)) as u64);
@@ -29,6 +33,9 @@ pub(crate) fn run_text(source: &Uri, target: &Uri, report: &RunReport) -> String
     if report.retries > 0 {
         line("retries", count(report.retries));
     }
+    if let Some(first) = &report.first_rejected {
+        line("first", format!("rejected: {first}"));
+    }
     for note in &report.notes {
         line("note", note.clone());
     }
@@ -39,15 +46,18 @@ fn workers(report: &RunReport) -> String {
     format!("{} on {}", number(report.partitions as u64, "piece"), number(report.workers as u64, "thread"))
 }
 
-pub(crate) fn run_json(source: &Uri, target: &Uri, report: &RunReport) -> Value {
+pub(crate) fn run_json(source: &Uri, target: &Uri, quarantine: Option<&Uri>, report: &RunReport) -> Value {
     json!({
         "run": report.run.to_string(),
         "source": source.to_string(),
         "target": target.to_string(),
         "success": report.load.success,
         "rows_read": report.rows_read,
+        "rows_rejected": report.rows_rejected,
         "rows_dropped": report.rows_dropped,
         "rows_written": report.load.records_loaded,
+        "quarantine": quarantine.filter(|_| report.rows_rejected > 0).map(ToString::to_string),
+        "first_rejected": report.first_rejected,
         "bytes_read": report.bytes_read,
         "bytes_written": report.load.bytes_written,
         "seconds": report.elapsed.as_secs_f64(),
@@ -61,7 +71,7 @@ pub(crate) fn run_json(source: &Uri, target: &Uri, report: &RunReport) -> Value 
     })
 }
 
-pub(crate) fn plan_text(source: &Uri, target: &Uri, plan: &Plan) -> String {
+pub(crate) fn plan_text(source: &Uri, target: &Uri, quarantine: Option<&Uri>, plan: &Plan) -> String {
     let mut text = format!("{source} → {target} ({}", plan.mode);
     text.push_str(if plan.atomic { ", all rows visible at once)\n" } else { ", not atomic)\n" });
     let bytes: Option<u64> = plan.partitions.iter().map(|partition| partition.bytes).sum();
@@ -91,7 +101,8 @@ pub(crate) fn plan_text(source: &Uri, target: &Uri, plan: &Plan) -> String {
     for ddl in &plan.target.ddl {
         let _ = writeln!(text, "\n{ddl}");
     }
-    let notes: Vec<_> = plan.notes.iter().chain(&plan.target.notes).collect();
+    let kept = quarantine.map(|place| format!("records that cannot be read are kept in {place}"));
+    let notes: Vec<_> = kept.iter().chain(&plan.notes).chain(&plan.target.notes).collect();
     if !notes.is_empty() {
         text.push('\n');
     }
@@ -101,7 +112,7 @@ pub(crate) fn plan_text(source: &Uri, target: &Uri, plan: &Plan) -> String {
     text
 }
 
-pub(crate) fn plan_json(source: &Uri, target: &Uri, plan: &Plan) -> Value {
+pub(crate) fn plan_json(source: &Uri, target: &Uri, quarantine: Option<&Uri>, plan: &Plan) -> Value {
     let columns = plan.schema.fields().iter().enumerate().map(|(index, field)| {
         json!({
             "name": field.name(),
@@ -116,6 +127,7 @@ pub(crate) fn plan_json(source: &Uri, target: &Uri, plan: &Plan) -> Value {
     json!({
         "source": source.to_string(),
         "target": target.to_string(),
+        "quarantine": quarantine.map(ToString::to_string),
         "mode": plan.mode.as_str(),
         "atomic": plan.atomic,
         "threads": plan.workers,

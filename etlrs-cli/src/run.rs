@@ -3,10 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use etlrs::{
-    CancelToken, Error, ErrorKind, Expr, Filter, OptionMap, PerformanceConfig, PipelineBuilder, PipelineFile, Result,
-    ScanRequest, Select, Uri, named, registry,
+    CancelToken, Error, ErrorKind, ErrorPolicy, Expr, Filter, OptionMap, PerformanceConfig, PipelineBuilder,
+    PipelineFile, Result, ScanRequest, Select, Uri, named, registry,
 };
 
+use crate::Done;
 use crate::args::{Copy, CopyOptions, PlanArgs, RunFile, RunOptions};
 use crate::progress::Progress;
 use crate::report;
@@ -15,15 +16,16 @@ use crate::report;
 struct Job {
     source: Uri,
     target: Uri,
+    quarantine: Option<Uri>,
     builder: PipelineBuilder,
 }
 
-pub(crate) async fn copy(args: Copy, cancel: CancelToken) -> Result<()> {
+pub(crate) async fn copy(args: Copy, cancel: CancelToken) -> Result<Done> {
     let job = copy_job(&args.source, &args.target, &args.copy, &args.run)?;
     execute(vec![job], &args.run, cancel).await
 }
 
-pub(crate) async fn run(args: RunFile, cancel: CancelToken) -> Result<()> {
+pub(crate) async fn run(args: RunFile, cancel: CancelToken) -> Result<Done> {
     let jobs = file_jobs(&args.pipeline, &args.set, &args.run, &cancel).await?;
     execute(jobs, &args.run, cancel).await
 }
@@ -37,9 +39,9 @@ pub(crate) async fn plan(args: PlanArgs) -> Result<()> {
     for job in jobs {
         let plan = job.builder.build()?.plan().await?;
         if args.run.output.is_json() {
-            plans.push(report::plan_json(&job.source, &job.target, &plan));
+            plans.push(report::plan_json(&job.source, &job.target, job.quarantine.as_ref(), &plan));
         } else {
-            crate::print(&report::plan_text(&job.source, &job.target, &plan));
+            crate::print(&report::plan_text(&job.source, &job.target, job.quarantine.as_ref(), &plan));
         }
     }
     report::print_all(plans, count);
@@ -72,7 +74,10 @@ fn copy_job(source: &str, target: &str, copy: &CopyOptions, run: &RunOptions) ->
     if let Some(verify) = run.verify {
         builder = builder.verify(verify);
     }
-    Ok(Job { source, target, builder: builder.request(request) })
+    let policy = run.policy(ErrorPolicy::default())?;
+    let quarantine = policy.place(&registry, &target)?;
+    let builder = policy.apply(&registry, &source, &target, builder.request(request))?;
+    Ok(Job { source, target, quarantine, builder })
 }
 
 /// # Errors
@@ -100,22 +105,25 @@ async fn file_jobs(path: &str, set: &[(String, String)], run: &RunOptions, cance
     }
     let mut file = PipelineFile::read(path, set)?;
     file.config = run.apply(file.config);
-    let pipelines = file.pipelines(&registry(), cancel).await?;
+    file.errors = run.policy(file.errors)?;
+    let registry = registry();
+    let pipelines = file.pipelines(&registry, cancel).await?;
     let jobs = pipelines.into_iter().map(|(target, builder)| {
         let builder = builder.verify(run.verify.unwrap_or(target.verify));
-        Job { source: file.source.clone(), target: target.uri, builder }
+        let quarantine = file.errors.place(&registry, &target.uri)?;
+        Ok(Job { source: file.source.clone(), target: target.uri, quarantine, builder })
     });
-    Ok(jobs.collect())
+    jobs.collect()
 }
 
-async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> Result<()> {
+async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> Result<Done> {
     // What can be known to be wrong with a later target is found before the first one is loaded.
     if jobs.len() > 1 {
         for job in &jobs {
             job.builder.clone().cancel(cancel.clone()).build()?.plan().await?;
         }
     }
-    let (mut results, count) = (Vec::new(), jobs.len());
+    let (mut results, count, mut done) = (Vec::new(), jobs.len(), Done::default());
     for job in jobs {
         let progress: Arc<Mutex<Option<Progress>>> = Arc::default();
         let (slot, shown) = (progress.clone(), !options.no_progress);
@@ -142,12 +150,13 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
                 return Err(error);
             }
         };
+        done.rejected |= report.rows_rejected > 0;
         if options.output.is_json() {
-            results.push(report::run_json(&job.source, &job.target, &report));
+            results.push(report::run_json(&job.source, &job.target, job.quarantine.as_ref(), &report));
         } else {
-            crate::print(&report::run_text(&job.source, &job.target, &report));
+            crate::print(&report::run_text(&job.source, &job.target, job.quarantine.as_ref(), &report));
         }
     }
     report::print_all(results, count);
-    Ok(())
+    Ok(done)
 }

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 
-use crate::{Error, MemoryBudget, PerformanceConfig, Result};
+use crate::{Error, MemoryBudget, PerformanceConfig, Rejects, Result};
 
 /// What a stage needs to know of the run that it serves: passed to each call, never kept beyond it.
 ///
@@ -14,6 +14,7 @@ use crate::{Error, MemoryBudget, PerformanceConfig, Result};
 pub struct RunContext {
     run: Arc<Run>,
     worker_memory: usize,
+    rejects: Option<Rejects>,
 }
 
 #[derive(Debug)]
@@ -36,13 +37,19 @@ impl RunContext {
         let memory = MemoryBudget::new(config.max_memory_usage);
         let worker_memory = memory.limit() / 2;
         let run = Run { id: RunId::generate(), config, memory, cancel, counters: Counters::default() };
-        Self { run: Arc::new(run), worker_memory }
+        Self { run: Arc::new(run), worker_memory, rejects: None }
     }
 
     /// The same run, seen by a worker that may hold `bytes` in all.
     #[must_use]
     pub fn for_worker(&self, bytes: usize) -> Self {
-        Self { run: self.run.clone(), worker_memory: bytes }
+        Self { worker_memory: bytes, ..self.clone() }
+    }
+
+    /// The same run, seen by stages that may set records aside in `rejects`.
+    #[must_use]
+    pub fn with_rejects(&self, rejects: Rejects) -> Self {
+        Self { rejects: Some(rejects), ..self.clone() }
     }
 
     /// Identifies the run; staged work carries it.
@@ -76,6 +83,19 @@ impl RunContext {
         self.worker_memory / 2
     }
 
+    /// Where to put records that cannot be taken. `None`, which is the default: such a record ends the run.
+    ///
+    /// A stage that cannot take a record and finds a place here puts it there, with all that is known of it, and goes on
+    /// behind it. It still fails for all that is no fault of one record: a file that cannot be read, a lost connection.
+    /// Which records are rejected may not depend on how the source is cut into partitions.
+    ///
+    /// The engine hands each attempt at a partition a place of its own, so that an attempt that failed leaves nothing
+    /// behind. [`Extractor::scan`](crate::Extractor::scan) finds one here if the reads of its scan will; it should not fail
+    /// for what they would reject, and nobody looks at what it puts there.
+    pub fn rejects(&self) -> Option<&Rejects> {
+        self.rejects.as_ref()
+    }
+
     /// Asks the run to stop, and tells whether it was asked.
     pub fn cancel(&self) -> &CancelToken {
         &self.run.cancel
@@ -94,6 +114,8 @@ pub struct Counters {
     pub bytes_read: Counter,
     /// Rows that came out of the source. The engine adds to it.
     pub rows_read: Counter,
+    /// Records that were set aside. The engine adds to it.
+    pub rows_rejected: Counter,
     /// Rows handed to the target. The engine adds to it.
     pub rows_written: Counter,
     /// Partitions staged. The engine adds to it.

@@ -212,6 +212,12 @@ impl Error {
         self
     }
 
+    /// With this place, whole.
+    pub(crate) fn at(mut self, position: Position) -> Self {
+        self.0.position = position;
+        self
+    }
+
     /// The class of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -230,6 +236,11 @@ impl Error {
     /// The message without the place.
     pub fn message(&self) -> &str {
         &self.0.message
+    }
+
+    /// What the user can do, if that is known.
+    pub fn hint_text(&self) -> Option<&str> {
+        self.0.hint.as_deref()
     }
 }
 

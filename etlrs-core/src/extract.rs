@@ -82,6 +82,9 @@ pub trait Scan: Send + Sync {
     /// `cx.config().batch_size` rows and, as far as one row allows, [`RunContext::batch_memory`] bytes.
     /// Dropping the stream stops the read and frees what it holds.
     ///
+    /// A record that is no row of the schema is an error, unless [`RunContext::rejects`] has a place for it. Batches
+    /// without rows may come then, when that place is full.
+    ///
     /// # Errors
     /// The stream ends after its first error. Errors carry the position in the source, and are marked transient
     /// only where a repetition may succeed.

@@ -38,6 +38,7 @@ mod memory;
 mod options;
 mod record;
 mod registry;
+mod reject;
 mod secret;
 mod simple_loader;
 mod snapshot;
@@ -62,6 +63,7 @@ pub use memory::{MemoryBudget, Reservation, batch_bytes, format_bytes, parse_byt
 pub use options::{OptionArgument, OptionSet, OptionSpec, OptionValue, unknown_name};
 pub use record::{ColumnRef, OwnedRecord, Record, RecordBatchBuilder, Value, column_index};
 pub use registry::{Connector, OptionMap, Registry};
+pub use reject::{Rejected, Rejects};
 pub use secret::Secret;
 pub use simple_loader::{SimpleLoader, one_writer};
 pub use snapshot::DatasetSnapshot;

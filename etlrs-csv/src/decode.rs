@@ -115,7 +115,8 @@ impl Column {
 
     /// Adds the column's field of each record of `chunk`.
     ///
-    /// The error is the index of the first record whose field is no value of the type; the column is of no more use then.
+    /// The error is the index of the first record whose field is no value of the type; the column is of no more use then
+    /// until it is [truncated](Self::truncate).
     pub(crate) fn append(&mut self, chunk: &Chunk<'_>) -> Result<(), usize> {
         let exact = self.exact;
         let bytes = chunk.bytes;
@@ -178,6 +179,53 @@ impl Column {
                 value::timestamp(&bytes[field.range()]).filter(|(_, found)| found == zoned).map(|(micros, _)| micros)
             }),
             Values::Text(text) => fields.texts(text, nulls),
+        }
+    }
+
+    /// The records of `chunk` for which [`append`](Self::append) fails, in order.
+    pub(crate) fn misfits(&self, chunk: &Chunk<'_>) -> Result<Vec<usize>> {
+        if let Values::Text(_) = self.values {
+            let fields = Fields { chunk, column: self.field };
+            let misfits = fields.iter().enumerate();
+            let misfits = misfits.filter(|(_, field)| std::str::from_utf8(&chunk.bytes[field.range()]).is_err());
+            return Ok(misfits.map(|(record, _)| record).collect());
+        }
+        let mut misfits = Vec::new();
+        let mut from = 0;
+        loop {
+            let fields = chunk.fields.get(from * chunk.width..).unwrap_or_default();
+            let mut scratch = Self::new(self.field, &self.data_type, self.exact)?.with_format(self.format.clone());
+            match scratch.append(&Chunk { fields, ..*chunk }) {
+                Ok(()) => return Ok(misfits),
+                Err(record) => {
+                    misfits.push(from + record);
+                    from += record + 1;
+                }
+            }
+        }
+    }
+
+    /// Takes back all but the first `records`, also after a failure.
+    pub(crate) fn truncate(&mut self, records: usize) {
+        self.nulls.truncate(records);
+        match &mut self.values {
+            Values::Boolean(values) => values.truncate(records),
+            Values::Int8(values) => values.truncate(records),
+            Values::Int16(values) => values.truncate(records),
+            Values::Int32(values) | Values::Date(values) => values.truncate(records),
+            Values::Int64(values) | Values::Time(values) | Values::Timestamp(values, _) => values.truncate(records),
+            Values::UInt8(values) => values.truncate(records),
+            Values::UInt16(values) => values.truncate(records),
+            Values::UInt32(values) => values.truncate(records),
+            Values::UInt64(values) => values.truncate(records),
+            Values::Float32(values) => values.truncate(records),
+            Values::Float64(values) => values.truncate(records),
+            Values::Decimal(values, ..) => values.truncate(records),
+            Values::Text(text) => {
+                text.offsets.truncate(records + 1);
+                let end = text.offsets.last().and_then(|&end| usize::try_from(end).ok()).unwrap_or(0);
+                text.bytes.truncate(end);
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use crate::decode::Column;
 use crate::infer::{Inference, Obstacle};
 use crate::input::Once;
 use crate::options::CsvOptions;
-use crate::scan::{CsvScan, Part, pieces};
+use crate::scan::{CsvScan, Part, pieces, places};
 use crate::survey::{Place, Survey};
 
 /// Files that are kept open from the look at them until they are read; of more, each is opened when it is read.
@@ -31,6 +31,11 @@ const FILE_NOTES: usize = 10;
 ///
 /// Several files have the columns of all of them, by name, in the order in which they first appear; a column that a file
 /// lacks is null there, and one whose types differ gets the type that all its values have.
+///
+/// Where a run [sets records aside](RunContext::rejects), those are set aside that have another number of fields than the
+/// header, a value that does not fit its type, text that is not UTF-8, or something behind a closing quote; those with a
+/// quote that is never closed; and those longer than 1/128 of the memory budget. A malformed record ends with the line on
+/// which the fault shows, which for an open quote is the last of the file.
 #[derive(Clone, Debug)]
 pub struct CsvExtractor {
     origin: Origin,
@@ -178,11 +183,12 @@ impl Extractor for CsvExtractor {
             Column::new(0, field.data_type(), true).map_err(|error| error.in_source(&shown).at_column(field.name()))?;
         }
         let notes = table.notes(options, &whole);
-        let (details, min_memory) = (table.details(), table.min_memory());
+        let (details, min_memory) = (table.details(), table.min_memory(cx));
         let parts: Vec<Part> = table.surveys.into_iter().map(|(_, survey)| part(survey, &schema)).collect();
         let (pieces, partitions) = pieces(&parts, cx, request)?;
         Ok(Arc::new(CsvScan {
             origin: origin.clone(),
+            places: Arc::new(places(&parts, &pieces)),
             parts,
             pieces,
             partitions,
@@ -264,10 +270,11 @@ impl Table {
         findings.map(|finding| Detail::new(finding.item, finding.value.as_str(), finding.why.as_str())).collect()
     }
 
-    fn min_memory(&self) -> usize {
+    fn min_memory(&self, cx: &RunContext) -> usize {
         // The buffer, its fields, and builders for a few records.
         let inputs = self.surveys.iter().map(|(_, survey)| survey.source.input.memory());
-        (256 << 10) + inputs.max().unwrap_or(0)
+        let kept = self.surveys.iter().map(|(_, survey)| survey.source.longest).filter(|_| cx.rejects().is_some());
+        (256 << 10) + inputs.max().unwrap_or(0) + kept.max().unwrap_or(0)
     }
 
     fn notes(&self, options: &CsvOptions, schema: &Schema) -> Vec<String> {

@@ -5,12 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use etlrs_core::{Error, ErrorKind, Result, format_bytes};
+use etlrs_core::{CancelToken, Error, ErrorKind, Result, format_bytes};
 use etlrs_files::{InputFile, InputReader};
 
 use crate::input::{Input, Purpose};
 use crate::options::Ragged;
 use crate::records::{Dialect, Field, Malformed, Step, narrow};
+use crate::skip::Skip;
+
+/// A record that is too long comes in parts of so many bytes.
+const PART: usize = 64 << 10;
 
 /// Bytes that are asked of an object store at a time, at the most.
 const LARGEST_BLOCK: usize = 8 << 20;
@@ -30,11 +34,14 @@ pub(crate) struct Source {
     pub(crate) ragged: Ragged,
     /// The longest record that is taken.
     pub(crate) longest: usize,
+    /// Records that are malformed or too long will be set aside, so it is cut between what they are.
+    pub(crate) keeps_bad: bool,
 }
 
 /// Reads whole records from `at` to `end`, two offsets between which there are only whole records.
 pub(crate) struct Reader {
     source: Arc<Source>,
+    start: u64,
     bytes: Bytes,
     purpose: Purpose,
     /// Its first `filled` bytes are those of the file from `at` on.
@@ -49,6 +56,13 @@ pub(crate) struct Reader {
     limit: usize,
     /// It ends before the file does.
     is_piece: bool,
+    /// Whoever reads is given what is malformed, and goes on behind it.
+    keeps_bad: bool,
+    /// The record that is being given in parts.
+    long: Option<Long>,
+    /// Records to be looked for at once. Few behind a bad one and then more and more, for making room for many costs
+    /// something, which would be lost if the next one is bad too.
+    at_once: usize,
     /// Why a stream has no more bytes than those in the buffer; told when the records before are handed out.
     failed: Option<Error>,
     tally: Tally,
@@ -67,12 +81,51 @@ enum Bytes {
     },
 }
 
-/// What a stream had before the records that were handed out last, for it cannot be read again to find a place in it.
+/// What there was before the records that were handed out last.
 #[derive(Default)]
 struct Tally {
+    /// Lines are counted from the start for a stream, which cannot be read again to find a place in it, and from when they
+    /// are first asked for in a file.
+    counts_lines: bool,
     lines: u64,
     records: u64,
     last: Option<Records>,
+}
+
+/// What is next.
+pub(crate) enum Found {
+    Records(Records),
+    /// Only for a reader that keeps what is bad.
+    Bad(Bad),
+    End,
+}
+
+/// A record that is malformed or too long, or a part of it.
+pub(crate) struct Bad {
+    /// What is wrong, at its byte; of later parts, that they go on.
+    pub(crate) error: Error,
+    /// From 0.
+    pub(crate) part: u32,
+    /// Its number, counted from 1 in what this reader reads.
+    pub(crate) record: u64,
+    pub(crate) bytes: Records,
+}
+
+/// The rest of a record that is given in parts.
+struct Long {
+    skip: Skip,
+    part: u32,
+    /// What is wrong with it, for its first part.
+    error: Option<Error>,
+    /// It is a comment, which nobody wants.
+    comment: bool,
+}
+
+/// Why there are no records.
+enum Stop {
+    Failed(Error),
+    /// The next record is none. It ends here, if that is known.
+    Bad(Error, Option<usize>),
 }
 
 /// Where in the file the records of a chunk are; their bytes are `Reader::bytes`.
@@ -90,9 +143,11 @@ impl Reader {
         // Offsets of fields are 31 bits wide.
         let limit = limit.clamp(4 << 10, 1 << 30);
         let (read_size, is_piece) = (read_size.clamp(512, limit), end < source.length);
-        let (bytes, purpose, buffer, tally) = (Bytes::Unopened, Purpose::Read, Vec::new(), Tally::default());
+        let (bytes, purpose, buffer) = (Bytes::Unopened, Purpose::Read, Vec::new());
+        let tally = Tally { counts_lines: source.is_stream(), ..Tally::default() };
         Self {
             source,
+            start: at,
             bytes,
             purpose,
             buffer,
@@ -103,9 +158,18 @@ impl Reader {
             read_size,
             limit,
             is_piece,
+            keeps_bad: false,
+            long: None,
+            at_once: usize::MAX,
             failed: None,
             tally,
         }
+    }
+
+    /// Gives what is malformed or too long, instead of failing by it.
+    pub(crate) fn keeping_bad(mut self, keeps: bool) -> Self {
+        self.keeps_bad = keeps;
+        self
     }
 
     /// All records, for a look: what can be read only once can be read after it.
@@ -115,37 +179,150 @@ impl Reader {
     }
 
     /// Up to `most` records whose fields are put into `fields`, offsets counted from the first byte of the records.
-    /// `None` at the end of the range.
     ///
     /// # Errors
     /// What is no CSV, at its byte; its record and line are not known here.
-    pub(crate) fn next(&mut self, most: usize, fields: &mut Vec<Field>) -> Result<Option<Records>> {
+    pub(crate) fn next(&mut self, most: usize, fields: &mut Vec<Field>) -> Result<Found> {
         loop {
             self.count_last();
-            let last = self.at + self.filled as u64 >= self.end;
-            let records = self.buffered(most, last, fields)?;
-            if records.length > 0 {
-                self.used += records.length;
-                if matches!(self.bytes, Bytes::Stream { .. }) {
-                    self.tally.last = Some(records);
+            if let Some(long) = self.long.take() {
+                match self.next_part(long)? {
+                    Some(bad) => return Ok(Found::Bad(bad)),
+                    None => continue,
                 }
-                if records.count > 0 {
-                    return Ok(Some(records));
+            }
+            let last = self.is_last();
+            match self.buffered(most.min(self.at_once), last, fields) {
+                Ok(records) if records.length > 0 => {
+                    self.hand_out(records);
+                    if records.count > 0 {
+                        self.at_once = self.at_once.saturating_mul(2);
+                        return Ok(Found::Records(records));
+                    }
                 }
-                continue;
+                Ok(_) if last => return Ok(Found::End),
+                Ok(_) if self.keeps_bad && self.is_full() => self.long = Some(self.too_long()),
+                Ok(_) => self.fill()?,
+                Err(Stop::Failed(error)) => return Err(error),
+                Err(Stop::Bad(error, _)) if !self.keeps_bad => return Err(error),
+                Err(Stop::Bad(error, end)) => {
+                    let rest = &self.buffer[self.used..self.filled];
+                    let end = end.or_else(|| Skip::default().advance(self.source.dialect, rest));
+                    match end.map(|end| end.min(rest.len())).or(last.then_some(rest.len())) {
+                        Some(length) => return Ok(Found::Bad(self.bad(error, 0, length))),
+                        None if self.is_full() => {
+                            let (skip, error) = (Skip::default(), Some(error));
+                            self.long = Some(Long { skip, part: 0, error, comment: false });
+                        }
+                        None => self.fill()?,
+                    }
+                }
             }
-            if last {
-                return Ok(None);
-            }
+        }
+    }
+
+    /// All bytes are in the buffer.
+    fn is_last(&self) -> bool {
+        self.at + self.filled as u64 >= self.end
+    }
+
+    /// The buffer cannot take more of the next record.
+    fn is_full(&self) -> bool {
+        self.filled - self.used >= self.limit
+    }
+
+    fn hand_out(&mut self, records: Records) {
+        self.used += records.length;
+        self.tally.last = Some(records);
+    }
+
+    /// Hands out the next `length` bytes as what is wrong.
+    fn bad(&mut self, error: Error, part: u32, length: usize) -> Bad {
+        self.at_once = 1;
+        let first = usize::from(part == 0);
+        let bytes = Records { count: first, offset: self.position(), length, buffer_start: self.used };
+        self.hand_out(bytes);
+        Bad { error, part, record: self.tally.records + first as u64, bytes }
+    }
+
+    fn too_long(&self) -> Long {
+        let comment = self.source.dialect.comment.is_some_and(|comment| self.buffer.get(self.used) == Some(&comment));
+        let skip = if comment { Skip::ToLineEnd } else { Skip::default() };
+        let message = format!("the record is longer than {}, the most that is taken", format_bytes(self.limit));
+        let error = Error::new(ErrorKind::InvalidData, message).hint("give more memory, or check the quotes");
+        Long { skip, part: 0, error: Some(error.at_byte(self.position())), comment }
+    }
+
+    /// The next part of a record that is not held whole. `None`: there is nothing to tell of.
+    fn next_part(&mut self, mut long: Long) -> Result<Option<Bad>> {
+        let size = PART.min(self.limit);
+        while self.filled - self.used < size && !self.is_last() {
             self.fill()?;
         }
+        let last = self.is_last() && self.filled - self.used <= size;
+        let part = &self.buffer[self.used..self.filled.min(self.used + size)];
+        let (end, whole) = (long.skip.advance(self.source.dialect, part), part.len());
+        if end.is_none() && last && self.is_piece && long.skip.is_within_quotes() {
+            return Err(refuted());
+        }
+        let (length, comment, number) = (end.unwrap_or(whole), long.comment, long.part);
+        let error = long.error.take().unwrap_or_else(|| {
+            Error::new(ErrorKind::InvalidData, "more of the record before").at_byte(self.position())
+        });
+        if end.is_none() && !last {
+            self.long = Some(Long { part: number + 1, ..long });
+        }
+        if comment || length == 0 {
+            let skipped = Records { count: 0, offset: self.position(), length, buffer_start: self.used };
+            self.hand_out(skipped);
+            return Ok(None);
+        }
+        Ok(Some(self.bad(error, number, length)))
+    }
+
+    /// Whether a record goes on behind what was given last.
+    pub(crate) fn is_within_record(&self) -> bool {
+        self.long.is_some()
     }
 
     fn count_last(&mut self) {
         if let Some(records) = self.tally.last.take() {
-            self.tally.lines += lines(self.bytes(records));
+            if self.tally.counts_lines {
+                self.tally.lines += lines(self.bytes(records));
+            }
             self.tally.records += records.count as u64;
         }
+    }
+
+    /// Records before those that were given last, in what this reader reads.
+    pub(crate) fn records_before(&self) -> u64 {
+        self.tally.records
+    }
+
+    /// Lines before `byte`, a place in what was given last, in what this reader reads. The first call reads a file once
+    /// more up to there.
+    pub(crate) fn lines_before(&mut self, byte: u64) -> Result<u64> {
+        let (offset, start) = match self.tally.last {
+            Some(last) => (last.offset, last.buffer_start),
+            None => (self.position(), self.used),
+        };
+        if !self.tally.counts_lines {
+            let failed = |error| Error::io("read", &self.source.path, error);
+            self.tally.lines = self.source.lines_in(self.start, offset).map_err(failed)?;
+            self.tally.counts_lines = true;
+        }
+        let before = usize::try_from(byte.saturating_sub(offset)).unwrap_or(usize::MAX).min(self.filled - start);
+        Ok(self.tally.lines + lines(&self.buffer[start..start + before]))
+    }
+
+    /// Records and lines in what this reader reads, from where it is to the end.
+    pub(crate) fn count(mut self, cancel: &CancelToken) -> Result<(u64, u64)> {
+        self.tally.counts_lines = true;
+        let mut fields = Vec::new();
+        while !matches!(self.next(4096, &mut fields)?, Found::End) {
+            cancel.check()?;
+        }
+        Ok((self.tally.records, self.tally.lines))
     }
 
     /// The text of records that `next` gave last.
@@ -175,7 +352,7 @@ impl Reader {
         }
         let error = error.in_source(self.source.path.display());
         let Some(byte) = error.position().byte else { return error };
-        let Tally { lines: lines_before, records: records_before, last } = &self.tally;
+        let Tally { lines: lines_before, records: records_before, last, .. } = &self.tally;
         // Bytes from the last records, or from what was to be read next, up to the place.
         let (start, at, record) = match last {
             Some(records) => {
@@ -191,7 +368,7 @@ impl Reader {
         error.at_line(line).at_record(records_before + record)
     }
 
-    fn buffered(&self, most: usize, last: bool, fields: &mut Vec<Field>) -> Result<Records> {
+    fn buffered(&self, most: usize, last: bool, fields: &mut Vec<Field>) -> Result<Records, Stop> {
         let Source { dialect, width, .. } = *self.source;
         fields.clear();
         let offset = self.position();
@@ -217,12 +394,12 @@ impl Reader {
                         count += 1;
                     } else if blank {
                         fields.truncate(before);
-                    } else if count > 0 {
+                    } else if at > 0 {
                         // What comes before it is handed out first; the next call stops here.
                         fields.truncate(before);
                         break;
                     } else {
-                        return Err(ragged(found, width).at_byte(offset + at as u64));
+                        return Err(Stop::Bad(ragged(found, width).at_byte(offset), Some(next)));
                     }
                     at = next;
                 }
@@ -230,18 +407,13 @@ impl Reader {
                     fields.truncate(before);
                     break;
                 }
-                Err(_) if count > 0 => {
+                Err(_) if at > 0 => {
                     fields.truncate(before);
                     break;
                 }
                 // A whole file may end within quotes, a piece of it only if it was cut at the wrong place.
-                Err((_, Malformed::Unclosed)) if self.is_piece => {
-                    return Err(Error::new(
-                        ErrorKind::SplitRefuted,
-                        "a quoted field goes on behind the place where the file was cut",
-                    ));
-                }
-                Err((bad, reason)) => return Err(malformed(reason).at_byte(offset + bad as u64)),
+                Err((_, Malformed::Unclosed)) if self.is_piece => return Err(Stop::Failed(refuted())),
+                Err((bad, reason)) => return Err(Stop::Bad(malformed(reason).at_byte(offset + bad as u64), None)),
             }
         }
         Ok(Records { count, offset, length: at, buffer_start: self.used })
@@ -426,16 +598,21 @@ impl Source {
     }
 
     fn line_of(&self, byte: u64) -> std::io::Result<u64> {
+        Ok(self.lines_in(0, byte)? + 1)
+    }
+
+    /// Lines that end between two places of a file.
+    pub(crate) fn lines_in(&self, start: u64, end: u64) -> std::io::Result<u64> {
         let file = self.file().map_err(std::io::Error::other)?;
         let mut block = vec![0; 256 << 10];
-        let (mut at, mut line) = (0, 1);
-        while at < byte {
-            let wanted = usize::try_from(byte - at).unwrap_or(block.len()).min(block.len());
+        let (mut at, mut found) = (start, 0);
+        while at < end {
+            let wanted = usize::try_from(end - at).unwrap_or(block.len()).min(block.len());
             file.read_exact_at(&mut block[..wanted], at)?;
-            line += lines(&block[..wanted]);
+            found += lines(&block[..wanted]);
             at += wanted as u64;
         }
-        Ok(line)
+        Ok(found)
     }
 
     fn record_of(self: &Arc<Self>, byte: u64) -> Option<u64> {
@@ -448,7 +625,7 @@ impl Source {
         loop {
             // A record that cannot be read is the next one.
             match reader.next(4096, &mut fields) {
-                Ok(Some(records)) => {
+                Ok(Found::Records(records)) => {
                     if reader.position() <= byte {
                         before += records.count as u64;
                         continue;
@@ -458,10 +635,15 @@ impl Source {
                     let not_after = starts.take_while(|&start| start <= byte + 1).count() as u64;
                     return Some(before + not_after.max(1));
                 }
-                Ok(None) | Err(_) => return Some(before + 1),
+                Ok(Found::Bad(_) | Found::End) | Err(_) => return Some(before + 1),
             }
         }
     }
+}
+
+fn refuted() -> Error {
+    let message = "a quoted field goes on behind the place where the file was cut";
+    Error::new(ErrorKind::SplitRefuted, message)
 }
 
 fn ragged(found: usize, width: usize) -> Error {

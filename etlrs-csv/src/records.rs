@@ -143,7 +143,7 @@ impl Dialect {
     }
 
     /// Whether an escape character changes what `byte` means.
-    fn is_special(self, byte: u8) -> bool {
+    pub(crate) fn is_special(self, byte: u8) -> bool {
         byte == self.delimiter || byte == b'\n' || Some(byte) == self.quote || Some(byte) == self.escape
     }
 

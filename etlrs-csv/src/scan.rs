@@ -1,20 +1,22 @@
 //! One look at files of one table, and the reading of their partitions.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_schema::{DataType, SchemaRef};
 use async_trait::async_trait;
 use etlrs_core::{
-    BatchStream, CancelToken, Detail, Error, ErrorKind, Fingerprint, Partition, Pushdown, Result, RunContext, Scan,
-    ScanRequest, batches_from_fn,
+    BatchStream, CancelToken, Detail, Error, ErrorKind, Fingerprint, Partition, Pushdown, Rejected, Rejects, Result,
+    RunContext, Scan, ScanRequest, batches_from_fn,
 };
 
 use crate::decode::{Chunk, Column};
 use crate::extract::Origin;
 use crate::format::Format;
-use crate::reader::{Reader, Source};
-use crate::records::Field;
+use crate::places::Places;
+use crate::reader::{Bad, Found, Reader, Records, Source};
+use crate::records::{Field, Step};
 use crate::split::split;
 
 /// A partition is at least so large, unless more are asked for.
@@ -128,10 +130,17 @@ pub(crate) fn pieces(parts: &[Part], cx: &RunContext, request: &ScanRequest) -> 
     Ok((pieces, partitions))
 }
 
+/// To find out where in their files the pieces are.
+pub(crate) fn places(parts: &[Part], pieces: &[Piece]) -> Places {
+    let of_source = |piece: &Piece| Some((parts.get(piece.file)?.source.clone(), piece.range));
+    Places::new(pieces.iter().filter_map(of_source))
+}
+
 pub(crate) struct CsvScan {
     pub(crate) origin: Origin,
     pub(crate) parts: Vec<Part>,
     pub(crate) pieces: Vec<Piece>,
+    pub(crate) places: Arc<Places>,
     pub(crate) partitions: Vec<Partition>,
     pub(crate) schema: SchemaRef,
     /// Whether each column takes only plain spellings, and how its dates are spelled if not in ISO 8601.
@@ -199,14 +208,21 @@ impl Scan for CsvScan {
         });
         let columns = columns.collect::<Result<_>>()?;
         let (start, end) = piece.range.unwrap_or((part.source.data_start, part.source.length));
+        let source = part.source.clone();
+        let keeps_bad = cx.rejects().is_some() && source.keeps_bad;
+        let limit = if keeps_bad { source.longest } else { cx.reader_memory() };
         let mut reading = Reading {
             columns,
-            reader: Reader::new(part.source.clone(), start, end, self.read_size, cx.reader_memory()),
+            reader: Reader::new(source.clone(), start, end, self.read_size, limit).keeping_bad(keeps_bad),
             fields: Vec::new(),
-            source: part.source.clone(),
+            source,
             schema: self.schema.clone(),
             null: self.null.clone(),
             sampled: part.sampled,
+            rejects: cx.rejects().filter(|_| keeps_bad).cloned(),
+            places: self.places.clone(),
+            piece: partition.id.index(),
+            before: None,
             cx: cx.clone(),
         };
         Ok(batches_from_fn(move || reading.next()))
@@ -238,6 +254,11 @@ struct Reading {
     schema: SchemaRef,
     null: Arc<[String]>,
     sampled: usize,
+    rejects: Option<Rejects>,
+    places: Arc<Places>,
+    piece: usize,
+    /// Records and lines of the file before the piece, once they are asked for.
+    before: Option<(u64, u64)>,
     cx: RunContext,
 }
 
@@ -253,44 +274,138 @@ impl Reading {
     fn batch(&mut self) -> Result<Option<RecordBatch>> {
         let most = self.cx.config().batch_size.max(1);
         let most_bytes = self.cx.batch_memory().min(LARGEST_BATCH);
-        let (mut rows, mut bytes) = (0, 0);
+        let (mut rows, mut bytes, mut ended) = (0, 0, false);
         while rows < most && bytes < most_bytes {
             // No column takes more than its text and 16 bytes a value.
             let value_bytes = 16 * self.columns.len();
             let fitting = ((most_bytes - bytes) / (value_bytes + 1)).min(CACHED_FIELDS / self.source.width);
-            let Some(records) = self.reader.next((most - rows).min(fitting.max(1)), &mut self.fields)? else { break };
-            let raw = self.reader.bytes(records);
-            let Source { width, dialect, .. } = *self.source;
-            let chunk = Chunk { bytes: raw, fields: &self.fields, width, null: &self.null, dialect };
-            let mut first: Option<(usize, usize)> = None;
-            for (column, values) in self.columns.iter_mut().enumerate() {
-                let Slot::There(values) = values else { continue };
-                if let Err(record) = values.append(&chunk) {
-                    first = first.filter(|&(earlier, _)| earlier <= record).or(Some((record, column)));
+            match self.reader.next((most - rows).min(fitting.max(1)), &mut self.fields)? {
+                Found::Records(records) => {
+                    rows += self.decode(records, rows)?;
+                    bytes += records.length + records.count * value_bytes;
+                }
+                Found::Bad(bad) => {
+                    bytes += bad.bytes.length;
+                    self.reject_malformed(bad)?;
+                }
+                Found::End => {
+                    ended = true;
+                    break;
                 }
             }
-            if let Some((record, column)) = first
-                && let Some(Slot::There(values)) = self.columns.get(column)
-            {
-                let field = self.fields[record * width + values.field()];
-                let start = records.offset + field.start() as u64;
-                return Err(match std::str::from_utf8(&raw[field.range()]) {
-                    Ok(value) => self.mismatch(column, values.exact(), value).at_byte(start),
-                    Err(error) => Error::new(ErrorKind::InvalidData, "the text is not UTF-8")
-                        .hint("set the option encoding, to windows-1252 for one")
-                        .at_column(self.schema.field(column).name())
-                        .at_byte(start + error.valid_up_to() as u64),
-                });
+            if self.rejects.as_ref().is_some_and(Rejects::is_full) {
+                break;
             }
-            rows += records.count;
-            bytes += records.length + records.count * value_bytes;
         }
-        if rows == 0 {
+        if rows == 0 && ended {
             return Ok(None);
         }
         let columns = self.columns.iter_mut().map(|column| column.finish(rows)).collect::<Result<_>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         Ok(Some(RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?))
+    }
+
+    /// Appends `records` to the columns, which have `rows` already, and gives the number of those that were taken.
+    fn decode(&mut self, records: Records, rows: usize) -> Result<usize> {
+        let Source { width, dialect, .. } = *self.source;
+        let raw = self.reader.bytes(records);
+        let chunk = Chunk { bytes: raw, fields: &self.fields, width, null: &self.null, dialect };
+        let mut first: Option<(usize, usize)> = None;
+        for (column, values) in self.columns.iter_mut().enumerate() {
+            let Slot::There(values) = values else { continue };
+            if let Err(record) = values.append(&chunk) {
+                first = first.filter(|&(earlier, _)| earlier <= record).or(Some((record, column)));
+            }
+        }
+        match first {
+            None => Ok(records.count),
+            Some(_) if self.rejects.is_some() => self.decode_without_misfits(records, rows),
+            Some((record, column)) => Err(self.misfit(records, record, column)),
+        }
+    }
+
+    /// Again, with those records rejected that have a value which does not fit.
+    #[cold]
+    fn decode_without_misfits(&mut self, records: Records, rows: usize) -> Result<usize> {
+        let Source { width, dialect, .. } = *self.source;
+        let raw = self.reader.bytes(records);
+        let chunk = Chunk { bytes: raw, fields: &self.fields, width, null: &self.null, dialect };
+        // Of each such record the first column.
+        let mut misfits = BTreeMap::new();
+        for (column, values) in self.columns.iter_mut().enumerate() {
+            let Slot::There(values) = values else { continue };
+            values.truncate(rows);
+            for record in values.misfits(&chunk)? {
+                misfits.entry(record).or_insert(column);
+            }
+        }
+        let fits = |(record, _): &(usize, &[Field])| !misfits.contains_key(record);
+        let fitting = self.fields.chunks(width).enumerate().filter(fits);
+        let fitting: Vec<Field> = fitting.flat_map(|(_, fields)| fields.iter().copied()).collect();
+        let chunk = Chunk { fields: &fitting, ..chunk };
+        for values in &mut self.columns {
+            let Slot::There(values) = values else { continue };
+            let misjudged = |_| Error::new(ErrorKind::Internal, "a value fits and then does not");
+            values.append(&chunk).map_err(misjudged)?;
+        }
+        for (&record, &column) in &misfits {
+            let error = self.misfit(records, record, column);
+            let text = self.text_of(records, record).to_vec();
+            let number = self.reader.records_before() + record as u64 + 1;
+            self.reject(error, 0, number, text)?;
+        }
+        Ok(records.count - misfits.len())
+    }
+
+    fn reject_malformed(&mut self, bad: Bad) -> Result<()> {
+        let text = self.reader.bytes(bad.bytes);
+        let text = if self.reader.is_within_record() { text } else { without_line_end(text) };
+        let text = text.to_vec();
+        self.reject(bad.error, bad.part, bad.record, text)
+    }
+
+    /// Sets aside the record of this number in the piece, one of those that were read last. The error knows its byte.
+    fn reject(&mut self, error: Error, part: u32, record: u64, text: Vec<u8>) -> Result<()> {
+        let (records_before, lines_before) = match self.before {
+            Some(before) => before,
+            None => *self.before.insert(self.places.before(self.piece, self.cx.cancel())?),
+        };
+        let line = lines_before + self.reader.lines_before(error.position().byte.unwrap_or(0))? + 1;
+        let error = error.at_record(records_before + record).at_line(line).in_source(self.source.path.display());
+        if let Some(rejects) = &self.rejects {
+            rejects.push(Rejected::by_source(&error).with_raw(text).as_part(part));
+        }
+        Ok(())
+    }
+
+    /// The bytes of a record without its line end.
+    fn text_of(&self, records: Records, record: usize) -> &[u8] {
+        let raw = self.reader.bytes(records);
+        let first = self.fields.get(record * self.source.width).copied().unwrap_or_default();
+        // A quoted field starts behind its quote. Where the last one ends does not tell, for there may have been more.
+        let start = first.start() - usize::from(first.is_quoted());
+        let end = match self.source.dialect.record(raw, start, true, &mut Vec::new()) {
+            Ok(Step::Record(next)) => next.min(raw.len()),
+            _ => raw.len(),
+        };
+        without_line_end(&raw[start..end])
+    }
+
+    /// That the value of a record in a column is none of its type.
+    fn misfit(&self, records: Records, record: usize, column: usize) -> Error {
+        let Some(Slot::There(values)) = self.columns.get(column) else {
+            return Error::new(ErrorKind::Internal, "a column that the file lacks has a value");
+        };
+        let raw = self.reader.bytes(records);
+        let field = self.fields[record * self.source.width + values.field()];
+        let start = records.offset + field.start() as u64;
+        match std::str::from_utf8(&raw[field.range()]) {
+            Ok(value) => self.mismatch(column, values.exact(), value).at_byte(start),
+            Err(error) => Error::new(ErrorKind::InvalidData, "the text is not UTF-8")
+                .hint("set the option encoding, to windows-1252 for one")
+                .at_column(self.schema.field(column).name())
+                .at_byte(start + error.valid_up_to() as u64),
+        }
     }
 
     /// Values are private, so the message shows at most a spelling of null.
@@ -306,4 +421,8 @@ impl Reading {
         };
         Error::new(ErrorKind::InvalidData, format!("{what} is no {type_name}{found}")).hint(hint).at_column(name)
     }
+}
+
+fn without_line_end(text: &[u8]) -> &[u8] {
+    text.strip_suffix(b"\n").map_or(text, |line| line.strip_suffix(b"\r").unwrap_or(line))
 }

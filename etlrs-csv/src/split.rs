@@ -15,13 +15,16 @@
 //!
 //! Without a quote character nothing is read but the bytes after each cut. `guess.rs` has a cheaper way for those who can
 //! begin again.
+//!
+//! Where malformed records are set aside (`skip.rs`), the parity of quotes means nothing behind one. Guessing finds out when
+//! it was wrong, as ever; where it may not be, the file is gone through record by record.
 
 use std::sync::Arc;
 
 use etlrs_core::{CancelToken, Error, Result};
 use etlrs_files::InputFile;
 
-use crate::reader::{Reader, Source};
+use crate::reader::{Found, Reader, Source};
 
 const BLOCK: usize = 1 << 20;
 
@@ -41,6 +44,10 @@ pub(crate) fn split(source: &Arc<Source>, pieces: u64, guess: bool, cancel: &Can
     if guess && let Some(cuts) = crate::guess::cuts(source, size, cancel)? {
         return Ok(cuts);
     }
+    if source.keeps_bad {
+        // Counting does not know where a malformed record ends.
+        return by_records(source, size, cancel);
+    }
     match Counting::new(source, cancel)?.cuts(size)? {
         Some(cuts) => Ok(cuts),
         None => by_records(source, size, cancel),
@@ -48,15 +55,23 @@ pub(crate) fn split(source: &Arc<Source>, pieces: u64, guess: bool, cancel: &Can
 }
 
 /// The plain way. A record that cannot be read ends the cutting: whoever reads the last piece says what is wrong with it.
+/// Where such records are set aside, there are cuts behind them too.
 fn by_records(source: &Arc<Source>, size: u64, cancel: &CancelToken) -> Result<Vec<u64>> {
+    /// Many at once cost less, and do not miss a cut by much.
+    const AT_ONCE: usize = 1000;
     let (start, end) = (source.data_start, source.length);
-    let mut reader = Reader::new(source.clone(), start, end, 256 << 10, source.longest);
+    let mut reader = Reader::new(source.clone(), start, end, 256 << 10, source.longest).keeping_bad(source.keeps_bad);
     let mut fields = Vec::new();
     let mut cuts = Vec::new();
     let mut target = start + size;
-    while let Ok(Some(_)) = reader.next(1, &mut fields) {
-        if reader.position() > target && reader.position() < end {
-            cancel.check()?;
+    loop {
+        let most = if reader.position() + BLOCK as u64 <= target { AT_ONCE } else { 1 };
+        match reader.next(most, &mut fields) {
+            Ok(Found::Records(_) | Found::Bad(_)) => {}
+            Ok(Found::End) | Err(_) => break,
+        }
+        cancel.check()?;
+        if reader.position() > target && reader.position() < end && !reader.is_within_record() {
             cuts.push(reader.position());
             target = (target + size).max(reader.position() + 1);
         }
@@ -183,7 +198,8 @@ mod tests {
         let (path, length) = (Path::new("x"), text.len() as u64);
         let input = Input::Plain(Handle { path: path.into(), held: Some(file), cancel });
         let (ragged, longest) = (Ragged::Fail, 1 << 20);
-        Arc::new(Source { path: path.into(), input, dialect, data_start: 0, length, width, ragged, longest })
+        let (path, data_start, keeps_bad) = (path.into(), 0, false);
+        Arc::new(Source { path, input, dialect, data_start, length, width, ragged, longest, keeps_bad })
     }
 
     fn cuts(text: &[u8], width: usize, pieces: u64) -> Vec<u64> {

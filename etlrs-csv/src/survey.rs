@@ -12,7 +12,7 @@ use crate::format::Spellings;
 use crate::infer::Inference;
 use crate::input::{Handle, Input, Once, Raw};
 use crate::options::{CsvOptions, Sample};
-use crate::reader::{Reader, Source};
+use crate::reader::{Found, Reader, Source};
 use crate::records::{Dialect, Field, Step};
 
 /// A sample ends here even if it has fewer records than asked for.
@@ -78,9 +78,10 @@ impl Survey {
             (Input::Plain(_), Some(length)) => length,
             _ => u64::MAX,
         };
-        let (ragged, longest) = (options.ragged, cx.reader_memory());
-        let dialect = Dialect::new(b',', None);
-        let source = Source { path: path.into(), input, dialect, data_start: 0, length, width: 0, ragged, longest };
+        let (ragged, keeps_bad, dialect) = (options.ragged, cx.rejects().is_some(), Dialect::new(b',', None));
+        let longest = if keeps_bad { longest_kept(cx) } else { cx.reader_memory() };
+        let (named, data_start, width) = (path.into(), 0, 0);
+        let source = Source { path: named, input, dialect, data_start, length, width, ragged, longest, keeps_bad };
         Self::start(source, stored, options, before, cx).map_err(in_source)
     }
 
@@ -152,6 +153,12 @@ impl Survey {
             .ok_or_else(|| Error::new(ErrorKind::Internal, "the sample of the file is still being read"))?;
         Ok(Some(Self { source, names, columns, sampled, findings, notes, stored }))
     }
+}
+
+/// The longest record that is taken where longer ones are set aside. It may not depend on what a reader may hold, for that
+/// depends on the number of partitions; readers ask for as much (`Scan::min_memory`).
+fn longest_kept(cx: &RunContext) -> usize {
+    (cx.memory().limit() / 128).clamp(4 << 10, 1 << 30)
 }
 
 fn check(given: &Given<'_>) -> Result<()> {
@@ -305,15 +312,21 @@ fn sample(source: &Arc<Source>, options: &CsvOptions, cx: &RunContext, columns: 
         }
         Sample::Full => (usize::MAX, u64::MAX),
     };
-    let limit = cx.reader_memory().min(LARGEST_SAMPLE);
-    let mut reader = Reader::looking(source.clone(), cx.config().io_buffer_size, limit);
+    let limit = if source.keeps_bad { source.longest } else { cx.reader_memory().min(LARGEST_SAMPLE) };
+    let reader = Reader::looking(source.clone(), cx.config().io_buffer_size, limit);
+    let mut reader = reader.keeping_bad(source.keeps_bad);
     let mut fields = Vec::new();
-    let mut sampled = 0;
-    while sampled < most && reader.position() - source.data_start < most_bytes {
+    let (mut sampled, mut bad) = (0, 0);
+    while sampled + bad < most && reader.position() - source.data_start < most_bytes {
         cx.cancel().check()?;
-        let records = match reader.next((most - sampled).min(SAMPLED_AT_ONCE), &mut fields) {
-            Ok(Some(records)) => records,
-            Ok(None) => break,
+        let records = match reader.next((most - sampled - bad).min(SAMPLED_AT_ONCE), &mut fields) {
+            Ok(Found::Records(records)) => records,
+            // Whoever reads it sets it aside.
+            Ok(Found::Bad(_)) => {
+                bad += 1;
+                continue;
+            }
+            Ok(Found::End) => break,
             Err(error) => return Err(reader.locate(error, &fields)),
         };
         let bytes = reader.bytes(records);

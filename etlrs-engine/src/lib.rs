@@ -23,6 +23,7 @@ mod memory;
 mod partitions;
 mod pipeline;
 mod pushdown;
+mod quarantine;
 mod report;
 mod run;
 mod transform;

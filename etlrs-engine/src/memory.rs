@@ -6,31 +6,46 @@
 //! and then uses the lane: the oldest partition waits for nobody, so the wait ends. The row is in memory by then, for only
 //! the reader could have asked before: each worker may hold one such batch beyond its share.
 //!
+//! With a quarantine, a part of each share is for what is rejected and its writer. A record that is longer than that is in
+//! memory before it can be asked for, once in each worker.
+//!
 //! Advice: keep it so. A pool that workers take from while they hold something would need an order of who may wait.
 
 use etlrs_core::{Error, ErrorKind, Result, RunContext, format_bytes};
 
 /// A worker is not worth starting with less.
 const SMALLEST_SHARE: usize = 256 << 10;
+const SMALLEST_QUARANTINE: usize = 64 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shares {
     pub(crate) workers: usize,
     /// Bytes for each worker.
     pub(crate) worker: usize,
+    /// Bytes for what each worker rejects, beside them.
+    pub(crate) quarantine: usize,
     /// Bytes beside them, for the oldest partition in flight.
     pub(crate) lane: usize,
 }
 
 impl Shares {
-    /// For at most `workers`, of which each reader needs `reader` bytes and each writer `writer`; `held` bytes of the
-    /// budget are in use already.
+    /// For at most `workers`, of which each reader needs `reader` bytes and each writer `writer`, and each writer of the
+    /// quarantine `quarantine`, if there is one; `held` bytes of the budget are in use already.
     ///
     /// # Errors
     /// `MemoryExceeded`, naming the smallest budget that would do for one worker.
-    pub(crate) fn new(budget: usize, held: usize, workers: usize, reader: usize, writer: usize) -> Result<Self> {
+    pub(crate) fn new(
+        budget: usize,
+        held: usize,
+        workers: usize,
+        reader: usize,
+        writer: usize,
+        quarantine: Option<usize>,
+    ) -> Result<Self> {
         // See RunContext: a reader has a quarter of the share, a writer half.
-        let least = SMALLEST_SHARE.max(reader.saturating_mul(4)).max(writer.saturating_mul(2));
+        let least_worker = SMALLEST_SHARE.max(reader.saturating_mul(4)).max(writer.saturating_mul(2));
+        let least_quarantine = quarantine.map_or(0, |writer| SMALLEST_QUARANTINE.max(writer.saturating_mul(2)));
+        let least = least_worker.saturating_add(least_quarantine);
         let free = budget.saturating_sub(held);
         let lane = free / 8;
         let fitting = (free - lane) / least;
@@ -43,7 +58,10 @@ impl Shares {
             .hint(format!("{} would do", format_bytes(needed))));
         }
         let workers = workers.clamp(1, fitting);
-        Ok(Self { workers, worker: (free - lane) / workers, lane })
+        let share = (free - lane) / workers;
+        // What is rejected is little; an eighth lets it be written in batches of some size.
+        let quarantine = quarantine.map_or(0, |_| least_quarantine.max(share / 8).min(share - least_worker));
+        Ok(Self { workers, worker: share - quarantine, quarantine, lane })
     }
 }
 
@@ -79,8 +97,8 @@ mod tests {
 
     #[test]
     fn fewer_workers_are_started_than_fit() {
-        let shares = |budget, workers| Shares::new(budget, 0, workers, MB, MB).unwrap();
-        assert_eq!(shares(64 * MB, 8), Shares { workers: 8, worker: 7 * MB, lane: 8 * MB });
+        let shares = |budget, workers| Shares::new(budget, 0, workers, MB, MB, None).unwrap();
+        assert_eq!(shares(64 * MB, 8), Shares { workers: 8, worker: 7 * MB, quarantine: 0, lane: 8 * MB });
         assert_eq!(shares(16 * MB, 8).workers, 3);
         for budget in 5..200 {
             let shares = shares(budget * MB, 8);
@@ -90,10 +108,24 @@ mod tests {
     }
 
     #[test]
+    fn a_quarantine_gets_what_its_writer_needs_and_takes_it_from_the_shares() {
+        for budget in 8..200 {
+            for writer in [0, MB / 2, MB] {
+                let shares = Shares::new(budget * MB, 0, 8, MB, MB, Some(writer)).unwrap();
+                assert!(shares.workers * (shares.worker + shares.quarantine) + shares.lane <= budget * MB);
+                assert!(shares.worker >= 4 * MB && shares.quarantine >= (2 * writer).max(64 << 10), "{shares:?}");
+            }
+        }
+        assert_eq!(Shares::new(64 * MB, 0, 4, 0, 0, Some(0)).unwrap().quarantine, 14 * MB / 8);
+        let error = Shares::new(6 * MB, 0, 2, MB, MB, Some(MB)).unwrap_err();
+        assert!(error.to_string().ends_with("8MB would do"), "{error}");
+    }
+
+    #[test]
     fn a_budget_that_is_too_small_is_told_which_would_do() {
-        let error = Shares::new(4 * MB, 0, 2, MB, MB).unwrap_err();
+        let error = Shares::new(4 * MB, 0, 2, MB, MB, None).unwrap_err();
         assert_eq!(error.to_string(), "the memory budget of 4MB is too small for this run; 5MB would do");
-        assert!(Shares::new(5 * MB, 0, 2, MB, MB).is_ok());
-        assert!(Shares::new(5 * MB, MB, 2, MB, MB).is_err());
+        assert!(Shares::new(5 * MB, 0, 2, MB, MB, None).is_ok());
+        assert!(Shares::new(5 * MB, MB, 2, MB, MB, None).is_err());
     }
 }

@@ -68,6 +68,7 @@ pub struct PipelineBuilder {
     extractor: Option<Arc<dyn Extractor>>,
     transformers: Vec<Arc<dyn Transformer>>,
     loader: Option<Arc<dyn Loader>>,
+    quarantine: Option<Arc<dyn Loader>>,
     settings: Settings,
 }
 
@@ -78,6 +79,7 @@ pub(crate) struct Settings {
     pub(crate) mode: LoadMode,
     pub(crate) keys: Vec<String>,
     pub(crate) verify: Verify,
+    pub(crate) max_errors: Option<u64>,
     pub(crate) cancel: CancelToken,
     pub(crate) on_start: Option<OnStart>,
 }
@@ -124,6 +126,31 @@ impl PipelineBuilder {
     #[must_use]
     pub fn load_into(mut self, loader: Arc<dyn Loader>) -> Self {
         self.loader = Some(loader);
+        self
+    }
+
+    /// Sets records that cannot be taken aside into `loader`, instead of failing by the first of them. Its columns are
+    /// those of [`Rejected::schema`](etlrs_core::Rejected::schema), and its mode is append: many runs may add to it, and each
+    /// row has its run. If there is nothing to set aside it is left alone.
+    ///
+    /// It is published just before the target, so that no crash can lose a record. If the target cannot be published after
+    /// that, the run fails and what it rejected is there all the same.
+    #[must_use]
+    pub fn quarantine(self, loader: impl Loader + 'static) -> Self {
+        self.quarantine_into(Arc::new(loader))
+    }
+
+    /// Sets records aside into a loader that is shared; see [`quarantine`](Self::quarantine).
+    #[must_use]
+    pub fn quarantine_into(mut self, loader: Arc<dyn Loader>) -> Self {
+        self.quarantine = Some(loader);
+        self
+    }
+
+    /// Fails if more than `n` records are set aside. Needs a [quarantine](Self::quarantine). Default: any number.
+    #[must_use]
+    pub fn max_errors(mut self, n: u64) -> Self {
+        self.settings.max_errors = Some(n);
         self
     }
 
@@ -190,7 +217,12 @@ impl PipelineBuilder {
             let message = if merge { "mode merge needs key columns" } else { "key columns are for the mode merge" };
             return Err(Error::new(ErrorKind::InvalidConfig, message));
         }
+        if self.settings.max_errors.is_some() && self.quarantine.is_none() {
+            let message = "max_errors counts records that are set aside, and there is no quarantine for them";
+            return Err(Error::new(ErrorKind::InvalidConfig, message));
+        }
         Ok(Pipeline {
+            quarantine: self.quarantine,
             extractor: self.extractor.ok_or_else(|| missing("source"))?,
             transformers: self.transformers,
             loader: self.loader.ok_or_else(|| missing("target"))?,
@@ -205,6 +237,7 @@ pub struct Pipeline {
     pub(crate) extractor: Arc<dyn Extractor>,
     pub(crate) transformers: Vec<Arc<dyn Transformer>>,
     pub(crate) loader: Arc<dyn Loader>,
+    pub(crate) quarantine: Option<Arc<dyn Loader>>,
     pub(crate) settings: Settings,
 }
 

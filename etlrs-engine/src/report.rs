@@ -24,6 +24,8 @@ pub struct Plan {
     pub atomic: bool,
     /// Columns, statements and notes of the target.
     pub target: LoadPreview,
+    /// The same of the quarantine, if there is one.
+    pub quarantine: Option<LoadPreview>,
     /// What there is to know about the source.
     pub notes: Vec<String>,
 }
@@ -36,10 +38,14 @@ pub struct RunReport {
     pub run: RunId,
     /// What was published.
     pub load: LoadResult,
-    /// Rows that came out of the source. A source that the filters let skip rows, as Parquet does by its statistics, does
-    /// not count those.
+    /// Rows that came out of the source, and records that it rejected. A source that the filters let skip rows, as Parquet
+    /// does by its statistics, does not count those.
     pub rows_read: u64,
-    /// Rows that the transformers left out, of those that were read.
+    /// Records that were set aside into the quarantine, of those that were read.
+    pub rows_rejected: u64,
+    /// The first of them in the source: its place, and what was wrong.
+    pub first_rejected: Option<String>,
+    /// Rows that the transformers left out, of those that were read; without those that were rejected.
     pub rows_dropped: u64,
     /// Bytes read at the source, where it can tell.
     pub bytes_read: u64,

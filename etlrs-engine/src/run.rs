@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Schema, SchemaRef};
 use etlrs_core::{
-    BatchStream, BoundTransformer, CancelToken, Checksum, Error, ErrorKind, Fingerprint, LoadPlan, LoadResult,
-    LoadSession, Partition, PartitionId, PartitionWriter, Receipt, Result, RunContext, Scan, Transformer, batch_bytes,
-    map_stream, next_batch, type_name,
+    BatchStream, BoundTransformer, CancelToken, Checksum, Error, ErrorKind, Fingerprint, LoadMode, LoadPlan,
+    LoadResult, LoadSession, Loader, Partition, PartitionId, PartitionWriter, Receipt, Rejected, Rejects, Result,
+    RunContext, Scan, Transformer, batch_bytes, map_stream, next_batch, type_name,
 };
 
 use crate::memory::{Shares, fits, require_lane};
 use crate::partitions::{Flight, for_each};
 use crate::pipeline::{Pipeline, Started, Verify};
 use crate::pushdown;
+use crate::quarantine::{Gate, Quarantine, Totals};
 use crate::report::{Plan, RunReport};
 use crate::transform::Select;
 
@@ -33,7 +34,11 @@ impl<'a> Run<'a> {
     pub(crate) async fn plan(pipeline: &'a Pipeline, cancel: CancelToken) -> Result<Plan> {
         let run = Run::new(pipeline, cancel, true).await?;
         let target = pipeline.loader.check(&run.cx, &run.load_plan()).await?;
-        let shares = run.shares(0, 0)?;
+        let quarantine = match &pipeline.quarantine {
+            Some(loader) => Some(loader.check(&run.cx, &run.quarantine_plan()).await.map_err(of_quarantine)?),
+            None => None,
+        };
+        let shares = run.shares(0, 0, quarantine.as_ref().map(|_| 0))?;
         Ok(Plan {
             source_schema: run.scan.schema(),
             schema: run.schema.clone(),
@@ -43,6 +48,7 @@ impl<'a> Run<'a> {
             mode: pipeline.settings.mode,
             atomic: pipeline.loader.capabilities().atomic,
             target,
+            quarantine,
             notes: run.scan.notes().to_vec(),
         })
     }
@@ -57,12 +63,18 @@ impl<'a> Run<'a> {
 
     async fn execute_once(pipeline: &'a Pipeline, cancel: CancelToken, guess: bool) -> Result<RunReport> {
         let run = Run::new(pipeline, cancel, guess).await?;
-        let session = pipeline.loader.begin(&run.cx, run.load_plan()).await?;
-        let mut session = Some(session);
-        let report = run.load(&mut session).await;
-        if let (Err(_), Some(session)) = (&report, session) {
-            // The first error is the one to tell; what could not be removed is removed by the next run.
-            let _ = session.abort().await;
+        let mut sessions = Sessions::default();
+        let report = async {
+            sessions.target = Some(pipeline.loader.begin(&run.cx, run.load_plan()).await?);
+            if let Some(loader) = &pipeline.quarantine {
+                let session = loader.begin(&run.cx, run.quarantine_plan()).await.map_err(of_quarantine)?;
+                sessions.quarantine = Some(session);
+            }
+            run.load(&mut sessions).await
+        };
+        let report = report.await;
+        if report.is_err() {
+            sessions.abort().await;
         }
         report
     }
@@ -74,7 +86,10 @@ impl<'a> Run<'a> {
         cx.cancel().check()?;
         let tests = pushdown::source_tests(&pipeline.transformers);
         let request = settings.request.clone().guess(guess).filter(tests);
-        let scan = pipeline.extractor.scan(&cx, &request).await?;
+        let scan = match &pipeline.quarantine {
+            Some(_) => pipeline.extractor.scan(&cx.with_rejects(Rejects::default()), &request).await?,
+            None => pipeline.extractor.scan(&cx, &request).await?,
+        };
         let fingerprint = scan.fingerprint().await?;
 
         let mut schema = scan.schema();
@@ -104,20 +119,27 @@ impl<'a> Run<'a> {
         plan
     }
 
-    fn shares(&self, writer: usize, session: usize) -> Result<Shares> {
-        let tables: usize = self.transformers.iter().map(|transformer| transformer.held_memory()).sum();
-        let held = tables.saturating_add(session);
-        let workers = self.cx.config().workers().min(self.scan.partitions().len()).min(self.scan.max_readers().max(1));
-        Shares::new(self.cx.memory().limit(), held, workers, self.scan.min_memory(), writer)
+    fn quarantine_plan(&self) -> LoadPlan {
+        LoadPlan::new(Rejected::schema(), LoadMode::Append, self.scan.partitions().to_vec())
     }
 
-    /// Everything from the first read to the commit, which takes the session.
-    async fn load(&self, slot: &mut Option<Box<dyn LoadSession>>) -> Result<RunReport> {
-        let gone = || Error::new(ErrorKind::Internal, "the load session is gone");
-        let session = slot.as_deref().ok_or_else(gone)?;
-        let shares = self.shares(session.min_memory(), session.held_memory())?;
+    /// For writers that need `writer` bytes, sessions that hold `sessions`, and those of a quarantine, if there is one.
+    fn shares(&self, writer: usize, sessions: usize, quarantine: Option<usize>) -> Result<Shares> {
+        let tables: usize = self.transformers.iter().map(|transformer| transformer.held_memory()).sum();
+        let held = tables.saturating_add(sessions);
+        let workers = self.cx.config().workers().min(self.scan.partitions().len()).min(self.scan.max_readers().max(1));
+        Shares::new(self.cx.memory().limit(), held, workers, self.scan.min_memory(), writer, quarantine)
+    }
+
+    /// Everything from the first read to the commits, which take the sessions.
+    async fn load(&self, sessions: &mut Sessions) -> Result<RunReport> {
+        let session = sessions.target.as_deref().ok_or_else(gone)?;
+        let set_aside = sessions.quarantine.as_deref();
+        let held = session.held_memory() + set_aside.map_or(0, LoadSession::held_memory);
+        let shares = self.shares(session.min_memory(), held, set_aside.map(LoadSession::min_memory))?;
         // What the workers and the lane may hold, until the run is over.
-        let _reserved = self.cx.memory().try_reserve(shares.workers * shares.worker + shares.lane);
+        let _reserved =
+            self.cx.memory().try_reserve(shares.workers * (shares.worker + shares.quarantine) + shares.lane);
         let cx = self.cx.for_worker(shares.worker);
         if let Some(on_start) = &self.pipeline.settings.on_start {
             let (partitions, notes) = (self.scan.partitions().to_vec(), self.scan.notes().to_vec());
@@ -125,30 +147,49 @@ impl<'a> Run<'a> {
         }
 
         let flight = Flight::new();
-        let completed = session.completed();
+        // What was read for the target and not for the quarantine has to be read again.
+        let both = |receipt: &&Receipt| {
+            let is_set_aside = |set_aside: &dyn LoadSession| {
+                set_aside.completed().iter().any(|other| other.partition == receipt.partition)
+            };
+            set_aside.is_none_or(is_set_aside)
+        };
+        let completed: Vec<_> = session.completed().iter().filter(both).cloned().collect();
         completed.iter().for_each(|receipt| flight.done(receipt.partition));
         let partitions: Vec<_> = self.scan.partitions().iter().map(|partition| partition.id).collect();
         let open: Vec<_> =
             partitions.into_iter().filter(|id| !completed.iter().any(|receipt| receipt.partition == *id)).collect();
+        let totals = Totals::new(self.scan.partitions().len(), self.pipeline.settings.max_errors);
+        let quarantine_cx = self.cx.for_worker(shares.quarantine);
+        let quarantine = match (set_aside, &self.pipeline.quarantine) {
+            (Some(session), Some(loader)) => {
+                let (cx, max_writers) = (&quarantine_cx, max_writers(&**loader));
+                Some(Quarantine { session, cx, max_writers, flight: &flight, totals: &totals })
+            }
+            _ => None,
+        };
         let load = PartitionLoad {
             run: self,
             cx: &cx,
             session,
             flight: &flight,
             shares,
-            max_writers: self.pipeline.loader.capabilities().max_writers.max(1),
+            max_writers: max_writers(&*self.pipeline.loader),
+            quarantine: quarantine.as_ref(),
             rows_read: AtomicU64::new(0),
         };
-        let mut receipts = for_each(&cx, &flight, shares.workers, &open, |id| load.partition(id))?;
-        let rows_read = load.rows_read.into_inner();
-        receipts.extend(completed.iter().cloned());
+        let loaded = for_each(&cx, &flight, shares.workers, &open, |id| load.partition(id))?;
+        totals.check_all()?;
+        let rows_read = load.rows_read.into_inner() + totals.of_source();
+        let (mut receipts, mut of_quarantine): (Vec<_>, Vec<_>) = loaded.into_iter().unzip();
+        receipts.extend(completed);
         receipts.sort_by_key(|receipt| receipt.partition);
         let source_checksum: Checksum = receipts.iter().filter_map(|receipt| receipt.checksum).collect();
 
         let bytes_read = cx.counters().bytes_read.get();
         let target_checksum = match self.pipeline.settings.verify {
             Verify::Full => {
-                let session = slot.as_deref_mut().ok_or_else(gone)?;
+                let session = sessions.target.as_deref_mut().ok_or_else(gone)?;
                 Some(self.read_back(&cx, session, &receipts, shares.workers, source_checksum).await?)
             }
             Verify::Receipts => None,
@@ -161,7 +202,14 @@ impl<'a> Run<'a> {
             .hint("run again when nobody writes to it"));
         }
         self.cx.cancel().check()?;
-        let published = slot.take().ok_or_else(gone)?.commit(receipts).await?;
+        if let Some(session) = sessions.quarantine.take() {
+            of_quarantine.extend(session.completed().iter().cloned().map(Some));
+            let mut receipts: Vec<_> = of_quarantine.into_iter().flatten().collect();
+            receipts.sort_by_key(|receipt| receipt.partition);
+            // Before the target: if nothing comes after it, records are in the quarantine too often, and never nowhere.
+            publish_quarantine(session, receipts).await?;
+        }
+        let published = sessions.target.take().ok_or_else(gone)?.commit(receipts).await?;
         let load = LoadResult::published(&published, source_checksum);
         if load.records_loaded != source_checksum.rows() {
             return Err(Error::new(
@@ -172,7 +220,9 @@ impl<'a> Run<'a> {
         Ok(RunReport {
             run: self.cx.run_id(),
             rows_read,
-            rows_dropped: rows_read.saturating_sub(load.records_loaded),
+            rows_rejected: totals.records(),
+            first_rejected: totals.first(),
+            rows_dropped: rows_read.saturating_sub(load.records_loaded + totals.records()),
             bytes_read,
             verify: self.pipeline.settings.verify,
             source_checksum,
@@ -224,6 +274,48 @@ impl<'a> Run<'a> {
     }
 }
 
+/// What a run holds until it publishes it.
+#[derive(Default)]
+struct Sessions {
+    target: Option<Box<dyn LoadSession>>,
+    quarantine: Option<Box<dyn LoadSession>>,
+}
+
+impl Sessions {
+    /// The first error is the one to tell; what could not be removed is removed by the next run.
+    async fn abort(self) {
+        for session in [self.quarantine, self.target].into_iter().flatten() {
+            let _ = session.abort().await;
+        }
+    }
+}
+
+fn gone() -> Error {
+    Error::new(ErrorKind::Internal, "the load session is gone")
+}
+
+fn max_writers(loader: &dyn Loader) -> usize {
+    loader.capabilities().max_writers.max(1)
+}
+
+fn of_quarantine(error: Error) -> Error {
+    error.within("the quarantine")
+}
+
+/// Without rows there is nothing to publish, and a quarantine that did not exist does not come into being.
+async fn publish_quarantine(session: Box<dyn LoadSession>, receipts: Vec<Receipt>) -> Result<()> {
+    let rows: u64 = receipts.iter().map(|receipt| receipt.rows).sum();
+    if rows == 0 {
+        return session.abort().await.map_err(of_quarantine);
+    }
+    let published = session.commit(receipts).await.map_err(of_quarantine)?.rows;
+    if published != rows {
+        let message = format!("the quarantine says that it published {published} rows of {rows}");
+        return Err(Error::new(ErrorKind::VerifyFailed, message));
+    }
+    Ok(())
+}
+
 /// Refuses staged columns whose values would mean something else although they have the same checksum: decimals are
 /// hashed by their digits, and instants whether or not they have a zone.
 fn same_meaning(written: &Schema, staged: &Schema) -> Result<()> {
@@ -270,21 +362,22 @@ struct PartitionLoad<'a> {
     flight: &'a Flight,
     shares: Shares,
     max_writers: usize,
+    quarantine: Option<&'a Quarantine<'a>>,
     rows_read: AtomicU64,
 }
 
 impl PartitionLoad<'_> {
-    /// Loads one partition; repeats it while its errors are transient.
-    async fn partition(&self, id: PartitionId) -> Result<Receipt> {
+    /// Loads one partition; repeats it while its errors are transient. The second receipt is that of the quarantine.
+    async fn partition(&self, id: PartitionId) -> Result<(Receipt, Option<Receipt>)> {
         let partition = &self.run.scan.partitions()[id.index()];
         let most = self.cx.config().max_attempts;
         let mut attempt = 1;
         loop {
             match self.attempt(partition, attempt).await {
-                Ok((receipt, rows_read)) => {
+                Ok((receipt, rows_read, set_aside)) => {
                     self.rows_read.fetch_add(rows_read, Ordering::Relaxed);
                     self.cx.counters().partitions_done.add(1);
-                    return Ok(receipt);
+                    return Ok((receipt, set_aside));
                 }
                 Err(error) if error.is_transient() && attempt < most => {
                     self.cx.counters().retries.add(1);
@@ -296,11 +389,39 @@ impl PartitionLoad<'_> {
         }
     }
 
-    async fn attempt(&self, partition: &Partition, attempt: u32) -> Result<(Receipt, u64)> {
+    async fn attempt(&self, partition: &Partition, attempt: u32) -> Result<(Receipt, u64, Option<Receipt>)> {
+        let Some(quarantine) = self.quarantine else {
+            let (receipt, rows_read) = self.rows(partition, attempt, self.cx, None).await?;
+            return Ok((receipt, rows_read, None));
+        };
+        let (gate, drain) = quarantine.attempt(partition, attempt);
+        let cx = self.cx.with_rejects(gate.rejects.clone());
+        let rows = async {
+            let done = self.rows(partition, attempt, &cx, Some(&gate)).await;
+            gate.close();
+            done
+        };
+        let ((receipt, rows_read), set_aside) = tokio::try_join!(rows, drain.run())?;
+        Ok((receipt, rows_read, Some(set_aside)))
+    }
+
+    /// Moves the rows of a partition from the source to the target.
+    async fn rows(
+        &self,
+        partition: &Partition,
+        attempt: u32,
+        cx: &RunContext,
+        gate: Option<&Gate>,
+    ) -> Result<(Receipt, u64)> {
         let rows_read = Arc::new(AtomicU64::new(0));
-        let mut stream = self.counted(self.run.scan.read(self.cx, partition)?, rows_read.clone());
+        let source = self.run.scan.read(cx, partition)?;
+        let source = match gate {
+            Some(gate) => gate.before(source),
+            None => source,
+        };
+        let mut stream = self.counted(source, rows_read.clone());
         for transformer in &self.run.transformers {
-            stream = transformer.apply(self.cx, stream);
+            stream = transformer.apply(cx, stream);
         }
         let mut sink =
             Sink { load: self, partition, attempt, writer: None, waiting: VecDeque::new(), waiting_bytes: 0 };

@@ -26,11 +26,13 @@
 //!
 //! [`registry`] makes URIs into extractors and loaders; [`PipelineFile`] reads a whole pipeline from TOML or YAML.
 
+mod errors;
 #[cfg(feature = "pipeline-file")]
 mod pipeline_file;
 #[cfg(feature = "pipeline-file")]
 mod section;
 
+pub use errors::{ErrorPolicy, OnError};
 pub use etlrs_core::*;
 #[cfg(feature = "csv")]
 pub use etlrs_csv::{CsvConnector, CsvExtractor, CsvLoader, CsvOptions, CsvWriteOptions};

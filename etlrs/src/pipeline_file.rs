@@ -12,6 +12,7 @@ use etlrs_engine::{
 use toml::{Table, Value};
 use yaml_rust2::{Yaml, YamlLoader};
 
+use crate::ErrorPolicy;
 use crate::section::{Section, kind};
 
 /// A pipeline described in a TOML or YAML file: one source, transformers, one or more targets.
@@ -55,6 +56,8 @@ pub struct PipelineFile {
     pub targets: Vec<Target>,
     /// How the run uses the machine.
     pub config: PerformanceConfig,
+    /// What happens to records that cannot be taken.
+    pub errors: ErrorPolicy,
     transforms: Vec<Transform>,
     /// Name of the file, for errors.
     name: Option<String>,
@@ -174,8 +177,12 @@ impl PipelineFile {
         let config =
             PerformanceConfig::from_pairs(performance.iter().map(|(key, value)| (key.as_str(), value.as_str())))
                 .map_err(|error| error.in_source("[performance]"))?;
+        let errors = match file.take("errors") {
+            Some(value) => read_errors(Section::of("[errors]", value)?, &folder)?,
+            None => ErrorPolicy::default(),
+        };
         file.finish()?;
-        Ok(Self { source: uri, source_options, request, targets, config, transforms, name: None })
+        Ok(Self { source: uri, source_options, request, targets, config, errors, transforms, name: None })
     }
 
     /// A pipeline for each target, with everything of the file set; `cancel` stops them. Tables of lookups are read here.
@@ -209,6 +216,10 @@ impl PipelineFile {
             for transformer in &transformers {
                 builder = builder.transform_with(transformer.clone());
             }
+            let builder = self
+                .errors
+                .apply(registry, &self.source, &target.uri, builder)
+                .map_err(|error| self.name.iter().fold(error, Error::within))?;
             Ok((target.clone(), builder))
         });
         pipelines.collect()
@@ -324,6 +335,16 @@ impl Transform {
         }
         Ok(())
     }
+}
+
+fn read_errors(mut section: Section, folder: &Path) -> Result<ErrorPolicy> {
+    let errors = ErrorPolicy {
+        on_error: section.text("on_error")?.map(|text| text.parse()).transpose()?,
+        quarantine: section.text("quarantine")?.map(|text| relative(text, folder)),
+        max_errors: section.count("max_errors")?.map(|count| count as u64),
+    };
+    section.finish()?;
+    Ok(errors)
 }
 
 fn relative(text: String, folder: &Path) -> Uri {
@@ -468,6 +489,9 @@ mod tests {
             (&format!("{SMALL}moed='x'"), "there is no key in [target] called \"moed\"; did you mean mode?"),
             (&format!("{SMALL}mode='x'"), "the modes are create"),
             (&format!("{SMALL}[performance]\nbatchsize=1"), "did you mean batch_size?"),
+            (&format!("{SMALL}[errors]\non_error='quarantin'"), "did you mean quarantine?"),
+            (&format!("{SMALL}[errors]\nmax_errors=-1"), "max_errors in [errors] must be a number of at least 0"),
+            (&format!("{SMALL}[errors]\npath='x'"), "[errors]"),
             (&format!("{SMALL}[transform]\ntype='x'"), "[[transform]]"),
             (
                 &format!("{SMALL}[[transform]]\ntype='fliter'"),
@@ -513,5 +537,7 @@ mod tests {
         assert_eq!(file.source, Uri::new("n-${x}.csv"));
         assert_eq!((file.targets[0].mode, file.config.max_threads), (LoadMode::Replace, 3));
         assert!(set(&[]).is_err());
+        let file = set(&[("name", "n"), ("errors.quarantine", "q.csv"), ("errors.max_errors", "5")]).unwrap();
+        assert_eq!((file.errors.quarantine, file.errors.max_errors), (Some(Uri::new("q.csv")), Some(5)));
     }
 }

@@ -618,7 +618,19 @@ fn json_has_the_documented_fields() {
     let json = |line: &str| works(folder, &format!("{line} --output json")).json();
 
     let plan = json("plan ok.csv o.parquet");
-    let fields = ["atomic", "columns", "ddl", "memory", "mode", "notes", "partitions", "source", "target", "threads"];
+    let fields = [
+        "atomic",
+        "columns",
+        "ddl",
+        "memory",
+        "mode",
+        "notes",
+        "partitions",
+        "quarantine",
+        "source",
+        "target",
+        "threads",
+    ];
     assert_eq!(keys(&plan), fields);
     assert_eq!((&plan["source"], &plan["mode"], &plan["atomic"]), (&"ok.csv".into(), &"create".into(), &true.into()));
     assert_eq!(keys(&plan["columns"][0]), ["name", "nullable", "target_type", "type"]);
@@ -631,11 +643,14 @@ fn json_has_the_documented_fields() {
         [
             "bytes_read",
             "bytes_written",
+            "first_rejected",
             "notes",
             "partitions",
+            "quarantine",
             "retries",
             "rows_dropped",
             "rows_read",
+            "rows_rejected",
             "rows_written",
             "run",
             "seconds",

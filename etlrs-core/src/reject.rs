@@ -1,0 +1,278 @@
+//! Records that a run sets aside instead of ending by them.
+
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow_array::builder::{BinaryBuilder, Int64Builder, StringBuilder};
+use arrow_array::{ArrayRef, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+
+use crate::{Error, PartitionId, Position, Result, RunId};
+
+/// A record that a stage could not take, with all that is known of it.
+///
+/// It holds what the source had, so it goes into the quarantine and nowhere else: [`Debug`](std::fmt::Debug) does not show
+/// the raw text, and no message may.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rejected {
+    /// The bytes of the record as the source has them, without the line end behind them; they need not be valid in any
+    /// encoding. `None` where there is no such text, as in a database.
+    pub raw: Option<Vec<u8>>,
+    /// 0, but for a record that is too long to be held whole: such a record comes in parts that follow one another and are
+    /// counted from 0. Its raw text is that of all parts, one behind the other.
+    pub part: u32,
+    /// The stage that rejected it: [`Rejected::SOURCE`], or what the stage is called.
+    pub stage: Cow<'static, str>,
+    /// Where it is; of a later part, where that part begins. Its partition is filled in by the engine.
+    pub position: Position,
+    /// What was wrong, in the words of the error that would have ended the run. Without values of the record.
+    pub reason: String,
+}
+
+impl Rejected {
+    /// The stage of what a source rejects.
+    pub const SOURCE: &'static str = "source";
+
+    /// Set aside by a source, instead of failing with `error`, whose place and words it gets.
+    pub fn by_source(error: &Error) -> Self {
+        Self::by_stage(Self::SOURCE, error)
+    }
+
+    /// Set aside by the stage called `stage`, instead of failing with `error`, whose place and words it gets.
+    pub fn by_stage(stage: impl Into<Cow<'static, str>>, error: &Error) -> Self {
+        let reason = match error.hint_text() {
+            Some(hint) => format!("{}; {hint}", error.message()),
+            None => error.message().to_owned(),
+        };
+        Self { raw: None, part: 0, stage: stage.into(), position: error.position().clone(), reason }
+    }
+
+    /// With its raw text.
+    #[must_use]
+    pub fn with_raw(mut self, raw: impl Into<Vec<u8>>) -> Self {
+        self.raw = Some(raw.into());
+        self
+    }
+
+    /// A part of a record behind the first one.
+    #[must_use]
+    pub fn as_part(mut self, part: u32) -> Self {
+        self.part = part;
+        self
+    }
+
+    /// Bytes that it holds, about.
+    pub fn bytes(&self) -> usize {
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let raw = self.raw.as_ref().map_or(0, Vec::len);
+        size_of::<Self>() + raw + self.reason.len() + text(&self.position.source) + text(&self.position.column)
+    }
+
+    /// The columns of every quarantine, whatever the source.
+    ///
+    /// | column | type | |
+    /// |---|---|---|
+    /// | `run` | text | the run that rejected the record |
+    /// | `source` | text | file or table, if it is known |
+    /// | `partition` | int64 | from 0 |
+    /// | `record`, `line` | int64 | of the place of the fault, from 1, where there are such; the header is no record, but a line |
+    /// | `byte` | int64 | the same as an offset from 0 |
+    /// | `stage` | text | `source`, or the transformer |
+    /// | `column` | text | where one column is at fault |
+    /// | `reason` | text | what was wrong |
+    /// | `part` | int64 | 0, or which part of a record that is too long to be held whole |
+    /// | `raw` | binary | the record as the source has it, which need not be text |
+    pub fn schema() -> SchemaRef {
+        let column = |name: &str, data_type, nullable| Field::new(name, data_type, nullable);
+        Arc::new(Schema::new(vec![
+            column("run", DataType::Utf8, false),
+            column("source", DataType::Utf8, true),
+            column("partition", DataType::Int64, false),
+            column("record", DataType::Int64, true),
+            column("line", DataType::Int64, true),
+            column("byte", DataType::Int64, true),
+            column("stage", DataType::Utf8, false),
+            column("column", DataType::Utf8, true),
+            column("reason", DataType::Utf8, false),
+            column("part", DataType::Int64, false),
+            column("raw", DataType::Binary, true),
+        ]))
+    }
+
+    /// Rows of the quarantine: what `run` rejected in `partition`.
+    ///
+    /// # Errors
+    /// None, but for more bytes than a batch can hold, 2 GiB.
+    pub fn batch(run: RunId, partition: PartitionId, rejected: &[Self]) -> Result<RecordBatch> {
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let texts = |text: &dyn Fn(&Self) -> Option<&str>| -> ArrayRef {
+            let mut column = StringBuilder::new();
+            rejected.iter().for_each(|record| column.append_option(text(record)));
+            Arc::new(column.finish())
+        };
+        let numbers = |get: &dyn Fn(&Self) -> Option<u64>| -> ArrayRef {
+            let mut column = Int64Builder::with_capacity(rejected.len());
+            rejected.iter().for_each(|record| column.append_option(get(record).map(number)));
+            Arc::new(column.finish())
+        };
+        let mut raw = BinaryBuilder::new();
+        rejected.iter().for_each(|record| raw.append_option(record.raw.as_deref()));
+        let run = run.to_string();
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from_iter_values(std::iter::repeat_n(run, rejected.len()))),
+            texts(&|record| record.position.source.as_deref()),
+            numbers(&|_| Some(partition.0.into())),
+            numbers(&|record| record.position.record),
+            numbers(&|record| record.position.line),
+            numbers(&|record| record.position.byte),
+            texts(&|record| Some(&record.stage)),
+            texts(&|record| record.position.column.as_deref()),
+            texts(&|record| Some(&record.reason)),
+            numbers(&|record| Some(record.part.into())),
+            Arc::new(raw.finish()),
+        ];
+        Ok(RecordBatch::try_new(Self::schema(), columns)?)
+    }
+}
+
+impl std::fmt::Display for Rejected {
+    /// The place and the reason, as the error would have told them.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        Error::new(crate::ErrorKind::InvalidData, self.reason.clone()).at(self.position.clone()).fmt(f)
+    }
+}
+
+impl std::fmt::Debug for Rejected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let raw = self.raw.as_ref().map(|raw| format!("{} bytes", raw.len()));
+        f.debug_struct("Rejected")
+            .field("raw", &raw)
+            .field("part", &self.part)
+            .field("stage", &self.stage)
+            .field("position", &self.position)
+            .field("reason", &self.reason)
+            .finish()
+    }
+}
+
+/// Where the stages of one attempt at a partition put the records that they reject; see
+/// [`RunContext::rejects`](crate::RunContext::rejects). Clones are the same place.
+///
+/// What is in it is held in memory until the engine takes it, which it does between two polls of a source. So a source that
+/// put a record here asks [`is_full`](Self::is_full), and if so gives the batch that it has, even one without rows.
+#[derive(Clone, Debug, Default)]
+pub struct Rejects(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    records: Mutex<Vec<Rejected>>,
+    bytes: AtomicUsize,
+    limit: usize,
+}
+
+impl Rejects {
+    /// An empty place that is full with `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self(Arc::new(Shared { limit, ..Shared::default() }))
+    }
+
+    /// Sets a record aside.
+    pub fn push(&self, rejected: Rejected) {
+        let mut records = self.0.records.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.bytes.fetch_add(rejected.bytes(), Ordering::Relaxed);
+        records.push(rejected);
+    }
+
+    /// Whether it holds as much as it should. Cheap.
+    pub fn is_full(&self) -> bool {
+        let bytes = self.0.bytes.load(Ordering::Relaxed);
+        bytes > 0 && bytes >= self.0.limit
+    }
+
+    /// Whether there is nothing in it. Cheap.
+    pub fn is_empty(&self) -> bool {
+        self.0.bytes.load(Ordering::Relaxed) == 0
+    }
+
+    /// All that is in it, in the order in which it came; it is empty then.
+    pub fn take(&self) -> Vec<Rejected> {
+        let mut records = self.0.records.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.bytes.store(0, Ordering::Relaxed);
+        std::mem::take(&mut *records)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::Int64Type;
+
+    use super::*;
+    use crate::ErrorKind;
+
+    fn rejected() -> Rejected {
+        let error = Error::new(ErrorKind::InvalidData, "the value is no int64")
+            .hint("set the option")
+            .in_source("a.csv")
+            .at_record(2)
+            .at_line(3)
+            .at_byte(17)
+            .at_column("n");
+        Rejected::by_source(&error).with_raw(b"x,\xff".as_slice())
+    }
+
+    #[test]
+    fn a_rejected_record_has_the_place_and_the_words_of_its_error() {
+        let run = RunId::generate();
+        let goes_on = rejected().as_part(1);
+        let lookup = Rejected::by_stage("lookup", &Error::new(ErrorKind::InvalidData, "no such key"));
+        let batch = Rejected::batch(run, PartitionId(7), &[rejected(), goes_on, lookup]).unwrap();
+        let texts = |name: &str| -> Vec<_> {
+            batch.column_by_name(name).unwrap().as_string::<i32>().iter().map(|text| text.map(str::to_owned)).collect()
+        };
+        let numbers =
+            |name: &str| -> Vec<_> { batch.column_by_name(name).unwrap().as_primitive::<Int64Type>().iter().collect() };
+        assert_eq!(texts("run"), vec![Some(run.to_string()); 3]);
+        assert_eq!(texts("source"), [Some("a.csv".to_owned()), Some("a.csv".to_owned()), None]);
+        assert_eq!(texts("stage"), ["source", "source", "lookup"].map(|stage| Some(stage.to_owned())));
+        assert_eq!(texts("column")[0].as_deref(), Some("n"));
+        assert_eq!(texts("reason")[0].as_deref(), Some("the value is no int64; set the option"));
+        assert_eq!(numbers("partition"), [Some(7); 3]);
+        assert_eq!(numbers("part"), [Some(0), Some(1), Some(0)]);
+        for (name, expected) in [("record", 2), ("line", 3), ("byte", 17)] {
+            assert_eq!(numbers(name), [Some(expected), Some(expected), None], "{name}");
+        }
+        let raw: Vec<_> = batch.column_by_name("raw").unwrap().as_binary::<i32>().iter().collect();
+        assert_eq!(raw, [Some(&b"x,\xff"[..]), Some(b"x,\xff"), None]);
+    }
+
+    #[test]
+    fn it_is_told_of_as_an_error_would_be() {
+        let told = rejected().to_string();
+        assert_eq!(told, "a.csv, record 2, line 3, byte 17, column \"n\": the value is no int64; set the option");
+    }
+
+    #[test]
+    fn raw_text_is_in_no_message() {
+        let secret = Rejected::by_source(&Error::new(ErrorKind::InvalidData, "bad")).with_raw(b"classified".as_slice());
+        let rejects = Rejects::new(10);
+        rejects.push(secret.clone());
+        let shown = format!("{secret:?} {secret} {rejects:?}");
+        let bytes = format!("{:?}", b"classified");
+        assert!(!shown.contains("classified") && !shown.contains(&bytes), "{shown}");
+    }
+
+    #[test]
+    fn what_is_taken_is_gone_and_makes_room() {
+        let rejects = Rejects::new(2 * rejected().bytes());
+        assert!(rejects.is_empty() && !rejects.is_full());
+        rejects.push(rejected());
+        assert!(!rejects.is_empty() && !rejects.is_full());
+        rejects.clone().push(rejected().as_part(1));
+        assert!(rejects.is_full());
+        assert_eq!(rejects.take(), [rejected(), rejected().as_part(1)]);
+        assert!(rejects.is_empty() && !rejects.is_full() && rejects.take().is_empty());
+    }
+}

@@ -1,0 +1,273 @@
+//! Records that are set aside instead of ending the run.
+//!
+//! Beside the load of a partition runs a second one, of what is rejected, into the quarantine: a session of its own with the
+//! same partitions. A [`Gate`] in front of the source lets it go on only when what it rejected before is written, so no more
+//! is held than one poll of a source may reject. Both loads are branches of one task of the worker: while the one waits for
+//! its writer, the other goes on.
+//!
+//! An attempt that fails drops its writer of the quarantine as it does that of the target, so what it rejected is gone with
+//! it. A writer of the quarantine waits only for partitions before its own, as that of the target does: the oldest partition
+//! in flight waits for no other.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use etlrs_core::{
+    BatchStream, Error, ErrorKind, LoadSession, Partition, PartitionId, PartitionWriter, Receipt, RecordBatch,
+    Rejected, Rejects, Result, RunContext,
+};
+
+use crate::partitions::Flight;
+
+/// What all partitions rejected so far.
+pub(crate) struct Totals {
+    partitions: Vec<Total>,
+    /// More end the run.
+    most: Option<u64>,
+}
+
+#[derive(Default)]
+struct Total {
+    records: AtomicU64,
+    /// Those of them that never came out of the source.
+    of_source: AtomicU64,
+    first: OnceLock<String>,
+}
+
+impl Totals {
+    pub(crate) fn new(partitions: usize, most: Option<u64>) -> Self {
+        Self { partitions: std::iter::repeat_with(Total::default).take(partitions).collect(), most }
+    }
+
+    /// An attempt at `partition` begins, so those before it do not count.
+    fn reset(&self, partition: PartitionId) {
+        if let Some(total) = self.partitions.get(partition.index()) {
+            total.records.store(0, Ordering::Relaxed);
+            total.of_source.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// # Errors
+    /// When this partition and those before it have more than are allowed. Those behind it do not count here: if the source
+    /// was cut at a wrong place, what they reject is of no meaning, and an earlier partition says so.
+    fn add(&self, partition: PartitionId, rejected: &[Rejected]) -> Result<u64> {
+        let whole = || rejected.iter().filter(|record| record.part == 0);
+        let records = whole().count() as u64;
+        let of_source = whole().filter(|record| record.stage == Rejected::SOURCE).count() as u64;
+        if let (Some(total), Some(first)) = (self.partitions.get(partition.index()), rejected.first()) {
+            total.records.fetch_add(records, Ordering::Relaxed);
+            total.of_source.fetch_add(of_source, Ordering::Relaxed);
+            total.first.get_or_init(|| first.to_string());
+        }
+        self.check(partition.index() + 1)?;
+        Ok(records)
+    }
+
+    /// Whether the first `count` partitions have no more than are allowed.
+    fn check(&self, count: usize) -> Result<()> {
+        let partitions = self.partitions.get(..count).unwrap_or(&self.partitions);
+        let records: u64 = partitions.iter().map(|total| total.records.load(Ordering::Relaxed)).sum();
+        match self.most {
+            Some(most) if records > most => {
+                let message = match most {
+                    0 => "a record was rejected, and max_errors allows none".to_owned(),
+                    1 => "more than the one record that max_errors allows was rejected".to_owned(),
+                    most => format!("more than the {most} records that max_errors allows were rejected"),
+                };
+                let first = partitions.iter().find_map(|total| total.first.get());
+                let first = first.map_or("the target is as it was".to_owned(), |first| format!("the first is {first}"));
+                Err(Error::new(ErrorKind::InvalidData, message).hint(first))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// # Errors
+    /// When there are more than are allowed.
+    pub(crate) fn check_all(&self) -> Result<()> {
+        self.check(self.partitions.len())
+    }
+
+    pub(crate) fn records(&self) -> u64 {
+        self.partitions.iter().map(|total| total.records.load(Ordering::Relaxed)).sum()
+    }
+
+    pub(crate) fn of_source(&self) -> u64 {
+        self.partitions.iter().map(|total| total.of_source.load(Ordering::Relaxed)).sum()
+    }
+
+    /// The first record in the source, with its place and what was wrong.
+    pub(crate) fn first(&self) -> Option<String> {
+        let found = self.partitions.iter().find(|total| total.records.load(Ordering::Relaxed) > 0);
+        found.and_then(|total| total.first.get()).cloned()
+    }
+}
+
+/// What the workers share for the quarantine.
+pub(crate) struct Quarantine<'a> {
+    pub(crate) session: &'a dyn LoadSession,
+    /// With the share of the quarantine.
+    pub(crate) cx: &'a RunContext,
+    pub(crate) max_writers: usize,
+    pub(crate) flight: &'a Flight,
+    pub(crate) totals: &'a Totals,
+}
+
+impl<'a> Quarantine<'a> {
+    /// The two ends of what one attempt rejects.
+    pub(crate) fn attempt(&'a self, partition: &'a Partition, attempt: u32) -> (Gate, Drain<'a>) {
+        self.totals.reset(partition.id);
+        let gate = Gate { rejects: Rejects::new(self.cx.batch_memory()), signal: Arc::default() };
+        let drain = Drain { quarantine: self, partition, attempt, gate: gate.clone(), writer: None, rows: 0 };
+        (gate, drain)
+    }
+}
+
+/// Holds a source up while what it rejected is being written.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    pub(crate) rejects: Rejects,
+    signal: Arc<Mutex<Signal>>,
+}
+
+#[derive(Default)]
+struct Signal {
+    /// Whoever waits to go on reading.
+    reader: Option<Waker>,
+    /// Whoever waits for something to write.
+    drain: Option<Waker>,
+    writing: bool,
+    closed: bool,
+}
+
+impl Gate {
+    /// `source` behind the gate. Batches without rows end here: a source gives them only to be held up.
+    pub(crate) fn before(&self, source: BatchStream) -> BatchStream {
+        Box::pin(Gated { source, gate: self.clone() })
+    }
+
+    /// Nothing more will be rejected.
+    pub(crate) fn close(&self) {
+        let mut signal = self.signal();
+        signal.closed = true;
+        wake(&mut signal.drain);
+    }
+
+    fn signal(&self) -> MutexGuard<'_, Signal> {
+        self.signal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ready when the source may go on.
+    fn poll_open(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut signal = self.signal();
+        if !signal.writing && self.rejects.is_empty() {
+            return Poll::Ready(());
+        }
+        signal.reader = Some(cx.waker().clone());
+        wake(&mut signal.drain);
+        Poll::Pending
+    }
+
+    /// What was rejected, when there is something; nothing when there will be no more.
+    async fn take(&self) -> Vec<Rejected> {
+        std::future::poll_fn(|cx| {
+            let mut signal = self.signal();
+            if self.rejects.is_empty() && !signal.closed {
+                signal.drain = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            signal.writing = true;
+            Poll::Ready(self.rejects.take())
+        })
+        .await
+    }
+
+    fn written(&self) {
+        let mut signal = self.signal();
+        signal.writing = false;
+        wake(&mut signal.reader);
+    }
+}
+
+fn wake(waker: &mut Option<Waker>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
+}
+
+struct Gated {
+    source: BatchStream,
+    gate: Gate,
+}
+
+impl futures_core::Stream for Gated {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            ready!(this.gate.poll_open(cx));
+            let item = ready!(this.source.as_mut().poll_next(cx));
+            if !this.gate.rejects.is_empty() {
+                wake(&mut this.gate.signal().drain);
+            }
+            match item {
+                Some(Ok(batch)) if batch.num_rows() == 0 => {}
+                item => return Poll::Ready(item),
+            }
+        }
+    }
+}
+
+/// Writes what one attempt at a partition rejects.
+pub(crate) struct Drain<'a> {
+    quarantine: &'a Quarantine<'a>,
+    partition: &'a Partition,
+    attempt: u32,
+    gate: Gate,
+    writer: Option<Box<dyn PartitionWriter>>,
+    rows: u64,
+}
+
+impl Drain<'_> {
+    /// Until the gate is closed.
+    pub(crate) async fn run(mut self) -> Result<Receipt> {
+        let Quarantine { cx, totals, .. } = *self.quarantine;
+        loop {
+            let rejected = self.gate.take().await;
+            if rejected.is_empty() {
+                break;
+            }
+            cx.counters().rows_rejected.add(totals.add(self.partition.id, &rejected)?);
+            let batch = Rejected::batch(cx.run_id(), self.partition.id, &rejected)?;
+            drop(rejected);
+            self.rows += batch.num_rows() as u64;
+            self.open().await?.write(batch).await?;
+            self.gate.written();
+        }
+        self.open().await?;
+        let writer = self.writer.ok_or_else(|| Error::new(ErrorKind::Internal, "the quarantine has no writer"))?;
+        let receipt = writer.finish().await?;
+        if receipt.rows != self.rows {
+            return Err(Error::new(
+                ErrorKind::VerifyFailed,
+                format!("the quarantine staged {} rows of the {} it was given", receipt.rows, self.rows),
+            ));
+        }
+        Ok(receipt)
+    }
+
+    async fn open(&mut self) -> Result<&mut Box<dyn PartitionWriter>> {
+        let Quarantine { session, cx, max_writers, flight, .. } = *self.quarantine;
+        let writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => {
+                flight.wait_within(self.partition.id, max_writers).await;
+                session.writer(cx, self.partition, self.attempt).await?
+            }
+        };
+        Ok(self.writer.insert(writer))
+    }
+}
