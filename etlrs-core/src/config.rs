@@ -20,6 +20,8 @@ crate::options! {
         batch_size, with_batch_size: usize = 10_000;
         /// Bytes asked of a file at a time.
         io_buffer_size, with_io_buffer_size: usize = 64 << 10;
+        /// Whether CSV files are mapped into memory instead of read; what is mapped is beyond max_memory_usage.
+        enable_memory_mapping, with_enable_memory_mapping: bool = false;
         /// Whether more than one partition is worked on at a time.
         enable_parallel_processing, with_enable_parallel_processing: bool = true;
         /// Attempts at a partition whose errors are transient.

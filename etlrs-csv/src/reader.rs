@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use etlrs_core::{CancelToken, Error, ErrorKind, Result, format_bytes};
-use etlrs_files::{InputFile, InputReader};
+use etlrs_files::{InputFile, InputReader, Mapping};
 
 use crate::input::{Input, Purpose};
 use crate::options::Ragged;
@@ -58,6 +58,8 @@ pub(crate) struct Reader {
     is_piece: bool,
     /// Whoever reads is given what is malformed, and goes on behind it.
     keeps_bad: bool,
+    /// The file is mapped, if it can be.
+    is_mapped: bool,
     /// The record that is being given in parts.
     long: Option<Long>,
     /// Records to be looked for at once. Few behind a bad one and then more and more, for making room for many costs
@@ -74,6 +76,8 @@ enum Bytes {
     Unopened,
     /// A place in a file.
     Place(InputReader),
+    /// A file in memory, from the start of what is read on. The buffer is a window of it that moves.
+    Mapped(Mapping),
     Stream {
         text: Box<dyn Read + Send>,
         /// Stored bytes that were read.
@@ -159,6 +163,7 @@ impl Reader {
             limit,
             is_piece,
             keeps_bad: false,
+            is_mapped: false,
             long: None,
             at_once: usize::MAX,
             failed: None,
@@ -170,6 +175,31 @@ impl Reader {
     pub(crate) fn keeping_bad(mut self, keeps: bool) -> Self {
         self.keeps_bad = keeps;
         self
+    }
+
+    /// Maps the file into memory, if it can be.
+    pub(crate) fn mapped(mut self, mapped: bool) -> Self {
+        self.is_mapped = mapped;
+        self
+    }
+
+    /// What is in the buffer.
+    fn held(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Mapped(mapping) => {
+                let window = usize::try_from(self.at - self.start).unwrap_or(usize::MAX);
+                &mapping.bytes()[window..window + self.filled]
+            }
+            _ => &self.buffer[..self.filled],
+        }
+    }
+
+    /// Refuses what was read of a file that became shorter while it was mapped.
+    pub(crate) fn check_whole(&self) -> Result<()> {
+        match &self.bytes {
+            Bytes::Mapped(mapping) if !mapping.is_whole() => Err(shortened().in_source(self.source.path.display())),
+            _ => Ok(()),
+        }
     }
 
     /// All records, for a look: what can be read only once can be read after it.
@@ -206,7 +236,7 @@ impl Reader {
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(Stop::Bad(error, _)) if !self.keeps_bad => return Err(error),
                 Err(Stop::Bad(error, end)) => {
-                    let rest = &self.buffer[self.used..self.filled];
+                    let rest = &self.held()[self.used..];
                     let end = end.or_else(|| Skip::default().advance(self.source.dialect, rest));
                     match end.map(|end| end.min(rest.len())).or(last.then_some(rest.len())) {
                         Some(length) => return Ok(Found::Bad(self.bad(error, 0, length))),
@@ -246,7 +276,7 @@ impl Reader {
     }
 
     fn too_long(&self) -> Long {
-        let comment = self.source.dialect.comment.is_some_and(|comment| self.buffer.get(self.used) == Some(&comment));
+        let comment = self.source.dialect.comment.is_some_and(|comment| self.held().get(self.used) == Some(&comment));
         let skip = if comment { Skip::ToLineEnd } else { Skip::default() };
         let message = format!("the record is longer than {}, the most that is taken", format_bytes(self.limit));
         let error = Error::new(ErrorKind::InvalidData, message).hint("give more memory, or check the quotes");
@@ -260,7 +290,7 @@ impl Reader {
             self.fill()?;
         }
         let last = self.is_last() && self.filled - self.used <= size;
-        let part = &self.buffer[self.used..self.filled.min(self.used + size)];
+        let part = &self.held()[self.used..self.filled.min(self.used + size)];
         let (end, whole) = (long.skip.advance(self.source.dialect, part), part.len());
         if end.is_none() && last && self.is_piece && long.skip.is_within_quotes() {
             return Err(refuted());
@@ -312,7 +342,7 @@ impl Reader {
             self.tally.counts_lines = true;
         }
         let before = usize::try_from(byte.saturating_sub(offset)).unwrap_or(usize::MAX).min(self.filled - start);
-        Ok(self.tally.lines + lines(&self.buffer[start..start + before]))
+        Ok(self.tally.lines + lines(&self.held()[start..start + before]))
     }
 
     /// Records and lines in what this reader reads, from where it is to the end.
@@ -327,7 +357,7 @@ impl Reader {
 
     /// The text of records that `next` gave last.
     pub(crate) fn bytes(&self, records: Records) -> &[u8] {
-        &self.buffer[records.buffer_start..records.buffer_start + records.length]
+        &self.held()[records.buffer_start..records.buffer_start + records.length]
     }
 
     /// Offset in the text behind the last record.
@@ -347,7 +377,7 @@ impl Reader {
     /// Names the file, the record and the line of an error that knows its byte and came from the last records, those of
     /// `fields`, or from an attempt to read more. Reads a file up to there; a stream was counted.
     pub(crate) fn locate(&self, error: Error, fields: &[Field]) -> Error {
-        if matches!(self.bytes, Bytes::Place(_)) {
+        if matches!(self.bytes, Bytes::Place(_) | Bytes::Mapped(_)) {
             return self.source.locate(error);
         }
         let error = error.in_source(self.source.path.display());
@@ -364,7 +394,7 @@ impl Reader {
             None => (self.used, self.position(), 1),
         };
         let before = usize::try_from(byte.saturating_sub(at)).unwrap_or(usize::MAX).min(self.filled - start);
-        let line = lines_before + lines(&self.buffer[start..start + before]) + 1;
+        let line = lines_before + lines(&self.held()[start..start + before]) + 1;
         error.at_line(line).at_record(records_before + record)
     }
 
@@ -372,7 +402,7 @@ impl Reader {
         let Source { dialect, width, .. } = *self.source;
         fields.clear();
         let offset = self.position();
-        let rest = &self.buffer[self.used..self.filled];
+        let rest = &self.held()[self.used..];
         let mut count = 0;
         let mut at = 0;
         while count < most && at < rest.len() {
@@ -432,7 +462,9 @@ impl Reader {
     }
 
     fn fill(&mut self) -> Result<()> {
-        self.buffer.copy_within(self.used..self.filled, 0);
+        if !matches!(self.bytes, Bytes::Mapped(_)) {
+            self.buffer.copy_within(self.used..self.filled, 0);
+        }
         self.at += self.used as u64;
         self.filled -= std::mem::take(&mut self.used);
         if self.filled >= self.limit {
@@ -447,7 +479,7 @@ impl Reader {
         // A long record is read in growing steps, for each step looks at it from its start.
         let wanted = self.read_size.max(self.filled).min(left).min(self.limit - self.filled);
         let until = self.filled + wanted;
-        if self.buffer.len() < until {
+        if self.buffer.len() < until && !matches!(self.bytes, Bytes::Mapped(_)) {
             self.buffer.resize(until, 0);
         }
         match &mut self.bytes {
@@ -476,14 +508,12 @@ impl Reader {
                     }
                 }
             }
+            // It is there already.
+            Bytes::Mapped(_) => self.filled = until,
             Bytes::Place(file) => {
                 while self.filled < until {
                     match file.read_at(&mut self.buffer[self.filled..until], self.at + self.filled as u64) {
-                        Ok(0) => {
-                            let message = "the file became shorter while it was read";
-                            return Err(Error::new(ErrorKind::SourceChanged, message)
-                                .hint("run again when nobody writes to it"));
-                        }
+                        Ok(0) => return Err(shortened()),
                         Ok(bytes) => self.filled += bytes,
                         Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                         Err(error) => return Err(etlrs_files::reading(&self.source.path, error)),
@@ -499,7 +529,12 @@ impl Reader {
         if let Input::Plain(handle) = &self.source.input {
             // Of what a reader may hold, its buffer is the other half.
             let block = (self.limit / 4).clamp(self.read_size, LARGEST_BLOCK.max(self.read_size));
-            self.bytes = Bytes::Place(handle.open()?.reader(self.at..self.end, block));
+            let file = handle.open()?;
+            let mapping = self.is_mapped.then(|| file.map(self.start..self.end)).flatten();
+            self.bytes = match mapping {
+                Some(mapping) => Bytes::Mapped(mapping),
+                None => Bytes::Place(file.reader(self.at..self.end, block)),
+            };
             return Ok(());
         }
         let (mut text, taken) = self.source.input.open(&self.source.path, self.purpose)?;
@@ -510,7 +545,7 @@ impl Reader {
             let read = read_some(&mut text, &mut block[..wanted])
                 .map_err(|error| etlrs_files::reading(&self.source.path, error))?;
             if read == 0 {
-                return Err(Error::new(ErrorKind::SourceChanged, "the file became shorter while it was read"));
+                return Err(shortened());
             }
             self.tally.lines += lines(&block[..read]);
             left -= read as u64;
@@ -518,6 +553,11 @@ impl Reader {
         self.bytes = Bytes::Stream { text, taken };
         Ok(())
     }
+}
+
+fn shortened() -> Error {
+    Error::new(ErrorKind::SourceChanged, "the file became shorter while it was read")
+        .hint("run again when nobody writes to it")
 }
 
 fn read_some(text: &mut Box<dyn Read + Send>, buffer: &mut [u8]) -> std::io::Result<usize> {

@@ -155,6 +155,8 @@ pub(crate) struct CsvScan {
     pub(crate) max_readers: usize,
     /// Bytes asked of a file at a time.
     pub(crate) read_size: usize,
+    /// Files are mapped into memory.
+    pub(crate) mapped: bool,
 }
 
 #[async_trait]
@@ -213,7 +215,9 @@ impl Scan for CsvScan {
         let limit = if keeps_bad { source.longest } else { cx.reader_memory() };
         let mut reading = Reading {
             columns,
-            reader: Reader::new(source.clone(), start, end, self.read_size, limit).keeping_bad(keeps_bad),
+            reader: Reader::new(source.clone(), start, end, self.read_size, limit)
+                .keeping_bad(keeps_bad)
+                .mapped(self.mapped),
             fields: Vec::new(),
             source,
             schema: self.schema.clone(),
@@ -266,7 +270,9 @@ impl Reading {
     fn next(&mut self) -> Result<Option<RecordBatch>> {
         self.cx.cancel().check()?;
         let before = self.reader.progress();
-        let batch = self.batch().map_err(|error| self.reader.locate(error, &self.fields))?;
+        let batch = self.batch();
+        self.reader.check_whole()?;
+        let batch = batch.map_err(|error| self.reader.locate(error, &self.fields))?;
         self.cx.counters().bytes_read.add(self.reader.progress() - before);
         Ok(batch)
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use etlrs_core::{
     DataType, DatasetSnapshot, Error, ErrorKind, Extractor, Partition, PerformanceConfig, Result, RunContext,
-    ScanRequest, Value, type_name,
+    ScanRequest, Value, next_batch, type_name,
 };
 use etlrs_csv::{Compression, CsvExtractor, CsvOptions, Encoding, Escape, Ragged};
 use proptest::prelude::*;
@@ -230,6 +230,8 @@ proptest! {
         let split = read(&file.path, text_only(), &request, &cx(batch, buffer)).unwrap();
         prop_assert_eq!(shown(&split), shown(&whole));
         prop_assert_eq!(split.checksum(), whole.checksum());
+        let mapped = read(&file.path, text_only().with_memory_mapping(Some(true)), &request, &cx(batch, buffer)).unwrap();
+        prop_assert_eq!(shown(&mapped), shown(&whole));
 
         // Guessed cuts are right, or the first reader to meet a wrong one says so.
         match read(&file.path, text_only(), &request.clone().guess(true), &cx(batch, buffer)) {
@@ -526,6 +528,29 @@ proptest! {
         std::fs::write(&file.path, utf16(&text)).unwrap();
         let wide = read(&file.path, options(), &request, &cx(batch, buffer)).unwrap();
         prop_assert_eq!(shown(&wide), shown(&whole));
+    }
+}
+
+#[test]
+fn a_file_that_becomes_shorter_while_it_is_read_is_an_error() {
+    for mapped in [false, true] {
+        let lines: String = (0..300_000).map(|n| format!("{n},some text to fill the line\n")).collect();
+        let file = file(format!("n,text\n{lines}"));
+        let cx = cx(1000, 64 << 10);
+        let error = block_on(async {
+            let extractor = CsvExtractor::new(&file.path).with_memory_mapping(mapped);
+            let scan = extractor.scan(&cx, &ScanRequest::all().partitions(1)).await.unwrap();
+            let mut stream = scan.read(&cx, &scan.partitions()[0]).unwrap();
+            assert_eq!(next_batch(&mut stream).await.unwrap().unwrap().num_rows(), 1000);
+            std::fs::OpenOptions::new().write(true).open(&file.path).unwrap().set_len(1 << 20).unwrap();
+            loop {
+                if let Err(error) = next_batch(&mut stream).await.unwrap() {
+                    return error;
+                }
+            }
+        });
+        assert_eq!(error.kind(), ErrorKind::SourceChanged, "mapped {mapped}: {error}");
+        assert!(error.to_string().contains("data.csv: the file became shorter while it was read"), "{error}");
     }
 }
 

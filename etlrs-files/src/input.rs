@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use etlrs_core::{CancelToken, Error, ErrorKind, Result};
 
+use crate::Mapping;
 #[cfg(feature = "object-store")]
 use crate::objects::{Address, Object, ObjectReader};
 
@@ -94,6 +95,15 @@ impl InputFile {
             From::Local(file) => InputReader(Reading::Local(file.clone())),
             #[cfg(feature = "object-store")]
             From::Object(object) => InputReader(Reading::Object(object.reader(range, block))),
+        }
+    }
+
+    /// `range` in memory, if it is a local file that can be mapped.
+    pub fn map(&self, range: Range<u64>) -> Option<Mapping> {
+        match &self.from {
+            From::Local(file) => Mapping::new(file, range),
+            #[cfg(feature = "object-store")]
+            From::Object(_) => None,
         }
     }
 

@@ -31,6 +31,7 @@ mod compression;
 mod input;
 mod lock;
 mod manifest;
+mod mapping;
 #[cfg(feature = "object-store")]
 mod objects;
 mod ordered;
@@ -44,6 +45,7 @@ pub use compression::{Compression, Compressor, Decompressor, reading};
 pub use input::{InputFile, InputReader};
 pub use lock::TargetLock;
 pub use manifest::{Manifest, ManifestFile};
+pub use mapping::Mapping;
 pub use ordered::OrderedFile;
 pub use output::OutputFile;
 pub use parts::{Parts, data_files, listed};
