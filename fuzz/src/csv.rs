@@ -1,6 +1,7 @@
 //! What must hold for CSV files.
 
 use std::io::Cursor;
+use std::sync::LazyLock;
 
 use etlrs_core::{
     Detail, Extractor, OptionSet, PerformanceConfig, Result, RunContext, ScanRequest, SchemaRef, parse_type,
@@ -173,7 +174,9 @@ fn read_plain(bytes: &[u8], options: &CsvOptions, cx: &RunContext) -> Result<Tab
 }
 
 fn context(batch_size: usize, io_buffer_size: usize, memory: usize) -> RunContext {
-    let config = PerformanceConfig { batch_size, io_buffer_size, max_threads: 2, ..PerformanceConfig::default() };
+    // To ask the system for its memory each time would be a tenth of the work.
+    static USUAL: LazyLock<PerformanceConfig> = LazyLock::new(|| PerformanceConfig::default().with_max_threads(2));
+    let config = PerformanceConfig { batch_size, io_buffer_size, ..USUAL.clone() };
     RunContext::new(config).for_worker(memory)
 }
 
