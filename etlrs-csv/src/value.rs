@@ -257,11 +257,8 @@ pub(crate) fn decimal_in(bytes: &[u8], field: Range<usize>, scale: u32, exact: b
     let number = field.start + usize::from(negative)..field.end;
     let quick = quick_decimal(bytes, number.clone()).or_else(|| Some((quick_digits(bytes, number.clone())?, 0)));
     // With digits and perhaps a point this is all that inference looks at.
-    let plain = !exact
-        || match bytes.get(number).unwrap_or_default() {
-            [b'.', ..] | [.., b'.'] | [b'0', b'0'..=b'9', ..] => false,
-            _ => true,
-        };
+    let plain =
+        !exact || !matches!(bytes.get(number).unwrap_or_default(), [b'.', ..] | [.., b'.'] | [b'0', b'0'..=b'9', ..]);
     let power = |fraction: usize| WHOLE_POWERS.get((scale as usize).checked_sub(fraction)?);
     match quick.and_then(|(digits, fraction)| Some((digits, power(fraction)?))) {
         Some((digits, &power)) if plain => {
