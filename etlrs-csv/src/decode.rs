@@ -167,9 +167,7 @@ impl Column {
             Values::Decimal(values, precision, scale) => {
                 let (precision, scale) = (*precision, u32::from(scale.unsigned_abs()));
                 fields.parse(values, nulls, |field| {
-                    let plain = !exact || crate::infer::decimal_digits(&bytes[field.range()]).is_some();
-                    value::decimal(&bytes[field.range()], scale)
-                        .filter(|_| plain)
+                    value::decimal_in(bytes, field.range(), scale, exact)
                         .filter(|&value| Decimal128Type::is_valid_decimal_precision(value, precision))
                 })
             }

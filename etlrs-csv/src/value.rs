@@ -47,7 +47,7 @@ fn eight_digits(word: u64) -> Option<u64> {
     digits.then_some(eight)
 }
 
-/// Up to 16 digits. `None` for anything else, and at the start of `bytes`.
+/// Up to 19 digits. `None` for anything else, and at the start of `bytes`.
 #[inline]
 fn quick_digits(bytes: &[u8], digits: Range<usize>) -> Option<u64> {
     match digits.len() {
@@ -57,21 +57,23 @@ fn quick_digits(bytes: &[u8], digits: Range<usize>) -> Option<u64> {
             let high = eight_digits(last_eight(bytes, digits.start..middle)?)?;
             Some(high * 100_000_000 + eight_digits(last_eight(bytes, middle..digits.end)?)?)
         }
+        17..=19 => {
+            let middle = digits.end - 16;
+            let high = eight_digits(last_eight(bytes, digits.start..middle)?)?;
+            Some(high * 10_000_000_000_000_000 + quick_digits(bytes, middle..digits.end)?)
+        }
         _ => None,
     }
 }
 
-/// [`integer`] of a part of `bytes`, by a shortcut for up to 16 digits.
+/// [`integer`] of a part of `bytes`, by a shortcut for up to 19 digits.
 #[inline]
 pub(crate) fn integer_in(bytes: &[u8], field: Range<usize>, exact: bool) -> Option<i64> {
     let negative = bytes.get(field.start) == Some(&b'-');
     let digits = field.start + usize::from(negative)..field.end;
     let plain = !exact || bytes.get(digits.start) != Some(&b'0') || (digits.len() == 1 && !negative);
-    match quick_digits(bytes, digits) {
-        Some(value) if plain => {
-            let value = value.cast_signed();
-            Some(if negative { -value } else { value })
-        }
+    match quick_digits(bytes, digits).and_then(|value| i64::try_from(value).ok()) {
+        Some(value) if plain => Some(if negative { -value } else { value }),
         _ => integer(bytes.get(field)?, exact),
     }
 }
@@ -248,6 +250,41 @@ pub(crate) fn decimal(bytes: &[u8], scale: u32) -> Option<i128> {
     Some(if negative { -value } else { value })
 }
 
+/// [`decimal`] of a part of `bytes`, by a shortcut for up to 15 digits with a point, or 19 without.
+#[inline]
+pub(crate) fn decimal_in(bytes: &[u8], field: Range<usize>, scale: u32, exact: bool) -> Option<i128> {
+    let negative = bytes.get(field.start) == Some(&b'-');
+    let number = field.start + usize::from(negative)..field.end;
+    let quick = quick_decimal(bytes, number.clone()).or_else(|| Some((quick_digits(bytes, number.clone())?, 0)));
+    // With digits and perhaps a point this is all that inference looks at.
+    let plain =
+        !exact || !matches!(bytes.get(number).unwrap_or_default(), [b'.', ..] | [.., b'.'] | [b'0', b'0'..=b'9', ..]);
+    let power = |fraction: usize| WHOLE_POWERS.get((scale as usize).checked_sub(fraction)?);
+    match quick.and_then(|(digits, fraction)| Some((digits, power(fraction)?))) {
+        Some((digits, &power)) if plain => {
+            // Less than 10^19 each.
+            let value = i128::from(digits) * i128::from(power);
+            Some(if negative { -value } else { value })
+        }
+        _ => {
+            let field = bytes.get(field)?;
+            let plain = !exact || crate::infer::decimal_digits(field).is_some();
+            if plain { decimal(field, scale) } else { None }
+        }
+    }
+}
+
+/// Powers of ten that 64 bits hold.
+const WHOLE_POWERS: [u64; 19] = {
+    let mut powers = [1; 19];
+    let mut place = 1;
+    while place < powers.len() {
+        powers[place] = powers[place - 1] * 10;
+        place += 1;
+    }
+    powers
+};
+
 /// Days since 1970-01-01 of `YYYY-MM-DD` (ISO 8601, proleptic Gregorian calendar).
 #[inline]
 pub(crate) fn date(bytes: &[u8]) -> Option<i32> {
@@ -322,6 +359,36 @@ fn fraction_micros(digits: &[u8]) -> Option<i64> {
 /// Microseconds since 1970-01-01 of a date and a time with `T` or a space between them, and whether a zone was given
 /// (`Z`, `+HH:MM`, `+HHMM`, `+HH`): if so, the result is in UTC. A date alone is no timestamp.
 pub(crate) fn timestamp(bytes: &[u8]) -> Option<(i64, bool)> {
+    quick_timestamp(bytes).or_else(|| any_timestamp(bytes))
+}
+
+/// The usual spellings: `YYYY-MM-DDTHH:MM:SS` and the same with `Z`.
+#[inline]
+fn quick_timestamp(bytes: &[u8]) -> Option<(i64, bool)> {
+    let (day, rest) = bytes.split_first_chunk::<10>()?;
+    let ([b'T' | b' '], rest) = rest.split_first_chunk::<1>()? else { return None };
+    let (clock, zone) = rest.split_first_chunk::<8>()?;
+    let zoned = match zone {
+        [] => false,
+        [b'Z'] => true,
+        _ => return None,
+    };
+    const COLONS: u64 = 0x0000_ff00_00ff_0000;
+    let word = u64::from_le_bytes(*clock);
+    if word & COLONS != 0x3a3a_3a3a_3a3a_3a3a & COLONS {
+        return None;
+    }
+    // With zeros for the colons it is one number.
+    let number = eight_digits(word & !COLONS | ZEROS & COLONS)?;
+    let (hour, minute, second) = (number / 1_000_000, number / 1000 % 1000, number % 1000);
+    if hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let seconds = (hour * 3600 + minute * 60 + second).cast_signed();
+    Some((i64::from(date(day)?) * 86_400_000_000 + seconds * 1_000_000, zoned))
+}
+
+fn any_timestamp(bytes: &[u8]) -> Option<(i64, bool)> {
     let (day, rest) = bytes.split_at_checked(10)?;
     let [b'T' | b' ', clock @ ..] = rest else { return None };
     let (clock, offset_minutes) = match clock {
@@ -373,14 +440,31 @@ mod tests {
         #[test]
         fn shortcuts_give_what_the_plain_way_gives(
             before in "[0-9,]{0,20}",
-            number in prop_oneof!["[0-9.+-]{0,20}", "-?[0-9]{1,17}", "-?[0-9]{0,10}[.][0-9]{0,10}", "-?0[.][0-9]{1,15}"],
-            exact in any::<bool>(),
+            number in prop_oneof![
+                "[0-9.+-]{0,20}", "-?[0-9]{1,20}", "-?9[0-9]{18}", "-?[0-9]{0,10}[.][0-9]{0,10}", "-?0[.][0-9]{1,15}"
+            ],
+            exact in any::<bool>(), scale in 0u32..25,
         ) {
             let text = format!("{before}{number}");
             let (bytes, field) = (text.as_bytes(), before.len()..text.len());
             prop_assert_eq!(integer_in(bytes, field.clone(), exact), integer(number.as_bytes(), exact));
             let bits = |value: Option<f64>| value.map(f64::to_bits);
-            prop_assert_eq!(bits(float_in(bytes, field, exact)), bits(float(number.as_bytes(), exact)));
+            prop_assert_eq!(bits(float_in(bytes, field.clone(), exact)), bits(float(number.as_bytes(), exact)));
+            let plainly = decimal(number.as_bytes(), scale)
+                .filter(|_| !exact || crate::infer::decimal_digits(number.as_bytes()).is_some());
+            prop_assert_eq!(decimal_in(bytes, field, scale, exact), plainly);
+        }
+
+        /// The shortcut for usual timestamps against the plain way.
+        #[test]
+        fn usual_timestamps_are_as_all(
+            text in prop_oneof![
+                "2024-0[0-9]-[0-3][0-9][T ][0-2][0-9]:[0-6][0-9]:[0-6][0-9]Z?",
+                "2024-02-29[T ][0-2][0-9:][:0][0-6/][0-9:][:0][0-6][0-9][Z+]?",
+            ],
+        ) {
+            let quick = quick_timestamp(text.as_bytes());
+            prop_assert!(quick.is_none() || quick == any_timestamp(text.as_bytes()), "{}", text);
         }
 
         /// Against the calendar of Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
