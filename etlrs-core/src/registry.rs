@@ -128,10 +128,10 @@ impl Registry {
 
     /// All schemes, each once.
     fn schemes(&self) -> Vec<&&'static str> {
+        let own = self.connectors.iter().flat_map(|connector| connector.schemes());
+        let of_files = self.connectors.iter().flat_map(|connector| connector.file_schemes());
         let mut schemes: Vec<&&'static str> = Vec::new();
-        for scheme in
-            self.connectors.iter().flat_map(|connector| connector.schemes().iter().chain(connector.file_schemes()))
-        {
+        for scheme in own.chain(of_files) {
             if !schemes.contains(&scheme) {
                 schemes.push(scheme);
             }

@@ -13,7 +13,7 @@ use etlrs_core::{Error, ErrorKind, Result, RunId};
 #[derive(Debug)]
 pub struct TargetLock {
     // Held for its lock, which goes with the last handle.
-    _file: File,
+    file: File,
     path: PathBuf,
 }
 
@@ -44,11 +44,14 @@ impl TargetLock {
                 _ => false,
             };
             if same {
+                // From here on it is removed if something fails.
+                let mut lock = Self { file, path };
                 let owner = format!("run {run}, process {}", std::process::id());
-                file.set_len(0)
-                    .and_then(|()| file.write_all(owner.as_bytes()))
+                lock.file
+                    .set_len(0)
+                    .and_then(|()| lock.file.write_all(owner.as_bytes()))
                     .map_err(|error| Error::io("write beside", target, error))?;
-                return Ok(Self { _file: file, path });
+                return Ok(lock);
             }
         }
     }

@@ -65,10 +65,10 @@ impl Place {
         #[cfg(feature = "object-store")]
         if let Some(address) = Address::of(path)? {
             let is_named_so = path.as_os_str().as_encoded_bytes().ends_with(b"/");
-            return Ok(match is_named_so {
-                false if address.find(cancel)?.is_some() => Self::File,
-                _ if address.is_directory(cancel)? => Self::Directory,
-                _ => Self::Nothing,
+            return Ok(match address.is_directory(cancel)? {
+                true => Self::Directory,
+                false if !is_named_so && address.find(cancel)?.is_some() => Self::File,
+                false => Self::Nothing,
             });
         }
         let _ = cancel;

@@ -28,6 +28,8 @@ pub(crate) struct Chunks {
     file: SourceFile,
     /// In the order of their places.
     chunks: Vec<Chunk>,
+    /// Why a header was refused. The parquet crate makes words of it on the way.
+    refused: Mutex<Option<Error>>,
 }
 
 struct Chunk {
@@ -66,7 +68,12 @@ impl Chunks {
             }
         }
         chunks.sort_by_key(|chunk| chunk.start);
-        Ok(Arc::new(Self { file, chunks }))
+        Ok(Arc::new(Self { file, chunks, refused: Mutex::default() }))
+    }
+
+    /// The error behind one of the parquet crate, if it began here.
+    pub(crate) fn refused(&self) -> Option<Error> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn at(&self, offset: u64) -> parquet::errors::Result<&Chunk> {
@@ -146,7 +153,11 @@ impl Read for HeaderReader {
         let header = match &mut self.header {
             Some(header) => header,
             None => {
-                let checked = self.checked().map_err(std::io::Error::other)?;
+                let checked = self.checked().map_err(|error| {
+                    let words = error.to_string();
+                    *self.chunks.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    std::io::Error::other(words)
+                })?;
                 self.header.insert(checked)
             }
         };

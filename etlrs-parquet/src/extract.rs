@@ -288,29 +288,32 @@ impl Scan for ParquetScan {
         let (opened, shown) = (file.clone(), file.shown.clone());
         let (metadata, mask) = (file.metadata.clone(), mask.clone());
         let (schema, order, cx) = (self.schema.clone(), order.clone(), cx.clone());
-        let mut reader: Option<ParquetRecordBatchReader> = None;
+        let mut reader: Option<(ParquetRecordBatchReader, Arc<Chunks>)> = None;
         Ok(batches_from_fn(move || {
             cx.cancel().check()?;
             let batch = guarded(&shown, || {
-                let reader = match &mut reader {
-                    Some(reader) => reader,
+                let (reader, chunks) = match &mut reader {
+                    Some(reading) => reading,
                     None => {
                         let source = opened.source()?;
                         let (share, budget) = (cx.reader_memory(), cx.memory().limit());
                         let chunks = Chunks::new(source, metadata.metadata(), &mask, &groups, share, budget)?;
-                        let chunks = ChunkFile(chunks);
-                        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(chunks, metadata.clone())
+                        let file = ChunkFile(chunks.clone());
+                        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
                             .with_projection(mask.clone())
                             .with_row_groups(groups.clone())
                             .with_batch_size(batch_rows);
                         if let Some(selection) = selection.take() {
                             builder = builder.with_row_selection(selection);
                         }
-                        reader.insert(builder.build().map_err(|error| reading(&shown, error))?)
+                        let built = builder.build();
+                        let built =
+                            built.map_err(|error| chunks.refused().unwrap_or_else(|| reading(&shown, error)))?;
+                        reader.insert((built, chunks))
                     }
                 };
                 let Some(batch) = reader.next() else { return Ok(None) };
-                let batch = batch.map_err(|error| arrow("read", &shown, error))?;
+                let batch = batch.map_err(|error| chunks.refused().unwrap_or_else(|| arrow("read", &shown, error)))?;
                 let columns = order.iter().map(|&place| batch.column(place).clone()).collect();
                 // The files of a directory may differ in metadata; the schema of the scan is that of all batches.
                 let rows =

@@ -62,10 +62,10 @@ fn rows_go_through_objects_of_every_kind_unchanged() {
     write_csv(&bed.path().join("a.csv"), 30_000, 1);
     let stations = [
         "s3://bucket/a.csv",
+        "s3://bucket/dir.csv/",
+        "s3://bucket/deep/er/dir.parquet/",
         "s3://bucket/a.parquet",
         "s3://bucket/a.csv.zst",
-        "s3://bucket/deep/er/dir.parquet/",
-        "s3://bucket/dir.csv/",
         "s3://bucket/b.parquet",
         "back.parquet",
     ];

@@ -65,8 +65,8 @@ impl ObjectArea {
     /// Whether the target could be written in this mode, and exists.
     pub(crate) fn check(address: &Address, mode: LoadMode, directory: bool, cancel: &CancelToken) -> Result<bool> {
         let shown = address.shown().display();
-        let is_object = address.find(cancel)?.is_some();
-        let is_directory = !is_object && address.is_directory(cancel)?;
+        let is_directory = address.is_directory(cancel)?;
+        let is_object = !is_directory && address.find(cancel)?.is_some();
         if !is_object && !is_directory {
             return Ok(false);
         }

@@ -327,6 +327,9 @@ fn failed(operation: &str, shown: &Path, error: &object_store::Error) -> Error {
                 return because(ErrorKind::PermissionDenied, "no credentials were found".to_owned())
                     .hint(credentials(scheme));
             }
+            if words.contains("NoSuchBucket") {
+                return because(ErrorKind::NotFound, "there is no such bucket".to_owned());
+            }
             if words.contains("status code: 403") || words.contains("status code: 401") {
                 return because(ErrorKind::PermissionDenied, "access is denied".to_owned()).hint(credentials(scheme));
             }
@@ -354,10 +357,28 @@ fn words(error: &object_store::Error) -> String {
         }
         error => error.to_string(),
     };
-    let mut line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut line = in_short(&text.split_whitespace().collect::<Vec<_>>().join(" "));
     if let Some((end, _)) = line.char_indices().nth(LONGEST) {
         line.truncate(end);
         line.push('…');
     }
     line
+}
+
+/// Without how often and how long it was tried, and of an answer in XML only what it says.
+fn in_short(line: &str) -> String {
+    let request = line.find("Error performing ").map(|start| &line[start + "Error performing ".len()..]);
+    let request = request.and_then(|rest| rest.split_once(" in ")).and_then(|(request, rest)| {
+        let (_, answer) = rest.split_once(" - ")?;
+        Some(format!("{request}: {answer}"))
+    });
+    let line = request.as_deref().unwrap_or(line);
+    let Some(start) = line.find("<?xml").or_else(|| line.find("<Error>")) else { return line.to_owned() };
+    let (said, answer) = line.split_at(start);
+    let within = |tag: &str| {
+        let (_, rest) = answer.split_once(&format!("<{tag}>"))?;
+        rest.split_once(&format!("</{tag}>")).map(|(text, _)| text)
+    };
+    let parts: Vec<_> = [within("Code"), within("Message")].into_iter().flatten().collect();
+    format!("{said}{}", parts.join(", "))
 }

@@ -267,6 +267,25 @@ fn a_manifest_entry_of_an_object_has_its_size() {
 }
 
 #[test]
+fn what_a_server_said_is_told_in_short() {
+    for (text, short) in [
+        (
+            "Error performing GET http://h/b?x=1 in 2.5s, after 4 retries, max_retries: 4, retry_timeout: 30s - Server \
+             returned non-2xx status code: 404 Not Found: <?xml version=\"1.0\"?><Error><Code>NoSuchBucket</Code>\
+             <Message>It is not there</Message><RequestId>1</RequestId></Error>",
+            "GET http://h/b?x=1: Server returned non-2xx status code: 404 Not Found: NoSuchBucket, It is not there",
+        ),
+        (
+            "Error performing HEAD http://h/b in 1ms - HTTP error: connection refused",
+            "HEAD http://h/b: HTTP error: connection refused",
+        ),
+        ("something else", "something else"),
+    ] {
+        assert_eq!(in_short(text), short);
+    }
+}
+
+#[test]
 fn plain_http_is_for_this_machine() {
     for (endpoint, loopback) in [
         ("http://localhost:9000", true),

@@ -285,6 +285,7 @@ mod tests {
         let staging = stage(&target, LoadMode::Create, false, "mine").unwrap();
         fs::write(&target, "theirs").unwrap();
         assert_eq!(staging.publish().unwrap_err().kind(), ErrorKind::AlreadyExists);
+        drop(staging);
         assert_eq!(stage(&target, LoadMode::Create, false, "").unwrap_err().kind(), ErrorKind::AlreadyExists);
         assert_eq!(fs::read_to_string(&target).unwrap(), "theirs");
         assert_eq!(names(folder.path()), ["out"]);
