@@ -20,6 +20,8 @@ use crate::encoding::{Encoding, Transcoder};
 const BLOCK: usize = 64 << 10;
 /// Bytes that are asked of an object store at a time, for a stream.
 const REMOTE_BLOCK: usize = 1 << 20;
+/// The same for a look at its start.
+const REMOTE_LOOK: usize = 128 << 10;
 
 /// Bytes as they are stored.
 #[derive(Clone, Debug)]
@@ -157,7 +159,8 @@ impl Input {
 impl Raw {
     fn open(&self, purpose: Purpose, taken: Option<&Arc<AtomicU64>>) -> Result<Box<dyn Read + Send>> {
         let bytes: Box<dyn Read + Send> = match (self, purpose) {
-            (Self::File(handle), _) => Box::new(handle.open()?.stream(REMOTE_BLOCK)),
+            (Self::File(handle), Purpose::Look) => Box::new(handle.open()?.stream(REMOTE_LOOK)),
+            (Self::File(handle), Purpose::Read) => Box::new(handle.open()?.stream(REMOTE_BLOCK)),
             (Self::Once(once), Purpose::Look) => Box::new(once.look()?),
             (Self::Once(once), Purpose::Read) => once.take()?,
         };

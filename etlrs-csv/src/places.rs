@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use etlrs_core::{CancelToken, Error, Result};
+use etlrs_core::{CancelToken, Result};
 
 use crate::reader::{Reader, Source};
 
@@ -30,7 +30,7 @@ impl Places {
     /// Records and lines of the file before the piece at `index`.
     pub(crate) fn before(&self, index: usize, cancel: &CancelToken) -> Result<(u64, u64)> {
         let Some(Piece { source, range: Some(_), .. }) = self.0.get(index) else { return Ok((0, 0)) };
-        let failed = |error| Error::io("read", &source.path, error);
+        let failed = |error| etlrs_files::reading(&source.path, error);
         let (mut records, mut lines) = (0, source.lines_in(0, source.data_start).map_err(failed)?);
         let before = self.0[..index].iter().rev().take_while(|piece| Arc::ptr_eq(&piece.source, source));
         for piece in before {

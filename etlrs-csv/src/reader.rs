@@ -337,7 +337,7 @@ impl Reader {
             None => (self.position(), self.used),
         };
         if !self.tally.counts_lines {
-            let failed = |error| Error::io("read", &self.source.path, error);
+            let failed = |error| etlrs_files::reading(&self.source.path, error);
             self.tally.lines = self.source.lines_in(self.start, offset).map_err(failed)?;
             self.tally.counts_lines = true;
         }

@@ -157,6 +157,15 @@ impl InputReader {
         }
     }
 
+    /// Gives up what it holds, until something is read again.
+    pub fn close(&mut self) {
+        match &mut self.0 {
+            Reading::Local(_) => {}
+            #[cfg(feature = "object-store")]
+            Reading::Object(reader) => reader.close(),
+        }
+    }
+
     /// Reads some bytes from `offset` on, which is best where the last read ended; none at the end.
     ///
     /// # Errors

@@ -50,7 +50,7 @@ impl Manifest {
         }
     }
 
-    fn parse(text: &[u8], path: &Path) -> Result<Self> {
+    pub(crate) fn parse(text: &[u8], path: &Path) -> Result<Self> {
         let wrong = |reason: String| {
             Error::new(ErrorKind::InvalidData, format!("the manifest cannot be understood: {reason}"))
                 .in_source(path.display())

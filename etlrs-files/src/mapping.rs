@@ -3,7 +3,8 @@
 //! Design note. Reading a mapped page that the file no longer has, because somebody cut it off, is no error of a call but
 //! the signal `SIGBUS`, which ends a process without a word. So whoever maps a file here has a handler: it finds the mapping
 //! that the address belongs to, puts zeros in place of the rest of it, and notes that it did. The reader goes on, over
-//! zeros, and has to ask [`Mapping::is_whole`] before it believes what it read. A fault elsewhere is none of ours: the action
+//! zeros, and has to ask [`Mapping::is_whole`] before it believes what it read. (A file that is cut off within its last page
+//! reads as zeros there without a fault; that the file changed is seen when the run asks for its fingerprint.) A fault elsewhere is none of ours: the action
 //! that was there before is put back, and gets the fault when the instruction is tried again.
 //!
 //! The handler does only what a signal handler may: atomics, `mmap`, `sigaction`. Ranges are therefore in a table of fixed
@@ -91,7 +92,7 @@ impl Watch {
         let free = |slot: &&Slot| slot.start.compare_exchange(0, TAKEN, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         let slot = TABLE.iter().find(free)?;
         slot.broken.store(false, Ordering::Relaxed);
-        slot.end.store(start + length, Ordering::Relaxed);
+        slot.end.store(start + length, Ordering::Release);
         slot.start.store(start, Ordering::Release);
         Some(Self(slot))
     }
@@ -135,10 +136,15 @@ extern "C" fn on_fault(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc:
     // SAFETY: With SA_SIGINFO the system passes a valid structure.
     let address = unsafe { (*info).si_addr() } as usize;
     for slot in &TABLE {
-        let (start, end) = (slot.start.load(Ordering::Acquire), slot.end.load(Ordering::Relaxed));
-        if start > TAKEN && (start..end).contains(&address) && put_zeros(address, end) {
+        let (start, end) = (slot.start.load(Ordering::Acquire), slot.end.load(Ordering::Acquire));
+        // The slot may be given up and taken by others meanwhile; the range of the mapping that is being read stays.
+        let is_one_range = slot.start.load(Ordering::Acquire) == start;
+        if start > TAKEN && is_one_range && (start..end).contains(&address) {
+            // Before anybody can see the zeros.
             slot.broken.store(true, Ordering::Release);
-            return;
+            if put_zeros(address, end) {
+                return;
+            }
         }
     }
     if let Some(before) = BEFORE.get() {

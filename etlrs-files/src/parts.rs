@@ -114,6 +114,12 @@ impl Parts {
     }
 }
 
+/// Whether it has the name of a file that a load wrote.
+pub(crate) fn is_part(name: &str) -> bool {
+    let rest = name.strip_prefix("part-").and_then(|rest| rest.split_at_checked(RunId::LENGTH));
+    rest.is_some_and(|(run, rest)| run.bytes().all(|byte| byte.is_ascii_alphanumeric()) && rest.starts_with('-'))
+}
+
 /// The entry of a manifest for `path`, a file of a directory that was there before.
 ///
 /// # Errors
@@ -144,12 +150,18 @@ pub fn data_files(directory: &Path, extensions: &[&str], cancel: &CancelToken) -
     let is_data = |entry: &Entry| {
         entry.path.file_name().and_then(|name| name.to_str()).is_some_and(|name| is_data_name(name, extensions))
     };
-    let files = if entries.iter().any(is_data) || Manifest::read(directory, cancel)?.is_some() {
+    let has_manifest = Manifest::read(directory, cancel)?.is_some();
+    let files = if has_manifest || entries.iter().any(is_data) {
         source_files(directory, extensions, cancel)?
     } else {
         Vec::new()
     };
-    match entries.iter().find(|entry| !files.contains(&entry.path) && !is_mark(entry)) {
+    // In an object store, a run that is publishing, or died then, has files there that no manifest names.
+    let is_unnamed = |entry: &Entry| {
+        let name = entry.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        has_manifest && crate::store_scheme(directory).is_some() && is_part(name)
+    };
+    match entries.iter().find(|entry| !files.contains(&entry.path) && !is_mark(entry) && !is_unnamed(entry)) {
         None => Ok(files),
         Some(entry) => Err(Error::new(
             ErrorKind::InvalidConfig,

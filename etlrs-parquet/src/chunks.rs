@@ -28,7 +28,7 @@ pub(crate) struct Chunks {
     file: SourceFile,
     /// In the order of their places.
     chunks: Vec<Chunk>,
-    /// Why a header was refused. The parquet crate makes words of it on the way.
+    /// Why a header was refused, or a page could not be read. The parquet crate makes words of it on the way.
     refused: Mutex<Option<Error>>,
 }
 
@@ -68,6 +68,11 @@ impl Chunks {
             }
         }
         chunks.sort_by_key(|chunk| chunk.start);
+        // Else a page would be judged by the claims for another column.
+        if chunks.windows(2).any(|pair| matches!(pair, [one, next] if one.end > next.start)) {
+            let error = Error::new(ErrorKind::InvalidData, "the file is damaged: column chunks overlap");
+            return Err(error.in_source(file.shown().display()));
+        }
         Ok(Arc::new(Self { file, chunks, refused: Mutex::default() }))
     }
 
@@ -116,8 +121,22 @@ impl ChunkReader for ChunkFile {
         self.0.file.require(start, length)?;
         let mut buffer = vec![0; length];
         if length > 0 {
-            let mut state = self.0.at(start)?.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.1.read_exact_at(&mut buffer, start).map_err(cut_short)?;
+            let chunk = self.0.at(start)?;
+            let mut state = chunk.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let (_, reader) = &mut *state;
+            if let Err(error) = reader.read_exact_at(&mut buffer, start) {
+                let error = cut_short(error);
+                if let ParquetError::External(_) = &error {
+                    let words = error.to_string();
+                    *self.0.refused.lock().unwrap_or_else(PoisonError::into_inner) =
+                        Some(reading(self.0.file.shown(), error));
+                    return Err(ParquetError::General(words));
+                }
+                return Err(error);
+            }
+            if start + length as u64 >= chunk.end {
+                reader.close();
+            }
         }
         Ok(buffer.into())
     }

@@ -101,7 +101,11 @@ fn beside(registry: &Registry, target: &Uri) -> Result<Uri> {
 /// Whether both are in one file or directory. A database is one file, whatever the table.
 fn is_same(one: &Uri, other: &Uri) -> bool {
     let place = |uri: &Uri| {
-        let path = uri.path();
+        let path = uri.file();
+        // A URL is what it is, but for a slash at its end.
+        if let Some(url) = path.to_str().filter(|text| text.contains("://")) {
+            return Some(std::path::PathBuf::from(url.trim_end_matches('/')));
+        }
         let whole = path.canonicalize().ok();
         let folder = || {
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());

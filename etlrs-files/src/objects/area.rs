@@ -4,7 +4,8 @@
 //! while the run goes on, and publishing only completes it. One object is then replaced at once. A directory is published
 //! by its manifest: the objects are completed, then one conditional request puts the manifest, which fails if somebody
 //! else put one since the run began, so of two runs one wins; then the objects that the manifest no longer names are
-//! removed. Who reads the directory without its manifest sees the objects come one after another.
+//! removed. A directory without a manifest gets one of what is there before anything is completed. When the answer to the
+//! request is lost, the manifest is read: only one that is known not to be put lets the objects be removed. Who reads the directory without its manifest sees the objects come one after another.
 //!
 //! A store has no lock that dies with its owner, so runs are not kept apart before they publish. What a killed run leaves
 //! are parts of uploads, which nobody sees and a rule of the bucket can remove, and, if it was killed while it published a
@@ -15,14 +16,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use etlrs_core::{CancelToken, Error, ErrorKind, LoadMode, Result, RunContext, RunId};
+use etlrs_core::{CancelToken, Error, ErrorKind, LoadMode, Result, RunContext};
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion};
 
 use super::request::{request, requests};
-use super::upload::{LARGEST_PART, SMALLEST_PART};
+use super::upload::{LARGEST_PART, SMALLEST_PART, give_up};
 use super::{AT_ONCE, Address, Upload, failed};
-use crate::Manifest;
+use crate::parts::is_part;
+use crate::{Manifest, ManifestFile};
 
 /// Parts of one upload that are under way while the next is filled.
 const PARTS_AT_ONCE: usize = 2;
@@ -50,8 +52,32 @@ pub(crate) struct ObjectArea {
 #[derive(Debug)]
 struct Present {
     name: String,
+    bytes: u64,
     /// Since it was written.
     seconds: u64,
+}
+
+/// A manifest that was not put.
+enum Unpublished {
+    /// The directory is as it was.
+    Known(Error),
+    /// It may be put, now or later.
+    Unknown(Error),
+}
+
+impl Unpublished {
+    fn error(self) -> Error {
+        match self {
+            Self::Known(error) | Self::Unknown(error) => error,
+        }
+    }
+}
+
+impl Drop for ObjectArea {
+    fn drop(&mut self) {
+        let uploads = std::mem::take(&mut self.lock().uploads);
+        give_up(uploads.into_values().filter_map(Upload::into_parts).collect());
+    }
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +93,10 @@ impl ObjectArea {
         let shown = address.shown().display();
         let is_directory = address.is_directory(cancel)?;
         let is_object = !is_directory && address.find(cancel)?.is_some();
-        if !is_object && !is_directory {
+        // A run that died at its first publication leaves a directory of nothing.
+        let is_empty =
+            || Ok::<_, Error>(Manifest::read(address.shown(), cancel)?.is_some_and(|found| found.files.is_empty()));
+        if !is_object && (!is_directory || directory && is_empty()?) {
             return Ok(false);
         }
         if mode == LoadMode::Create {
@@ -136,52 +165,105 @@ impl ObjectArea {
         self.lock().manifest = Some(manifest);
     }
 
+    /// Nothing stops it once it has begun, for what was sent may be done.
     pub(crate) fn publish(&self) -> Result<()> {
+        self.cancel.check()?;
         let Staged { uploads, manifest } = std::mem::take(&mut *self.lock());
-        let new = self.mode == LoadMode::Create;
+        let internal = |message| Error::new(ErrorKind::Internal, message);
         if !self.directory {
-            return uploads.into_values().try_for_each(|upload| upload.complete(new));
+            let upload =
+                uploads.into_values().next().ok_or_else(|| internal("an object is published that was not kept"))?;
+            return upload.complete(self.mode);
         }
-        let manifest =
-            manifest.ok_or_else(|| Error::new(ErrorKind::Internal, "a directory is published without its manifest"))?;
+        let manifest = manifest.ok_or_else(|| internal("a directory is published without its manifest"))?;
         let names: Vec<_> = uploads.keys().cloned().collect();
-        let done = self.complete_all(uploads, new).and_then(|()| self.put_manifest(&manifest));
+        // Where there is no manifest, whatever is there is data; so what is there has one before more comes.
+        let before = match &self.before {
+            Some(version) => Some(version.clone()),
+            None => Some(
+                self.put_manifest(&self.standing(&manifest, &names), PutMode::Create).map_err(Unpublished::error)?,
+            ),
+        };
+        let completed = self.complete_all(uploads);
+        let mode = before.map_or(PutMode::Create, PutMode::Update);
+        let done = completed.map_err(Unpublished::Known).and_then(|()| self.put_manifest(&manifest, mode));
         match done {
-            Ok(()) => {
+            Ok(_) => {
                 // The new data is in place: what cannot be removed now is removed by a later run.
                 let _ = self.remove_old(&manifest);
                 Ok(())
             }
-            Err(error) => {
+            Err(Unpublished::Known(error)) => {
                 let _ = self.delete(names.iter().map(|name| self.address.child(name)).collect());
                 Err(error)
             }
+            Err(Unpublished::Unknown(error)) => Err(error),
         }
     }
 
-    fn complete_all(&self, uploads: BTreeMap<String, Upload>, new: bool) -> Result<()> {
-        uploads.into_values().try_for_each(|upload| upload.complete(new))
+    /// The directory as it is, without the files called `new`.
+    fn standing(&self, manifest: &Manifest, new: &[String]) -> Manifest {
+        let is_data = |name: &str| !name.starts_with(['_', '.']);
+        let files = match self.mode {
+            LoadMode::Replace => {
+                let files = self.present.iter().filter(|present| is_data(&present.name));
+                files.map(|file| ManifestFile { name: file.name.clone(), rows: 0, bytes: file.bytes }).collect()
+            }
+            _ => manifest.files.iter().filter(|file| !new.contains(&file.name)).cloned().collect(),
+        };
+        Manifest::new(&manifest.run, files)
     }
 
-    fn put_manifest(&self, manifest: &Manifest) -> Result<()> {
+    fn complete_all(&self, uploads: BTreeMap<String, Upload>) -> Result<()> {
+        let uploads: Vec<_> = uploads.into_values().filter_map(Upload::into_parts).collect();
+        let shown = self.target.clone();
+        let (failed_ones, done) = requests(&CancelToken::new(), async move {
+            let completions = uploads.into_iter().map(|mut upload| async move {
+                let done = upload.complete().await;
+                (upload, done)
+            });
+            let completions: Vec<_> = completions.collect();
+            let answers: Vec<_> = futures_util::stream::iter(completions).buffer_unordered(AT_ONCE).collect().await;
+            let mut failed_ones = Vec::new();
+            let mut done = Ok(());
+            for (upload, answer) in answers {
+                if let Err(error) = answer {
+                    failed_ones.push(upload);
+                    done = Err(failed("write", &shown, &error));
+                }
+            }
+            Ok((failed_ones, done))
+        })?;
+        give_up(failed_ones);
+        done
+    }
+
+    /// Puts the manifest, and gives what identifies it.
+    fn put_manifest(&self, manifest: &Manifest, mode: PutMode) -> std::result::Result<UpdateVersion, Unpublished> {
         let address = self.address.child(Manifest::NAME);
-        let payload = PutPayload::from(manifest.to_json()?);
-        let mode = match &self.before {
-            Some(version) => PutMode::Update(version.clone()),
-            None => PutMode::Create,
-        };
+        let payload = PutPayload::from(manifest.to_json().map_err(Unpublished::Known)?);
         let (store, key) = (address.store(), address.key.clone());
-        let put = request(&self.cancel, address.failed("write"), async move {
-            store.put_opts(&key, payload, PutOptions::from(mode)).await
+        let cancel = CancelToken::new();
+        let put = request(&cancel, address.failed("write"), async move {
+            let put = store.put_opts(&key, payload, PutOptions::from(mode)).await?;
+            Ok(UpdateVersion { e_tag: put.e_tag, version: put.version })
         });
-        match put?.wait() {
-            Ok(_) => Ok(()),
-            Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::SourceChanged) => Err(
+        let error = match put.map_err(Unpublished::Known)?.wait() {
+            Ok(version) => return Ok(version),
+            Err(error) => error,
+        };
+        // The store may have done it all the same: its answer was lost, and a second try found the first one's work.
+        let is_ours = |text: &[u8]| Manifest::parse(text, address.shown()).is_ok_and(|found| found == *manifest);
+        let refused = matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::SourceChanged);
+        match address.read(&cancel) {
+            Ok(Some((text, version))) if is_ours(&text) => Ok(version),
+            Ok(_) if refused => Err(Unpublished::Known(
                 Error::new(ErrorKind::Locked, "another run wrote to the directory meanwhile, so nothing was published")
                     .hint("run again")
                     .in_source(self.target.display()),
-            ),
-            Err(error) => Err(error),
+            )),
+            // It may still come to be done, so what it names stays.
+            _ => Err(Unpublished::Unknown(error.hint("whether it was published is not known: look at the directory"))),
         }
     }
 
@@ -200,7 +282,7 @@ impl ObjectArea {
             address.store().delete(&address.key).await.map_err(|error| failed("remove", address.shown(), &error))
         });
         let deletions: Vec<_> = deletions.collect();
-        requests(&self.cancel, async move {
+        requests(&CancelToken::new(), async move {
             futures_util::stream::iter(deletions).buffer_unordered(AT_ONCE).try_collect::<()>().await
         })
     }
@@ -212,13 +294,7 @@ fn present(directory: &Address, cancel: &CancelToken) -> Result<Vec<Present>> {
     let now = SystemTime::now();
     let present = listed?.wait()?.objects.into_iter().filter_map(|found| {
         let seconds = now.duration_since(found.last_modified.into()).unwrap_or_default().as_secs();
-        found.location.filename().map(|name| Present { name: name.to_owned(), seconds })
+        found.location.filename().map(|name| Present { name: name.to_owned(), bytes: found.size, seconds })
     });
     Ok(present.collect())
-}
-
-/// Whether it has the name of a file that a load wrote: see `Parts`.
-pub(super) fn is_part(name: &str) -> bool {
-    let rest = name.strip_prefix("part-").and_then(|rest| rest.split_at_checked(RunId::LENGTH));
-    rest.is_some_and(|(run, rest)| run.bytes().all(|byte| byte.is_ascii_alphanumeric()) && rest.starts_with('-'))
 }

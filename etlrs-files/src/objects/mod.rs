@@ -83,6 +83,11 @@ impl Address {
         let text = path.to_str().ok_or_else(|| wrong("the name is no Unicode".to_owned()))?;
         let rest = text.get(scheme.len() + 3..).unwrap_or_default();
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.contains(['@', ':']) {
+            // Not named, for there may be a secret in it.
+            let message = format!("the URL of an object in {scheme}: has more than a bucket and a path");
+            return Err(Error::new(ErrorKind::InvalidConfig, message).hint(credentials(scheme)));
+        }
         if bucket.is_empty() {
             return Err(wrong("the URL names no bucket".to_owned()));
         }
@@ -93,7 +98,10 @@ impl Address {
 
     /// The object `name` in the directory that this is.
     pub(crate) fn child(&self, name: &str) -> Self {
-        Self { bucket: self.bucket.clone(), key: self.key.clone().join(name), shown: self.shown.join(name) }
+        // As it is: joining would spell some characters in another way.
+        let key = if self.key.is_root() { name.to_owned() } else { format!("{}/{name}", self.key) };
+        let key = Key::parse(key).unwrap_or_else(|_| self.key.clone().join(name));
+        Self { bucket: self.bucket.clone(), key, shown: self.shown.join(name) }
     }
 
     /// As users write it.

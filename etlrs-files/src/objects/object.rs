@@ -108,6 +108,12 @@ impl ObjectReader {
         Ok(())
     }
 
+    /// Gives up the blocks that it holds.
+    pub(crate) fn close(&mut self) {
+        self.current = (0, Bytes::new());
+        self.next = None;
+    }
+
     /// Bytes from `offset` on: some, unless it is the end. Reading on from where the last read ended is what it is made for.
     pub(crate) fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         if offset >= self.end || buffer.is_empty() {

@@ -64,6 +64,10 @@ impl Fixture {
             }
             _ => Vec::new(),
         };
+        // As loaders look.
+        if staging.target_exists() {
+            data_files(&self.path(key), &["csv"], self.cx.cancel())?;
+        }
         let parts = Parts::new(staging.clone(), run, "csv", old)?;
         let partition = etlrs_core::PartitionId(0);
         let mut file = parts.create(partition)?;
@@ -219,11 +223,58 @@ fn of_two_runs_into_one_directory_one_wins() {
 }
 
 #[test]
+fn what_a_run_left_that_died_while_it_published_is_no_data_and_no_hindrance() {
+    let fixture = Fixture::new("died");
+    let load = |mode, text: &str| fixture.load("d", mode, RunId::generate(), text);
+    let orphan = || fixture.put(&format!("d/part-{}-00000.csv", RunId::generate()), b"torn");
+    // At the first publication there is a manifest of nothing.
+    let nothing = Manifest::new("r", Vec::new());
+    fixture.put(&format!("d/{}", Manifest::NAME), &nothing.to_json().unwrap());
+    orphan();
+    load(LoadMode::Create, "one").unwrap().publish().unwrap();
+    assert_eq!(fixture.texts("d"), ["one"]);
+    orphan();
+    load(LoadMode::Append, "two").unwrap().publish().unwrap();
+    assert_eq!(fixture.texts("d"), ["one", "two"]);
+    load(LoadMode::Replace, "three").unwrap().publish().unwrap();
+    assert_eq!(fixture.texts("d"), ["three"]);
+    assert_eq!(fixture.names("d").len(), 2);
+}
+
+#[test]
+fn a_directory_without_a_manifest_is_replaced_as_a_whole() {
+    let fixture = Fixture::new("foreign");
+    for name in ["a~1.csv", "b [2].csv"] {
+        fixture.put(&format!("d/{name}"), b"old");
+    }
+    assert_eq!(fixture.texts("d"), ["old", "old"]);
+    fixture.load("d", LoadMode::Replace, RunId::generate(), "new").unwrap().publish().unwrap();
+    assert_eq!(fixture.texts("d"), ["new"]);
+    assert_eq!(fixture.names("d").len(), 2);
+}
+
+#[test]
+fn a_cancelled_run_publishes_nothing() {
+    let fixture = Fixture::new("cancelled");
+    let staging = fixture.load("d", LoadMode::Create, RunId::generate(), "x").unwrap();
+    fixture.cx.cancel().cancel();
+    assert_eq!(staging.publish().unwrap_err().kind(), ErrorKind::Cancelled);
+    let address = fixture.address("d");
+    assert!(address.list(&CancelToken::new()).unwrap().is_empty());
+}
+
+#[test]
+fn a_url_with_credentials_is_refused_and_not_shown() {
+    let error = Address::of(Path::new("s3://key:secret@bucket/a.csv")).unwrap_err();
+    assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+}
+
+#[test]
 fn only_parts_are_taken_for_what_dead_runs_left() {
     let run = RunId::generate();
-    assert!(super::area::is_part(&format!("part-{run}-00001.csv")));
+    assert!(crate::parts::is_part(&format!("part-{run}-00001.csv")));
     for name in ["part-00000.csv", &format!("part-{run}.csv"), &format!("{run}-00001.csv"), "part-é"] {
-        assert!(!super::area::is_part(name), "{name}");
+        assert!(!crate::parts::is_part(name), "{name}");
     }
 }
 

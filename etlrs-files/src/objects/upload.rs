@@ -3,11 +3,12 @@ use std::fmt;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use etlrs_core::{CancelToken, Error, ErrorKind, Result};
-use object_store::{MultipartUpload, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use etlrs_core::{CancelToken, Error, ErrorKind, LoadMode, Result};
+use futures_util::StreamExt;
+use object_store::{MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
-use super::Address;
 use super::request::{Pending, request};
+use super::{AT_ONCE, Address};
 
 /// The smallest part that S3 takes, but for the last.
 pub(crate) const SMALLEST_PART: usize = 5 << 20;
@@ -100,37 +101,81 @@ impl Upload {
         Ok(self.bytes)
     }
 
-    /// Makes the object visible. If it has to be `new`, one that exists is not replaced.
+    /// Makes the object visible; in mode create it does not replace one that exists.
+    ///
+    /// Nothing stops it, for what was sent may be done. If the answer is lost, a look tells whether it was.
     ///
     /// # Errors
-    /// `AlreadyExists` for an object that is not to be replaced.
-    pub(crate) fn complete(mut self, new: bool) -> Result<()> {
+    /// `AlreadyExists` for an object that is not to be replaced; others after which the object is as it was, or which say that
+    /// this is not known.
+    pub(crate) fn complete(mut self, mode: LoadMode) -> Result<()> {
         self.finish()?;
-        let exists = || {
-            Error::new(ErrorKind::AlreadyExists, "the target appeared while the run was going on")
-                .hint("use mode replace or append, or another name")
-                .in_source(self.address.shown().display())
-        };
-        let Some(mut upload) = self.upload.take() else {
-            let (store, key) = (self.address.store(), self.address.key.clone());
-            let payload = PutPayload::from(std::mem::take(&mut self.buffer));
-            let mode = if new { PutMode::Create } else { PutMode::Overwrite };
-            let put = request(&self.cancel, self.address.failed("write"), async move {
-                store.put_opts(&key, payload, PutOptions::from(mode)).await
-            });
-            return match put?.wait() {
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(exists()),
-                done => done.map(drop),
-            };
-        };
+        let new = mode == LoadMode::Create;
+        let cancel = CancelToken::new();
+        let before = self.address.find(&cancel)?;
         // Completing an upload cannot be made to depend on this, so there is a moment between the look and the completion.
-        if new && self.address.find(&self.cancel)?.is_some() {
-            self.upload = Some(upload);
-            return Err(exists());
+        if new && before.is_some() {
+            return Err(self.exists());
         }
-        let completed =
-            request(&self.cancel, self.address.failed("write"), async move { upload.complete().await.map(drop) });
-        completed?.wait()
+        let (store, key) = (self.address.store(), self.address.key.clone());
+        let done = match self.upload.take() {
+            None => {
+                let payload = PutPayload::from(std::mem::take(&mut self.buffer));
+                let mode = if new { PutMode::Create } else { PutMode::Overwrite };
+                let put = request(&cancel, self.address.failed("write"), async move {
+                    store.put_opts(&key, payload, PutOptions::from(mode)).await.map(drop)
+                });
+                put?.wait()
+            }
+            Some(mut upload) => {
+                let completed = request(&cancel, self.address.failed("write"), async move {
+                    let done = upload.complete().await.map(drop);
+                    Ok((upload, done))
+                });
+                let (upload, done) = completed?.wait()?;
+                if done.is_err() {
+                    self.upload = Some(upload);
+                }
+                done.map_err(self.address.failed("write"))
+            }
+        };
+        let Err(error) = done else { return Ok(()) };
+        let version = |found: &ObjectMeta| (found.e_tag.clone(), found.version.clone(), found.last_modified);
+        match self.address.find(&cancel) {
+            Ok(after) if after.as_ref().map(version) == before.as_ref().map(version) => Err(error),
+            Ok(Some(after)) if after.size == self.bytes => Ok(()),
+            Ok(_) if error.kind() == ErrorKind::AlreadyExists => Err(self.exists()),
+            _ => Err(error.hint("whether the object was written is not known: look at it")),
+        }
+    }
+
+    fn exists(&self) -> Error {
+        Error::new(ErrorKind::AlreadyExists, "the target appeared while the run was going on")
+            .hint("use mode replace or append, or another name")
+            .in_source(self.address.shown().display())
+    }
+
+    /// What completes or gives up the upload, if anything was sent.
+    pub(crate) fn into_parts(mut self) -> Option<Box<dyn MultipartUpload>> {
+        self.under_way.clear();
+        self.upload.take()
+    }
+}
+
+/// Gives up `uploads`, also when the run was cancelled, but not for longer than a moment.
+pub(crate) fn give_up(uploads: Vec<Box<dyn MultipartUpload>>) {
+    if uploads.is_empty() {
+        return;
+    }
+    let work = async move {
+        let aborts = uploads.into_iter().map(|mut upload| async move { upload.abort().await });
+        let aborts: Vec<_> = aborts.collect();
+        futures_util::stream::iter(aborts).buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
+        Ok(())
+    };
+    let failed = |error: object_store::Error| Error::new(ErrorKind::Connection, error.to_string());
+    if let Ok(pending) = request(&CancelToken::new(), failed, work) {
+        let _ = pending.wait_at_most(GIVE_UP);
     }
 }
 
@@ -161,12 +206,6 @@ impl Write for Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         self.under_way.clear();
-        let Some(mut upload) = self.upload.take() else { return };
-        // Also when the run was cancelled.
-        let given_up =
-            request(&CancelToken::new(), self.address.failed("give up"), async move { upload.abort().await });
-        if let Ok(pending) = given_up {
-            let _ = pending.wait_at_most(GIVE_UP);
-        }
+        give_up(self.upload.take().into_iter().collect());
     }
 }
