@@ -115,11 +115,11 @@ impl Pages {
         read: impl FnMut(usize) -> Result<Vec<u8>>,
     ) -> Result<Vec<u8>> {
         let rest = self.end.saturating_sub(at);
-        let (header, bytes) = read_header(rest, read)?;
+        let Header { parsed, bytes } = read_header(rest, read)?;
         if at < self.next {
             return Ok(bytes);
         }
-        let checked = match header {
+        let checked = match parsed {
             Some((header, length)) => self.check(header, length, at, rest),
             // Bytes that follow the last page are nobody's.
             None if self.values == self.expected => Ok(()),
@@ -176,19 +176,24 @@ fn too_large(group: usize, memory: u64, share: usize, budget: usize) -> Error {
         .hint(format!("a memory budget of {} would do, or fewer threads", format_bytes(needed.unwrap_or(usize::MAX))))
 }
 
-/// A page header of at most `rest` bytes, and its length; `None` if there is none. And the bytes that were read for it.
-fn read_header(
-    rest: u64,
-    mut read: impl FnMut(usize) -> Result<Vec<u8>>,
-) -> Result<(Option<(PageHeader, usize)>, Vec<u8>)> {
+/// What is where a page header should be.
+struct Header {
+    /// It and its length, if it is one.
+    parsed: Option<(PageHeader, usize)>,
+    /// What was read for it.
+    bytes: Vec<u8>,
+}
+
+/// A page header of at most `rest` bytes.
+fn read_header(rest: u64, mut read: impl FnMut(usize) -> Result<Vec<u8>>) -> Result<Header> {
     let longest = usize::try_from(rest).unwrap_or(LONGEST_HEADER).min(LONGEST_HEADER);
     let mut length = FIRST_READ.min(longest);
     loop {
         let bytes = read(length)?;
         match PageHeader::parse(&bytes) {
-            Ok(found) => return Ok((Some(found), bytes)),
+            Ok(found) => return Ok(Header { parsed: Some(found), bytes }),
             Err(Broken::Short) if length < longest => length = length.saturating_mul(8).min(longest),
-            Err(_) => return Ok((None, bytes)),
+            Err(_) => return Ok(Header { parsed: None, bytes }),
         }
     }
 }
