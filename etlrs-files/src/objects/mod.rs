@@ -91,6 +91,9 @@ impl Address {
         if bucket.is_empty() {
             return Err(wrong("the URL names no bucket".to_owned()));
         }
+        if !bucket.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) {
+            return Err(wrong(format!("{bucket:?} is no name for a bucket")));
+        }
         let key =
             Key::parse(key.trim_end_matches('/')).map_err(|error| wrong(format!("the name is wrong: {error}")))?;
         Ok(Some(Self { bucket: Bucket::open(scheme, bucket, path)?, key, shown: path.to_owned() }))
@@ -230,6 +233,7 @@ impl Bucket {
         if let Some(bucket) = buckets.get(&full).and_then(Weak::upgrade) {
             return Ok(bucket);
         }
+        check_settings(|variable| std::env::var(variable).ok()).map_err(|error| error.in_source(shown.display()))?;
         let store = client(scheme, name).map_err(|error| {
             Error::new(ErrorKind::InvalidConfig, format!("the object store cannot be used: {}", words(&error)))
                 .hint(credentials(scheme))
@@ -240,6 +244,37 @@ impl Bucket {
         buckets.insert(full, Arc::downgrade(&bucket));
         Ok(bucket)
     }
+}
+
+/// Variables that name a server, the first that is set before the others.
+const ENDPOINTS: [&str; 3] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
+
+/// Refuses settings of the environment by which the client would panic, or show what is in them. Values are not shown.
+fn check_settings(variable: impl Fn(&str) -> Option<String>) -> Result<()> {
+    let wrong = |name: &str, what: &str| {
+        Error::new(ErrorKind::InvalidConfig, format!("the environment variable {name} {what}"))
+    };
+    for name in ENDPOINTS {
+        let Some(endpoint) = variable(name) else { continue };
+        let host = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://")).unwrap_or_default();
+        let name_of_host = host.split('/').next().unwrap_or_default();
+        if host.contains('@') {
+            return Err(wrong(name, "has credentials in it").hint(credentials("s3")));
+        }
+        let usable = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+        if name_of_host.is_empty() || !name_of_host.bytes().all(usable) {
+            return Err(
+                wrong(name, "is no URL of a server").hint("write http://HOST:PORT or https://HOST, or unset it")
+            );
+        }
+    }
+    for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION"]
+    {
+        if variable(name).is_some_and(|value| value.bytes().any(|byte| !byte.is_ascii_graphic())) {
+            return Err(wrong(name, "has a blank, a line end or another character in it that cannot be"));
+        }
+    }
+    Ok(())
 }
 
 fn client(scheme: &str, bucket: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
@@ -258,9 +293,7 @@ fn client(scheme: &str, bucket: &str) -> object_store::Result<Arc<dyn ObjectStor
         }
         _ => {
             // A server on this machine has no certificate; to any other, http has to be asked for.
-            let endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]
-                .into_iter()
-                .find_map(|name| std::env::var(name).ok());
+            let endpoint = ENDPOINTS.into_iter().find_map(|name| std::env::var(name).ok());
             let allowed = endpoint.as_deref().is_some_and(is_loopback) || is_set("AWS_ALLOW_HTTP");
             let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
             if let Some(endpoint) = endpoint {

@@ -270,6 +270,37 @@ fn a_url_with_credentials_is_refused_and_not_shown() {
 }
 
 #[test]
+fn settings_that_cannot_be_are_refused_and_not_shown() {
+    let check = |name: &str, value: &str| check_settings(|variable| (variable == name).then(|| value.to_owned()));
+    for (name, value) in [
+        ("AWS_ENDPOINT_URL", "localhost:9000"),
+        ("AWS_ENDPOINT_URL", ""),
+        ("AWS_ENDPOINT", "nonsense"),
+        ("AWS_ENDPOINT_URL_S3", "http://"),
+        ("AWS_ENDPOINT_URL", "http://user:canary@127.0.0.1:9000"),
+        ("AWS_ENDPOINT_URL", "http://a b"),
+        ("AWS_SECRET_ACCESS_KEY", "canary\n"),
+        ("AWS_REGION", "eu central"),
+    ] {
+        let error = check(name, value).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        let shown = format!("{error:?}");
+        assert!(shown.contains(name) && !shown.contains("canary"), "{shown}");
+    }
+    for (name, value) in [
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:9000"),
+        ("AWS_ENDPOINT_URL", "https://minio.example/"),
+        ("AWS_ENDPOINT", "http://[::1]:9000"),
+        ("AWS_SECRET_ACCESS_KEY", "a/b+c="),
+        ("AWS_REGION", "eu-central-1"),
+    ] {
+        check(name, value).unwrap();
+    }
+    let error = Address::of(Path::new("s3://B_AD bucket/x.csv")).unwrap_err();
+    assert!(error.to_string().contains("no name for a bucket"), "{error}");
+}
+
+#[test]
 fn only_parts_are_taken_for_what_dead_runs_left() {
     let run = RunId::generate();
     assert!(crate::parts::is_part(&format!("part-{run}-00001.csv")));
