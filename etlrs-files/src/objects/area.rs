@@ -179,14 +179,14 @@ impl ObjectArea {
         let names: Vec<_> = uploads.keys().cloned().collect();
         // Where there is no manifest, whatever is there is data; so what is there has one before more comes.
         let before = match &self.before {
-            Some(version) => Some(version.clone()),
-            None => Some(
-                self.put_manifest(&self.standing(&manifest, &names), PutMode::Create).map_err(Unpublished::error)?,
-            ),
+            Some(version) => version.clone(),
+            None => {
+                let standing = self.standing(&manifest, &names);
+                self.put_manifest(&standing, PutMode::Create).map_err(Unpublished::error)?
+            }
         };
-        let completed = self.complete_all(uploads);
-        let mode = before.map_or(PutMode::Create, PutMode::Update);
-        let done = completed.map_err(Unpublished::Known).and_then(|()| self.put_manifest(&manifest, mode));
+        let completed = self.complete_all(uploads).map_err(Unpublished::Known);
+        let done = completed.and_then(|()| self.put_manifest(&manifest, PutMode::Update(before)));
         match done {
             Ok(_) => {
                 // The new data is in place: what cannot be removed now is removed by a later run.

@@ -3,6 +3,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use bytes::Bytes;
 use etlrs_core::{CancelToken, Error, ErrorKind, LoadMode, Result};
 use futures_util::StreamExt;
 use object_store::{MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
@@ -117,16 +118,8 @@ impl Upload {
         if new && before.is_some() {
             return Err(self.exists());
         }
-        let (store, key) = (self.address.store(), self.address.key.clone());
         let done = match self.upload.take() {
-            None => {
-                let payload = PutPayload::from(std::mem::take(&mut self.buffer));
-                let mode = if new { PutMode::Create } else { PutMode::Overwrite };
-                let put = request(&cancel, self.address.failed("write"), async move {
-                    store.put_opts(&key, payload, PutOptions::from(mode)).await.map(drop)
-                });
-                put?.wait()
-            }
+            None => return self.put(new, &cancel),
             Some(mut upload) => {
                 let completed = request(&cancel, self.address.failed("write"), async move {
                     let done = upload.complete().await.map(drop);
@@ -143,9 +136,25 @@ impl Upload {
         let version = |found: &ObjectMeta| (found.e_tag.clone(), found.version.clone(), found.last_modified);
         match self.address.find(&cancel) {
             Ok(after) if after.as_ref().map(version) == before.as_ref().map(version) => Err(error),
-            Ok(Some(after)) if after.size == self.bytes => Ok(()),
+            // A second try found no such upload any more, for the first had completed it.
+            Ok(Some(after)) if error.kind() == ErrorKind::NotFound && after.size == self.bytes => Ok(()),
+            _ => Err(in_doubt(error)),
+        }
+    }
+
+    /// Writes an object of less than a part, which one request does.
+    fn put(&mut self, new: bool, cancel: &CancelToken) -> Result<()> {
+        let text = Bytes::from(std::mem::take(&mut self.buffer));
+        let (store, key, payload) = (self.address.store(), self.address.key.clone(), PutPayload::from(text.clone()));
+        let mode = if new { PutMode::Create } else { PutMode::Overwrite };
+        let put = request(cancel, self.address.failed("write"), async move {
+            store.put_opts(&key, payload, PutOptions::from(mode)).await.map(drop)
+        });
+        let Err(error) = put?.wait() else { return Ok(()) };
+        match self.address.read(cancel) {
+            Ok(Some((found, _))) if found == text => Ok(()),
             Ok(_) if error.kind() == ErrorKind::AlreadyExists => Err(self.exists()),
-            _ => Err(error.hint("whether the object was written is not known: look at it")),
+            _ => Err(in_doubt(error)),
         }
     }
 
@@ -160,6 +169,10 @@ impl Upload {
         self.under_way.clear();
         self.upload.take()
     }
+}
+
+fn in_doubt(error: Error) -> Error {
+    error.hint("whether the object was written is not known: look at it")
 }
 
 /// Gives up `uploads`, also when the run was cancelled, but not for longer than a moment.
