@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use arrow_array::builder::{BooleanBufferBuilder, NullBufferBuilder};
+use arrow_array::builder::NullBufferBuilder;
 use arrow_array::types::*;
 use arrow_array::{ArrayRef, ArrowPrimitiveType, BooleanArray, PrimitiveArray, StringArray};
-use arrow_buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, TimeUnit};
 use etlrs_core::{Error, ErrorKind, Result};
 
@@ -30,7 +30,7 @@ pub(crate) struct Column {
 }
 
 enum Values {
-    Boolean(BooleanBufferBuilder),
+    Boolean(Vec<bool>),
     Int8(Vec<i8>),
     Int16(Vec<i16>),
     Int32(Vec<i32>),
@@ -69,7 +69,7 @@ impl Column {
     /// `Unsupported` for a type that CSV fields are not read as.
     pub(crate) fn new(field: usize, data_type: &DataType, exact: bool) -> Result<Self> {
         let values = match data_type {
-            DataType::Boolean => Values::Boolean(BooleanBufferBuilder::new(0)),
+            DataType::Boolean => Values::Boolean(Vec::new()),
             DataType::Int8 => Values::Int8(Vec::new()),
             DataType::Int16 => Values::Int16(Vec::new()),
             DataType::Int32 => Values::Int32(Vec::new()),
@@ -139,12 +139,7 @@ impl Column {
             }
         }
         match &mut self.values {
-            Values::Boolean(values) => {
-                let mut parsed: Vec<bool> = Vec::new();
-                fields.parse(&mut parsed, nulls, |field| value::boolean(&bytes[field.range()]))?;
-                values.append_slice(&parsed);
-                Ok(())
-            }
+            Values::Boolean(values) => fields.parse(values, nulls, |field| value::boolean(&bytes[field.range()])),
             Values::Int8(values) => integers!(values, i8),
             Values::Int16(values) => integers!(values, i16),
             Values::Int32(values) => integers!(values, i32),
@@ -222,7 +217,7 @@ impl Column {
             Values::Text(text) => {
                 text.offsets.truncate(records + 1);
                 let end = text.offsets.last().and_then(|&end| usize::try_from(end).ok()).unwrap_or(0);
-                text.bytes.truncate(end);
+                text.filled = end;
             }
         }
     }
@@ -239,7 +234,11 @@ impl Column {
             };
         }
         Ok(match &mut self.values {
-            Values::Boolean(values) => Arc::new(BooleanArray::new(values.finish(), nulls)),
+            Values::Boolean(values) => {
+                let bits = BooleanBuffer::collect_bool(values.len(), |row| values[row]);
+                values.clear();
+                Arc::new(BooleanArray::new(bits, nulls))
+            }
             Values::Int8(values) => primitive!(Int8Type, values),
             Values::Int16(values) => primitive!(Int16Type, values),
             Values::Int32(values) => primitive!(Int32Type, values),
@@ -272,21 +271,27 @@ fn primitive<T: ArrowPrimitiveType>(
 
 /// Texts one after another, and where each ends.
 struct Text {
+    /// With room behind the last text, so that it is made once and not for each chunk.
     bytes: Vec<u8>,
+    /// Bytes of texts.
+    filled: usize,
     offsets: Vec<i32>,
 }
 
 impl Text {
     fn new() -> Self {
-        Self { bytes: Vec::new(), offsets: vec![0] }
+        Self { bytes: Vec::new(), filled: 0, offsets: vec![0] }
     }
 
     fn finish(&mut self, nulls: Option<NullBuffer>) -> Result<StringArray> {
         let mut offsets = Vec::with_capacity(self.offsets.len());
         offsets.push(0);
         let offsets = ScalarBuffer::from(std::mem::replace(&mut self.offsets, offsets));
-        let bytes = Vec::with_capacity(self.bytes.len());
-        let bytes = Buffer::from_vec(std::mem::replace(&mut self.bytes, bytes));
+        // The next batch will be about as large.
+        let next = Vec::with_capacity(self.bytes.len() + self.bytes.len() / 32);
+        let mut bytes = std::mem::replace(&mut self.bytes, next);
+        bytes.truncate(std::mem::take(&mut self.filled));
+        let bytes = Buffer::from_vec(bytes);
         Ok(StringArray::try_new(OffsetBuffer::new(offsets), bytes, nulls)?)
     }
 }
@@ -335,17 +340,20 @@ impl Fields<'_> {
         const SHORT: usize = 32;
         let chunk = self.chunk;
         let spelled = !chunk.null.is_empty();
-        let before = text.bytes.len();
         let fields = self.iter();
         let records = fields.len();
-        let mut appended = 0;
+        let Text { bytes, filled: end, offsets } = text;
+        let before = *end;
         // All texts of the column fit into what the chunk has, so none has to ask for room.
-        text.bytes.resize(before + chunk.bytes.len() + SHORT, 0);
-        let room = &mut text.bytes[before..];
-        let mut filled = 0;
-        let known = text.offsets.len();
-        text.offsets.resize(known + records, 0);
-        let offsets = text.offsets[known..].iter_mut();
+        let wanted = before + chunk.bytes.len() + SHORT;
+        if bytes.len() < wanted {
+            bytes.resize(wanted, 0);
+        }
+        let room = &mut bytes[before..];
+        let known = offsets.len();
+        offsets.resize(known + records, 0);
+        let offsets = offsets[known..].iter_mut();
+        let (mut filled, mut appended) = (0, 0);
         for (record, (offset, field)) in offsets.zip(fields).enumerate() {
             if !field.is_quoted() && (field.is_empty() || (spelled && chunk.is_null(&chunk.bytes[field.range()]))) {
                 nulls.append_n_non_nulls(record - appended);
@@ -365,9 +373,9 @@ impl Fields<'_> {
             }
             *offset = narrow(before + filled);
         }
-        text.bytes.truncate(before + filled);
+        *end = before + filled;
         nulls.append_n_non_nulls(records - appended);
-        if text.bytes[before..].is_ascii() {
+        if room[..filled].is_ascii() {
             return Ok(());
         }
         let is_text = |field: Field| std::str::from_utf8(&chunk.bytes[field.range()]).is_ok();

@@ -32,84 +32,127 @@ impl Dialect {
         fields: &mut Vec<Field>,
     ) -> (usize, usize) {
         let kept = fields.len();
-        let quote = self.quote.unwrap_or(b'\n');
-        let mut records = 0;
-        let mut record_start = start;
+        let mut found = Found { records: 0, next: start };
         let mut field_start = narrow(start);
-        let mut found = 0;
         let mut state = Quotes { inside: 0, may_open: 1, after_quote: 0, after_close: 0, doubled: false };
         let mut at = start;
         // Room for all fields and those of one block more, so that none has to ask for it.
         let most = most.min(buffer.len() / width + 1);
         fields.resize(kept + most * width + 64, Field::default());
-        let mut written = kept;
-        while records < most && at < buffer.len() {
+        // Fields that were found, and how many there are when the next record is whole.
+        let (mut written, mut due) = (kept, kept + width);
+        while found.records < most && at < buffer.len() {
             let block_start = narrow(at);
             let marks = match buffer.get(at..at + 64).and_then(|block| block.try_into().ok()) {
                 Some(block) => Marks::of(block, self),
                 None => Marks::of_last(&buffer[at..], self),
             };
-            let Ends { mut ends, closed, doubled, mut broken } = state.advance(&marks, &buffer[at..]);
+            let Ends { ends, closed, reopens, carried, broken } = state.advance(&marks, &buffer[at..]);
             at += 64;
-            // A record with more fields than the others.
+            // Always, for less than a record is unfinished.
             let Some(room) = fields.get_mut(written..).and_then(|room| room.first_chunk_mut::<64>()) else { break };
-            let mut filled = 0;
-            loop {
-                let line = ends & marks.line;
-                // The delimiters before the next line end.
-                let mut delimiters = ends & line.wrapping_sub(1) & !line;
-                ends ^= delimiters;
-                found += delimiters.count_ones() as usize;
-                while delimiters != 0 {
-                    let bit = delimiters.trailing_zeros();
-                    delimiters &= delimiters - 1;
-                    let end = block_start + bit;
-                    room[filled] = Field::of(field_start, end, closed >> bit & 1 != 0);
-                    filled += 1;
-                    field_start = end + 1;
-                }
-                if line == 0 {
-                    break;
-                }
-                let bit = line.trailing_zeros();
-                ends &= ends - 1;
-                let end = without_return(buffer, field_start, block_start + bit);
-                room[filled] = Field::of(field_start, end, end > field_start && buffer[end as usize - 1] == quote);
-                filled += 1;
-                field_start = block_start + bit + 1;
-                found += 1;
-                if found != width {
-                    broken = true;
-                    break;
-                }
-                found = 0;
-                records += 1;
-                record_start = field_start as usize;
-                if records == most {
-                    break;
-                }
+            let block = written;
+            written += put(room, ends, closed, block_start, field_start);
+            if ends != 0 {
+                field_start = block_start + ends.ilog2() + 1;
             }
-            if doubled {
-                for field in &mut room[..filled] {
-                    if field.is_quoted() && memchr::memchr(quote, &buffer[field.range()]).is_some() {
-                        *field = Field::quoted(narrow(field.start()), narrow(field.end()), true);
-                    }
+
+            // Lines have to end where records do.
+            let before = found;
+            let mut due_lines = 0;
+            while due <= written && found.records < most {
+                let last = &mut fields[due - 1];
+                let line_feed = last.end() + usize::from(last.is_quoted());
+                if line_feed > last.start() && buffer[line_feed - 1] == b'\r' {
+                    *last = self.without_return(buffer, *last);
                 }
+                due_lines |= 1 << (line_feed - block_start as usize);
+                found = Found { records: found.records + 1, next: line_feed + 1 };
+                due += width;
             }
-            written += filled;
-            if broken {
+            let mut wrong = due_lines ^ (ends & marks.line);
+            if found.records == most {
+                wrong &= up_to_highest(due_lines);
+            }
+            if wrong != 0 {
+                let whole = due_lines & ((1 << wrong.trailing_zeros()) - 1);
+                let next = whole.checked_ilog2().map_or(before.next, |bit| (block_start + bit + 1) as usize);
+                found = Found { records: before.records + whole.count_ones() as usize, next };
+            }
+            if carried || reopens != 0 {
+                mark_doubled(&mut fields[block..written], reopens, carried, block_start as usize);
+            }
+            if broken || wrong != 0 {
                 break;
             }
         }
-        fields.truncate(kept + records * width);
-        (records, record_start)
+        fields.truncate(kept + found.records * width);
+        (found.records, found.next)
+    }
+
+    /// A last field that has the carriage return of its line end, without it.
+    #[inline]
+    fn without_return(self, buffer: &[u8], field: Field) -> Field {
+        let (start, end) = (field.start(), field.end() - 1);
+        Field::of(narrow(start), narrow(end), end > start && Some(buffer[end - 1]) == self.quote)
     }
 }
 
-/// The end of a field at a line feed, without a carriage return before it.
+/// Whole records, and where the next one starts.
+#[derive(Clone, Copy)]
+struct Found {
+    records: usize,
+    next: usize,
+}
+
+/// Puts the fields that end at `ends` into `room` and gives their number.
 #[inline]
-fn without_return(buffer: &[u8], start: u32, end: u32) -> u32 {
-    if end > start && buffer[end as usize - 1] == b'\r' { end - 1 } else { end }
+fn put(room: &mut [Field; 64], ends: u64, closed: u64, block_start: u32, field_start: u32) -> usize {
+    // Most blocks have no quotes, and need not ask for each field.
+    if closed & ends == 0 {
+        put_with(room, ends, block_start, field_start, |start, end, _| Field::plain(start, end))
+    } else {
+        put_with(room, ends, block_start, field_start, |start, end, bit| Field::of(start, end, closed >> bit & 1 != 0))
+    }
+}
+
+#[inline(always)]
+fn put_with(
+    room: &mut [Field; 64],
+    mut ends: u64,
+    block_start: u32,
+    mut field_start: u32,
+    field: impl Fn(u32, u32, u32) -> Field,
+) -> usize {
+    let mut count = 0;
+    while ends != 0 {
+        let bit = ends.trailing_zeros();
+        ends &= ends - 1;
+        let end = block_start + bit;
+        room[count & 63] = field(field_start, end, bit);
+        count += 1;
+        field_start = end + 1;
+    }
+    count
+}
+
+/// All bits from the lowest to the highest that is set.
+fn up_to_highest(bits: u64) -> u64 {
+    u64::MAX.checked_shr(bits.leading_zeros()).unwrap_or(0)
+}
+
+/// Marks the fields of a block that have doubled quotes, the second of which are at `reopens`; the first field also has one
+/// if it was `carried` over.
+fn mark_doubled(fields: &mut [Field], mut reopens: u64, mut carried: bool, block_start: usize) {
+    for field in fields {
+        // Those of later fields are behind its end.
+        let end = u32::try_from(field.end().saturating_sub(block_start)).unwrap_or(64);
+        let within = reopens & !u64::MAX.unbounded_shl(end);
+        reopens ^= within;
+        if std::mem::take(&mut carried) || within != 0 {
+            *field = Field::quoted(narrow(field.start()), narrow(field.end()), true);
+        }
+    }
 }
 
 /// What a block says about the next one.
@@ -131,8 +174,10 @@ struct Ends {
     ends: u64,
     /// Lowest bit for the first byte: a quote stands before it.
     closed: u64,
-    /// Some of the fields may have doubled quotes.
-    doubled: bool,
+    /// Quotes that are the second of two, within a field.
+    reopens: u64,
+    /// The field that began before the block has doubled quotes there.
+    carried: bool,
     /// These are only those before a quote that stands where none may.
     broken: bool,
 }
@@ -142,6 +187,10 @@ impl Quotes {
     fn advance(&mut self, marks: &Marks, block: &[u8]) -> Ends {
         let &Marks { delimiter, line, quote } = marks;
         let marked = delimiter | line | quote;
+        if quote | self.inside | self.after_quote == 0 && !self.doubled {
+            self.may_open = marked >> 63;
+            return Ends { ends: marked, closed: 0, reopens: 0, carried: false, broken: false };
+        }
         let parity = prefix_xor(quote) ^ self.inside;
         let opens = quote & parity;
         let closes = quote & !parity;
@@ -161,14 +210,14 @@ impl Quotes {
         let closed = quote << 1 | self.after_quote;
         let reopens = opens & closed;
         let ends = (delimiter | line) & !parity & before;
-        let doubled = self.doubled || reopens != 0;
+        let carried = self.doubled;
         // Compared as numbers: whether the last of the one is behind the last of the other.
-        self.doubled = if ends == 0 { doubled } else { reopens > ends };
+        self.doubled = if ends == 0 { carried || reopens != 0 } else { reopens > ends };
         self.inside = 0u64.wrapping_sub(parity >> 63);
         self.may_open = marked >> 63;
         self.after_quote = quote >> 63;
         self.after_close = closes >> 63;
-        Ends { ends, closed, doubled, broken: broken != 0 }
+        Ends { ends, closed, reopens, carried, broken: broken != 0 }
     }
 }
 

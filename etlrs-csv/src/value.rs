@@ -10,45 +10,62 @@
 use std::ops::Range;
 
 /// `true` and `false`, also in upper case or capitalised.
+#[inline]
 pub(crate) fn boolean(bytes: &[u8]) -> Option<bool> {
-    match bytes {
-        b"true" | b"True" | b"TRUE" => Some(true),
-        b"false" | b"False" | b"FALSE" => Some(false),
-        _ => None,
+    // Four bytes, the last one and the length as one number, for which of the two comes next can often not be foretold.
+    const fn word(text: &[u8]) -> Option<u64> {
+        let (Some(start), &[.., last]) = (text.first_chunk::<4>(), text) else { return None };
+        Some(u32::from_le_bytes(*start) as u64 | (last as u64) << 32 | (text.len() as u64) << 40)
     }
+    const SMALL: u64 = 0x20_2020_2020;
+    let found = word(bytes).filter(|_| bytes.len() <= 5)?;
+    let capitals = !found & SMALL;
+    let (small, spelled) = (Some(found | SMALL), capitals == 0 || capitals == 0x20 || capitals == SMALL);
+    let (yes, no) = (small == const { word(b"true") }, small == const { word(b"false") });
+    (spelled && (yes | no)).then_some(yes)
 }
 
 /// Eight zeros.
 const ZEROS: u64 = 0x3030_3030_3030_3030;
 
-/// The last bytes of `digits`, at most eight, behind as many zeros as make eight.
+/// The last bytes of `digits`, one to eight, behind as many zeros as make eight; of each byte how it differs from a zero,
+/// so that of a digit it is the number.
 ///
 /// Without a branch for the length, for that of a column's numbers cannot be foretold. What stands before `digits` in
 /// `bytes` is read and masked, so there must be eight bytes.
-#[inline]
+#[inline(always)]
 fn last_eight(bytes: &[u8], digits: Range<usize>) -> Option<u64> {
     let word = bytes.get(digits.end.checked_sub(8)?..digits.end)?;
     let word = u64::from_le_bytes(word.try_into().ok()?);
-    let keep = u64::MAX.unbounded_shl(u32::try_from(64usize.saturating_sub(8 * digits.len())).ok()?);
-    Some(word & keep | ZEROS & !keep)
+    // Of the length only the lowest bits are taken, as by the processor.
+    let other_bits = 0u32.wrapping_sub(8 * digits.len() as u32);
+    Some((word ^ ZEROS) & u64::MAX.wrapping_shl(other_bits))
+}
+
+/// Whether all of eight bytes are the numbers of digits.
+#[inline(always)]
+fn are_digits(word: u64) -> bool {
+    // From 10 on the highest bit is set by the sum or was set before, and what is carried over comes from such a byte.
+    (word.wrapping_add(0x7676_7676_7676_7676) | word) & 0x8080_8080_8080_8080 == 0
+}
+
+/// The numbers of two digits each that eight digits are, in the bytes 0, 2, 4 and 6.
+#[inline(always)]
+fn pairs(digits: u64) -> u64 {
+    digits.wrapping_mul(10 << 8 | 1) >> 8 & 0x00ff_00ff_00ff_00ff
 }
 
 /// The number that eight digits are, the first in the lowest byte.
 ///
-/// Three multiplications, each of which joins neighbours: Johnny Lee, "Fast numeric string to int" (2016); the test is
-/// that of Daniel Lemire's simdjson.
-#[inline]
-fn eight_digits(word: u64) -> Option<u64> {
-    const HIGH: u64 = 0xf0f0_f0f0_f0f0_f0f0;
-    let digits = word & HIGH == ZEROS && word.wrapping_add(0x0606_0606_0606_0606) & HIGH == ZEROS;
-    let pairs = (word & 0x0f0f_0f0f_0f0f_0f0f).wrapping_mul(10 << 8 | 1) >> 8;
-    let fours = (pairs & 0x00ff_00ff_00ff_00ff).wrapping_mul(100 << 16 | 1) >> 16;
+/// Three multiplications, each of which joins neighbours: Johnny Lee, "Fast numeric string to int" (2016).
+#[inline(always)]
+fn eight_digits(digits: u64) -> Option<u64> {
+    let fours = pairs(digits).wrapping_mul(100 << 16 | 1) >> 16;
     let eight = (fours & 0x0000_ffff_0000_ffff).wrapping_mul(10_000 << 32 | 1) >> 32;
-    digits.then_some(eight)
+    are_digits(digits).then_some(eight)
 }
 
 /// Up to 19 digits. `None` for anything else, and at the start of `bytes`.
-#[inline]
 fn quick_digits(bytes: &[u8], digits: Range<usize>) -> Option<u64> {
     match digits.len() {
         1..=8 => eight_digits(last_eight(bytes, digits)?),
@@ -60,7 +77,9 @@ fn quick_digits(bytes: &[u8], digits: Range<usize>) -> Option<u64> {
         17..=19 => {
             let middle = digits.end - 16;
             let high = eight_digits(last_eight(bytes, digits.start..middle)?)?;
-            Some(high * 10_000_000_000_000_000 + quick_digits(bytes, middle..digits.end)?)
+            let middle = eight_digits(last_eight(bytes, middle..digits.end - 8)?)?;
+            let low = eight_digits(last_eight(bytes, digits.end - 8..digits.end)?)?;
+            Some((high * 100_000_000 + middle) * 100_000_000 + low)
         }
         _ => None,
     }
@@ -72,8 +91,12 @@ pub(crate) fn integer_in(bytes: &[u8], field: Range<usize>, exact: bool) -> Opti
     let negative = bytes.get(field.start) == Some(&b'-');
     let digits = field.start + usize::from(negative)..field.end;
     let plain = !exact || bytes.get(digits.start) != Some(&b'0') || (digits.len() == 1 && !negative);
-    match quick_digits(bytes, digits).and_then(|value| i64::try_from(value).ok()) {
-        Some(value) if plain => Some(if negative { -value } else { value }),
+    let value = match digits.len() {
+        1..=8 => last_eight(bytes, digits).and_then(eight_digits),
+        _ => quick_digits(bytes, digits),
+    };
+    match value.map(u64::cast_signed) {
+        Some(value @ 0..) if plain => Some(if negative { -value } else { value }),
         _ => integer(bytes.get(field)?, exact),
     }
 }
@@ -114,49 +137,50 @@ pub(crate) fn integer(bytes: &[u8], exact: bool) -> Option<i64> {
 const POWERS: [f64; 16] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
 
 /// A number of up to 15 digits with a point among or beside them, as an integer and the number of digits behind the point.
-#[inline]
+#[inline(always)]
 fn quick_decimal(bytes: &[u8], number: Range<usize>) -> Option<(u64, usize)> {
-    const POINTS: u64 = ZEROS - 0x0202_0202_0202_0202;
-    // The lowest bit set is that of the first point; a byte behind it may be set too.
-    let points = |word: u64| {
-        let zero_at_point = word ^ POINTS;
-        zero_at_point.wrapping_sub(0x0101_0101_0101_0101) & !zero_at_point & 0x8080_8080_8080_8080
-    };
-    // Takes out the byte of the point, and lets the bytes before it move up.
-    let without = |word: u64, bit: u32, carry: u64| {
-        let before = (1u64 << bit) - 1;
-        let point = 0xffu64 << bit;
-        word & !(before | point) | (word & before) << 8 | carry
-    };
-    let length = number.len();
-    if !(2..=16).contains(&length) {
-        return None;
-    }
-    if length <= 8 {
-        let word = last_eight(bytes, number)?;
-        let found = points(word);
-        if found == 0 {
-            return None;
+    match number.len() {
+        2..=8 => {
+            let word = last_eight(bytes, number)?;
+            let place = first_point(word)?;
+            Some((eight_digits(without_byte(word, place, 0))?, 7 - place as usize))
         }
-        let place = found.trailing_zeros() / 8;
-        return Some((eight_digits(without(word, place * 8, u64::from(b'0')))?, 7 - place as usize));
+        9..=16 => longer_decimal(bytes, number),
+        _ => None,
     }
+}
+
+fn longer_decimal(bytes: &[u8], number: Range<usize>) -> Option<(u64, usize)> {
     let middle = number.end - 8;
     let high = last_eight(bytes, number.start..middle)?;
     let low = last_eight(bytes, middle..number.end)?;
-    let (high, low, fraction) = match (points(high), points(low)) {
-        (_, found) if found != 0 => {
-            let place = found.trailing_zeros() / 8;
-            let carry = high >> 56;
-            (high << 8 | u64::from(b'0'), without(low, place * 8, carry), 7 - place as usize)
+    let (high, low, fraction) = match (first_point(low), first_point(high)) {
+        (Some(place), _) => {
+            let [.., carry] = high.to_le_bytes();
+            (high << 8, without_byte(low, place, carry), 7 - place as usize)
         }
-        (found, _) if found != 0 => {
-            let place = found.trailing_zeros() / 8;
-            (without(high, place * 8, u64::from(b'0')), low, 15 - place as usize)
-        }
+        (None, Some(place)) => (without_byte(high, place, 0), low, 15 - place as usize),
         _ => return None,
     };
     Some((eight_digits(high)? * 100_000_000 + eight_digits(low)?, fraction))
+}
+
+/// The place of the first point among eight bytes.
+#[inline(always)]
+fn first_point(word: u64) -> Option<u32> {
+    const POINTS: u64 = ZEROS ^ 0x2e2e_2e2e_2e2e_2e2e;
+    let zero_at_point = word ^ POINTS;
+    // The lowest bit set is that of the first point; a byte behind it may be set too.
+    let points = zero_at_point.wrapping_sub(0x0101_0101_0101_0101) & !zero_at_point & 0x8080_8080_8080_8080;
+    (points != 0).then(|| points.trailing_zeros() / 8)
+}
+
+/// Takes out the byte at `place`, and lets those before it move up behind `first`.
+#[inline(always)]
+fn without_byte(word: u64, place: u32, first: u8) -> u64 {
+    let behind = (u64::MAX << 8).wrapping_shl(8 * place);
+    let before = !u64::MAX.wrapping_shl(8 * place);
+    word & behind | (word & before) << 8 | u64::from(first)
 }
 
 /// [`float`] of a part of `bytes`, by a shortcut for up to 15 digits with a point.
@@ -171,7 +195,8 @@ pub(crate) fn float_in(bytes: &[u8], field: Range<usize>, exact: bool) -> Option
     let leading_zero = exact && matches!(bytes.get(number.clone()), Some([b'0', b'0'..=b'9', ..]));
     match quick_decimal(bytes, number) {
         Some((digits, fraction)) if !leading_zero => {
-            let value = digits as f64 / POWERS[fraction & 15];
+            // Signed numbers take the processor one instruction.
+            let value = digits.cast_signed() as f64 / POWERS[fraction & 15];
             Some(if negative { -value } else { value })
         }
         _ => float(bytes.get(field)?, exact),
@@ -294,14 +319,16 @@ pub(crate) fn date(bytes: &[u8]) -> Option<i32> {
     if word & DASHES != 0x2d2d_2d2d_2d2d_2d2d & DASHES {
         return None;
     }
-    // All digits at once: YYYYMMDD as one number.
     let day = u64::from(u16::from_le_bytes([d1, d2])) << 48;
-    let digits = word & 0xffff_ffff | word >> 8 & 0xffff_0000_0000 | day;
-    let number = u32::try_from(eight_digits(digits)?).ok()?;
-    let (year, month, day) = (number / 10_000, number / 100 % 100, number % 100);
+    let digits = (word & 0xffff_ffff | word >> 8 & 0xffff_0000_0000 | day) ^ ZEROS;
+    if !are_digits(digits) {
+        return None;
+    }
+    let [century, _, year_of_century, _, month, _, day, _] = pairs(digits).to_le_bytes().map(u32::from);
+    let year = 100 * century + year_of_century;
     const BEFORE: [u32; 13] = [0, 0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];
     const LENGTH: [u32; 13] = [0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let leap = if year_of_century == 0 { century % 4 == 0 } else { year_of_century % 4 == 0 };
     let length = LENGTH.get(month as usize)? + u32::from(leap && month == 2);
     if day < 1 || day > length {
         return None;
@@ -378,9 +405,11 @@ fn quick_timestamp(bytes: &[u8]) -> Option<(i64, bool)> {
     if word & COLONS != 0x3a3a_3a3a_3a3a_3a3a & COLONS {
         return None;
     }
-    // With zeros for the colons it is one number.
-    let number = eight_digits(word & !COLONS | ZEROS & COLONS)?;
-    let (hour, minute, second) = (number / 1_000_000, number / 1000 % 1000, number % 1000);
+    let digits = (word & 0xffff | word >> 8 & 0xffff_0000 | word >> 16 & 0xffff_0000_0000) ^ ZEROS >> 16;
+    if !are_digits(digits) {
+        return None;
+    }
+    let [hour, _, minute, _, second, ..] = pairs(digits).to_le_bytes().map(u64::from);
     if hour > 23 || minute > 59 || second > 59 {
         return None;
     }
@@ -477,10 +506,76 @@ mod tests {
             prop_assert_eq!(date(format!("{year:04}-{month:02}-{day:02}").as_bytes()), Some(days));
         }
 
+        /// All digits at once against one after another, with any byte anywhere.
+        #[test]
+        fn no_other_text_is_a_date(
+            text in "[0-9]{4}-[0-3][0-9]-[0-3][0-9]", place in 0usize..10, byte in any::<u8>(), changed in any::<bool>(),
+        ) {
+            let mut bytes = text.into_bytes();
+            if changed {
+                bytes[place] = byte;
+            }
+            let number = |range: Range<usize>| integer(&bytes[range], false).filter(|_| bytes.iter().all(|&byte| byte != b'+'));
+            let parts = (number(0..4), bytes[4], number(5..7), bytes[7], number(8..10));
+            let is_date = match parts {
+                (Some(year), b'-', Some(month), b'-', Some(day)) => {
+                    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+                    let days = match month {
+                        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+                        4 | 6 | 9 | 11 => 30,
+                        2 => 28 + i64::from(leap),
+                        _ => 0,
+                    };
+                    !bytes.iter().skip(8).any(|&byte| byte == b'-') && bytes[0] != b'-' && bytes[5] != b'-'
+                        && (1..=days).contains(&day)
+                }
+                _ => false,
+            };
+            prop_assert_eq!(date(&bytes).is_some(), is_date, "{:?}", String::from_utf8_lossy(&bytes));
+        }
+
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(prop::sample::select(b"0123456789+-.:eTZ ".to_vec()), 0..32)) {
             let _ = (integer(&bytes, true), float(&bytes, true), decimal(&bytes, 4), timestamp(&bytes), time(&bytes));
         }
+    }
+
+    #[test]
+    fn only_digits_are_digits() {
+        for (place, byte) in (0..8).flat_map(|place| (0..=255).map(move |byte| (place, byte))) {
+            for others in [*b"00000000", *b"99999999"] {
+                let mut bytes = others;
+                bytes[place] = byte;
+                let digits = u64::from_le_bytes(bytes) ^ ZEROS;
+                assert_eq!(are_digits(digits), byte.is_ascii_digit(), "{bytes:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn booleans() {
+        for (text, expected) in [("true", true), ("True", true), ("TRUE", true), ("false", false), ("FALSE", false)] {
+            assert_eq!(boolean(text.as_bytes()), Some(expected), "{text:?}");
+        }
+        assert_eq!(boolean(b"False"), Some(false));
+        // Each with one byte changed, added or taken away.
+        for text in ["true", "True", "TRUE", "false", "False", "FALSE"] {
+            for (place, byte) in (0..text.len()).flat_map(|place| (0..=255).map(move |byte| (place, byte))) {
+                let mut bytes = text.as_bytes().to_vec();
+                bytes[place] = byte;
+                let plainly = match bytes.as_slice() {
+                    b"true" | b"True" | b"TRUE" => Some(true),
+                    b"false" | b"False" | b"FALSE" => Some(false),
+                    _ => None,
+                };
+                assert_eq!(boolean(&bytes), plainly, "{bytes:?}");
+                bytes.push(byte);
+                assert_eq!(boolean(&bytes), None, "{bytes:?}");
+            }
+            assert_eq!(boolean(&text.as_bytes()[1..]), None);
+            assert_eq!(boolean(&text.as_bytes()[..text.len() - 1]), None);
+        }
+        assert_eq!(boolean(b""), None);
     }
 
     #[test]
