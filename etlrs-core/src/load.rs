@@ -6,7 +6,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 
-use crate::{Checksum, Error, ErrorKind, Partition, PartitionId, Result, RunContext, Scan};
+use crate::{Checksum, Error, ErrorKind, Partition, PartitionId, Result, RunContext, Scan, unknown_name};
 
 /// A target of tabular data. Constructing one does no I/O.
 ///
@@ -151,12 +151,8 @@ impl std::str::FromStr for LoadMode {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|mode| mode.as_str() == text).ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidConfig,
-                format!("{text:?} is no mode; the modes are create, append, replace and merge"),
-            )
-        })
+        let found = Self::ALL.into_iter().find(|mode| mode.as_str() == text);
+        found.ok_or_else(|| unknown_name("mode", text, &Self::ALL.map(Self::as_str)))
     }
 }
 

@@ -120,9 +120,15 @@ impl Registry {
                 Some(extension) => format!("no connector serves files that end in .{extension}"),
                 None => "the name has no extension that tells its format".to_owned(),
             };
-            Error::new(ErrorKind::InvalidConfig, message)
-                .hint(format!("the extensions are {}, the schemes {}", list(&extensions), list(&self.schemes())))
-                .in_source(uri)
+            let formats = self.connectors.iter().filter(|connector| connector.schemes().is_empty());
+            let formats: Vec<_> = formats.map(|connector| format!("{}:{uri}", connector.name())).collect();
+            let before = if formats.is_empty() {
+                String::new()
+            } else {
+                format!("name the format before it, as in {}; ", formats.join(" or "))
+            };
+            let known = format!("the extensions are {}, the schemes {}", list(&extensions), list(&self.schemes()));
+            Error::new(ErrorKind::InvalidConfig, message).hint(before + &known).in_source(uri)
         })
     }
 

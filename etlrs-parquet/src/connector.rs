@@ -47,6 +47,7 @@ impl Connector for ParquetConnector {
 
     fn loader(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Loader>> {
         let options = ParquetWriteOptions::from_pairs(pairs(options))?;
+        options.validate()?;
         let path = file_of(uri, "parquet")?;
         let loader = if is_directory_target(path) { ParquetLoader::directory(path) } else { ParquetLoader::new(path) };
         Ok(Arc::new(loader.with_options(options)))
@@ -70,6 +71,8 @@ mod tests {
             ("compresion", "zstd", "did you mean compression?"),
             ("compression", "zst", "did you mean zstd?"),
             ("row_group_size", "many", "whole number"),
+            ("row_group_size", "0", "row_group_size must be at least 1"),
+            ("data_page_rows", "0", "data_page_rows must be at least 1"),
         ] {
             let options = OptionMap::from([(key.to_owned(), value.to_owned())]);
             let error = ParquetConnector.loader(&uri, &options).err().unwrap();

@@ -1,4 +1,4 @@
-use etlrs_core::{OptionValue, unknown_name};
+use etlrs_core::{Error, ErrorKind, OptionValue, Result, unknown_name};
 use parquet::basic::{BrotliLevel, Compression as Codec, GzipLevel, ZstdLevel};
 
 use crate::{BloomFilters, SortOrder};
@@ -58,13 +58,24 @@ const LARGEST_PAGE: usize = 256 << 20;
 
 impl ParquetWriteOptions {
     /// Refuses values that an option cannot have.
-    pub(crate) fn validate(&self) -> Result<(), String> {
-        self.compression.codec()?;
+    pub(crate) fn validate(&self) -> Result<()> {
+        let wrong = |reason: String| Err(Error::new(ErrorKind::InvalidConfig, reason));
+        if let Err(reason) = self.compression.codec() {
+            return wrong(reason);
+        }
         if !(self.bloom_fpp > 0.0 && self.bloom_fpp < 1.0) {
-            return Err("bloom_fpp must be above 0 and below 1, as 0.01 is".into());
+            return wrong("bloom_fpp must be above 0 and below 1, as 0.01 is".into());
+        }
+        let counts = [
+            ("row_group_size", self.row_group_size),
+            ("data_page_size", self.data_page_size),
+            ("data_page_rows", self.data_page_rows),
+        ];
+        if let Some((name, _)) = counts.into_iter().find(|&(_, count)| count == 0) {
+            return wrong(format!("{name} must be at least 1"));
         }
         if self.data_page_size > LARGEST_PAGE {
-            return Err(format!("data_page_size is {LARGEST_PAGE} bytes at the most"));
+            return wrong(format!("data_page_size is {LARGEST_PAGE} bytes at the most"));
         }
         Ok(())
     }

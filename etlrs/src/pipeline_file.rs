@@ -487,7 +487,7 @@ mod tests {
             ("[target]\nuri='x'", "the file lacks the key \"source\""),
             ("[source]\nuri = 1\n[target]\nuri='x'", "uri in [source] must be text, but is a number"),
             (&format!("{SMALL}moed='x'"), "there is no key in [target] called \"moed\"; did you mean mode?"),
-            (&format!("{SMALL}mode='x'"), "the modes are create"),
+            (&format!("{SMALL}mode='x'"), "there is create, append, replace, merge"),
             (&format!("{SMALL}[performance]\nbatchsize=1"), "did you mean batch_size?"),
             (&format!("{SMALL}[errors]\non_error='quarantin'"), "did you mean quarantine?"),
             (&format!("{SMALL}[errors]\nmax_errors=-1"), "max_errors in [errors] must be a number of at least 0"),

@@ -393,7 +393,10 @@ fn a_filter_of_the_wrong_type_is_wrong_usage() {
 fn wrong_usage_ends_with_two() {
     let folder = folder_with_csv();
     for (line, needle) in [
-        ("copy ok.csv o.parquet --mode crate", "the modes are create, append, replace and merge"),
+        (
+            "copy ok.csv o.parquet --mode crate",
+            "there is no mode \"crate\"; did you mean create? There is create, append, replace, merge",
+        ),
         ("copy ok.csv o.parquet --memory lots", "256MB"),
         ("copy ok.csv o.parquet --verify maybe", "full"),
         ("copy ok.csv o.parquet --source-option header", "KEY=VALUE"),

@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_schema::{Schema, SchemaRef};
-use etlrs_core::{Error, ErrorKind};
+use etlrs_core::Error;
 use parquet::arrow::arrow_writer::{ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::arrow::{ARROW_SCHEMA_META_KEY, encode_arrow_schema};
 use parquet::errors::{ParquetError, Result};
@@ -81,19 +81,19 @@ impl Layout {
         options: &ParquetWriteOptions,
         target: &Path,
     ) -> etlrs_core::Result<Self> {
-        options.validate().map_err(|reason| Error::new(ErrorKind::InvalidConfig, reason))?;
+        options.validate()?;
         // Metadata of the source, such as the index that pandas keeps, would be wrong for other rows.
         let schema = Arc::new(Schema::new(schema.fields().clone()));
         let leaves = SchemaDescriptor::new(root.clone());
         let named = |error: Error| error.in_source(target.display());
         let filters = options.bloom_filters.leaves(&leaves).map_err(named)?;
         let order = options.sort_by.keys(&schema, &leaves).map_err(named)?;
-        let row_group_rows = options.row_group_size.max(1);
+        let row_group_rows = options.row_group_size;
         let column = ColumnLayout {
             dictionary: options.dictionary,
             statistics: options.statistics,
-            page_rows: options.data_page_rows.clamp(1, row_group_rows),
-            page_bytes: options.data_page_size.max(1),
+            page_rows: options.data_page_rows.min(row_group_rows),
+            page_bytes: options.data_page_size,
             filter: None,
         };
         let compression = options.compression.codec().map_err(ParquetError::General);
