@@ -135,6 +135,10 @@ fn packed(input: &[u8], compression: Compression, name: &str) {
         let _ = read_packed(bytes);
         return;
     }
+    // What looks packed itself is unpacked once if it is plain, and once if it is packed.
+    if [b"\x1f\x8b".as_slice(), b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ"].iter().any(|start| bytes.starts_with(start)) {
+        return;
+    }
     let mut compressor = compression.compressor().unwrap();
     let mut packed = Vec::new();
     let mut ends = vec![0];
