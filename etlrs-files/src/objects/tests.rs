@@ -325,6 +325,8 @@ fn patterns_and_directories_are_listed() {
     assert_eq!(files("d/").unwrap(), ["d/a-1.csv", "d/a-2.csv", "d/b-1.csv"]);
     assert_eq!(files("d").unwrap(), files("d/").unwrap());
     assert_eq!(files("d/n.txt").unwrap(), ["d/n.txt"]);
+    // One star does not reach into directories.
+    assert_eq!(files("d/*4.csv").unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(files("d/z-*.csv").unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(files("nothing").unwrap_err().kind(), ErrorKind::NotFound);
 }
