@@ -271,7 +271,7 @@ fn primitive<T: ArrowPrimitiveType>(
 
 /// Texts one after another, and where each ends.
 struct Text {
-    /// With room behind the last text, so that it is made once and not for each chunk.
+    /// With room behind the last text that is kept between chunks, so that it is filled with zeros only once.
     bytes: Vec<u8>,
     /// Bytes of texts.
     filled: usize,
@@ -344,8 +344,8 @@ impl Fields<'_> {
         let records = fields.len();
         let Text { bytes, filled: end, offsets } = text;
         let before = *end;
-        // All texts of the column fit into what the chunk has, so none has to ask for room.
-        let wanted = before + chunk.bytes.len() + SHORT;
+        // So much that no text has to ask for room. Counted, for one long text of another column may be most of the chunk.
+        let wanted = before + self.iter().map(|field| field.range().len()).sum::<usize>() + SHORT;
         if bytes.len() < wanted {
             bytes.resize(wanted, 0);
         }

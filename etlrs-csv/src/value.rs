@@ -37,7 +37,8 @@ const ZEROS: u64 = 0x3030_3030_3030_3030;
 fn last_eight(bytes: &[u8], digits: Range<usize>) -> Option<u64> {
     let word = bytes.get(digits.end.checked_sub(8)?..digits.end)?;
     let word = u64::from_le_bytes(word.try_into().ok()?);
-    // Of the length only the lowest bits are taken, as by the processor.
+    debug_assert!((1..=8).contains(&digits.len()));
+    // Less than nothing, of which the shift takes the lowest six bits, as the processor does: 64 less the digits' bits.
     let other_bits = 0u32.wrapping_sub(8 * digits.len() as u32);
     Some((word ^ ZEROS) & u64::MAX.wrapping_shl(other_bits))
 }
