@@ -4,6 +4,9 @@
 //! quotes so far (a prefix sum of bits) tells which of them are within quotes; the delimiters and line feeds that are not
 //! end fields. This is the method of Langdale and Lemire, "Parsing Gigabytes of JSON per Second" (2019).
 //!
+//! Fields are put down without asking which of them end lines, for that could not be foretold. Where a record is due to
+//! end then has to be a line feed, and no other end may be one: two masks that have to be the same.
+//!
 //! Parity is right as long as quotes stand only where a field begins, where it ends, and doubled within it. That is
 //! checked: a quote that opens (makes the count odd) has a delimiter, a line feed or a quote before it, and one that
 //! closes has a delimiter, a line end or a quote behind it. So the first quote of a field is its first byte, the last

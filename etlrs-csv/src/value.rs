@@ -516,9 +516,11 @@ mod tests {
             if changed {
                 bytes[place] = byte;
             }
-            let number = |range: Range<usize>| integer(&bytes[range], false).filter(|_| bytes.iter().all(|&byte| byte != b'+'));
-            let parts = (number(0..4), bytes[4], number(5..7), bytes[7], number(8..10));
-            let is_date = match parts {
+            let number = |range: Range<usize>| {
+                let digits = bytes.get(range).filter(|digits| digits.iter().all(u8::is_ascii_digit))?;
+                integer(digits, false)
+            };
+            let is_date = match (number(0..4), bytes[4], number(5..7), bytes[7], number(8..10)) {
                 (Some(year), b'-', Some(month), b'-', Some(day)) => {
                     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
                     let days = match month {
@@ -527,8 +529,7 @@ mod tests {
                         2 => 28 + i64::from(leap),
                         _ => 0,
                     };
-                    !bytes.iter().skip(8).any(|&byte| byte == b'-') && bytes[0] != b'-' && bytes[5] != b'-'
-                        && (1..=days).contains(&day)
+                    (1..=days).contains(&day)
                 }
                 _ => false,
             };
@@ -555,11 +556,7 @@ mod tests {
 
     #[test]
     fn booleans() {
-        for (text, expected) in [("true", true), ("True", true), ("TRUE", true), ("false", false), ("FALSE", false)] {
-            assert_eq!(boolean(text.as_bytes()), Some(expected), "{text:?}");
-        }
-        assert_eq!(boolean(b"False"), Some(false));
-        // Each with one byte changed, added or taken away.
+        // Each of them, and each with one byte changed, added or taken away.
         for text in ["true", "True", "TRUE", "false", "False", "FALSE"] {
             for (place, byte) in (0..text.len()).flat_map(|place| (0..=255).map(move |byte| (place, byte))) {
                 let mut bytes = text.as_bytes().to_vec();

@@ -397,6 +397,7 @@ fn wrong_usage_ends_with_two() {
             "copy ok.csv o.parquet --mode crate",
             "there is no mode \"crate\"; did you mean create? There is create, append, replace, merge",
         ),
+        ("copy ok o.parquet", "name the format before it, as in csv:ok or parquet:ok"),
         ("copy ok.csv o.parquet --memory lots", "256MB"),
         ("copy ok.csv o.parquet --verify maybe", "full"),
         ("copy ok.csv o.parquet --source-option header", "KEY=VALUE"),
