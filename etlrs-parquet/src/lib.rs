@@ -34,6 +34,7 @@ mod encode;
 mod error;
 mod extract;
 mod file;
+mod footer;
 mod load;
 mod options;
 mod output;

@@ -1,41 +1,46 @@
 //! A file in the making.
 
-use std::io::{self, Write};
+use std::io::Write;
 
+use parquet::bloom_filter::Sbbf;
 use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::{ParquetError, Result};
-use parquet::file::metadata::{
-    ParquetMetaData, ParquetMetaDataWriter, RowGroupMetaData, RowGroupMetaDataPtr, SortingColumn,
-};
+use parquet::file::metadata::{RowGroupMetaData, RowGroupMetaDataPtr, SortingColumn};
+use parquet::file::properties::WriterPropertiesPtr;
 use parquet::file::reader::ChunkReader;
-use parquet::file::writer::SerializedFileWriter;
+use parquet::file::writer::{SerializedRowGroupWriter, TrackedWrite};
+use parquet::schema::types::SchemaDescPtr;
 
 use crate::encode::{Layout, RowGroup};
+use crate::footer::{Footer, Indexes, MAGIC};
 
 /// Writes row groups to `sink`, and their footer.
 ///
 /// Design note. The file writer of the parquet crate gives all row groups one order, for its properties are those of the
-/// file. Here each has what is true of its own rows: those of a file that is appended to keep theirs, and one with NaN may
-/// have none. So what the crate writes at the end is held back, page indexes and footer, and the footer written anew.
+/// file, and keeps what takes too much memory. Here each has what is true of its own rows: those of a file that is appended
+/// to keep theirs, and one with NaN may have none.
 pub(crate) struct FileWriter<W: Write + Send> {
-    file: SerializedFileWriter<Gate<W>>,
-    /// The order of each row group.
-    orders: Vec<Option<Vec<SortingColumn>>>,
-    /// Whether row groups may have page indexes. The parquet crate wants offset indexes of all or of none.
+    sink: TrackedWrite<W>,
+    schema: SchemaDescPtr,
+    properties: WriterPropertiesPtr,
+    footer: Footer,
+    /// Whether row groups may have page indexes. Readers want offset indexes of all or of none.
     indexes: bool,
 }
 
 impl<W: Write + Send> FileWriter<W> {
     pub(crate) fn new(sink: W, layout: &Layout) -> Result<Self> {
-        let sink = Gate { sink: Some(sink), held: None };
-        let file = SerializedFileWriter::new(sink, layout.root.clone(), layout.properties.clone())?;
-        Ok(Self { file, orders: Vec::new(), indexes: true })
+        let mut sink = TrackedWrite::new(sink);
+        sink.write_all(MAGIC)?;
+        let (schema, properties) = (layout.leaves.clone(), layout.properties.clone());
+        let footer = Footer::new(schema.clone(), &properties);
+        Ok(Self { sink, schema, properties, footer, indexes: true })
     }
 
     /// Appends an encoded row group.
-    pub(crate) fn append(&mut self, group: RowGroup) -> Result<RowGroupMetaDataPtr> {
-        self.orders.push(group.order.clone());
-        group.append_to(&mut self.file, self.indexes)
+    pub(crate) fn append(&mut self, mut group: RowGroup) -> Result<RowGroupMetaDataPtr> {
+        let order = group.order.take();
+        self.row_group(order, |row_group| group.append_to(row_group))
     }
 
     /// Leaves the page indexes of all row groups out.
@@ -50,75 +55,60 @@ impl<W: Write + Send> FileWriter<W> {
         group: &RowGroupMetaData,
         columns: impl IntoIterator<Item = ColumnCloseResult>,
     ) -> Result<()> {
-        self.orders.push(group.sorting_columns().cloned());
-        let mut row_group = self.file.next_row_group()?;
-        for mut column in columns {
-            if !self.indexes {
-                (column.column_index, column.offset_index) = (None, None);
-            }
-            row_group.append_column(source, column)?;
-        }
-        row_group.close().map(|_| ())
+        let order = group.sorting_columns().cloned();
+        let copied = self.row_group(order, |row_group| {
+            columns.into_iter().try_for_each(|column| row_group.append_column(source, column))
+        });
+        copied.map(|_| ())
     }
 
-    /// Writes the footer, and gives the sink and what the footer tells.
-    pub(crate) fn finish(mut self) -> Result<(W, ParquetMetaData)> {
-        let gone = || ParquetError::General("a file was finished twice".to_owned());
-        if self.orders.iter().all(Option::is_none) {
-            let footer = self.file.finish()?;
-            return Ok((self.file.inner_mut().sink.take().ok_or_else(gone)?, footer));
-        }
-        self.file.flush()?;
-        self.file.inner_mut().held = Some(Vec::new());
-        let footer = self.file.finish()?;
-        let gate = self.file.inner_mut();
-        let held = gate.held.take().unwrap_or_default();
-        let mut sink = gate.sink.take().ok_or_else(gone)?;
-        let indexes = before_footer(&held).ok_or_else(|| ParquetError::General("a footer was cut short".to_owned()))?;
-        sink.write_all(indexes)?;
-        let groups = footer.row_groups().iter().zip(std::mem::take(&mut self.orders));
-        let groups = groups.map(|(group, order)| group.clone().into_builder().set_sorting_columns(order).build());
-        let groups = groups.collect::<Result<_>>()?;
-        let footer = footer
-            .into_builder()
-            .set_row_groups(groups)
-            // They are written, and the row groups tell where.
-            .set_column_index(None)
-            .set_offset_index(None)
-            .build();
-        ParquetMetaDataWriter::new(&mut sink, &footer).finish()?;
-        sink.flush()?;
-        Ok((sink, footer))
+    /// Appends a row group, whose columns `fill` appends.
+    fn row_group(
+        &mut self,
+        order: Option<Vec<SortingColumn>>,
+        fill: impl FnOnce(&mut SerializedRowGroupWriter<'_, W>) -> Result<()>,
+    ) -> Result<RowGroupMetaDataPtr> {
+        let ordinal = i16::try_from(self.footer.len()).map_err(|_| {
+            let message = "a file can have 32768 row groups, and this one would need more; larger row groups take more \
+                           memory, and a directory has a file for each part";
+            ParquetError::General(message.to_owned())
+        })?;
+        let (footer, has_indexes) = (&mut self.footer, self.indexes);
+        let on_close = move |sink: &mut TrackedWrite<W>, mut group: RowGroupMetaData, filters, column, offset| {
+            write_filters(sink, &mut group, filters)?;
+            let group = group.into_builder().set_sorting_columns(order).build()?;
+            footer.push(group, has_indexes.then_some(Indexes { column, offset }))
+        };
+        let (schema, properties) = (self.schema.clone(), self.properties.clone());
+        let mut row_group =
+            SerializedRowGroupWriter::new(schema, properties, &mut self.sink, ordinal, Some(Box::new(on_close)));
+        fill(&mut row_group)?;
+        row_group.close()
+    }
+
+    /// Writes page indexes and footer, and gives the sink and the rows of the file.
+    pub(crate) fn finish(mut self) -> Result<(W, u64)> {
+        let rows = self.footer.write(&mut self.sink)?;
+        // So that an error of it is told as it is.
+        self.sink.flush()?;
+        Ok((self.sink.into_inner()?, rows))
     }
 }
 
-/// What is before the footer that `bytes` end in.
-fn before_footer(bytes: &[u8]) -> Option<&[u8]> {
-    let (rest, magic) = bytes.split_last_chunk::<4>()?;
-    let (rest, length) = rest.split_last_chunk::<4>()?;
-    let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
-    (magic == b"PAR1").then_some(rest)?.get(..rest.len().checked_sub(length)?)
-}
-
-/// Passes on what is written to it, or holds it.
-struct Gate<W> {
-    /// There until the file is finished.
-    sink: Option<W>,
-    held: Option<Vec<u8>>,
-}
-
-impl<W: Write> Write for Gate<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.held {
-            Some(held) => held.write(bytes),
-            None => self.sink.as_mut().map_or(Err(io::ErrorKind::BrokenPipe.into()), |sink| sink.write(bytes)),
-        }
+/// Writes the Bloom filters of the columns of `group` and notes in it where they are.
+fn write_filters<W: Write>(
+    sink: &mut TrackedWrite<W>,
+    group: &mut RowGroupMetaData,
+    filters: Vec<Option<Sbbf>>,
+) -> Result<()> {
+    for (column, filter) in group.columns_mut().iter_mut().zip(filters) {
+        let Some(filter) = filter else { continue };
+        let start = sink.bytes_written();
+        filter.write(&mut *sink)?;
+        let length = i32::try_from(sink.bytes_written() - start)?;
+        let noted = column.clone().into_builder();
+        let noted = noted.set_bloom_filter_offset(Some(i64::try_from(start)?)).set_bloom_filter_length(Some(length));
+        *column = noted.build()?;
     }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match (&self.held, &mut self.sink) {
-            (None, Some(sink)) => sink.flush(),
-            _ => Ok(()),
-        }
-    }
+    Ok(())
 }

@@ -114,9 +114,7 @@ pub(crate) fn start(file: OutputFile, target: &Path, layout: &Layout) -> Result<
 
 /// Writes the footer of `file`; gives its rows.
 pub(crate) fn finish(file: FileWriter<OutputFile>, target: &Path) -> Result<(OutputFile, u64)> {
-    let (file, footer) = file.finish().map_err(|error| writing(target, error))?;
-    let rows = footer.row_groups().iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0)).sum();
-    Ok((file, rows))
+    file.finish().map_err(|error| writing(target, error))
 }
 
 /// Appends an encoded row group.

@@ -10,7 +10,7 @@ pub(crate) fn varint(mut value: u64, out: &mut Vec<u8>) {
 }
 
 /// Appends `value` as zigzag ULEB128.
-fn zigzag(value: i64, out: &mut Vec<u8>) {
+pub(crate) fn zigzag(value: i64, out: &mut Vec<u8>) {
     varint((value << 1 ^ value >> 63).cast_unsigned(), out);
 }
 

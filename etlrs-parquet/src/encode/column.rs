@@ -6,7 +6,6 @@ use arrow_array::{Array, ArrayRef, UInt64Array};
 use arrow_schema::{DataType, TimeUnit};
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowLeafColumn};
 use parquet::basic::Type as PhysicalType;
-use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::{ParquetError, Result};
 use parquet::schema::types::ColumnDescPtr;
 
@@ -35,13 +34,6 @@ pub(crate) enum EncodedColumn {
 }
 
 impl EncodedColumn {
-    pub(crate) fn close_mut(&mut self) -> &mut ColumnCloseResult {
-        match self {
-            Self::Quick(chunk) => &mut chunk.close,
-            Self::Crate(chunk) => chunk.close_mut(),
-        }
-    }
-
     pub(crate) fn bytes(&self) -> usize {
         let close = match self {
             Self::Quick(chunk) => &chunk.close,

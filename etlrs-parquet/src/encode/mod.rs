@@ -32,11 +32,12 @@ use etlrs_core::Error;
 use parquet::arrow::arrow_writer::{ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::arrow::{ARROW_SCHEMA_META_KEY, encode_arrow_schema};
 use parquet::errors::{ParquetError, Result};
-use parquet::file::metadata::{KeyValue, RowGroupMetaDataPtr, SortingColumn};
+use parquet::file::metadata::{KeyValue, SortingColumn};
 use parquet::file::properties::{BloomFilterProperties, EnabledStatistics, WriterProperties, WriterPropertiesPtr};
-use parquet::file::writer::SerializedFileWriter;
-use parquet::schema::types::{ColumnDescPtr, ColumnPath, SchemaDescriptor, TypePtr};
+use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::schema::types::{ColumnDescPtr, ColumnPath, SchemaDescPtr, SchemaDescriptor, TypePtr};
 
+pub(crate) use self::bits::{varint, zigzag};
 use self::codec::Compressor;
 use self::column::{Column, EncodedColumn};
 use self::filter::FilterSize;
@@ -50,7 +51,7 @@ use crate::{ParquetWriteOptions, Statistics};
 pub(crate) struct Layout {
     pub(crate) schema: SchemaRef,
     pub(crate) root: TypePtr,
-    leaves: SchemaDescriptor,
+    pub(crate) leaves: SchemaDescPtr,
     pub(crate) properties: WriterPropertiesPtr,
     row_group_rows: usize,
     column: ColumnLayout,
@@ -84,7 +85,7 @@ impl Layout {
         options.validate()?;
         // Metadata of the source, such as the index that pandas keeps, would be wrong for other rows.
         let schema = Arc::new(Schema::new(schema.fields().clone()));
-        let leaves = SchemaDescriptor::new(root.clone());
+        let leaves = Arc::new(SchemaDescriptor::new(root.clone()));
         let named = |error: Error| error.in_source(target.display());
         let filters = options.bloom_filters.leaves(&leaves).map_err(named)?;
         let order = options.sort_by.keys(&schema, &leaves).map_err(named)?;
@@ -164,24 +165,12 @@ pub(crate) struct RowGroup {
 }
 
 impl RowGroup {
-    /// Appends it to `file`, with page indexes or without.
-    pub(crate) fn append_to<W: Write + Send>(
-        self,
-        file: &mut SerializedFileWriter<W>,
-        indexes: bool,
-    ) -> Result<RowGroupMetaDataPtr> {
-        let mut row_group = file.next_row_group()?;
-        for mut column in self.columns {
-            if !indexes {
-                let close = column.close_mut();
-                (close.column_index, close.offset_index) = (None, None);
-            }
-            match column {
-                EncodedColumn::Quick(chunk) => row_group.append_column(&chunk.bytes, chunk.close)?,
-                EncodedColumn::Crate(chunk) => chunk.append_to_row_group(&mut row_group)?,
-            }
-        }
-        row_group.close()
+    /// Appends its columns to `row_group`, which is empty.
+    pub(crate) fn append_to<W: Write + Send>(self, row_group: &mut SerializedRowGroupWriter<'_, W>) -> Result<()> {
+        self.columns.into_iter().try_for_each(|column| match column {
+            EncodedColumn::Quick(chunk) => row_group.append_column(&chunk.bytes, chunk.close),
+            EncodedColumn::Crate(chunk) => chunk.append_to_row_group(row_group),
+        })
     }
 }
 
