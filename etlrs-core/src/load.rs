@@ -59,7 +59,8 @@ pub trait LoadSession: Send + Sync {
     /// Up to [`LoadCapabilities::max_writers`] are open at a time, always including that of the first partition which is
     /// not finished; with one writer, partitions are therefore opened in their order. A partition is opened again
     /// (`attempt` > 1) only after the writer of the attempt before was dropped, and what that one staged is gone when
-    /// this returns.
+    /// this returns. A target that cannot take back what it has says so with `Unsupported`, and the user is told why the
+    /// attempt before failed.
     async fn writer(&self, cx: &RunContext, partition: &Partition, attempt: u32) -> Result<Box<dyn PartitionWriter>>;
 
     /// The staged rows as a scan, still invisible to readers of the target, for a check before they are published.

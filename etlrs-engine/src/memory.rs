@@ -26,6 +26,8 @@ pub(crate) struct Shares {
     pub(crate) quarantine: usize,
     /// Bytes beside them, for the oldest partition in flight.
     pub(crate) lane: usize,
+    /// Bytes that were in use before.
+    pub(crate) held: usize,
 }
 
 impl Shares {
@@ -50,7 +52,7 @@ impl Shares {
         let lane = free / 8;
         let fitting = (free - lane) / least;
         if fitting == 0 {
-            let needed = (held + least + least / 4).next_multiple_of(1 << 20);
+            let needed = in_megabytes(held.saturating_add(least).saturating_add(least / 4));
             return Err(Error::new(
                 ErrorKind::MemoryExceeded,
                 format!("the memory budget of {} is too small for this run", format_bytes(budget)),
@@ -61,7 +63,7 @@ impl Shares {
         let share = (free - lane) / workers;
         // What is rejected is little; an eighth lets it be written in batches of some size.
         let quarantine = quarantine.map_or(0, |_| least_quarantine.max(share / 8).min(share - least_worker));
-        Ok(Self { workers, worker: share - quarantine, quarantine, lane })
+        Ok(Self { workers, worker: share - quarantine, quarantine, lane, held })
     }
 }
 
@@ -77,7 +79,7 @@ pub(crate) fn require_lane(cx: &RunContext, shares: Shares, bytes: usize) -> Res
     if bytes <= shares.lane + 2 * cx.batch_memory() {
         return Ok(());
     }
-    let needed = bytes.saturating_mul(8).next_multiple_of(1 << 20);
+    let needed = in_megabytes(shares.held.saturating_add(bytes.saturating_mul(8)));
     Err(Error::new(
         ErrorKind::MemoryExceeded,
         format!(
@@ -89,6 +91,11 @@ pub(crate) fn require_lane(cx: &RunContext, shares: Shares, bytes: usize) -> Res
     .hint(format!("a budget of {} would do, or fewer rows in a batch", format_bytes(needed))))
 }
 
+/// `bytes`, rounded up.
+fn in_megabytes(bytes: usize) -> usize {
+    bytes.checked_next_multiple_of(1 << 20).unwrap_or(usize::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,7 +105,7 @@ mod tests {
     #[test]
     fn fewer_workers_are_started_than_fit() {
         let shares = |budget, workers| Shares::new(budget, 0, workers, MB, MB, None).unwrap();
-        assert_eq!(shares(64 * MB, 8), Shares { workers: 8, worker: 7 * MB, quarantine: 0, lane: 8 * MB });
+        assert_eq!(shares(64 * MB, 8), Shares { workers: 8, worker: 7 * MB, quarantine: 0, lane: 8 * MB, held: 0 });
         assert_eq!(shares(16 * MB, 8).workers, 3);
         for budget in 5..200 {
             let shares = shares(budget * MB, 8);
@@ -127,5 +134,7 @@ mod tests {
         assert_eq!(error.to_string(), "the memory budget of 4MB is too small for this run; 5MB would do");
         assert!(Shares::new(5 * MB, 0, 2, MB, MB, None).is_ok());
         assert!(Shares::new(5 * MB, MB, 2, MB, MB, None).is_err());
+        // Whatever a connector claims.
+        assert!(Shares::new(5 * MB, MB, 2, usize::MAX / 3, usize::MAX, None).is_err());
     }
 }

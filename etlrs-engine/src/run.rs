@@ -372,6 +372,7 @@ impl PartitionLoad<'_> {
         let partition = &self.run.scan.partitions()[id.index()];
         let most = self.cx.config().max_attempts;
         let mut attempt = 1;
+        let mut before = None;
         loop {
             match self.attempt(partition, attempt).await {
                 Ok((receipt, rows_read, set_aside)) => {
@@ -383,8 +384,15 @@ impl PartitionLoad<'_> {
                     self.cx.counters().retries.add(1);
                     tokio::time::sleep(back_off(attempt)).await;
                     attempt += 1;
+                    before = Some(error);
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    return Err(match before {
+                        // A target that keeps what it has only says that there can be no other attempt.
+                        Some(before) if error.kind() == ErrorKind::Unsupported => before.hint(error.to_string()),
+                        _ => error,
+                    });
+                }
             }
         }
     }

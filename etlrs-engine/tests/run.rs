@@ -135,6 +135,24 @@ fn an_error_that_stays_leaves_the_target_as_it_was() {
 }
 
 #[test]
+fn why_the_first_attempt_failed_is_told_if_there_can_be_no_other() {
+    let mut target = Strict::new(4);
+    target.keeps_rows = true;
+    let fault = Fault { failing_reads: Arc::new(AtomicU32::new(1)), transient: true, ..Fault::default() };
+    let pipeline = PipelineBuilder::new()
+        .extract(Faulty(numbers(1600, 16), fault))
+        .load(target.clone())
+        .request(many())
+        .config(PerformanceConfig { max_threads: 1, batch_size: 10, ..config() })
+        .build()
+        .unwrap();
+    let error = tokio::runtime::Runtime::new().unwrap().block_on(pipeline.execute()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    let words = error.to_string();
+    assert!(words.contains("the connection was lost") && words.contains("some of its rows are in the file"), "{words}");
+}
+
+#[test]
 fn a_source_that_changes_and_a_stage_that_panics_publish_nothing() {
     for (fault, kind) in [
         (Fault { changing: true, ..Fault::default() }, ErrorKind::SourceChanged),
@@ -187,6 +205,8 @@ struct Strict {
     opened: Arc<Mutex<Vec<u32>>>,
     corrupt: Option<fn(RecordBatch) -> RecordBatch>,
     lies_about_rows: bool,
+    /// Rows that it has cannot be taken back.
+    keeps_rows: bool,
     aborted: Arc<AtomicBool>,
 }
 
@@ -199,6 +219,7 @@ impl Strict {
             opened: Arc::default(),
             corrupt: None,
             lies_about_rows: false,
+            keeps_rows: false,
             aborted: Arc::default(),
         }
     }
@@ -228,6 +249,9 @@ impl LoadSession for StrictSession {
             let mut open = self.1.open.lock().unwrap();
             open.push(partition.id.0);
             assert!(open.len() <= self.1.writers, "{open:?} are open");
+        }
+        if self.1.keeps_rows && attempt > 1 {
+            return Err(Error::new(ErrorKind::Unsupported, "some of its rows are in the file"));
         }
         self.1.opened.lock().unwrap().push(partition.id.0);
         // Gives others a chance to come too early.
