@@ -79,9 +79,9 @@ pub(crate) struct Copy {
 /// What `copy` and `plan SOURCE TARGET` share.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct CopyOptions {
-    /// What happens to a target that exists: create (it must not), append, replace
-    #[arg(long, value_name = "MODE", default_value = "create", value_parser = parse_mode)]
-    pub(crate) mode: LoadMode,
+    /// What happens to a target that exists: create (the default: it must not exist), append, replace
+    #[arg(long, value_name = "MODE", value_parser = parse_mode)]
+    pub(crate) mode: Option<LoadMode>,
     /// Key columns of the mode merge, which no target has yet
     #[arg(long, hide = true, value_name = "COL,…", value_delimiter = ',')]
     pub(crate) key: Vec<String>,
@@ -103,6 +103,23 @@ pub(crate) struct CopyOptions {
     /// Compression of the target: snappy, zstd, gzip, none; short for --target-option compression=…
     #[arg(long, value_name = "NAME")]
     pub(crate) compression: Option<String>,
+}
+
+impl CopyOptions {
+    /// The flags that were given.
+    pub(crate) fn given(&self) -> impl Iterator<Item = &'static str> {
+        let flags = [
+            ("--mode", self.mode.is_some()),
+            ("--key", !self.key.is_empty()),
+            ("--columns", self.columns.is_some()),
+            ("--where", self.filter.is_some()),
+            ("--partitions", self.partitions.is_some()),
+            ("--source-option", !self.source_option.is_empty()),
+            ("--target-option", !self.target_option.is_empty()),
+            ("--compression", self.compression.is_some()),
+        ];
+        flags.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag)
+    }
 }
 
 /// What all runs share. Flags win over a pipeline file.

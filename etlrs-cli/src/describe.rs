@@ -74,12 +74,12 @@ pub(crate) async fn inspect(args: Inspect) -> Result<()> {
     for (index, field) in fields.iter().enumerate() {
         let first = rows.iter().find_map(|row| row[index].clone()).unwrap_or_else(|| "∅".into());
         let null = if field.is_nullable() { "" } else { " not null" };
-        columns.push([field.name().clone(), format!("{}{null}", type_name(field.data_type())), short(&first, 40)]);
+        columns.push([short(field.name(), NAME), format!("{}{null}", type_name(field.data_type())), short(&first, 40)]);
     }
     text.push_str(&align(&columns));
     if !rows.is_empty() {
         text.push('\n');
-        let mut table = vec![fields.iter().map(|field| field.name().clone()).collect::<Vec<_>>()];
+        let mut table = vec![fields.iter().map(|field| short(field.name(), NAME)).collect::<Vec<_>>()];
         table.extend(rows.iter().map(|row| {
             row.iter().map(|cell| cell.as_deref().map_or("∅".to_owned(), |cell| short(cell, 24))).collect()
         }));
@@ -95,8 +95,11 @@ pub(crate) async fn inspect(args: Inspect) -> Result<()> {
     Ok(())
 }
 
+/// Characters of a name at the most.
+pub(crate) const NAME: usize = 60;
+
 /// One line, and no longer than `most` characters.
-fn short(text: &str, most: usize) -> String {
+pub(crate) fn short(text: &str, most: usize) -> String {
     let escaped: String = text.chars().map(|c| if c.is_control() { '␤' } else { c }).collect();
     if escaped.chars().count() <= most {
         return escaped;
@@ -112,7 +115,7 @@ pub(crate) fn align<R: AsRef<[String]>>(rows: &[R]) -> String {
         .collect();
     let mut text = String::new();
     for (index, row) in rows.iter().enumerate() {
-        let cells: Vec<_> = row.as_ref().iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let cells: Vec<_> = row.as_ref().iter().zip(&widths).map(|(cell, width)| pad(cell, *width)).collect();
         let _ = writeln!(text, "  {}", cells.join("  ").trim_end());
         if index == 0 {
             let rules: Vec<_> = widths.iter().map(|width| "─".repeat(*width)).collect();
@@ -120,6 +123,11 @@ pub(crate) fn align<R: AsRef<[String]>>(rows: &[R]) -> String {
         }
     }
     text
+}
+
+/// `cell` and blanks up to `width`, which may be more than what formatting takes.
+fn pad(cell: &str, width: usize) -> String {
+    format!("{cell}{}", " ".repeat(width.saturating_sub(cell.chars().count())))
 }
 
 pub(crate) fn connectors(name: Option<&str>, output: Output) -> Result<()> {

@@ -9,8 +9,9 @@ mod run;
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser};
-use etlrs::{CancelToken, Error, ErrorKind, Result};
+use etlrs::{CancelToken, Error, ErrorKind, Result, Uri};
 
 use crate::args::{Args, Command, Output};
 
@@ -37,6 +38,10 @@ pub fn main() -> ExitCode {
         Ok(Done { rejected: false }) => ExitCode::SUCCESS,
         Ok(Done { rejected: true }) => ExitCode::from(REJECTED),
         Err(error) => {
+            let error = match error.kind() {
+                ErrorKind::Cancelled => error.hint("the target is as it was"),
+                _ => error,
+            };
             let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::from(match error.kind() {
                 ErrorKind::InvalidConfig => WRONG_USAGE,
@@ -69,8 +74,28 @@ fn usage(error: &clap::Error) -> ExitCode {
         }
         sentence.push_str(line);
     }
+    // What was to be KEY=VALUE and is not may be a password all the same.
+    let is_pair = error.get(ContextKind::InvalidArg).is_some_and(|flag| flag.to_string().contains("KEY=VALUE"));
+    if let (true, Some(ContextValue::String(value))) = (is_pair, error.get(ContextKind::InvalidValue)) {
+        sentence = sentence.replace(value, "…");
+    }
+    let sentence = without_secrets(sentence, std::env::args_os().filter_map(|arg| arg.into_string().ok()));
     let _ = writeln!(std::io::stderr(), "{sentence}; --help tells more");
     ExitCode::from(WRONG_USAGE)
+}
+
+/// `sentence`, which may quote `args`, without the passwords in them.
+fn without_secrets(mut sentence: String, args: impl IntoIterator<Item = String>) -> String {
+    for arg in args {
+        // The value of a flag may follow after an equals sign.
+        for part in [arg.as_str()].into_iter().chain(arg.split_once('=').map(|(_, value)| value)) {
+            let shown = Uri::from(part).to_string();
+            if shown != part && !part.is_empty() {
+                sentence = sentence.replace(part, &shown);
+            }
+        }
+    }
+    sentence
 }
 
 /// What went well.
@@ -115,7 +140,7 @@ fn stop_signal() -> Result<CancelToken> {
             if cancel.is_cancelled() {
                 std::process::exit(INTERRUPTED.into());
             }
-            let _ = writeln!(std::io::stderr(), "stopping; the target stays as it was (once more to stop at once)");
+            let _ = writeln!(std::io::stderr(), "stopping (once more to stop at once)");
             cancel.cancel();
         }
     });

@@ -5,6 +5,8 @@ use std::fmt::Write;
 use etlrs::{Plan, RunReport, Uri, format_bytes, type_name};
 use serde_json::{Value, json};
 
+use crate::describe::{NAME, align, short};
+
 pub(crate) fn run_text(source: &Uri, target: &Uri, quarantine: Option<&Uri>, report: &RunReport) -> String {
     let seconds = report.elapsed.as_secs_f64();
     let rows = [report.rows_read, report.rows_rejected, report.rows_dropped, report.load.records_loaded].map(count);
@@ -91,13 +93,13 @@ pub(crate) fn plan_text(source: &Uri, target: &Uri, quarantine: Option<&Uri>, pl
         let source_type = plan.source_schema.field_with_name(field.name()).map(|field| type_name(field.data_type()));
         let null = if field.is_nullable() { "" } else { " not null" };
         table.push([
-            field.name().clone(),
+            short(field.name(), NAME),
             source_type.unwrap_or_else(|_| "–".into()),
             format!("{}{null}", type_name(field.data_type())),
             plan.target.column_types.get(index).cloned().unwrap_or_default(),
         ]);
     }
-    text.push_str(&crate::describe::align(&table));
+    text.push_str(&align(&table));
     for ddl in &plan.target.ddl {
         let _ = writeln!(text, "\n{ddl}");
     }

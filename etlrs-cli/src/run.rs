@@ -32,7 +32,20 @@ pub(crate) async fn run(args: RunFile, cancel: CancelToken) -> Result<Done> {
 
 pub(crate) async fn plan(args: PlanArgs) -> Result<()> {
     let jobs = match &args.target {
+        Some(_) if !args.set.is_empty() => {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                "--set is for a pipeline file, not for a source and a target",
+            ));
+        }
         Some(target) => vec![copy_job(&args.first, target, &args.copy, &args.run)?],
+        None if is_pipeline(&args.first) && args.copy.given().next().is_some() => {
+            let flags = args.copy.given().collect::<Vec<_>>().join(", ");
+            let message = format!("{flags}: only for a source and a target, not for a pipeline file");
+            return Err(
+                Error::new(ErrorKind::InvalidConfig, message).hint("change the file, or a value in it with --set")
+            );
+        }
         None => file_jobs(&args.first, &args.set, &args.run, &CancelToken::new()).await?,
     };
     let (mut plans, count) = (Vec::new(), jobs.len());
@@ -60,7 +73,7 @@ fn copy_job(source: &str, target: &str, copy: &CopyOptions, run: &RunOptions) ->
     request.columns = copy.columns.clone();
     request.partitions = copy.partitions.map(|n| n as usize);
     let mut builder = etlrs::pipeline(&registry, (&source, &source_options), (&target, &target_options))?
-        .mode(copy.mode)
+        .mode(copy.mode.unwrap_or_default())
         .keys(copy.key.clone())
         .config(run.apply(PerformanceConfig::default()));
     if let Some(filter) = &copy.filter {
@@ -93,8 +106,12 @@ pub(crate) fn option_map(pairs: &[(String, String)]) -> Result<OptionMap> {
     Ok(options)
 }
 
+fn is_pipeline(path: &str) -> bool {
+    [".toml", ".yaml", ".yml"].iter().any(|ending| path.ends_with(ending))
+}
+
 async fn file_jobs(path: &str, set: &[(String, String)], run: &RunOptions, cancel: &CancelToken) -> Result<Vec<Job>> {
-    if !path.ends_with(".toml") && !path.ends_with(".yaml") && !path.ends_with(".yml") {
+    if !is_pipeline(path) {
         let path = Uri::from(path);
         return Err(Error::new(ErrorKind::InvalidConfig, format!("{path} is no pipeline file"))
             .hint("its name must end in .toml, .yaml or .yml; to copy a file, name a target too"));

@@ -506,7 +506,7 @@ fn stop(target: Target) {
             0 => bed.assert_clean(&[2], &what),
             130 => {
                 bed.assert_clean(&[1], &what);
-                assert!(ran.stderr.starts_with("stopping; "), "{what}: {ran:?}");
+                assert!(ran.stderr.starts_with("stopping (once more"), "{what}: {ran:?}");
             }
             // So early that nobody listened yet, so nothing can have been touched.
             code if code == -signal.as_raw() => {

@@ -404,6 +404,8 @@ fn wrong_usage_ends_with_two() {
         ("copy ok.csv o.parquet --colums a", "--columns"),
         ("copy ok.csv", "<TARGET>"),
         ("cpoy ok.csv o.parquet", "copy"),
+        ("plan ok.csv o.parquet --set a=b", "--set is for a pipeline file"),
+        ("plan p.toml --mode replace --columns a", "--mode, --columns: only for a source and a target"),
     ] {
         let ran = run_line(folder.path(), line);
         assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{line}: {ran:?}");
@@ -719,6 +721,19 @@ fn inspect_shows_rows_of_every_type() {
     assert!(shown[1] == shown[0] && shown[2] == shown[0], "{shown:?}");
 }
 
+/// Formatting has a limit to the width of a column, and a terminal obeys what a name might hold.
+#[test]
+fn a_name_of_any_length_and_of_any_characters_is_shown_in_a_line() {
+    let folder = folder_with_csv();
+    let text = format!("{},b\x1b[31m\n1,2\n", "n".repeat(70_000));
+    write(folder.path(), &[("long.csv", text.as_bytes())]);
+    for line in ["inspect long.csv", "plan long.csv o.csv"] {
+        let ran = works(folder.path(), line);
+        assert!(ran.stdout.lines().all(|line| line.chars().count() < 300), "{line}: {}", ran.stdout);
+        assert!(!ran.stdout.contains('\x1b'), "{line}: {}", ran.stdout);
+    }
+}
+
 /// No stream may ever have it.
 fn keeps_the_password(folder: &Path, lines: &[&str]) {
     let lines: Vec<_> = lines
@@ -770,6 +785,23 @@ fn passwords_are_not_shown_where_a_pipeline_file_is_expected() {
     keeps_the_password(
         folder.path(),
         &["plan postgres://u:hunter2@h/db#t", "run postgres://u:hunter2@h/db#t", "run postgres://u:hunter2@h/db.toml"],
+    );
+}
+
+/// The parser of the command line quotes what it cannot take.
+#[test]
+fn passwords_are_not_shown_by_a_mistyped_command_line() {
+    let folder = folder_with_csv();
+    keeps_the_password(
+        folder.path(),
+        &[
+            "postgres://u:hunter2@h/db o.csv",
+            "copy ok.csv o.parquet postgres://u:hunter2@h/db#t",
+            "copy ok.csv o.parquet --mode postgres://u:hunter2@h/db#t",
+            "copy ok.csv o.parquet --mode=postgres://u:hunter2@h/db#t",
+            "copy ok.csv o.parquet --target-option password:hunter2",
+            "run p.toml --set postgres://u:hunter2@h/db#t",
+        ],
     );
 }
 
