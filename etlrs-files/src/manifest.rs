@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -41,7 +42,8 @@ impl Manifest {
     /// The manifest of `directory`, if it has one.
     ///
     /// # Errors
-    /// `InvalidData` for one that cannot be understood, or that names a file outside the directory.
+    /// `InvalidData` for one that cannot be understood, or that names itself, a file outside the directory, or a file
+    /// twice.
     pub fn read(directory: &Path, cancel: &CancelToken) -> Result<Option<Self>> {
         let path = directory.join(Self::NAME);
         match crate::source::small_file(&path, cancel)? {
@@ -59,10 +61,17 @@ impl Manifest {
         if manifest.version != Self::VERSION {
             return Err(wrong(format!("it has version {}, not {}", manifest.version, Self::VERSION)));
         }
-        if let Some(file) =
-            manifest.files.iter().find(|file| Path::new(&file.name).file_name() != Some(file.name.as_ref()))
-        {
-            return Err(wrong(format!("{:?} is no plain file name", file.name)));
+        let mut names = BTreeSet::new();
+        for ManifestFile { name, .. } in &manifest.files {
+            if Path::new(name).file_name() != Some(name.as_ref()) {
+                return Err(wrong(format!("{name:?} is no plain file name")));
+            }
+            if name == Self::NAME {
+                return Err(wrong("it names itself as data".to_owned()));
+            }
+            if !names.insert(name) {
+                return Err(wrong(format!("it names {name:?} twice")));
+            }
         }
         Ok(manifest)
     }
@@ -93,17 +102,24 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_cannot_lead_outside() {
+    fn a_manifest_names_plain_files_beside_it_and_each_once() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["../x", "/etc/passwd", "..", "a/b", ""] {
-            Manifest::new("r", vec![ManifestFile { name: name.into(), rows: 0, bytes: 0 }])
-                .write(folder.path())
-                .unwrap();
-            assert_eq!(
-                Manifest::read(folder.path(), &CancelToken::new()).unwrap_err().kind(),
-                ErrorKind::InvalidData,
-                "{name}"
-            );
+        let plain = "no plain file name";
+        for (names, reason) in [
+            (&["../x"][..], plain),
+            (&["/etc/passwd"], plain),
+            (&[".."], plain),
+            (&["a/b"], plain),
+            (&["a/"], plain),
+            (&[""], plain),
+            (&["a", Manifest::NAME], "names itself as data"),
+            (&["a", "b", "a"], "names \"a\" twice"),
+        ] {
+            let files = names.iter().map(|name| ManifestFile { name: (*name).into(), rows: 0, bytes: 0 });
+            Manifest::new("r", files.collect()).write(folder.path()).unwrap();
+            let error = Manifest::read(folder.path(), &CancelToken::new()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidData, "{names:?}");
+            assert!(error.to_string().contains(reason), "{error}");
         }
     }
 }

@@ -118,12 +118,15 @@ impl LocalArea {
         }
     }
 
-    /// Hard links, so that it costs no space.
+    /// Hard links, so that it costs no space; copies where the file system has none.
     pub(super) fn take_over(&self, files: &[ManifestFile]) -> Result<()> {
         for file in files {
             let (from, to) = (self.target.join(&file.name), self.temporary.join(&file.name));
             fs::hard_link(&from, &to)
-                .or_else(|_| fs::copy(&from, &to).map(drop))
+                .or_else(|error| match error.kind() {
+                    io::ErrorKind::AlreadyExists => Err(error),
+                    _ => copy(&from, &to),
+                })
                 .map_err(|error| Error::io("take over", from, error))?;
         }
         Ok(())
@@ -200,6 +203,14 @@ impl Drop for LocalArea {
 
 fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Copies to a file that does not exist: one that does may be a link to the file that is copied, which opening would empty.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let mut source = File::open(from)?;
+    let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
+    io::copy(&mut source, &mut copy)?;
+    copy.set_permissions(source.metadata()?.permissions())
 }
 
 fn sync(path: &Path) -> io::Result<()> {
@@ -321,6 +332,24 @@ mod tests {
         fs::rename(&target, hidden_beside(&target, OLD).unwrap()).unwrap();
         drop(stage(&target, LoadMode::Append, true, "x").unwrap());
         assert_eq!((read().as_str(), names(folder.path())), ("new", vec!["out".to_owned()]));
+    }
+
+    #[test]
+    fn taking_a_file_over_never_writes_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("out");
+        stage(&target, LoadMode::Create, true, "old").unwrap().publish().unwrap();
+        let staging = LocalArea::begin(&target, LoadMode::Append, RunId::generate(), true).unwrap();
+        let part = ManifestFile { name: "part".into(), rows: 1, bytes: 3 };
+        let error = staging.take_over(&[part.clone(), part]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+        assert_eq!(
+            copy(&target.join("part"), &staging.path().join("part")).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
+        assert_eq!(fs::read_to_string(target.join("part")).unwrap(), "old");
+        copy(&target.join("part"), &staging.path().join("copy")).unwrap();
+        assert_eq!(fs::read_to_string(staging.path().join("copy")).unwrap(), "old");
     }
 
     #[test]
