@@ -37,6 +37,7 @@ mod objects;
 mod ordered;
 mod output;
 mod parts;
+mod pattern;
 mod place;
 mod source;
 mod staging;

@@ -7,12 +7,14 @@ use etlrs_core::{CancelToken, Error, ErrorKind, Fingerprint, Result};
 use crate::Manifest;
 #[cfg(feature = "object-store")]
 use crate::objects::{Address, versions};
+use crate::pattern::PathPattern;
 
 /// The files that a source path stands for: itself, or, for a directory, the files of its manifest, or else those with
 /// one of `extensions`, in the order of their names. Hidden files and those that begin with `_` are not data.
 ///
 /// A path that does not exist and has `*`, `?`, `[…]` or `**` in it is a pattern: it stands for the files that match, in
-/// the order of their paths. A wildcard matches no leading dot.
+/// the order of their paths. A wildcard matches no name that begins with `.` or `_`, of a directory neither, and `**` goes
+/// into no linked directory.
 ///
 /// # Errors
 /// `NotFound` and other I/O errors, also for a pattern that matches nothing; `InvalidConfig` for one that is none;
@@ -123,39 +125,30 @@ fn matching(path: &Path, pattern: &str, cancel: &CancelToken) -> Result<Vec<Path
             .in_source(path.display())
             .caused_by(error)
     };
-    let found = names_matching(path, pattern, cancel, wrong)?;
-    let is_data = |file: &PathBuf| !file.file_name().and_then(|name| name.to_str()).unwrap_or("_").starts_with('_');
-    let mut files: Vec<_> = found.into_iter().filter(is_data).collect();
+    let files = files_matching(path, pattern, cancel, wrong)?;
     if files.is_empty() {
         return Err(Error::new(ErrorKind::NotFound, "no file matches the pattern")
             .hint("quote it for the shell, and check the folder")
             .in_source(path.display()));
     }
-    files.sort();
     Ok(files)
 }
 
-fn names_matching(
+fn files_matching(
     path: &Path,
-    pattern: &str,
+    text: &str,
     cancel: &CancelToken,
     wrong: impl Fn(glob::PatternError) -> Error,
 ) -> Result<Vec<PathBuf>> {
+    let pattern = PathPattern::parse(text).map_err(&wrong)?;
     #[cfg(feature = "object-store")]
     if let Some(address) = Address::of(path)? {
-        return address.matching(&glob::Pattern::new(pattern).map_err(wrong)?, cancel);
+        let mut found = address.matching(&glob::Pattern::new(text).map_err(wrong)?, cancel)?;
+        found.retain(|file| pattern.matches(file));
+        return Ok(found);
     }
-    let _ = (path, cancel);
-    let options = glob::MatchOptions { require_literal_leading_dot: true, ..Default::default() };
-    let found = glob::glob_with(pattern, options).map_err(wrong)?;
-    let files = found.map(|file| {
-        file.map_err(|error| {
-            let place = error.path().to_owned();
-            Error::io("read", place, error.into())
-        })
-    });
-    let files: Vec<_> = files.collect::<Result<_>>()?;
-    Ok(files.into_iter().filter(|file| !file.is_dir()).collect())
+    let _ = path;
+    pattern.files(cancel)
 }
 
 /// Whether a file called `name` is data: it has one of `extensions` (`csv`, `csv.gz`), and is not hidden.
