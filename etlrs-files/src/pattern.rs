@@ -36,7 +36,7 @@ impl PathPattern {
         // Of the whole, for what is wrong across components.
         glob::Pattern::new(text)?;
         let mut parts = Vec::new();
-        for name in names(text) {
+        for name in names_of(text) {
             match name {
                 "**" if matches!(parts.last(), Some(Part::Deep)) => {}
                 "**" => parts.push(Part::Deep),
@@ -48,11 +48,25 @@ impl PathPattern {
         Ok(Self { start, parts, is_of_directories: text.ends_with('/') })
     }
 
-    /// Whether `path` matches.
-    #[cfg(feature = "object-store")]
+    /// Whether `path` matches, as it is written.
     pub(crate) fn matches(&self, path: &Path) -> bool {
-        let names: Vec<_> = path.to_str().into_iter().flat_map(names).collect();
+        let names: Vec<_> = path.to_str().into_iter().flat_map(names_of).collect();
         matches(&self.parts, &names)
+    }
+
+    /// Whether the local file `path`, however it is written, would match if it were there.
+    pub(crate) fn takes_in(&self, path: &Path) -> bool {
+        let literals = self.parts.iter().map_while(|part| match part {
+            Part::Literal(name) => Some(name),
+            _ => None,
+        });
+        let folder = absolute(&literals.clone().fold(self.start.clone(), |folder, name| folder.join(name)));
+        let path = absolute(path);
+        let names = folder.zip(path.as_ref()).and_then(|(folder, path)| path.strip_prefix(folder).ok()?.to_str());
+        names.is_some_and(|path| {
+            let names: Vec<_> = names_of(path).collect();
+            matches(&self.parts[literals.count()..], &names)
+        })
     }
 
     /// The local files that match, each once, in the order of their paths. `**` goes into no linked directory; another
@@ -72,7 +86,14 @@ impl PathPattern {
     }
 }
 
-fn names(path: &str) -> impl Iterator<Item = &str> {
+/// `path` without links, as far as it is there.
+pub(crate) fn absolute(path: &Path) -> Option<PathBuf> {
+    let here =
+        |path: &Path| if path.as_os_str().is_empty() { Path::new(".").canonicalize() } else { path.canonicalize() };
+    here(path).ok().or_else(|| Some(absolute(path.parent()?)?.join(path.file_name()?)))
+}
+
+fn names_of(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|name| !matches!(*name, "" | "."))
 }
 
@@ -90,7 +111,6 @@ impl Part {
     }
 }
 
-#[cfg(feature = "object-store")]
 fn matches(parts: &[Part], names: &[&str]) -> bool {
     let Some((part, rest)) = parts.split_first() else { return names.is_empty() };
     let taken = names.split_first().filter(|(name, _)| part.takes(name)).map(|(_, names)| names);
@@ -280,7 +300,31 @@ mod tests {
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
     }
 
-    #[cfg(feature = "object-store")]
+    #[test]
+    fn a_pattern_takes_in_what_would_match_however_it_is_written() {
+        let folder = folder(&["data/a.csv", "other/b.csv"]);
+        symlink("data", folder.path().join("link")).unwrap();
+        for (pattern, path, expected) in [
+            ("data/*.csv", "data/new.csv", true),
+            ("data/*.csv", "link/new.csv", true),
+            ("link/*.csv", "other/../data/new.csv", true),
+            ("data/../other/*.csv", "other/new.csv", true),
+            ("data/*.csv", "data/new.parquet", false),
+            ("data/*.csv", "data/_new.csv", false),
+            ("data/*.csv", "other/new.csv", false),
+            ("data/*.csv", "data/new/part.csv", false),
+            ("data/**/*.csv", "data/new/part.csv", true),
+            ("**/*.csv", "data/new/part.csv", true),
+            ("none/*.csv", "none/new.csv", true),
+        ] {
+            let parsed = PathPattern::parse(&format!("{}/{pattern}", folder.path().display())).unwrap();
+            assert_eq!(parsed.takes_in(&folder.path().join(path)), expected, "{pattern} {path}");
+        }
+        assert!(PathPattern::parse("*.csv").unwrap().takes_in(Path::new("new.csv")));
+        assert!(PathPattern::parse("./*.csv").unwrap().takes_in(&std::env::current_dir().unwrap().join("new.csv")));
+        assert!(!PathPattern::parse("*.csv").unwrap().takes_in(Path::new("src/new.csv")));
+    }
+
     #[test]
     fn paths_match_as_files_do() {
         for (pattern, path, expected) in [

@@ -7,7 +7,7 @@ use etlrs_core::{CancelToken, Error, ErrorKind, Fingerprint, Result};
 use crate::Manifest;
 #[cfg(feature = "object-store")]
 use crate::objects::{Address, versions};
-use crate::pattern::PathPattern;
+use crate::pattern::{PathPattern, absolute};
 
 /// The files that a source path stands for: itself, or, for a directory, the files of its manifest, or else those with
 /// one of `extensions`, in the order of their names. Hidden files and those that begin with `_` are not data.
@@ -52,6 +52,31 @@ pub fn source_files(path: &Path, extensions: &[&str], cancel: &CancelToken) -> R
     }
     files.sort();
     Ok(files)
+}
+
+/// Whether `source`, a directory or a pattern, takes in the file `path`, there or not: whether [`source_files`] of a later
+/// run may give it. No object store is asked.
+pub fn takes_in(source: &Path, extensions: &[&str], path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("_");
+    let pattern = source.to_str().filter(|text| text.contains(['*', '?', '[']));
+    match (crate::store_scheme(source), crate::store_scheme(path)) {
+        (None, None) => match pattern.filter(|_| !source.exists()) {
+            Some(pattern) => PathPattern::parse(pattern).is_ok_and(|pattern| pattern.takes_in(path)),
+            None => {
+                // What a manifest does not name is not read.
+                source.is_dir()
+                    && !source.join(Manifest::NAME).exists()
+                    && is_data_name(name, extensions)
+                    && absolute(source)
+                        .is_some_and(|source| absolute(path).is_some_and(|path| path.parent() == Some(&source)))
+            }
+        },
+        (Some(_), Some(_)) => match pattern {
+            Some(pattern) => PathPattern::parse(pattern).is_ok_and(|pattern| pattern.matches(path)),
+            None => path.parent() == Some(source) && is_data_name(name, extensions),
+        },
+        _ => false,
+    }
 }
 
 /// What a name stands for.

@@ -1,6 +1,8 @@
 use etlrs_core::{Error, ErrorKind, OptionMap, Registry, Result, Uri, unknown_name};
 use etlrs_engine::PipelineBuilder;
 
+use crate::ends::{is_same, require_apart};
+
 /// What a run does about records that cannot be taken: the flags of the program and the section `[errors]` of a pipeline
 /// file.
 #[derive(Clone, Debug, Default)]
@@ -71,6 +73,7 @@ impl ErrorPolicy {
                 return Err(wrong(error.hint("give it a file of its own")));
             }
         }
+        require_apart(registry, source, &place).map_err(wrong)?;
         let loader = registry.find(&place).and_then(|found| found.loader(&place, &OptionMap::new())).map_err(wrong)?;
         let builder = builder.quarantine_into(loader);
         Ok(match self.max_errors {
@@ -96,25 +99,6 @@ fn beside(registry: &Registry, target: &Uri) -> Result<Uri> {
     // With a colon in its name it would be taken for something with a scheme.
     let here = if path.contains(':') && !path.contains('/') { "./" } else { "" };
     Ok(Uri::new(format!("{here}{path}.rejected.parquet")))
-}
-
-/// Whether both are in one file or directory. A database is one file, whatever the table.
-fn is_same(one: &Uri, other: &Uri) -> bool {
-    let place = |uri: &Uri| {
-        let path = uri.file();
-        // A URL is what it is, but for a slash at its end.
-        if let Some(url) = path.to_str().filter(|text| text.contains("://")) {
-            return Some(std::path::PathBuf::from(url.trim_end_matches('/')));
-        }
-        let whole = path.canonicalize().ok();
-        let folder = || {
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            let parent = parent.unwrap_or(std::path::Path::new(".")).canonicalize().ok()?;
-            Some(parent.join(path.file_name()?))
-        };
-        whole.or_else(folder)
-    };
-    place(one).is_some_and(|one| Some(one) == place(other))
 }
 
 #[cfg(all(test, feature = "csv", feature = "parquet", feature = "sqlite"))]

@@ -26,6 +26,7 @@
 //!
 //! [`registry`] makes URIs into extractors and loaders; [`PipelineFile`] reads a whole pipeline from TOML or YAML.
 
+mod ends;
 mod errors;
 #[cfg(feature = "pipeline-file")]
 mod pipeline_file;
@@ -47,7 +48,8 @@ pub use pipeline_file::{PipelineFile, Target};
 /// A pipeline from one URI to another, to be completed.
 ///
 /// # Errors
-/// `InvalidConfig` for a URI or an option that is wrong, and for a database that would be read and written at once.
+/// `InvalidConfig` for a URI or an option that is wrong, for a database that would be read and written at once, and for a
+/// target among the files of the source.
 pub fn pipeline(
     registry: &Registry,
     source: (&Uri, &OptionMap),
@@ -57,16 +59,8 @@ pub fn pipeline(
     let of_target = |error: Error| error.in_source(format!("target {}", target.0));
     let extractor = registry.find(source.0)?.extractor(source.0, source.1).map_err(of_source)?;
     let loader = registry.find(target.0)?.loader(target.0, target.1).map_err(of_target)?;
-    // Staging in a database file changes it, which would look as if somebody else had changed the source.
-    let is_database = |uri: &Uri| {
-        uri.scheme().is_some_and(|scheme| registry.find(uri).is_ok_and(|found| found.schemes().contains(&scheme)))
-    };
-    let file = |uri: &Uri| is_database(uri).then(|| uri.path().canonicalize().ok()).flatten();
-    if file(source.0).is_some_and(|source| Some(source) == file(target.0)) {
-        return Err(Error::new(ErrorKind::InvalidConfig, "source and target are in the same database file")
-            .hint("copy to another file, or use SQL within the database")
-            .in_source(target.0));
-    }
+    ends::require_databases_apart(registry, source.0, target.0)?;
+    ends::require_apart(registry, source.0, target.0).map_err(of_target)?;
     Ok(PipelineBuilder::new().extract_from(extractor).load_into(loader))
 }
 
