@@ -15,7 +15,7 @@ pub struct Parts {
     staging: Arc<Staging>,
     run: RunId,
     extension: &'static str,
-    /// Files that were there before, already part of what is staged.
+    /// Files that were there before, and stay.
     old: Vec<ManifestFile>,
     state: Mutex<State>,
 }

@@ -1,16 +1,28 @@
 //! Design note. `LocalArea` owns one temporary file or directory beside the target, on the same file system, so that
 //! publishing is one rename: `rename` over an old file, `renameat2` with `EXCHANGE` for an old directory (the old one
-//! then has the temporary name and is removed), with `NOREPLACE` in mode create. Whatever is found under a temporary
+//! then has the temporary name and is removed), with `NOREPLACE` where nothing was. Whatever is found under a temporary
 //! name while the target's lock is held belongs to a run that died, and is removed.
+//!
+//! The lock keeps other runs away, and not other programs. So what is at the target is remembered when the run begins and
+//! compared just before the rename: what came or changed in between would be lost, and is refused. Of an old directory only
+//! what is remembered is removed; what came in the moment between the comparison and the exchange goes to the new one. A
+//! single file has no such way: what is written to it in that moment is lost.
+//!
+//! Files of the old directory that stay are linked only when the run publishes, for a link changes what `fingerprint` sees
+//! of a file, and the run may be reading it.
 
-use std::fs::{self, File, OpenOptions};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use etlrs_core::{Error, ErrorKind, LoadMode, Result, RunId};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
 use crate::lock::hidden_beside;
 use crate::{ManifestFile, OutputFile, TargetLock};
@@ -25,8 +37,53 @@ pub(super) struct LocalArea {
     temporary: PathBuf,
     mode: LoadMode,
     directory: bool,
+    /// What was at the target when the run began.
+    before: Seen,
+    /// Names of files of the target that stay.
+    kept: Mutex<Vec<String>>,
     published: AtomicBool,
     _lock: TargetLock,
+}
+
+/// What is at a place, by its names: the place itself has the name "". Nothing is there if it is empty.
+type Seen = BTreeMap<OsString, Identity>;
+
+/// Tells whether something is the same as before. Not by the time of change of its inode, which a link to it changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    inode: (u64, u64),
+    length: u64,
+    modified: (i64, i64),
+}
+
+impl Identity {
+    fn of(found: &Metadata) -> Self {
+        let inode = (found.dev(), found.ino());
+        // Of a directory, what is in it tells more.
+        match found.is_dir() {
+            true => Self { inode, length: 0, modified: (0, 0) },
+            false => Self { inode, length: found.len(), modified: (found.mtime(), found.mtime_nsec()) },
+        }
+    }
+}
+
+fn look(path: &Path) -> io::Result<Seen> {
+    let mut seen = Seen::new();
+    let mut add = |name, found: io::Result<Metadata>| match found {
+        Ok(found) => {
+            seen.insert(name, Identity::of(&found));
+            Ok(found.is_dir())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    };
+    if add(OsString::new(), fs::symlink_metadata(path))? {
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            add(entry.file_name(), entry.metadata())?;
+        }
+    }
+    Ok(seen)
 }
 
 impl LocalArea {
@@ -73,6 +130,10 @@ impl LocalArea {
         let exists = Self::check(&target, mode, directory)?;
         remove_stale(&target)?;
         let temporary = hidden_beside(&target, &format!("{run}.tmp"))?;
+        let before = match mode {
+            LoadMode::Create => Seen::new(),
+            _ => look(&target).map_err(|error| Error::io("look at", &target, error))?,
+        };
         // What is staged is as private as what it will replace.
         let permissions = if exists { fs::metadata(&target).ok().map(|found| found.permissions()) } else { None };
         let created = if directory {
@@ -85,7 +146,8 @@ impl LocalArea {
         created
             .and_then(|()| permissions.map_or(Ok(()), |permissions| fs::set_permissions(&temporary, permissions)))
             .map_err(|error| Error::io("write beside", &target, error))?;
-        Ok(Self { target, temporary, mode, directory, published: AtomicBool::new(false), _lock: lock })
+        let (kept, published) = (Mutex::default(), AtomicBool::new(false));
+        Ok(Self { target, temporary, mode, directory, before, kept, published, _lock: lock })
     }
 
     /// Where to write: a file that is empty or yet to be created, or an empty directory.
@@ -118,10 +180,21 @@ impl LocalArea {
         }
     }
 
-    /// Hard links, so that it costs no space; copies where the file system has none.
+    /// They are linked when it is published; one that is missing is told before the work begins.
     pub(super) fn take_over(&self, files: &[ManifestFile]) -> Result<()> {
         for file in files {
-            let (from, to) = (self.target.join(&file.name), self.temporary.join(&file.name));
+            let path = self.target.join(&file.name);
+            fs::symlink_metadata(&path).map_err(|error| Error::io("take over", path, error))?;
+        }
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend(files.iter().map(|file| file.name.clone()));
+        Ok(())
+    }
+
+    /// Hard links, so that it costs no space; copies where the file system has none.
+    fn link_kept(&self) -> Result<()> {
+        for name in self.kept.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let (from, to) = (self.target.join(name), self.temporary.join(name));
             fs::hard_link(&from, &to)
                 .or_else(|error| match error.kind() {
                     io::ErrorKind::AlreadyExists => Err(error),
@@ -136,60 +209,96 @@ impl LocalArea {
     pub(super) fn publish(&self) -> Result<()> {
         let failed = |error: io::Error| Error::io("write", &self.target, error);
         if self.directory {
+            // For an error that tells more than that a file cannot be linked.
+            self.require_unchanged()?;
+            self.link_kept()?;
             for entry in fs::read_dir(&self.temporary).map_err(failed)? {
                 sync(&entry.map_err(failed)?.path()).map_err(failed)?;
             }
         }
         sync(&self.temporary).map_err(failed)?;
 
-        let exists = self.target.exists();
-        let flags = match (self.mode, self.directory && exists) {
-            (LoadMode::Create, _) => RenameFlags::NOREPLACE,
-            (_, true) => RenameFlags::EXCHANGE,
-            (_, false) => RenameFlags::empty(),
+        let exists = self.require_unchanged()?;
+        let old = match (exists, self.directory) {
+            (false, _) => rename_new(&self.temporary, &self.target).map(|()| None),
+            (true, false) => fs::rename(&self.temporary, &self.target).map(|()| None),
+            (true, true) => self.exchange().map(Some),
         };
-        match renameat_with(CWD, &self.temporary, CWD, &self.target, flags) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::EXIST) => {
-                return Err(Error::new(ErrorKind::AlreadyExists, "the target appeared while the run was going on")
-                    .hint("use mode replace or append, or another name")
-                    .in_source(self.target.display()));
+        let old = old.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory => {
+                self.appeared()
             }
-            // File systems without renameat2: plain renames, which are as atomic for a file.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {
-                self.publish_plainly(exists)?;
-            }
-            Err(error) => return Err(failed(error.into())),
-        }
-        self.published.store(!flags.contains(RenameFlags::EXCHANGE), Ordering::Relaxed);
+            _ => failed(error),
+        })?;
+        self.published.store(true, Ordering::Relaxed);
         sync(parent(&self.target))
-            .map_err(|error| Error::io("make durable (though it is in place)", &self.target, error))
+            .map_err(|error| Error::io("make durable (though it is in place)", &self.target, error))?;
+        if let Some(old) = old {
+            self.remove_old(&old);
+        }
+        Ok(())
+    }
+
+    /// Refuses to replace what came to the target, or changed there, since the run began; in mode append, also to go on
+    /// without what went. Returns whether something is there.
+    fn require_unchanged(&self) -> Result<bool> {
+        let now = look(&self.target).map_err(|error| Error::io("look again at", &self.target, error))?;
+        if self.before.is_empty() && !now.is_empty() {
+            return Err(self.appeared());
+        }
+        let differs = |one: &Seen, other: &Seen| {
+            one.iter().find(|(name, identity)| other.get(*name) != Some(identity)).map(|(name, _)| name.clone())
+        };
+        let lost = differs(&now, &self.before);
+        let Some(name) = lost.or_else(|| differs(&self.before, &now).filter(|_| self.mode == LoadMode::Append)) else {
+            return Ok(!now.is_empty());
+        };
+        let what = if name.is_empty() { "the target".to_owned() } else { format!("{name:?} in the target") };
+        let message = format!("another program changed {what} while the run was going on, so nothing was published");
+        Err(Error::new(ErrorKind::Locked, message)
+            .hint("run again when nothing else writes there")
+            .in_source(self.target.display()))
+    }
+
+    fn appeared(&self) -> Error {
+        let (kind, hint) = match self.mode {
+            LoadMode::Create => (ErrorKind::AlreadyExists, "use mode replace or append, or another name"),
+            _ => (ErrorKind::Locked, "run again when nothing else writes there"),
+        };
+        Error::new(kind, "the target appeared while the run was going on").hint(hint).in_source(self.target.display())
+    }
+
+    /// Puts the new directory in the place of the old one. Returns where the old one is.
+    fn exchange(&self) -> io::Result<PathBuf> {
+        match renameat_with(CWD, &self.temporary, CWD, &self.target, RenameFlags::EXCHANGE) {
+            Ok(()) => Ok(self.temporary.clone()),
+            Err(error) if has_no_flags(error) => self.exchange_plainly(),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Without renameat2, a directory is missing for a moment. A run that dies in that moment leaves the old one under a
     /// name from which the next run takes it back (`recover`).
-    fn publish_plainly(&self, exists: bool) -> Result<()> {
-        let failed = |error: io::Error| Error::io("write", &self.target, error);
-        if self.mode == LoadMode::Create {
-            if self.directory {
-                // Refuses a directory that is not empty, and a file.
-                return fs::rename(&self.temporary, &self.target).map_err(failed);
-            }
-            fs::hard_link(&self.temporary, &self.target).map_err(failed)?;
-            return fs::remove_file(&self.temporary).map_err(failed);
-        }
-        if !(self.directory && exists) {
-            return fs::rename(&self.temporary, &self.target).map_err(failed);
-        }
-        let old = hidden_beside(&self.target, OLD)?;
-        fs::rename(&self.target, &old).map_err(failed)?;
+    fn exchange_plainly(&self) -> io::Result<PathBuf> {
+        let old = hidden_beside(&self.target, OLD).map_err(io::Error::other)?;
+        fs::rename(&self.target, &old)?;
         if let Err(error) = fs::rename(&self.temporary, &self.target) {
-            fs::rename(&old, &self.target).map_err(failed)?;
-            return Err(failed(error));
+            fs::rename(&old, &self.target)?;
+            return Err(error);
         }
-        // The new data is in place: what cannot be removed now is removed by the next run.
-        let _ = remove(&old);
-        Ok(())
+        Ok(old)
+    }
+
+    /// Removes the old directory, or what can be: the new data is in place, and the next run removes the rest.
+    fn remove_old(&self, old: &Path) {
+        for (name, identity) in look(old).unwrap_or_default().into_iter().filter(|(name, _)| !name.is_empty()) {
+            let path = old.join(&name);
+            let _ = match self.before.get(&name) {
+                Some(known) if *known == identity => remove(&path),
+                _ => rename_new(&path, &self.target.join(&name)),
+            };
+        }
+        let _ = fs::remove_dir(old);
     }
 }
 
@@ -211,6 +320,50 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
     io::copy(&mut source, &mut copy)?;
     copy.set_permissions(source.metadata()?.permissions())
+}
+
+/// Renames to a name that nothing has.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Err(error) if has_no_flags(error) => rename_new_plainly(from, to, |from, to| fs::hard_link(from, to)),
+        done => done.map_err(io::Error::from),
+    }
+}
+
+/// Without renameat2. Where there are no hard links either (some file systems in user space), a file that another program
+/// creates between the look and the rename is lost; other runs are kept away by the lock.
+fn rename_new_plainly(
+    from: &Path,
+    to: &Path,
+    hard_link: impl FnOnce(&Path, &Path) -> io::Result<()>,
+) -> io::Result<()> {
+    if from.is_dir() {
+        // Refuses a directory that is not empty, and a file.
+        return fs::rename(from, to);
+    }
+    match hard_link(from, to) {
+        Ok(()) => {
+            // In place under its name; the next run removes the other.
+            let _ = fs::remove_file(from);
+            Ok(())
+        }
+        Err(error) if has_no_links(&error) => match fs::symlink_metadata(to) {
+            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::rename(from, to),
+            Err(error) => Err(error),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a file system answers so to a renameat2 with flags that it does not know.
+fn has_no_flags(error: Errno) -> bool {
+    matches!(error, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)
+}
+
+/// Whether a file system without hard links answers so to a request for one.
+fn has_no_links(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP))
 }
 
 fn sync(path: &Path) -> io::Result<()> {
@@ -321,17 +474,147 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("out");
         let read = || fs::read_to_string(target.join("part")).unwrap();
+        let link = |from: &Path, to: &Path| fs::hard_link(from, to);
         let staging = stage(&target, LoadMode::Create, true, "old").unwrap();
-        staging.publish_plainly(false).unwrap();
+        rename_new_plainly(staging.path(), &target, link).unwrap();
         drop(staging);
         let staging = stage(&target, LoadMode::Replace, true, "new").unwrap();
-        staging.publish_plainly(true).unwrap();
+        fs::write(target.join("theirs"), "").unwrap();
+        let old = staging.exchange_plainly().unwrap();
+        staging.remove_old(&old);
         drop(staging);
         assert_eq!((read().as_str(), names(folder.path())), ("new", vec!["out".to_owned()]));
+        assert_eq!(names(&target), ["part", "theirs"]);
+        let staging = stage(&folder.path().join("other"), LoadMode::Create, true, "").unwrap();
+        assert!(rename_new_plainly(staging.path(), &target, link).is_err());
+        drop(staging);
         // A run that died between its two renames.
         fs::rename(&target, hidden_beside(&target, OLD).unwrap()).unwrap();
         drop(stage(&target, LoadMode::Append, true, "x").unwrap());
         assert_eq!((read().as_str(), names(folder.path())), ("new", vec!["out".to_owned()]));
+    }
+
+    #[test]
+    fn without_hard_links_a_new_file_is_renamed_and_an_old_one_stays() {
+        for answer in [None, Some(Errno::PERM), Some(Errno::NOSYS), Some(Errno::OPNOTSUPP)] {
+            let folder = tempfile::tempdir().unwrap();
+            let target = folder.path().join("out");
+            let link = |from: &Path, to: &Path| match answer {
+                None => fs::hard_link(from, to),
+                Some(answer) => Err(answer.into()),
+            };
+            let staging = stage(&target, LoadMode::Create, false, "new").unwrap();
+            rename_new_plainly(staging.path(), &target, link).unwrap();
+            drop(staging);
+            assert_eq!(fs::read_to_string(&target).unwrap(), "new");
+            assert_eq!(names(folder.path()), ["out"]);
+            let staging = stage(&folder.path().join("other"), LoadMode::Create, false, "other").unwrap();
+            let error = rename_new_plainly(staging.path(), &target, link).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(fs::read_to_string(&target).unwrap(), "new");
+        }
+    }
+
+    #[test]
+    fn what_another_program_writes_meanwhile_stays_and_nothing_is_published() {
+        let append = |path: &Path| {
+            io::Write::write_all(&mut OpenOptions::new().append(true).open(path).unwrap(), b" and theirs").unwrap();
+        };
+        let replace = |path: &Path| {
+            let found = fs::metadata(path).unwrap();
+            fs::write(path.with_extension("new"), "OLD").unwrap();
+            File::open(path.with_extension("new")).unwrap().set_modified(found.modified().unwrap()).unwrap();
+            fs::rename(path.with_extension("new"), path).unwrap();
+        };
+        let write = |path: &Path| fs::write(path, "theirs").unwrap();
+        let remove = |path: &Path| fs::remove_file(path).unwrap();
+        type Change<'a> = &'a dyn Fn(&Path);
+        for (directory, name, change) in [
+            (false, "", &append as Change<'_>),
+            (false, "", &replace),
+            (true, "part", &append),
+            (true, "part", &replace),
+            (true, "part", &write),
+            (true, "new", &write),
+            (true, "part", &remove),
+        ] {
+            for mode in [LoadMode::Append, LoadMode::Replace] {
+                let folder = tempfile::tempdir().unwrap();
+                let target = folder.path().join("out");
+                stage(&target, LoadMode::Create, directory, "old").unwrap().publish().unwrap();
+                let staging = LocalArea::begin(&target, mode, RunId::generate(), directory).unwrap();
+                let changed = if name.is_empty() { target.clone() } else { target.join(name) };
+                change(&changed);
+                let theirs = fs::read(&changed).ok();
+                let published = staging.publish();
+                if theirs.is_none() && mode == LoadMode::Replace {
+                    // Nothing is lost.
+                    published.unwrap();
+                    continue;
+                }
+                let error = published.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
+                assert!(error.to_string().contains(name), "{error}");
+                assert_eq!(fs::read(&changed).ok(), theirs);
+                drop(staging);
+                assert_eq!(names(folder.path()), ["out"]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_target_that_appears_is_never_replaced() {
+        for directory in [false, true] {
+            for mode in [LoadMode::Create, LoadMode::Append, LoadMode::Replace] {
+                let folder = tempfile::tempdir().unwrap();
+                let target = folder.path().join("out");
+                let staging = stage(&target, mode, directory, "mine").unwrap();
+                fs::write(&target, "theirs").unwrap();
+                let error = staging.publish().unwrap_err();
+                let expected = if mode == LoadMode::Create { ErrorKind::AlreadyExists } else { ErrorKind::Locked };
+                assert_eq!(error.kind(), expected, "{error}");
+                // As if it had come just before the rename.
+                assert!(rename_new(staging.path(), &target).is_err());
+                drop(staging);
+                assert_eq!(fs::read_to_string(&target).unwrap(), "theirs");
+                assert_eq!(names(folder.path()), ["out"]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_just_before_the_exchange_goes_to_the_new_directory() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("out");
+        stage(&target, LoadMode::Create, true, "old").unwrap().publish().unwrap();
+        let staging = stage(&target, LoadMode::Replace, true, "new").unwrap();
+        fs::write(target.join("theirs"), "theirs").unwrap();
+        let old = staging.exchange().unwrap();
+        staging.remove_old(&old);
+        drop(staging);
+        assert_eq!(fs::read_to_string(target.join("part")).unwrap(), "new");
+        assert_eq!(fs::read_to_string(target.join("theirs")).unwrap(), "theirs");
+        assert_eq!(names(folder.path()), ["out"]);
+    }
+
+    #[test]
+    fn files_that_stay_are_not_touched_before_the_run_publishes() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("out");
+        stage(&target, LoadMode::Create, true, "old").unwrap().publish().unwrap();
+        let state = || crate::fingerprint(&[target.join("part")], &etlrs_core::CancelToken::new()).unwrap();
+        let before = state();
+        let staging = LocalArea::begin(&target, LoadMode::Append, RunId::generate(), true).unwrap();
+        staging.take_over(&[ManifestFile { name: "part".into(), rows: 1, bytes: 3 }]).unwrap();
+        let missing = [ManifestFile { name: "none".into(), rows: 1, bytes: 3 }];
+        assert_eq!(staging.take_over(&missing).unwrap_err().kind(), ErrorKind::NotFound);
+        fs::write(staging.path().join("more"), "new").unwrap();
+        assert_eq!(state(), before);
+        staging.publish().unwrap();
+        drop(staging);
+        assert_eq!(names(&target), ["more", "part"]);
+        assert_eq!(fs::read_to_string(target.join("part")).unwrap(), "old");
+        assert_eq!(names(folder.path()), ["out"]);
     }
 
     #[test]
@@ -341,7 +624,8 @@ mod tests {
         stage(&target, LoadMode::Create, true, "old").unwrap().publish().unwrap();
         let staging = LocalArea::begin(&target, LoadMode::Append, RunId::generate(), true).unwrap();
         let part = ManifestFile { name: "part".into(), rows: 1, bytes: 3 };
-        let error = staging.take_over(&[part.clone(), part]).unwrap_err();
+        staging.take_over(&[part.clone(), part]).unwrap();
+        let error = staging.publish().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
         assert_eq!(
             copy(&target.join("part"), &staging.path().join("part")).unwrap_err().kind(),

@@ -170,10 +170,10 @@ impl Staging {
         }
     }
 
-    /// Makes files of the target directory part of what is staged.
+    /// Makes files of the target directory part of what will be published. Until then they are not touched.
     ///
     /// # Errors
-    /// An I/O error.
+    /// An I/O error of a file that is not there.
     pub fn take_over(&self, files: &[ManifestFile]) -> Result<()> {
         match &self.0 {
             Area::Local(area) => area.take_over(files),
@@ -201,8 +201,9 @@ impl Staging {
     /// Puts what was staged in its place, at once and for good. To be called once, when all files are finished.
     ///
     /// # Errors
-    /// An I/O error, after which the target is as it was; unless it says that the data is in place and only its durability
-    /// is in doubt.
+    /// `Locked` if another program wrote to the target meanwhile, `AlreadyExists` if one created it in mode create; an I/O
+    /// error. After all of them the target is as it was, unless the error says that the data is in place and only its
+    /// durability is in doubt.
     pub fn publish(&self) -> Result<()> {
         match &self.0 {
             Area::Local(area) => area.publish(),
