@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use etlrs_core::{CancelToken, Error, ErrorKind, Result};
+use etlrs_core::{CancelToken, Error, ErrorKind, Result, RunContext, format_bytes};
 use etlrs_files::{Compression, InputFile, reading};
 
 use crate::auto::Auto;
@@ -59,6 +59,8 @@ pub(crate) enum Input {
     Stream {
         raw: Raw,
         compression: Compression,
+        /// Bytes that decompressing takes.
+        unpacking: usize,
         encoding: Encoding,
     },
 }
@@ -72,7 +74,7 @@ pub(crate) enum Purpose {
 
 impl Input {
     /// Finds out how `raw`, which is called `path`, is stored.
-    pub(crate) fn of(raw: Raw, path: &Path, encoding: Auto<Encoding>) -> Result<Self> {
+    pub(crate) fn of(raw: Raw, path: &Path, encoding: Auto<Encoding>, cx: &RunContext) -> Result<Self> {
         let mut start = Vec::new();
         let look = raw.open(Purpose::Look, None)?;
         look.take(6).read_to_end(&mut start).map_err(|error| reading(path, error))?;
@@ -80,10 +82,12 @@ impl Input {
             Compression::None => Compression::of_path(path),
             found => found,
         };
+        let mut unpacking = 0;
         if compression != Compression::None {
             start.clear();
-            let packed = BufReader::with_capacity(BLOCK, raw.open(Purpose::Look, None)?);
-            let text = compression.decompress(packed).map_err(|error| reading(path, error))?;
+            let packed = || Ok::<_, Error>(BufReader::with_capacity(BLOCK, raw.open(Purpose::Look, None)?));
+            unpacking = unpacking_memory(compression, packed()?, cx).map_err(|error| reading(path, error))?;
+            let text = compression.decompress(packed()?, unpacking).map_err(|error| reading(path, error))?;
             text.take(6).read_to_end(&mut start).map_err(|error| reading(path, error))?;
         }
         let encoding = match encoding {
@@ -103,7 +107,7 @@ impl Input {
         };
         Ok(match raw {
             Raw::File(handle) if compression == Compression::None && encoding == Encoding::Utf8 => Self::Plain(handle),
-            raw => Self::Stream { raw, compression, encoding },
+            raw => Self::Stream { raw, compression, unpacking, encoding },
         })
     }
 
@@ -114,21 +118,14 @@ impl Input {
 
     /// Bytes that reading it takes beyond the reader's buffer.
     pub(crate) fn memory(&self) -> usize {
-        let Self::Stream { raw, compression, encoding } = self else { return 0 };
+        let Self::Stream { raw, compression, unpacking, encoding } = self else { return 0 };
         let kept = match raw {
             Raw::Once(once) => once.kept(),
             Raw::File(handle) if handle.is_remote() => 2 * REMOTE_BLOCK,
             Raw::File(_) => 0,
         };
-        // Of what the usual levels write.
-        let unpacking = match compression {
-            Compression::None => 0,
-            Compression::Gzip(_) => BLOCK + (64 << 10),
-            Compression::Zstd(_) => BLOCK + (2 << 20),
-            Compression::Bzip2(_) => BLOCK + (4 << 20),
-            _ => BLOCK + (9 << 20),
-        };
-        kept + unpacking + if *encoding == Encoding::Utf8 { 0 } else { 128 << 10 }
+        let packed = if *compression == Compression::None { 0 } else { BLOCK };
+        kept + packed + unpacking + if *encoding == Encoding::Utf8 { 0 } else { 128 << 10 }
     }
 
     /// The text from its start, and a count of the stored bytes that it came from.
@@ -136,13 +133,13 @@ impl Input {
         let taken = Arc::new(AtomicU64::new(0));
         let text: Box<dyn Read + Send> = match self {
             Self::Plain(handle) => Raw::File(handle.clone()).open(purpose, Some(&taken))?,
-            Self::Stream { raw, compression, encoding } => {
+            Self::Stream { raw, compression, unpacking, encoding } => {
                 let raw = raw.open(purpose, Some(&taken))?;
                 let text: Box<dyn Read + Send> = match compression {
                     Compression::None => raw,
                     compression => Box::new(
                         compression
-                            .decompress(BufReader::with_capacity(BLOCK, raw))
+                            .decompress(BufReader::with_capacity(BLOCK, raw), *unpacking)
                             .map_err(|error| reading(path, error))?,
                     ),
                 };
@@ -154,6 +151,24 @@ impl Input {
         };
         Ok((text, taken))
     }
+}
+
+/// Bytes that decompressing takes of what begins as `start` does.
+///
+/// # Errors
+/// `MemoryExceeded` for more than the whole budget, which even a look may not take; those of reading `start`.
+pub(crate) fn unpacking_memory(compression: Compression, start: impl Read, cx: &RunContext) -> io::Result<usize> {
+    let (unpacking, usual) = (compression.unpacking_memory(start)?, compression.unpacking_memory(io::empty())?);
+    let budget = cx.memory().limit();
+    if unpacking <= budget.max(usual) {
+        return Ok(unpacking);
+    }
+    // A reader has less than a fifth of it: see `RunContext`.
+    let needed = unpacking.div_ceil(1 << 20).saturating_mul(5).saturating_add(5).saturating_mul(1 << 20);
+    let (takes, budget) = (format_bytes(unpacking), format_bytes(budget));
+    let message = format!("decompressing the file takes {takes}, too much for the memory budget of {budget}");
+    let hint = format!("a budget of {} would do", format_bytes(needed));
+    Err(io::Error::other(Error::new(ErrorKind::MemoryExceeded, message).hint(hint)))
 }
 
 impl Raw {

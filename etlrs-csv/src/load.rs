@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use etlrs_core::{
-    CancelToken, Error, ErrorKind, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Partition,
+    Error, ErrorKind, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Partition,
     PartitionWriter, Published, Receipt, Result, RunContext, Scan,
 };
 use etlrs_files::{Manifest, ManifestFile, Staging, data_files};
@@ -60,9 +60,10 @@ impl CsvLoader {
     }
 
     /// Works out what would be written where, and refuses what cannot be; `target` is read and not changed.
-    fn prepare(&self, plan: &LoadPlan, target: &Path, exists: bool, cancel: &CancelToken) -> Result<Prepared> {
+    fn prepare(&self, plan: &LoadPlan, target: &Path, exists: bool, cx: &RunContext) -> Result<Prepared> {
+        let cancel = cx.cancel();
         let mut layout = Layout::new(plan, &self.options, target)?;
-        let open = |path: &Path| OldFile::open(path, &layout, self.options.compression, cancel);
+        let open = |path: &Path| OldFile::open(path, &layout, self.options.compression, cx);
         let old = match (exists, self.directory) {
             (false, _) => Old::None,
             (true, false) if plan.mode == LoadMode::Append => Old::File(open(target)?),
@@ -73,7 +74,7 @@ impl CsvLoader {
                 if plan.mode == LoadMode::Append && !files.is_empty() {
                     for file in &files {
                         // A file may be compressed in its own way.
-                        OldFile::open(file, &layout, None, cancel)?;
+                        OldFile::open(file, &layout, None, cx)?;
                     }
                     let manifest = Manifest::read(target, cancel)?.ok_or_else(|| {
                         let message = "the directory has no manifest, which would tell how many rows are there";
@@ -114,7 +115,7 @@ impl Loader for CsvLoader {
     async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
         self.capabilities().require(plan.mode, self.path.display())?;
         let exists = Staging::check(&self.path, plan.mode, self.directory, cx.cancel())?;
-        let Prepared { layout, old } = self.prepare(plan, &self.path, exists, cx.cancel())?;
+        let Prepared { layout, old } = self.prepare(plan, &self.path, exists, cx)?;
         let mut preview = LoadPreview::default();
         preview.column_types = layout.described.clone();
         preview.notes = layout.notes.clone();
@@ -139,7 +140,8 @@ impl Loader for CsvLoader {
         };
         let staging = Arc::new(staging);
         let exists = staging.target_exists();
-        let Prepared { layout, old } = self.prepare(&plan, staging.target(), exists, cx.cancel())?;
+        let Prepared { layout, old } = self.prepare(&plan, staging.target(), exists, cx)?;
+        let unpacking = if let Old::File(old) = &old { old.unpacking } else { 0 };
         let output = if self.directory {
             let old = if let Old::Parts(files) = old { files } else { Vec::new() };
             Output::Directory(Arc::new(SharedDirectory::new(layout.clone(), staging.clone(), cx.run_id(), old)?))
@@ -147,7 +149,7 @@ impl Loader for CsvLoader {
             let old = if let Old::File(file) = old { Some(file) } else { None };
             Output::File(Arc::new(SharedFile::new(layout.clone(), staging.clone(), old)))
         };
-        Ok(Box::new(CsvSession { output, layout, options: self.options.clone(), staging }))
+        Ok(Box::new(CsvSession { output, layout, options: self.options.clone(), unpacking, staging }))
     }
 }
 
@@ -156,6 +158,8 @@ struct CsvSession {
     output: Output,
     layout: Arc<Layout>,
     options: CsvWriteOptions,
+    /// Bytes that reading the old file takes, to see how it ends.
+    unpacking: usize,
     staging: Arc<Staging>,
 }
 
@@ -178,7 +182,7 @@ impl LoadSession for CsvSession {
 
     fn held_memory(&self) -> usize {
         match &self.output {
-            Output::File(_) => self.staging.file_memory(),
+            Output::File(_) => self.staging.file_memory() + self.unpacking,
             Output::Directory(_) => 0,
         }
     }

@@ -3,9 +3,10 @@
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use etlrs_core::{CancelToken, Error, ErrorKind, Result};
+use etlrs_core::{Error, ErrorKind, Result, RunContext};
 use etlrs_files::{Compression, InputFile, reading};
 
+use crate::input::unpacking_memory;
 use crate::layout::Layout;
 
 /// A header ends within so many bytes.
@@ -17,6 +18,8 @@ const BLOCK: usize = 256 << 10;
 pub(crate) struct OldFile {
     file: InputFile,
     pub(crate) compression: Compression,
+    /// Bytes that decompressing it takes.
+    pub(crate) unpacking: usize,
     pub(crate) length: u64,
     /// It holds nothing, not even a header.
     pub(crate) is_empty: bool,
@@ -30,18 +33,19 @@ impl OldFile {
     /// # Errors
     /// `SchemaMismatch` for a file whose columns are not those of `layout`; `InvalidConfig` for one that is compressed in
     /// another way than asked for.
-    pub(crate) fn open(path: &Path, layout: &Layout, asked: Option<Compression>, cancel: &CancelToken) -> Result<Self> {
-        Self::of(path, layout, asked, cancel).map_err(|error| error.in_source(path.display()))
+    pub(crate) fn open(path: &Path, layout: &Layout, asked: Option<Compression>, cx: &RunContext) -> Result<Self> {
+        Self::of(path, layout, asked, cx).map_err(|error| error.in_source(path.display()))
     }
 
-    fn of(path: &Path, layout: &Layout, asked: Option<Compression>, cancel: &CancelToken) -> Result<Self> {
-        let file = InputFile::open(path, cancel)?;
+    fn of(path: &Path, layout: &Layout, asked: Option<Compression>, cx: &RunContext) -> Result<Self> {
+        let file = InputFile::open(path, cx.cancel())?;
         let mut start = Vec::new();
         file.stream(BLOCK).take(8).read_to_end(&mut start).map_err(|error| reading(path, error))?;
         let length = file.length();
         let mut old = Self {
             file,
             compression: Compression::of_start(&start),
+            unpacking: 0,
             length,
             is_empty: length == 0,
             shown: path.to_owned(),
@@ -62,6 +66,8 @@ impl OldFile {
             }
             None => {}
         }
+        let packed = BufReader::new(old.file.stream(BLOCK));
+        old.unpacking = unpacking_memory(old.compression, packed, cx).map_err(|error| reading(path, error))?;
         let (record, is_empty) = old.first_record(layout)?;
         old.is_empty = is_empty;
         if !is_empty {
@@ -73,7 +79,7 @@ impl OldFile {
     fn read(&self) -> Result<impl Read> {
         let failed = |error| reading(&self.shown, error);
         let file = BufReader::new(self.file.stream(BLOCK));
-        self.compression.decompress(file).map_err(failed)
+        self.compression.decompress(file, self.unpacking).map_err(failed)
     }
 
     /// The fields of the first record, and whether there is nothing at all.

@@ -73,7 +73,7 @@ impl Survey {
             }
         };
         let in_source = |error: Error| error.in_source(path.display());
-        let input = Input::of(raw, path, options.encoding).map_err(in_source)?;
+        let input = Input::of(raw, path, options.encoding, cx).map_err(in_source)?;
         let length = match (&input, stored) {
             (Input::Plain(_), Some(length)) => length,
             _ => u64::MAX,

@@ -196,6 +196,29 @@ fn a_record_longer_than_the_budget_is_refused() {
     assert_eq!(error.kind(), etlrs_core::ErrorKind::MemoryExceeded, "{error}");
 }
 
+#[test]
+fn the_window_of_a_compressed_file_is_taken_from_the_budget() {
+    let text = b"n\n7\n";
+    // A frame of one raw block, whose window is 256 MiB.
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 18 << 3, 1 | 4 << 3, 0, 0];
+    frame.extend_from_slice(text);
+    let large = file(&frame);
+    let cx = |budget| RunContext::new(PerformanceConfig { max_memory_usage: budget, ..PerformanceConfig::default() });
+    let scan = |budget| block_on(CsvExtractor::new(&large.path).scan(&cx(budget), &ScanRequest::all()));
+    let needed = scan(1 << 30).unwrap().min_memory();
+    assert!((256 << 20..260 << 20).contains(&needed), "{needed}");
+    let error = scan(64 << 20).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::MemoryExceeded);
+    assert!(error.to_string().contains("memory budget of 64MB; a budget of 1.3GB would do"), "{error}");
+    let rows = read(&large.path, CsvOptions::default(), &ScanRequest::all(), &cx(1 << 30)).unwrap();
+    assert_eq!(shown(&rows).1, ["7"]);
+
+    // What comes behind a small window is not counted, so it is refused.
+    let small = packed(text, Compression::Zstd(3));
+    let error = refused([small, frame].concat(), CsvOptions::default());
+    assert_eq!(error.kind(), ErrorKind::MemoryExceeded, "{error}");
+}
+
 /// Fields that need quotes, have none, or are of several bytes a character.
 fn field() -> impl Strategy<Value = String> {
     prop_oneof![

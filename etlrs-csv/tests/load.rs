@@ -286,7 +286,7 @@ fn a_writer_holds_what_it_may_and_waits_for_its_turn_beyond() {
         });
         let file = std::io::BufReader::new(std::fs::File::open(&path).unwrap());
         let mut text = String::new();
-        compression.decompress(file).unwrap().read_to_string(&mut text).unwrap();
+        compression.decompress(file, 16 << 20).unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(numbers(&text), (0..50_000).chain(0..50_000).collect::<Vec<_>>());
     }
 }
@@ -358,11 +358,29 @@ fn files_of_other_programs_are_appended_to() {
 }
 
 #[test]
+fn reading_a_file_that_is_appended_to_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.csv.zst");
+    // A frame of one raw block, whose window is 64 MiB.
+    std::fs::write(&path, [&[0x28, 0xb5, 0x2f, 0xfd, 0, 16 << 3, 1 | 4 << 3, 0, 0][..], b"n\n7\n"].concat()).unwrap();
+    let plan = plan(&count(0..0).schema(), LoadMode::Append, 1);
+    let begin = |memory| {
+        let config = PerformanceConfig { max_memory_usage: memory, ..PerformanceConfig::default() };
+        block_on(CsvLoader::new(&path).begin(&RunContext::new(config), plan.clone()))
+    };
+    let session = begin(1 << 30).unwrap();
+    assert!(session.held_memory() > 64 << 20);
+    drop(session);
+    let error = begin(32 << 20).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::MemoryExceeded, "{error}");
+}
+
+#[test]
 fn a_compressed_file_is_appended_to_as_it_is_compressed() {
     let read = |path: &Path, compression: Compression| {
         let file = std::io::BufReader::new(std::fs::File::open(path).unwrap());
         let mut text = String::new();
-        compression.decompress(file).unwrap().read_to_string(&mut text).unwrap();
+        compression.decompress(file, 16 << 20).unwrap().read_to_string(&mut text).unwrap();
         text
     };
     for (extension, compression) in [

@@ -9,8 +9,8 @@
 use std::io::{self, BufRead, Read, Write};
 use std::path::Path;
 
-use etlrs_core::{Error, ErrorKind, OptionArgument, OptionValue, Result, unknown_name};
-use lzma_rust2::{XzOptions, XzReader, XzWriter};
+use etlrs_core::{Error, ErrorKind, OptionArgument, OptionValue, Result, format_bytes, unknown_name};
+use lzma_rust2::{XzOptions, XzReader, XzWriter, lzma2_get_memory_usage};
 
 /// How a file is compressed.
 ///
@@ -113,6 +113,27 @@ impl Compression {
         }
     }
 
+    /// About as many bytes as decompressing a file takes that begins as `start` does: what its first member asks for, and
+    /// at the least what files of the usual levels take. Later members may ask for more.
+    ///
+    /// # Errors
+    /// Those of reading `start`. One that is damaged is left to [`decompress`](Self::decompress).
+    pub fn unpacking_memory(self, start: impl Read) -> io::Result<usize> {
+        Ok(match self {
+            Self::None => 0,
+            Self::Gzip(_) => 64 << 10,
+            Self::Zstd(_) => {
+                let window = known(zstd_window(start))?.unwrap_or(0).clamp(USUAL_ZSTD_WINDOW, LARGEST_ZSTD_WINDOW);
+                usize::try_from(window.next_power_of_two()).unwrap_or(usize::MAX).saturating_add(ZSTD_BUFFERS)
+            }
+            Self::Bzip2(_) => 4 << 20,
+            Self::Xz(_) => {
+                let dictionary = known(xz_dictionary(start))?.unwrap_or(0).max(USUAL_XZ_DICTIONARY);
+                usize::try_from(u64::from(lzma2_get_memory_usage(dictionary)) << 10).unwrap_or(usize::MAX)
+            }
+        })
+    }
+
     /// What compresses blocks; it keeps its tables from one to the next.
     ///
     /// # Errors
@@ -134,11 +155,12 @@ impl Compression {
         }))
     }
 
-    /// What `input` holds, decompressed: all members of it, to its end.
+    /// What `input` holds, decompressed: all members of it, to its end. A member that takes more than `memory`, which
+    /// [`unpacking_memory`](Self::unpacking_memory) tells, is refused.
     ///
     /// # Errors
     /// Those of reading the start of `input`, and as [`Decompressor`] for one that is empty.
-    pub fn decompress<R: BufRead>(self, mut input: R) -> io::Result<Decompressor<R>> {
+    pub fn decompress<R: BufRead>(self, mut input: R, memory: usize) -> io::Result<Decompressor<R>> {
         // Which an empty file has to be in no format but a sequence of frames, and that may have lost all of them.
         if self != Self::None && input.fill_buf()?.is_empty() {
             return Err(cut_off(self));
@@ -146,18 +168,119 @@ impl Compression {
         let unpacking = match self {
             Self::None => Unpacking::None(input),
             Self::Gzip(_) => Unpacking::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(input))),
-            Self::Zstd(_) => Unpacking::Zstd(zstd::stream::read::Decoder::with_buffer(input)?),
+            Self::Zstd(_) => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
+                let window = memory.saturating_sub(ZSTD_BUFFERS).max(SMALLEST_ZSTD_WINDOW);
+                decoder.window_log_max(window.ilog2().min(LARGEST_ZSTD_WINDOW.ilog2()))?;
+                Unpacking::Zstd(decoder)
+            }
             Self::Bzip2(_) => Unpacking::Bzip2(bzip2::bufread::MultiBzDecoder::new(input)),
-            Self::Xz(_) => Unpacking::Xz(Box::new(XzReader::new_mem_limit(input, true, XZ_MEMORY_KIB))),
+            Self::Xz(_) => {
+                let limit = u32::try_from(memory >> 10).unwrap_or(u32::MAX);
+                Unpacking::Xz(Box::new(XzReader::new_mem_limit(input, true, limit)))
+            }
         };
-        Ok(Decompressor { compression: self, unpacking, damaged: false })
+        Ok(Decompressor { compression: self, memory, unpacking, failed: false })
     }
+}
+
+fn known<T>(found: io::Result<Option<T>>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        found => found,
+    }
+}
+
+fn bytes<const N: usize>(input: &mut impl Read) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    input.read_exact(&mut bytes).map(|()| bytes)
+}
+
+/// The window of the first frame (RFC 8878, section 3.1.1.1), if there is one.
+fn zstd_window(mut start: impl Read) -> io::Result<Option<u64>> {
+    loop {
+        match u32::from_le_bytes(bytes(&mut start)?) {
+            0xfd2f_b528 => break,
+            0x184d_2a50..=0x184d_2a5f => {
+                let length = u32::from_le_bytes(bytes(&mut start)?);
+                io::copy(&mut start.by_ref().take(length.into()), &mut io::sink())?;
+            }
+            _ => return Ok(None),
+        }
+    }
+    let [descriptor] = bytes(&mut start)?;
+    if descriptor & 0x20 == 0 {
+        let [window] = bytes(&mut start)?;
+        let base = 1_u64 << (10 + (window >> 3));
+        return Ok(Some(base + base / 8 * u64::from(window & 7)));
+    }
+    // A single segment: its content is the window.
+    let dictionary_id = [0, 1, 2, 4].get(usize::from(descriptor & 3)).copied().unwrap_or(0);
+    io::copy(&mut start.by_ref().take(dictionary_id), &mut io::sink())?;
+    Ok(Some(match descriptor >> 6 {
+        0 => u8::from_le_bytes(bytes(&mut start)?).into(),
+        1 => u64::from(u16::from_le_bytes(bytes(&mut start)?)) + 256,
+        2 => u32::from_le_bytes(bytes(&mut start)?).into(),
+        _ => u64::from_le_bytes(bytes(&mut start)?),
+    }))
+}
+
+/// The dictionary of the first block of the first stream (the .xz file format, sections 3.1 and 5.3.1), if there is one.
+fn xz_dictionary(mut start: impl Read) -> io::Result<Option<u32>> {
+    const LZMA2: u64 = 0x21;
+    let _stream_header: [u8; 12] = bytes(&mut start)?;
+    let [size] = bytes(&mut start)?;
+    if size == 0 {
+        return Ok(None);
+    }
+    let mut header = Vec::new();
+    start.take(u64::from(size) * 4 + 3).read_to_end(&mut header)?;
+    let mut header = header.as_slice();
+    let [flags] = bytes(&mut header)?;
+    for _size in [0x40, 0x80].iter().filter(|&&bit| flags & bit != 0) {
+        xz_number(&mut header)?;
+    }
+    for _ in 0..=(flags & 3) {
+        let (filter, length) = (xz_number(&mut header)?, xz_number(&mut header)?);
+        let properties = usize::try_from(length).ok().and_then(|length| header.split_at_checked(length));
+        let Some((properties, rest)) = properties else { return Ok(None) };
+        if let (LZMA2, &[bits]) = (filter, properties) {
+            return Ok(match bits {
+                0..40 => Some(u32::from(2 | bits & 1) << (bits / 2 + 11)),
+                40 => Some(u32::MAX),
+                _ => None,
+            });
+        }
+        header = rest;
+    }
+    Ok(None)
+}
+
+/// Seven bits a byte, the lowest first; the last byte has no eighth bit (section 1.2).
+fn xz_number(input: &mut impl Read) -> io::Result<u64> {
+    let mut number = 0;
+    for shift in (0..63).step_by(7) {
+        let [byte] = bytes(input)?;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    Ok(number)
 }
 
 /// Bits of the window of deflate, the most that there are.
 const GZIP_WINDOW: u8 = 15;
-/// What decompressing xz may take: enough for `xz -9`. A file could ask for 4 GiB.
-const XZ_MEMORY_KIB: u32 = 128 << 10;
+/// What level 3 of zstd and level 6 of xz ask for.
+const USUAL_ZSTD_WINDOW: u64 = 2 << 20;
+const USUAL_XZ_DICTIONARY: u32 = 8 << 20;
+/// The library knows none that is larger.
+const LARGEST_ZSTD_WINDOW: u64 = 1 << 31;
+const SMALLEST_ZSTD_WINDOW: usize = 1 << 10;
+/// What a zstd decoder holds beside its window: its tables and a few blocks of 128 KiB.
+const ZSTD_BUFFERS: usize = 640 << 10;
+/// How the library names what its limit of the window refuses, for which it has no code that reaches us.
+const ZSTD_WINDOW_TOO_LARGE: &str = "Frame requires too much memory for decoding";
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::new(ErrorKind::Internal, format!("the block cannot be compressed: {error}")).caused_by(error)
@@ -231,8 +354,10 @@ const SMALLEST_XZ_DICTIONARY: u32 = 64 << 10;
 /// Errors of its own are [`Error`]s within the [`io::Error`]; [`reading`] takes them out.
 pub struct Decompressor<R: BufRead> {
     compression: Compression,
+    /// What a member may take.
+    memory: usize,
     unpacking: Unpacking<R>,
-    damaged: bool,
+    failed: bool,
 }
 
 enum Unpacking<R: BufRead> {
@@ -246,8 +371,8 @@ enum Unpacking<R: BufRead> {
 impl<R: BufRead> Read for Decompressor<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         // Some decoders say that they are at the end after they have failed.
-        if self.damaged {
-            return Err(damaged(self.compression, "it was found to be damaged before"));
+        if self.failed {
+            return Err(damaged(self.compression, "it was found before that it cannot be decompressed"));
         }
         let read = match &mut self.unpacking {
             Unpacking::None(input) => return input.read(buffer),
@@ -261,17 +386,23 @@ impl<R: BufRead> Read for Decompressor<R> {
             if ours || error.raw_os_error().is_some() || error.kind() == io::ErrorKind::Interrupted {
                 return error;
             }
-            self.damaged = true;
+            self.failed = true;
+            let reason = error.to_string();
             match error.kind() {
                 io::ErrorKind::UnexpectedEof => cut_off(self.compression),
-                io::ErrorKind::OutOfMemory => io::Error::other(Error::new(
-                    ErrorKind::Unsupported,
-                    format!("decompressing {} needs more memory than is allowed", self.compression.name()),
-                )),
-                _ => damaged(self.compression, &error.to_string()),
+                io::ErrorKind::OutOfMemory => too_large(self.compression, self.memory),
+                _ if reason == ZSTD_WINDOW_TOO_LARGE => too_large(self.compression, self.memory),
+                _ => damaged(self.compression, &reason),
             }
         })
     }
+}
+
+fn too_large(compression: Compression, memory: usize) -> io::Error {
+    let memory = format_bytes(memory);
+    let message = format!("the {} data has a part that takes more than {memory} to decompress", compression.name());
+    let hint = "decompress the file first, for only what its start asks for is planned with";
+    io::Error::other(Error::new(ErrorKind::MemoryExceeded, message).hint(hint))
 }
 
 fn cut_off(compression: Compression) -> io::Error {
@@ -353,7 +484,83 @@ mod tests {
         let mut out = Vec::new();
         // Small reads, so that members end within them and between them.
         let input = io::BufReader::with_capacity(7, packed);
-        compression.decompress(input)?.read_to_end(&mut out).map(|_| out)
+        let memory = compression.unpacking_memory(packed)?;
+        compression.decompress(input, memory)?.read_to_end(&mut out).map(|_| out)
+    }
+
+    /// A frame of one raw block; it holds "text", and asks for a window of `1 << log` bytes and `eighths` of that.
+    fn frame(log: u8, eighths: u8) -> Vec<u8> {
+        let header = [0x28, 0xb5, 0x2f, 0xfd, 0, (log - 10) << 3 | eighths];
+        [&header[..], &[1 | 4 << 3, 0, 0], b"text"].concat()
+    }
+
+    /// A stream that says that its dictionary has the size that `bits` stand for.
+    fn stream(bits: u8) -> Vec<u8> {
+        let mut stream = packed(XZ, &[b"text"]);
+        let size = usize::from(stream[12]) * 4;
+        assert_eq!(stream[13] & 0xc3, 0, "one filter and no sizes");
+        stream[16] = bits;
+        let mut crc = flate2::Crc::new();
+        crc.update(&stream[12..12 + size]);
+        stream[12 + size..16 + size].copy_from_slice(&crc.sum().to_le_bytes());
+        stream
+    }
+
+    #[test]
+    fn the_start_tells_what_decompressing_takes() {
+        let skipped = [&[0x53, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"any", &frame(25, 0)].concat();
+        let single = |descriptor: u8, rest: &[u8]| [&[0x28, 0xb5, 0x2f, 0xfd, descriptor][..], rest].concat();
+        for (compression, start, expected) in [
+            (ZSTD, frame(27, 0), 128 << 20),
+            (ZSTD, frame(31, 0), 2 << 30),
+            (ZSTD, frame(24, 1), 32 << 20),
+            (ZSTD, frame(10, 0), 2 << 20),
+            (ZSTD, skipped, 32 << 20),
+            (ZSTD, single(0x20, &[200]), 2 << 20),
+            (ZSTD, single(0x60, &[0, 0]), 2 << 20),
+            (ZSTD, single(0xa0, &[0, 0, 0, 1]), 16 << 20),
+            (ZSTD, single(0xa3, &[9, 9, 9, 9, 0, 0, 0, 1]), 16 << 20),
+            (ZSTD, single(0xe0, &[0, 0, 0, 0, 1, 0, 0, 0]), 2 << 30),
+            (ZSTD, frame(27, 0)[..5].to_vec(), 2 << 20),
+            (ZSTD, b"no such thing".to_vec(), 2 << 20),
+            (XZ, stream(18), 8 << 20),
+            (XZ, stream(28), 64 << 20),
+            (XZ, stream(29), 96 << 20),
+            (XZ, stream(40), 4 << 30),
+            (XZ, stream(0), 8 << 20),
+            (XZ, stream(28)[..14].to_vec(), 8 << 20),
+        ] {
+            let memory = compression.unpacking_memory(&start[..]).unwrap();
+            assert!((expected..expected + (1 << 20)).contains(&memory), "{memory} for {start:x?}");
+        }
+    }
+
+    #[test]
+    fn large_windows_and_dictionaries_are_read_if_the_start_tells_them_and_never_damaged() {
+        for (compression, small, large) in [(ZSTD, frame(21, 0), frame(28, 1)), (XZ, stream(18), stream(30))] {
+            assert_eq!(unpacked(compression, &large).unwrap(), b"text");
+            assert_eq!(unpacked(compression, &[&large[..], &small, &large].concat()).unwrap(), b"texttexttext");
+            let refused = unpacked(compression, &[small, large].concat()).unwrap_err();
+            let error = reading("f".as_ref(), refused);
+            assert_eq!(error.kind(), ErrorKind::MemoryExceeded, "{error}");
+            assert!(error.to_string().contains("to decompress; decompress the file first"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_window_that_zstd_makes_for_long_distances_is_read() {
+        let text = "one line after another\n".repeat(1000).into_bytes();
+        let run = || {
+            let mut zstd = std::process::Command::new("zstd");
+            zstd.args(["--long=28", "-c"]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+            let mut child = zstd.spawn().ok()?;
+            child.stdin.take()?.write_all(&text).ok()?;
+            child.wait_with_output().ok()
+        };
+        match run() {
+            Some(packed) if packed.status.success() => assert_eq!(unpacked(ZSTD, &packed.stdout).unwrap(), text),
+            _ => println!("skipped: there is no program zstd, or no memory for it"),
+        }
     }
 
     proptest! {
@@ -437,7 +644,7 @@ mod tests {
     fn it_stays_damaged() {
         let mut bent = packed(GZIP, &[b"text"]);
         *bent.last_mut().unwrap() ^= 1;
-        let mut reader = GZIP.decompress(&bent[..]).unwrap();
+        let mut reader = GZIP.decompress(&bent[..], 0).unwrap();
         let mut out = Vec::new();
         assert!(reader.read_to_end(&mut out).is_err());
         assert!(reader.read(&mut [0; 9]).is_err());
