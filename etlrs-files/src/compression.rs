@@ -113,8 +113,8 @@ impl Compression {
         }
     }
 
-    /// About as many bytes as decompressing a file takes that begins as `start` does: what its first member asks for, and
-    /// at the least what files of the usual levels take. Later members may ask for more.
+    /// About as many bytes as decompressing a file takes that begins as `start` does: what its first member asks for,
+    /// and at the least what files of the usual levels take. Later members may ask for more.
     ///
     /// # Errors
     /// Those of reading `start`. One that is damaged is left to [`decompress`](Self::decompress).
@@ -225,7 +225,8 @@ fn zstd_window(mut start: impl Read) -> io::Result<Option<u64>> {
     }))
 }
 
-/// The dictionary of the first block of the first stream (the .xz file format, sections 3.1 and 5.3.1), if there is one.
+/// The dictionary of the first block of the first stream (the .xz file format, sections 3.1 and 5.3.1), if there is
+/// one.
 fn xz_dictionary(mut start: impl Read) -> io::Result<Option<u32>> {
     const LZMA2: u64 = 0x21;
     let _stream_header: [u8; 12] = bytes(&mut start)?;

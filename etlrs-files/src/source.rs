@@ -12,9 +12,9 @@ use crate::pattern::{PathPattern, absolute};
 /// The files that a source path stands for: itself, or, for a directory, the files of its manifest, or else those with
 /// one of `extensions`, in the order of their names. Hidden files and those that begin with `_` are not data.
 ///
-/// A path that does not exist and has `*`, `?`, `[…]` or `**` in it is a pattern: it stands for the files that match, in
-/// the order of their paths. A wildcard matches no name that begins with `.` or `_`, of a directory neither, and `**` goes
-/// into no linked directory.
+/// A path that does not exist and has `*`, `?`, `[…]` or `**` in it is a pattern: it stands for the files that match,
+/// in the order of their paths. A wildcard matches no name that begins with `.` or `_`, of a directory neither, and
+/// `**` goes into no linked directory.
 ///
 /// # Errors
 /// `NotFound` and other I/O errors, also for a pattern that matches nothing; `InvalidConfig` for one that is none;

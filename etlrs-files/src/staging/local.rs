@@ -3,13 +3,13 @@
 //! then has the temporary name and is removed), with `NOREPLACE` where nothing was. Whatever is found under a temporary
 //! name while the target's lock is held belongs to a run that died, and is removed.
 //!
-//! The lock keeps other runs away, and not other programs. So what is at the target is remembered when the run begins and
-//! compared just before the rename: what came or changed in between would be lost, and is refused. Of an old directory only
-//! what is remembered is removed; what came in the moment between the comparison and the exchange goes to the new one. A
-//! single file has no such way: what is written to it in that moment is lost.
+//! The lock keeps other runs away, and not other programs. So what is at the target is remembered when the run begins
+//! and compared just before the rename: what came or changed in between would be lost, and is refused. Of an old
+//! directory only what is remembered is removed; what came in the moment between the comparison and the exchange goes
+//! to the new one. A single file has no such way: what is written to it in that moment is lost.
 //!
-//! Files of the old directory that stay are linked only when the run publishes, for a link changes what `fingerprint` sees
-//! of a file, and the run may be reading it.
+//! Files of the old directory that stay are linked only when the run publishes, for a link changes what `fingerprint`
+//! sees of a file, and the run may be reading it.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -277,8 +277,8 @@ impl LocalArea {
         }
     }
 
-    /// Without renameat2, a directory is missing for a moment. A run that dies in that moment leaves the old one under a
-    /// name from which the next run takes it back (`recover`).
+    /// Without renameat2, a directory is missing for a moment. A run that dies in that moment leaves the old one under
+    /// a name from which the next run takes it back (`recover`).
     fn exchange_plainly(&self) -> io::Result<PathBuf> {
         let old = hidden_beside(&self.target, OLD).map_err(io::Error::other)?;
         fs::rename(&self.target, &old)?;
@@ -314,7 +314,8 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Copies to a file that does not exist: one that does may be a link to the file that is copied, which opening would empty.
+/// Copies to a file that does not exist: one that does may be a link to the file that is copied, which opening would
+/// empty.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let mut source = File::open(from)?;
     let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
@@ -330,8 +331,8 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Without renameat2. Where there are no hard links either (some file systems in user space), a file that another program
-/// creates between the look and the rename is lost; other runs are kept away by the lock.
+/// Without renameat2. Where there are no hard links either (some file systems in user space), a file that another
+/// program creates between the look and the rename is lost; other runs are kept away by the lock.
 fn rename_new_plainly(
     from: &Path,
     to: &Path,

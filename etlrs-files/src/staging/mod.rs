@@ -201,9 +201,9 @@ impl Staging {
     /// Puts what was staged in its place, at once and for good. To be called once, when all files are finished.
     ///
     /// # Errors
-    /// `Locked` if another program wrote to the target meanwhile, `AlreadyExists` if one created it in mode create; an I/O
-    /// error. After all of them the target is as it was, unless the error says that the data is in place and only its
-    /// durability is in doubt.
+    /// `Locked` if another program wrote to the target meanwhile, `AlreadyExists` if one created it in mode create; an
+    /// I/O error. After all of them the target is as it was, unless the error says that the data is in place and only
+    /// its durability is in doubt.
     pub fn publish(&self) -> Result<()> {
         match &self.0 {
             Area::Local(area) => area.publish(),
