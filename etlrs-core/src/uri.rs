@@ -47,6 +47,10 @@ impl Uri {
     #[must_use]
     pub fn in_folder(self, folder: &Path) -> Self {
         let body = self.body();
+        // `csv:s3://bucket/key` names the format of a file elsewhere.
+        if Self::new(body).body().starts_with("//") {
+            return self;
+        }
         if body.starts_with('/') || body == "-" || folder.as_os_str().is_empty() {
             return self;
         }
@@ -184,6 +188,8 @@ mod tests {
             ("/a.csv", "/a.csv"),
             ("sqlite:f.db#t", "sqlite:dir/f.db#t"),
             ("postgres://me@host/db#t", "postgres://me@host/db#t"),
+            ("csv:s3://bucket/d/", "csv:s3://bucket/d/"),
+            ("csv:a:b/c.csv", "csv:dir/a:b/c.csv"),
         ] {
             assert_eq!(Uri::new(text).in_folder(Path::new("dir")), Uri::new(expected));
         }
