@@ -17,10 +17,14 @@ use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 use crate::chunks::{ChunkFile, Chunks, SMALLEST_BLOCK, wanted};
 use crate::error::{arrow, guarded, reading};
 use crate::file::ParquetFile;
+use crate::pages::first_page;
 use crate::prune::wanted_rows;
 use crate::split::{self, FileGroups, Piece};
 use crate::types::first_difference;
 use crate::{EXTENSIONS, ParquetReadOptions};
+
+/// Bytes at which writers end a page or a dictionary.
+const PAGE: u64 = 1 << 20;
 
 /// Reads a Parquet file, or the files of a directory as one table; of the local file system or of an object store
 /// (`s3://bucket/sales.parquet`).
@@ -89,17 +93,17 @@ struct Group<'a> {
 
 impl Group<'_> {
     fn rows(&self) -> u64 {
-        self.wanted.iter().map(|rows| rows.end - rows.start).sum()
+        sum(self.wanted.iter().map(|rows| rows.end - rows.start))
     }
 
-    /// Bytes that reading it takes at the least.
-    fn memory(&self) -> usize {
+    /// Bytes that reading it takes at the least, with pages of `page` bytes.
+    fn memory(&self, page: u64) -> usize {
         let mask = &self.source.mask;
         let blocks = match etlrs_files::store_scheme(&self.source.file.path) {
             Some(_) => wanted(self.metadata, mask).count().saturating_mul(2 * SMALLEST_BLOCK),
             None => 0,
         };
-        page_memory(self.metadata, mask).saturating_add(blocks)
+        page_memory(self.metadata, mask, page).saturating_add(blocks)
     }
 
     /// Compressed bytes of the wanted columns; of the pages that are read, by their part of the rows.
@@ -168,14 +172,31 @@ impl ParquetScan {
         let (partitions, cancel) = (Vec::new(), cancel.clone());
         let mut scan = Self { schema, files: sources, pieces, partitions, notes, min_memory: 0, cancel };
         scan.partitions = scan.pieces.iter().enumerate().map(|(index, piece)| scan.partition(index, piece)).collect();
-        let groups = scan.pieces.iter().flat_map(|piece| scan.groups(piece));
-        scan.min_memory = groups.map(|group| group.memory()).max().unwrap_or(0);
+        let (page, unpacking) = scan.page_bytes();
+        scan.min_memory = scan.all_groups().map(|group| group.memory(page)).max().unwrap_or(0).max(unpacking);
         Ok(scan)
     }
 
+    /// Bytes of a page of many values: unpacked, and while it is being unpacked. Writers have a limit of their own, which the
+    /// largest column chunk shows; some write a page for each.
+    fn page_bytes(&self) -> (u64, usize) {
+        let chunks = self.all_groups().flat_map(|Group { source, metadata, .. }| {
+            wanted(metadata, &source.mask).map(move |chunk| (source, chunk))
+        });
+        let largest = chunks.max_by_key(|(_, chunk)| chunk.uncompressed_size());
+        let largest = largest.filter(|(_, chunk)| non_negative(chunk.uncompressed_size()) > PAGE);
+        let found = largest.and_then(|(source, chunk)| first_page(&source.file.source().ok()?, chunk));
+        found.map_or((PAGE, 0), |(page, unpacking)| (page, usize::try_from(unpacking).unwrap_or(usize::MAX)))
+    }
+
+    /// The row groups of all pieces, without those that are skipped.
+    fn all_groups(&self) -> impl Iterator<Item = Group<'_>> {
+        self.pieces.iter().flat_map(|piece| self.groups(piece))
+    }
+
     fn partition(&self, index: usize, piece: &Piece) -> Partition {
-        let rows = self.groups(piece).map(|group| group.rows()).sum();
-        let bytes = self.groups(piece).map(|group| group.bytes()).sum();
+        let rows = sum(self.groups(piece).map(|group| group.rows()));
+        let bytes = sum(self.groups(piece).map(|group| group.bytes()));
         Partition::new(index, piece.descriptor()).with_rows(rows).with_bytes(bytes)
     }
 
@@ -194,7 +215,7 @@ fn skipped(sources: &[Source]) -> Option<String> {
     let with_rows = |group: &Group<'_>| group.metadata.num_rows() > 0;
     let gone = groups().filter(|group| with_rows(group) && group.wanted.is_empty()).count();
     let rows = groups().filter(|group| !group.wanted.is_empty());
-    let rows: u64 = rows.map(|group| non_negative(group.metadata.num_rows()).saturating_sub(group.rows())).sum();
+    let rows = sum(rows.map(|group| non_negative(group.metadata.num_rows()).saturating_sub(group.rows())));
     let all = groups().filter(with_rows).count();
     match (gone, rows) {
         (0, 0) => None,
@@ -278,8 +299,8 @@ impl Scan for ParquetScan {
         let batch_rows = cx.config().batch_size.min(fitting).max(1);
         let mut progress = Progress {
             rows: 0,
-            expected: groups.iter().map(Group::rows).sum(),
-            bytes: groups.iter().map(Group::bytes).sum(),
+            expected: sum(groups.iter().map(Group::rows)),
+            bytes: sum(groups.iter().map(Group::bytes)),
             counted: 0,
         };
 
@@ -360,19 +381,26 @@ fn non_negative(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
+/// That of numbers which footers claim.
+fn sum(numbers: impl Iterator<Item = u64>) -> u64 {
+    numbers.fold(0, u64::saturating_add)
+}
+
 fn wanted_bytes(group: &RowGroupMetaData, mask: &ProjectionMask) -> u64 {
-    wanted(group, mask).fold(0, |sum, column| sum.saturating_add(non_negative(column.compressed_size())))
+    sum(wanted(group, mask).map(|column| non_negative(column.compressed_size())))
 }
 
 /// What a reader holds of a row group: a page of each column, packed and unpacked, and its dictionary. Writers aim at
-/// pages and dictionaries of 1 MiB.
-fn page_memory(group: &RowGroupMetaData, mask: &ProjectionMask) -> usize {
-    const PAGE: u64 = 1 << 20;
-    let bytes = wanted(group, mask).fold(0_u64, |sum, column| {
-        let size = non_negative(column.uncompressed_size());
-        sum.saturating_add(size.min(PAGE)).saturating_add(non_negative(column.compressed_size()).min(PAGE / 4))
-    });
-    usize::try_from(bytes).unwrap_or(usize::MAX)
+/// pages and dictionaries of 1 MiB. Of those that write larger ones, of `page` bytes, it is a quarter, for such pages may
+/// take all that a worker has (`pages.rs`).
+fn page_memory(group: &RowGroupMetaData, mask: &ProjectionMask, page: u64) -> usize {
+    let pages = |page: u64| {
+        sum(wanted(group, mask).map(|column| {
+            let (packed, unpacked) = (non_negative(column.compressed_size()), non_negative(column.uncompressed_size()));
+            unpacked.min(page).saturating_add(packed.min(page / 4))
+        }))
+    };
+    usize::try_from(pages(PAGE).max(pages(page) / 4)).unwrap_or(usize::MAX)
 }
 
 /// Size of a row in memory, on the average of the row group.
@@ -389,7 +417,7 @@ fn row_bytes(group: &RowGroupMetaData, mask: &ProjectionMask) -> u64 {
             PhysicalType::INT64 | PhysicalType::DOUBLE | PhysicalType::INT96 => values.saturating_mul(8),
         }
     });
-    sizes.fold(0_u64, u64::saturating_add) / non_negative(group.num_rows()).max(1)
+    sum(sizes) / non_negative(group.num_rows()).max(1)
 }
 
 /// Bytes of the values of a column. The size in pages counts a repeated value once where there is a dictionary, so

@@ -225,10 +225,13 @@ fn check_claims(metadata: &ParquetMetaData, length: u64) -> Result<()> {
             return Err(unsupported(message).at_column(leaf.path().string()));
         }
     }
+    let mut rows = 0_i64;
     for group in metadata.row_groups() {
+        let wrong = |what: &str| Error::new(ErrorKind::InvalidData, format!("the file is damaged: it claims {what}"));
         if group.num_rows() < 0 {
-            return Err(Error::new(ErrorKind::InvalidData, "the file is damaged: it claims a negative number of rows"));
+            return Err(wrong("a negative number of rows"));
         }
+        rows = rows.checked_add(group.num_rows()).ok_or_else(|| wrong("more rows than can be counted"))?;
         for column in group.columns() {
             if column.file_path().is_some() {
                 return Err(Error::new(

@@ -138,7 +138,8 @@ impl Loader for ParquetLoader {
         match plan.mode {
             LoadMode::Replace if exists => preview.notes.push(format!("{} is replaced", self.path.display())),
             LoadMode::Append if exists => {
-                let rows: i64 = prepared.old.iter().map(|file| file.footer().file_metadata().num_rows()).sum();
+                let rows = prepared.old.iter().map(|file| file.footer().file_metadata().num_rows());
+                let rows = rows.fold(0, i64::saturating_add);
                 preview.notes.push(format!("{} has {rows} rows, which stay", self.path.display()));
             }
             _ => {}

@@ -67,7 +67,13 @@ impl<'a> Compact<'a> {
         self.rest.len()
     }
 
-    fn take(&mut self, count: usize) -> Result<&'a [u8]> {
+    /// What is not read yet.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// The next `count` bytes.
+    pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8]> {
         let (taken, rest) = self.rest.split_at_checked(count).ok_or(Broken::Short)?;
         self.rest = rest;
         Ok(taken)
@@ -77,7 +83,8 @@ impl<'a> Compact<'a> {
         self.take(1)?.first().copied().ok_or(Broken::Short)
     }
 
-    fn varint(&mut self) -> Result<u64> {
+    /// An integer of 64 bits in groups of seven, the lowest first.
+    pub(crate) fn varint(&mut self) -> Result<u64> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -89,7 +96,8 @@ impl<'a> Compact<'a> {
         Err(Broken::Wrong)
     }
 
-    fn length(&mut self) -> Result<usize> {
+    /// The same as a number of bytes or elements.
+    pub(crate) fn length(&mut self) -> Result<usize> {
         usize::try_from(self.varint()?).map_err(|_| Broken::Wrong)
     }
 
