@@ -164,27 +164,32 @@ fn first_record(text: &[u8], is_whole: bool, layout: &Layout) -> Option<Vec<Stri
 
 /// Compares the first record of a file that exists with the columns of the plan.
 fn compare(found: &[String], layout: &Layout) -> Result<()> {
-    let misfit = |column: &str, difference: String| {
-        Error::new(ErrorKind::SchemaMismatch, format!("rows cannot be appended: {difference} in the file that exists"))
-            .hint("use mode replace, or change the columns")
-            .at_column(column)
-    };
     let fields = layout.schema.fields();
     let Some(names) = first_record(&layout.header, false, layout) else {
         if found.len() == fields.len() {
             return Ok(());
         }
         let column = fields.get(found.len()).or(fields.last()).map_or("", |field| field.name());
-        return Err(misfit(column, format!("there are {} columns, and {}", fields.len(), found.len())));
+        let (planned, found) = (fields.len(), found.len());
+        let message =
+            format!("rows cannot be appended: there are {planned} columns, and {found} in the file that exists");
+        return Err(Error::new(ErrorKind::SchemaMismatch, message)
+            .hint("use mode replace, or change the columns")
+            .at_column(column));
     };
-    for (index, (name, found)) in names.iter().zip(found).enumerate() {
-        if name != found {
-            return Err(misfit(name, format!("column {} has this name, and is {found:?}", index + 1)));
-        }
+    if names == found {
+        return Ok(());
     }
-    match (found.get(names.len()), names.get(found.len())) {
-        (Some(missing), _) => Err(misfit(missing, "the column is missing, and is there".to_owned())),
-        (_, Some(extra)) => Err(misfit(extra, "the column is there, and is not".to_owned())),
-        (None, None) => Ok(()),
-    }
+    // What was found is not shown, for it may be a row.
+    let same = names.iter().zip(found).take_while(|(name, found)| name == found).count();
+    let message = format!(
+        "rows cannot be appended: the first record of the file that exists is not the planned header, from column {} on",
+        same + 1
+    );
+    let error = Error::new(ErrorKind::SchemaMismatch, message)
+        .hint("use mode replace, or change the columns; if the file has no header, set the option header=false");
+    Err(match names.get(same) {
+        Some(name) => error.at_column(name),
+        None => error,
+    })
 }

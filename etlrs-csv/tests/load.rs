@@ -330,6 +330,27 @@ fn a_target_with_other_columns_is_not_appended_to() {
 }
 
 #[test]
+fn a_row_in_place_of_the_header_is_not_shown_when_it_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("people.csv");
+    let batch = record_batch([("id", vec![Some(1)]), ("number", vec![Some(2)])]);
+    let plan = plan(&batch.schema(), LoadMode::Append, 1);
+    for (row, column, from) in [
+        ("4711,alice@example.com\n", Some("id"), "from column 1 on"),
+        ("id,alice@example.com\n", Some("number"), "from column 2 on"),
+        ("id\n", Some("number"), "from column 2 on"),
+        ("id,number,alice@example.com\n", None, "from column 3 on"),
+    ] {
+        std::fs::write(&path, row).unwrap();
+        let error = block_on(loader(&path, false).check(&context(), &plan)).unwrap_err();
+        assert_eq!((error.kind(), error.position().column.as_deref()), (ErrorKind::SchemaMismatch, column), "{error}");
+        let message = error.to_string();
+        assert!(message.contains(from) && message.contains("header=false"), "{message}");
+        assert!(!message.contains("4711") && !message.contains("alice"), "{message}");
+    }
+}
+
+#[test]
 fn files_of_other_programs_are_appended_to() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out.csv");
