@@ -22,7 +22,7 @@ use std::ops::Range;
 use arrow_schema::DataType;
 
 use crate::infer::Inference;
-use crate::records::{Dialect, Field, Step};
+use crate::records::{Dialect, Field, Step, is_blank};
 
 /// Bytes that are looked at.
 pub(crate) const WINDOW: usize = 64 << 10;
@@ -60,6 +60,8 @@ pub(crate) struct Found {
     /// Bytes of the lines that are left out.
     pub(crate) skipped: usize,
     pub(crate) header: bool,
+    /// The number of fields that most records have.
+    pub(crate) width: usize,
     pub(crate) findings: Vec<Finding>,
     /// What it may be as well.
     pub(crate) doubt: Option<String>,
@@ -111,20 +113,46 @@ pub(crate) fn detect(text: &[u8], whole: bool, given: &Given<'_>) -> Found {
         // Behind blank lines too.
         skipped = best.records.get(best.lead).map_or(start, |record| record.start);
     }
-    // A header may begin with # too, if there is no other.
-    if let Some(last) = hashes.last().filter(|_| best.lead == 0 && best.width > 1)
-        && let line = text.get(last.clone()).unwrap_or_default()
-        && best.width == count_fields(best.dialect, line)
-        && let (is_header, why) = header(text, skipped, &best, whole, given)
-        && (!is_header || (why.starts_with("usual") && line.get(1) != Some(&b' ')))
+    if let Some(last) = hashes.last().filter(|_| best.lead == 0)
+        && is_record(text, last.clone(), skipped, &best, whole, given)
     {
         skipped = last.start;
         why_skipped = "lines that begin with #, and the header behind them";
     }
     let skipped_lines = lines(text.get(..skipped).unwrap_or_default());
-    let (header, why_header) = header(text, skipped, &best, whole, given);
-    let findings = findings(&best, given, (skipped_lines, why_skipped), (header, why_header));
-    Found { dialect: best.dialect, skipped_lines, skipped, header, findings, doubt }
+    let header = header(text, skipped, &best, whole, given);
+    let findings = findings(&best, given, (skipped_lines, why_skipped), &header);
+    let (dialect, width, header) = (best.dialect, best.width, header.is_there);
+    Found { dialect, skipped_lines, skipped, header, width, findings, doubt }
+}
+
+/// Whether a line that begins with `#` is no comment but a header, or data where there is none. `behind` it is a record.
+///
+/// It has as many fields as that record, which is not the header for certain. Whoever says that there is a header, where
+/// that record has values, must mean the line.
+fn is_record(
+    text: &[u8],
+    line: Range<usize>,
+    behind: usize,
+    reading: &Reading,
+    whole: bool,
+    given: &Given<'_>,
+) -> bool {
+    let bytes = text.get(line.clone()).unwrap_or_default();
+    let unasked = Given { header: None, ..*given };
+    let judged = |start| header(text, start, reading, whole, &unasked);
+    let next = judged(behind);
+    if count_fields(reading.dialect, bytes) != reading.width || (next.is_there && next.is_certain) {
+        return false;
+    }
+    let several = reading.width > 1;
+    // A line of words. That it is one field as all lines are says nothing, so no space at all is allowed then.
+    let is_remark = if several { bytes.get(1) == Some(&b' ') } else { bytes.contains(&b' ') };
+    match given.header {
+        Some(false) => several && (!is_remark || !judged(line.start).is_there),
+        _ if !is_remark => true,
+        asked => !next.is_there && (several || asked == Some(true)),
+    }
 }
 
 /// The lines with `#` that a text begins with, if no later line begins with it and there are others.
@@ -137,7 +165,8 @@ fn hash_lines(text: &[u8]) -> Vec<Range<usize>> {
         start += length + 1;
     }
     let rest = text.get(start..).unwrap_or_default();
-    if rest.is_empty() || rest.starts_with(b"#") || memchr::memmem::find(rest, b"\n#").is_some() {
+    let is_blank = rest.iter().all(|byte| matches!(byte, b'\n' | b'\r'));
+    if is_blank || rest.starts_with(b"#") || memchr::memmem::find(rest, b"\n#").is_some() {
         return Vec::new();
     }
     found
@@ -239,8 +268,7 @@ impl Reading {
             let before = fields.len();
             match dialect.record(text, at, whole, &mut fields) {
                 Ok(Step::Record(next)) => {
-                    let blank = fields.len() == before + 1 && fields.get(before).is_some_and(|f: &Field| f.is_empty());
-                    if blank {
+                    if is_blank(fields.get(before..).unwrap_or_default()) {
                         fields.truncate(before);
                     } else {
                         records.push(Record { start: at, fields: before..fields.len() });
@@ -282,8 +310,8 @@ impl Reading {
         let lead = self.records.iter().take_while(short).count();
         // Of lines, not of records that go over several.
         let end = self.records.get(lead).map_or(0, |record| record.start);
-        if !given.skipped
-            && self.malformed == 0
+        // Also where it is given what is left out: that may not change what is found beside it.
+        if self.malformed == 0
             && lead <= PREAMBLE
             && agreeing >= 2
             && agreeing + lead == self.records.len()
@@ -378,17 +406,26 @@ fn is_typed(column: &Inference) -> bool {
     column.type_without_nulls() != DataType::Utf8
 }
 
-/// Whether the record at `start` holds the names of the columns.
-fn header(text: &[u8], start: usize, reading: &Reading, whole: bool, given: &Given<'_>) -> (bool, String) {
-    if let Some(header) = given.header {
-        return (header, "given".to_owned());
+/// Whether a record holds the names of the columns, and why.
+struct Header {
+    is_there: bool,
+    /// Its fields say so.
+    is_certain: bool,
+    why: &'static str,
+}
+
+/// Whether the record at `start`, behind blank lines, is a header.
+fn header(text: &[u8], start: usize, reading: &Reading, whole: bool, given: &Given<'_>) -> Header {
+    let certain = |is_there, why| Header { is_there, is_certain: true, why };
+    let likely = |why| Header { is_there: true, is_certain: false, why };
+    if let Some(is_there) = given.header {
+        return certain(is_there, "given");
     }
     let mut fields = Vec::new();
     let dialect = reading.dialect;
     let mut at = start;
     while let Ok(Step::Record(next) | Step::Comment(next)) = dialect.record(text, at, whole, &mut fields) {
-        let blank = fields.len() == 1 && fields.first().is_some_and(|field: &Field| field.is_empty());
-        if (fields.is_empty() || blank) && next > at && next < text.len() {
+        if (fields.is_empty() || is_blank(&fields)) && next > at && next < text.len() {
             fields.clear();
             at = next;
             continue;
@@ -400,7 +437,7 @@ fn header(text: &[u8], start: usize, reading: &Reading, whole: bool, given: &Giv
         && names.len() == first.len()
         && names.iter().zip(&first).all(|(name, field)| name.as_bytes() == *field)
     {
-        return (true, "the same names as in the file before".to_owned());
+        return certain(true, "the same names as in the file before");
     }
     let alone = |value: &[u8]| {
         let mut column = Inference::new();
@@ -411,14 +448,14 @@ fn header(text: &[u8], start: usize, reading: &Reading, whole: bool, given: &Giv
     if body.is_empty() {
         let all = !first.is_empty() && first.iter().all(|value| alone(value));
         return match all {
-            true => (false, "every field of the only record is a value of a type".to_owned()),
-            false => (true, "there is only one record".to_owned()),
+            true => certain(false, "every field of the only record is a value of a type"),
+            false => likely("there is only one record"),
         };
     }
     let columns = reading.columns(text, body.into_iter(), given.nulls);
     let typed: Vec<usize> = (0..columns.len()).filter(|&column| columns.get(column).is_some_and(is_typed)).collect();
     if typed.is_empty() {
-        return (true, "usual, for no column has a type".to_owned());
+        return likely("usual, for no column has a type");
     }
     let is_value = |column: &usize| {
         let value = first.get(*column).copied().unwrap_or_default();
@@ -432,15 +469,15 @@ fn header(text: &[u8], start: usize, reading: &Reading, whole: bool, given: &Giv
     };
     let found: Vec<(bool, bool)> = typed.iter().map(is_value).collect();
     if found.iter().any(|&(null, fits)| !null && !fits) {
-        return (true, "the first record has text above a column with a type".to_owned());
+        return certain(true, "the first record has text above a column with a type");
     }
     if found.iter().any(|&(null, fits)| !null && fits) {
-        return (false, "the first record has values of the types below it".to_owned());
+        return certain(false, "the first record has values of the types below it");
     }
-    (true, "usual, for the first record is empty above all columns with a type".to_owned())
+    likely("usual, for the first record is empty above all columns with a type")
 }
 
-fn findings(reading: &Reading, given: &Given<'_>, skipped: (usize, &str), header: (bool, String)) -> Vec<Finding> {
+fn findings(reading: &Reading, given: &Given<'_>, skipped: (usize, &str), header: &Header) -> Vec<Finding> {
     let Dialect { delimiter, quote, escape, comment } = reading.dialect;
     let finding = |item, value: String, found: bool, usual: bool, why: String| Finding {
         item,
@@ -471,7 +508,8 @@ fn findings(reading: &Reading, given: &Given<'_>, skipped: (usize, &str), header
     }
     let lines = skipped.0.to_string();
     all.push(finding("skip_lines", lines, !given.skipped, skipped.0 == 0, why_skipped.to_owned()));
-    all.push(finding("header", header.0.to_string(), given.header.is_none(), header.0, header.1));
+    let (is_there, why) = (header.is_there, header.why.to_owned());
+    all.push(finding("header", is_there.to_string(), given.header.is_none(), is_there, why));
     all
 }
 
@@ -550,6 +588,43 @@ mod tests {
         let names = ["1".to_owned(), "2".to_owned()];
         let given = Given { names: Some(&names), ..Given::default() };
         assert!(detect(b"1,2\n3,4\n", true, &given).header);
+    }
+
+    /// What is in a line with `#` before records is never lost if it may be more than a comment. Of each text the lines that
+    /// are left out and whether there is a header: by itself, with header=true, and with header=false.
+    #[test]
+    fn a_line_with_a_hash_is_the_header_or_data_or_left_out() {
+        for (text, expected) in [
+            // Values behind it: it is the only header that there may be.
+            ("#id,pos\n1,2\n3,4\n", ["0 true", "0 true", "0 false"]),
+            ("#id\n1\n2\n", ["0 true", "0 true", "1 false"]),
+            ("#id,pos\n1,2\n", ["0 true", "0 true", "0 false"]),
+            ("# made, by me\n1,2\n3,4\n", ["0 true", "0 true", "1 false"]),
+            ("# made by me\n1\n2\n", ["1 false", "0 true", "1 false"]),
+            ("# made by me\n1,2\n3,4\n", ["1 false", "1 true", "1 false"]),
+            // A header behind it.
+            ("#x,y\nid,pos\n1,2\n", ["1 true", "1 true", "1 false"]),
+            ("# made, by me\nid,pos\n1,2\n", ["1 true", "1 true", "1 false"]),
+            ("#x\nid\n1\n2\n", ["1 true", "1 true", "1 false"]),
+            ("# made by me\nid\n1\n", ["1 true", "1 true", "1 false"]),
+            // What may be either behind it.
+            ("#name,town\nann,rome\nbob,bonn\n", ["0 true", "0 true", "0 false"]),
+            ("# made, by me\nname,town\nbob,bonn\n", ["1 true", "1 true", "1 false"]),
+            ("#name\nann\nbob\n", ["0 true", "0 true", "1 false"]),
+            ("#made by me\nname\nbob\n", ["1 true", "1 true", "1 false"]),
+            ("#name,town\nann,rome\n", ["0 true", "0 true", "0 false"]),
+            // Data, by what is below it.
+            ("# ann,1\nbob,2\neve,3\n", ["0 false", "0 true", "0 false"]),
+            // Of several the last, and nothing but blank lines behind it.
+            ("# one\n#id,pos\n1,2\n3,4\n", ["1 true", "1 true", "1 false"]),
+            ("#id,pos\n\n", ["0 true", "0 true", "0 false"]),
+        ] {
+            let found = [None, Some(true), Some(false)].map(|header| {
+                let found = detect(text.as_bytes(), true, &Given { header, ..Given::default() });
+                format!("{} {}", found.skipped_lines, found.header)
+            });
+            assert_eq!(found, expected, "{text:?}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use etlrs_files::{InputFile, InputReader, Mapping};
 
 use crate::input::{Input, Purpose};
 use crate::options::Ragged;
-use crate::records::{Dialect, Field, Malformed, Step, narrow};
+use crate::records::{Dialect, Field, Malformed, Step, is_blank, narrow};
 use crate::skip::Skip;
 
 /// A record that is too long comes in parts of so many bytes.
@@ -419,7 +419,7 @@ impl Reader {
                 Ok(Step::Comment(next)) => at = next,
                 Ok(Step::Record(next)) => {
                     let found = fields.len() - before;
-                    let blank = found == 1 && !fields[before].is_quoted() && fields[before].range().is_empty();
+                    let blank = is_blank(&fields[before..]);
                     if found == width || (!blank && self.mend(fields, before, next.min(rest.len()))) {
                         count += 1;
                     } else if blank {

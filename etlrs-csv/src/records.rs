@@ -88,6 +88,11 @@ impl Field {
     }
 }
 
+/// Whether a record with these fields is a blank line.
+pub(crate) fn is_blank(fields: &[Field]) -> bool {
+    matches!(fields, [field] if field.is_empty() && !field.is_quoted())
+}
+
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Malformed {

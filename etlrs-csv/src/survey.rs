@@ -13,7 +13,7 @@ use crate::infer::Inference;
 use crate::input::{Handle, Input, Once, Raw};
 use crate::options::{CsvOptions, Sample};
 use crate::reader::{Found, Reader, Source};
-use crate::records::{Dialect, Field, Step};
+use crate::records::{Dialect, Field, Step, is_blank};
 
 /// A sample ends here even if it has fewer records than asked for.
 const LARGEST_SAMPLE: usize = 64 << 20;
@@ -96,13 +96,16 @@ impl Survey {
         refuse_other_formats(&window)?;
         let mark = if Encoding::of_mark(&window) == Some(Encoding::Utf8) { 3 } else { 0 };
         let text = window.get(mark..).unwrap_or_default();
-        if text.is_empty() {
+        let without_records = |message| {
             if before.is_some() {
                 return Ok(None);
             }
-            let error = Error::new(ErrorKind::InvalidData, "the file is empty");
+            let error = Error::new(ErrorKind::InvalidData, message);
             let no_header = options.header.given() == Some(false);
-            return Err(if no_header { error } else { error.hint("a CSV file has at least a header") });
+            Err(if no_header { error } else { error.hint("a CSV file has at least a header") })
+        };
+        if text.is_empty() {
+            return without_records("the file is empty");
         }
         let (mut findings, mut notes) = (encoding_findings(&source.input), Vec::new());
         let given = Given {
@@ -135,20 +138,25 @@ impl Survey {
         // An escape character that is the quote says what is so anyway.
         source.dialect.escape = source.dialect.escape.filter(|_| source.dialect.escape != source.dialect.quote);
         let start = (mark + found.skipped) as u64;
-        let (first, record_start, next) = first_record(&source, start, found.skipped_lines, cx.reader_memory())?;
-        source.width = first.len();
+        // A blank line before the header is none. In a column without one it is a null, as it is further on.
+        let passes_blank = found.header || found.width > 1;
+        let first = first_record(&source, start, found.skipped_lines, passes_blank, cx.reader_memory())?;
+        let Some(first) = first else {
+            return without_records("the file has nothing but comments and blank lines");
+        };
+        source.width = first.fields.len();
         let names = if found.header {
-            source.data_start = next;
-            unique_names(first, &mut notes)
+            source.data_start = first.next;
+            unique_names(first.fields, &mut notes)
         } else {
-            source.data_start = record_start;
+            source.data_start = first.start;
             (1..=source.width).map(|column| format!("column_{column}")).collect()
         };
 
         let spellings = Spellings::new(&options.date_formats, &options.timestamp_formats);
         let source = Arc::new(source);
         let mut columns = vec![Inference::with(options.decimals, Arc::new(spellings)); source.width];
-        let sampled = if options.infer { sample(&source, options, cx, &mut columns)? } else { 0 };
+        let sampled = if looks { sample(&source, options, cx, &mut columns)? } else { 0 };
         let source = Arc::into_inner(source)
             .ok_or_else(|| Error::new(ErrorKind::Internal, "the sample of the file is still being read"))?;
         Ok(Some(Self { source, names, columns, sampled, findings, notes, stored }))
@@ -223,8 +231,21 @@ fn behind_lines(source: &Source, mark: usize, lines: usize, limit: usize) -> Res
     }
 }
 
-/// The fields of the first record from `start` on, where it starts, and where the next one does. `lines` are before it.
-fn first_record(source: &Source, start: u64, lines: usize, limit: usize) -> Result<(Vec<String>, u64, u64)> {
+struct FirstRecord {
+    fields: Vec<String>,
+    start: u64,
+    /// Where the next one starts.
+    next: u64,
+}
+
+/// The first record from `start` on, behind comments and, if they are passed, blank lines. `lines` are before it.
+fn first_record(
+    source: &Source,
+    start: u64,
+    lines: usize,
+    passes_blank: bool,
+    limit: usize,
+) -> Result<Option<FirstRecord>> {
     let mut size = 64 << 10;
     let mut at = 0;
     loop {
@@ -236,9 +257,11 @@ fn first_record(source: &Source, start: u64, lines: usize, limit: usize) -> Resu
         })?;
         match step {
             Step::Comment(next) if next < buffer.len() => at = next,
-            Step::Comment(_) if whole => {
-                return Err(Error::new(ErrorKind::InvalidData, "the file has nothing but comments"));
-            }
+        let step = match step {
+            Step::Record(next) if passes_blank && is_blank(&fields) => Step::Comment(next),
+            step => step,
+        };
+            Step::Comment(_) if whole => return Ok(None),
             Step::Record(next) => {
                 let next = next.min(buffer.len());
                 let text = std::str::from_utf8(&buffer[..next]).map_err(|error| {
@@ -255,8 +278,8 @@ fn first_record(source: &Source, start: u64, lines: usize, limit: usize) -> Resu
                     )
                     .hint("convert the line ends to line feeds first"));
                 }
-                let names = fields.iter().map(|field| name(source.dialect, text, *field)).collect();
-                return Ok((names, start + at as u64, start + next as u64));
+                let fields = fields.iter().map(|field| name(source.dialect, text, *field)).collect();
+                return Ok(Some(FirstRecord { fields, start: start + at as u64, next: start + next as u64 }));
             }
             Step::Incomplete | Step::Comment(_) if size >= limit => {
                 return Err(Error::new(ErrorKind::InvalidData, "the first record does not end")

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use etlrs_core::{
-    DataType, DatasetSnapshot, Error, ErrorKind, Extractor, Partition, PerformanceConfig, Result, RunContext,
-    ScanRequest, Value, next_batch, type_name,
+    DataType, DatasetSnapshot, Error, ErrorKind, Extractor, OptionSet, Partition, PerformanceConfig, Result,
+    RunContext, ScanRequest, Value, next_batch, parse_type, type_name,
 };
 use etlrs_csv::{Compression, CsvExtractor, CsvOptions, Encoding, Escape, Ragged};
 use proptest::prelude::*;
@@ -412,6 +412,83 @@ fn escapes_comments_and_lines_before_the_header() {
     assert!(error.to_string().contains("nothing behind the first 3 lines"), "{error}");
     let error = refused("x\ny\na,b\n1,2\n3\n", CsvOptions::default().with_skip_lines(2));
     assert_eq!((error.position().record, error.position().line), (Some(2), Some(5)), "{error}");
+}
+
+/// With all kinds of what may stand before it, and line numbers that count it.
+#[test]
+fn a_blank_line_before_the_header_is_passed_over() {
+    let options = CsvOptions::default;
+    let two = ("a:int64,b:int64", &["1,2"][..]);
+    for (text, options, (types, rows)) in [
+        ("# x\n\na,b\n1,2\n", options().with_comment(b'#'), two),
+        ("\n# x\n\r\na,b\n1,2\n", options().with_comment(b'#'), two),
+        ("Title\n\na,b\n1,2\n", options().with_skip_lines(1), two),
+        ("\na,b\n1,2\n", options().with_skip_lines(0), two),
+        ("\nid\n1\n2\n", options(), ("id:int64", &["1", "2"])),
+        ("\n\nid\n1\n", options().with_header(true), ("id:int64", &["1"])),
+        ("# x\n\n1,2\n", options().with_comment(b'#').with_header(false), ("column_1:int64,column_2:int64", &["1,2"])),
+        // A null of the only column.
+        ("\n1\n2\n", options(), ("column_1:int64", &["∅", "1", "2"])),
+        ("\n1\n2\n", options().with_header(false), ("column_1:int64", &["∅", "1", "2"])),
+        // A name that is quoted is one, though it is empty.
+        ("\"\"\n1\n2\n", options().with_header(true), ("column_1:int64", &["1", "2"])),
+        ("\"\"\nid\n1\n", options(), ("column_1:text", &["id", "1"])),
+    ] {
+        let read = read_text(text, options).unwrap_or_else(|error| panic!("{text:?}: {error}"));
+        let rows = rows.iter().map(|&row| row.to_owned()).collect();
+        assert_eq!(shown(&read), (types.to_owned(), rows), "{text:?}");
+    }
+    for (text, options) in [
+        ("# x\n\n\na\n1\nx\n", options().with_comment(b'#').with_sample(1)),
+        ("Title\n\n\na\n1\nx\n", options().with_skip_lines(1).with_sample(1)),
+    ] {
+        for bytes in [text.as_bytes().to_vec(), packed(text.as_bytes(), Compression::Gzip(1))] {
+            let error = refused(bytes, options.clone());
+            let position = error.position();
+            let byte = text.len() as u64 - 2;
+            assert_eq!((position.record, position.line, position.byte), (Some(2), Some(6), Some(byte)), "{error}");
+        }
+    }
+    for text in ["\n", "\n\r\n", "# x\n\n"] {
+        let error = refused(text, options().with_comment(b'#'));
+        assert!(error.to_string().contains("nothing but comments and blank lines"), "{error}");
+    }
+}
+
+/// Each option by itself, and all of them.
+#[test]
+fn what_is_found_is_the_same_if_it_is_given() {
+    for text in [
+        "\na,b\n1,2\n",
+        "\nid\n1\n2\n",
+        "\n1\n2\n",
+        "Title\n\na,b\n1,2\n3,4\n",
+        "#id,pos\n1,2\n3,4\n",
+        "# made, by me\n1,2\n3,4\n",
+        "# ann,1\nbob,2\neve,3\n",
+        "#name\nann\nbob\n",
+        "# x\n\na;b\n1;2\n",
+        "\"\"\n1\n2\n",
+        // Taken apart at semicolons there are more types, and a line too many.
+        &format!("a,b\n{}", "x,1;2;3\n".repeat(60)),
+    ] {
+        let file = file(text);
+        let look = |options: CsvOptions| {
+            let found = read(&file.path, options.clone(), &ScanRequest::all(), &cx(10, 64 << 10));
+            let found = found.unwrap_or_else(|error| panic!("{text:?}: {error}"));
+            let extractor = CsvExtractor::new(&file.path).with_options(options);
+            let scan = block_on(extractor.scan(&cx(10, 64 << 10), &ScanRequest::all())).unwrap();
+            let details: Vec<_> =
+                scan.details().iter().map(|found| (found.item.clone(), found.value.clone())).collect();
+            (shown(&found), details)
+        };
+        let found = look(CsvOptions::default());
+        let pairs: Vec<_> = found.1.iter().map(|(item, value)| (item.as_str(), value.as_str())).collect();
+        for given in pairs.chunks(1).chain([pairs.as_slice()]) {
+            let options = CsvOptions::from_pairs(given.iter().copied()).unwrap();
+            assert_eq!(look(options), found, "{text:?} with {given:?}");
+        }
+    }
 }
 
 fn notes(extractor: &CsvExtractor) -> Vec<String> {
