@@ -182,8 +182,9 @@ impl Extractor for CsvExtractor {
         let whole = table.schema(options).map_err(|error| error.in_source(&shown))?;
         let projection = request.projection(&whole)?;
         let spelled = projection.iter().map(|&index| {
-            let exact = options.types.get(whole.field(index).name()).is_none();
-            (exact, table.columns.get(index).and_then(Inference::format).cloned())
+            let field = whole.field(index);
+            let exact = options.types.get(field.name()).is_none();
+            (exact, table.columns.get(index).and_then(|column| column.format(field.data_type())).cloned())
         });
         let spelled = spelled.collect();
         let schema: SchemaRef = Arc::new(whole.project(&projection)?);

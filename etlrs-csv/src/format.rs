@@ -1,6 +1,6 @@
 //! Dates and timestamps in other spellings than ISO 8601, by formats like those of `strptime` (POSIX).
 
-use etlrs_core::{OptionArgument, OptionValue};
+use etlrs_core::{Error, ErrorKind, OptionArgument, OptionValue, Result};
 
 use crate::value;
 
@@ -111,8 +111,17 @@ impl Format {
         Ok(Self { text: text.to_owned(), items })
     }
 
-    fn has_time(&self) -> bool {
-        self.items.iter().any(|item| matches!(item, Item::Hour | Item::Hour12))
+    #[cfg(test)]
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether any part of it is one of a time, which a date would lose.
+    pub(crate) fn has_time(&self) -> bool {
+        let is_of_day = |item: &Item| {
+            matches!(item, Item::Literal(_) | Item::Year | Item::ShortYear | Item::Month | Item::MonthName | Item::Day)
+        };
+        !self.items.iter().all(is_of_day)
     }
 
     /// Days since 1970-01-01.
@@ -238,10 +247,16 @@ pub(crate) struct Spellings {
 }
 
 impl Spellings {
-    /// Formats of `dates` with a time are none; those of `timestamps` without one are at midnight.
-    pub(crate) fn new(dates: &Formats, timestamps: &Formats) -> Self {
-        let dates = dates.0.iter().filter(|format| !format.has_time()).cloned().collect();
-        Self { dates, timestamps: timestamps.0.clone() }
+    /// Timestamps in a format without a time are at midnight.
+    ///
+    /// # Errors
+    /// `InvalidConfig` if one of `dates` has a time.
+    pub(crate) fn new(dates: &Formats, timestamps: &Formats) -> Result<Self> {
+        if let Some(format) = dates.0.iter().find(|format| format.has_time()) {
+            let message = format!("{:?} is no format of dates, for it has a time", format.text);
+            return Err(Error::new(ErrorKind::InvalidConfig, message).hint("give it in the option timestamp_formats"));
+        }
+        Ok(Self { dates: dates.0.clone(), timestamps: timestamps.0.clone() })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -271,6 +286,30 @@ mod tests {
             let found = Format::parse(format).unwrap().timestamp(value.as_bytes());
             let expected = expected.map(|iso| value::timestamp(iso.as_bytes()).unwrap().0);
             assert_eq!(found, expected, "{value:?} as {format:?}");
+        }
+    }
+
+    #[test]
+    fn a_format_of_dates_has_no_part_of_a_time() {
+        for (format, taken) in [
+            ("%d.%m.%Y", true),
+            ("%b %e, %y", true),
+            ("%F %T", false),
+            ("%F %H", false),
+            ("%F %I %p", false),
+            ("%F :%M", false),
+            ("%F %S", false),
+            ("%F.%f", false),
+        ] {
+            let found = Spellings::new(&Formats::parse(format).unwrap(), &Formats::default());
+            assert_eq!(found.is_ok(), taken, "{format}");
+            if let Err(error) = found {
+                assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+                assert!(
+                    error.to_string().contains(format) && error.to_string().contains("timestamp_formats"),
+                    "{error}"
+                );
+            }
         }
     }
 

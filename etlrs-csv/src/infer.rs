@@ -20,17 +20,18 @@ const COMMON_NULLS: [&str; 9] = ["NA", "N/A", "NULL", "null", "\\N", "NaN", "nan
 type Kinds = u32;
 
 const BOOLEAN: Kinds = 1;
-const INTEGER: Kinds = 1 << 1;
-/// Only where it is asked for.
-const DECIMAL: Kinds = 1 << 2;
-const FLOAT: Kinds = 1 << 3;
-const DATE: Kinds = 1 << 4;
-const TIMESTAMP: Kinds = 1 << 5;
-const TIMESTAMPTZ: Kinds = 1 << 6;
-/// The first of the formats of dates, then that of timestamps, as many of each as there may be.
+const DATE: Kinds = 1 << 1;
+const TIMESTAMP: Kinds = 1 << 2;
+const TIMESTAMPTZ: Kinds = 1 << 3;
+/// The first of the formats of dates, then that of timestamps, as many of each as there may be. Before numbers, for who
+/// gives `%Y%m%d` means dates by what may be numbers.
 const DATE_FORMATS: Kinds = 1 << 8;
 const TIMESTAMP_FORMATS: Kinds = 1 << 16;
-const ALL: Kinds = (1 << 24) - 1;
+const INTEGER: Kinds = 1 << 24;
+/// Only where it is asked for.
+const DECIMAL: Kinds = 1 << 25;
+const FLOAT: Kinds = 1 << 26;
+const ALL: Kinds = (1 << 27) - 1;
 
 /// Digits that a decimal can have.
 const DECIMAL_DIGITS: usize = 38;
@@ -42,6 +43,8 @@ pub(crate) struct Inference {
     spellings: Arc<Spellings>,
     /// Types that every value so far has.
     kinds: Kinds,
+    /// Types that any value so far has.
+    seen: Kinds,
     /// The same, with values that have an obstacle taken as they would be without it.
     mended: Kinds,
     /// The one obstacle that values have; `None`: there is none, or there are several.
@@ -94,13 +97,15 @@ impl Inference {
     pub(crate) fn with(decimals: bool, spellings: Arc<Spellings>) -> Self {
         let kinds = if decimals { ALL } else { ALL & !DECIMAL };
         let (obstacle, obstacles, values) = (None, false, false);
-        Self { decimals, spellings, kinds, mended: kinds, obstacle, obstacles, values, whole: 0, fraction: 0 }
+        let (mended, seen, whole, fraction) = (kinds, 0, 0, 0);
+        Self { decimals, spellings, kinds, seen, mended, obstacle, obstacles, values, whole, fraction }
     }
 
     /// Looks at a field that is not null.
     pub(crate) fn add(&mut self, bytes: &[u8]) {
         let kinds = self.kinds_of(bytes);
         self.kinds &= kinds;
+        self.seen |= kinds;
         if let Some(null) = common_null(bytes) {
             self.stumble(Obstacle::Null(null));
             return;
@@ -143,16 +148,25 @@ impl Inference {
         kinds
     }
 
-    /// The spelling of the dates or timestamps of the column, if it is none of ISO 8601.
-    pub(crate) fn format(&self) -> Option<&Format> {
-        if !self.has_values() || self.kinds & (DATE_FORMATS - 1) != 0 {
-            return None;
-        }
-        let first = self.kinds.trailing_zeros();
-        match first {
-            8..16 => self.spellings.dates.get(first as usize - 8),
-            16..24 => self.spellings.timestamps.get(first as usize - 16),
-            _ => None,
+    /// How values of `data_type` are spelled in the column, if not as in ISO 8601.
+    ///
+    /// In the format that all of the sample has, or else some of it, for one bad value among many is no reason to take none
+    /// of them; of a sample without values in the first that was given.
+    pub(crate) fn format(&self, data_type: &DataType) -> Option<&Format> {
+        let Spellings { dates, timestamps } = &*self.spellings;
+        let bits = |first: Kinds, formats: &'_ [Format]| (0..formats.len()).map(move |at| first << at);
+        let dates = bits(DATE_FORMATS, dates).zip(dates);
+        let timestamps = bits(TIMESTAMP_FORMATS, timestamps).zip(timestamps);
+        let (iso, formats): (_, Vec<_>) = match data_type {
+            DataType::Date32 => (DATE, dates.chain(timestamps.filter(|(_, format)| !format.has_time())).collect()),
+            DataType::Timestamp(_, None) => (TIMESTAMP, timestamps.chain(dates).collect()),
+            _ => return None,
+        };
+        let of = |kinds: Kinds| formats.iter().find(|(bit, _)| kinds & bit != 0).map(|&(_, format)| format);
+        match self.has_values() {
+            false => formats.first().map(|&(_, format)| format),
+            true if self.kinds & iso != 0 => None,
+            true => of(self.kinds).or_else(|| of(self.seen).filter(|_| self.seen & iso == 0)),
         }
     }
 
@@ -187,6 +201,7 @@ impl Inference {
     /// What is known of both together.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.kinds &= other.kinds;
+        self.seen |= other.seen;
         self.mended &= other.mended;
         if let Some(obstacle) = other.obstacle {
             self.stumble(obstacle);
@@ -226,7 +241,7 @@ impl Inference {
         let micros = TimeUnit::Microsecond;
         match kinds & kinds.wrapping_neg() {
             DATE_FORMATS..TIMESTAMP_FORMATS => DataType::Date32,
-            TIMESTAMP_FORMATS.. => DataType::Timestamp(micros, None),
+            TIMESTAMP_FORMATS..INTEGER => DataType::Timestamp(micros, None),
             BOOLEAN => DataType::Boolean,
             INTEGER => DataType::Int64,
             DECIMAL => {
@@ -293,6 +308,8 @@ fn kinds(bytes: &[u8]) -> Kinds {
 
 #[cfg(test)]
 mod tests {
+    use etlrs_core::OptionArgument as _;
+
     use super::*;
 
     fn infer(values: &[&str]) -> Inference {
@@ -328,6 +345,36 @@ mod tests {
             (&[], "text"),
         ] {
             assert_eq!(etlrs_core::type_name(&infer(values).data_type()), expected, "{values:?}");
+        }
+    }
+
+    /// Of each column the type that is found, and the format for dates and for timestamps.
+    #[test]
+    fn a_format_that_was_given_is_chosen_by_the_type() {
+        let (dates, timestamps) = (["%d.%m.%Y", "%Y%m%d"], ["%Y%m%d %H:%M", "%m/%d/%Y"]);
+        let formats = (dates.into_option_value(), timestamps.into_option_value());
+        let spellings = Arc::new(Spellings::new(&formats.0, &formats.1).unwrap());
+        for (values, data_type, date, timestamp) in [
+            (&["20240131", "20241231"][..], "date", Some(dates[1]), Some(dates[1])),
+            (&["20240131", "20241331"], "int64", Some(dates[1]), Some(dates[1])),
+            (&["31.12.2024"], "date", Some(dates[0]), Some(dates[0])),
+            (&["2024-12-31"], "date", None, None),
+            (&["20240131 10:00"], "timestamp", None, Some(timestamps[0])),
+            (&["12/31/2024"], "timestamp", Some(timestamps[1]), Some(timestamps[1])),
+            // One of the values is none of a type that has been named.
+            (&["31.12.2024", "NA", "unknown"], "text", Some(dates[0]), Some(dates[0])),
+            (&["2024-12-31", "31.12.2024"], "text", None, Some(dates[0])),
+            (&["x"], "text", None, None),
+            (&[], "text", Some(dates[0]), Some(timestamps[0])),
+        ] {
+            let mut inference = Inference::with(false, spellings.clone());
+            values.iter().for_each(|value| inference.add(value.as_bytes()));
+            assert_eq!(etlrs_core::type_name(&inference.data_type()), data_type, "{values:?}");
+            let format = |data_type: &DataType| inference.format(data_type).map(|format| format.text().to_owned());
+            assert_eq!(format(&DataType::Date32).as_deref(), date, "{values:?}");
+            assert_eq!(format(&DataType::Timestamp(TimeUnit::Microsecond, None)).as_deref(), timestamp, "{values:?}");
+            assert_eq!(format(&DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))), None);
+            assert_eq!(format(&DataType::Utf8), None);
         }
     }
 

@@ -120,6 +120,7 @@ impl Survey {
             names: before,
         };
         check(&given)?;
+        let spellings = Spellings::new(&options.date_formats, &options.timestamp_formats)?;
         let found = match options.skip_lines.given().unwrap_or(0) {
             0 => detect(text, whole, &given),
             lines => {
@@ -153,8 +154,9 @@ impl Survey {
             (1..=source.width).map(|column| format!("column_{column}")).collect()
         };
 
-        let spellings = Spellings::new(&options.date_formats, &options.timestamp_formats);
         let source = Arc::new(source);
+        // Columns whose type is given may be spelled in any of the formats.
+        let looks = options.infer || (!spellings.is_empty() && !options.types.0.is_empty());
         let mut columns = vec![Inference::with(options.decimals, Arc::new(spellings)); source.width];
         let sampled = if looks { sample(&source, options, cx, &mut columns)? } else { 0 };
         let source = Arc::into_inner(source)
@@ -255,12 +257,12 @@ fn first_record(
         let step = source.dialect.record(&buffer, at, whole, &mut fields).map_err(|(bad, reason)| {
             Error::new(ErrorKind::InvalidData, reason.message()).at_line(line(at)).at_byte(start + bad as u64)
         })?;
-        match step {
-            Step::Comment(next) if next < buffer.len() => at = next,
         let step = match step {
             Step::Record(next) if passes_blank && is_blank(&fields) => Step::Comment(next),
             step => step,
         };
+        match step {
+            Step::Comment(next) if next < buffer.len() => at = next,
             Step::Comment(_) if whole => return Ok(None),
             Step::Record(next) => {
                 let next = next.min(buffer.len());

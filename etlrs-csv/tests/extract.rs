@@ -595,6 +595,39 @@ fn dates_may_be_spelled_otherwise() {
     assert!(late.to_string().contains("record 2, line 3") && late.to_string().contains("is no date"), "{late}");
 }
 
+/// Whatever else is found out about the column: the format is that of the type which it is given.
+#[test]
+fn a_date_in_a_given_format_is_one_in_a_column_of_dates() {
+    let options = CsvOptions::default;
+    let date = || options().with_types([("day", DataType::Date32)]);
+    let timestamp = || options().with_types([("day", parse_type("timestamp").unwrap())]);
+    let rows_of = |text: &str| shown(&read_text(text, options()).unwrap()).1;
+    let (day, midnight) = (rows_of("day\n2024-01-31\n"), rows_of("day\n2024-01-31 00:00\n"));
+    let null = |rows: &Vec<String>| [vec!["∅".to_owned()], rows.clone()].concat();
+    for (text, options, expected) in [
+        ("day\n20240131\n", options().with_date_formats(["%Y%m%d"]), day.clone()),
+        ("day\n20240131\n", date().with_date_formats(["%Y%m%d"]), day.clone()),
+        ("day\n31.01.2024\n", date().with_date_formats(["%d.%m.%Y"]).with_infer(false), day.clone()),
+        ("day\n2024-01-31\n", date().with_date_formats(["%d.%m.%Y"]).with_infer(false), day.clone()),
+        ("day\n01/31/2024\n", date().with_date_formats(["%d.%m.%Y", "%m/%d/%Y"]).with_infer(false), day.clone()),
+        ("day,\n,\n31.01.2024,\n", date().with_date_formats(["%d.%m.%Y"]).with_sample(1), null(&day)),
+        ("day\n31.01.2024\n", date().with_timestamp_formats(["%d.%m.%Y %H:%M", "%d.%m.%Y"]), day.clone()),
+        ("day\n31.01.2024\n", timestamp().with_date_formats(["%d.%m.%Y"]), midnight.clone()),
+        ("day\n31.01.2024 0:00\n", timestamp().with_timestamp_formats(["%d.%m.%Y %H:%M"]), midnight.clone()),
+    ] {
+        let read = read_text(text, options.with_header(true).with_delimiter(b',')).unwrap();
+        let rows: Vec<_> = shown(&read).1.iter().map(|row| row.trim_end_matches(",∅").to_owned()).collect();
+        assert_eq!(rows, expected, "{text:?}");
+    }
+    for value in ["31.12.2024 23:59", "31.12.2024 99:99"] {
+        let error = refused(format!("day\n{value}\n"), date().with_timestamp_formats(["%d.%m.%Y %H:%M"])).to_string();
+        assert!(error.contains("column \"day\": the value is no date"), "{error}");
+    }
+    let error = refused("day\n31.12.2024\n", options().with_date_formats(["%d.%m.%Y %H:%M"]));
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    assert!(error.to_string().contains("\"%d.%m.%Y %H:%M\" is no format of dates, for it has a time"), "{error}");
+}
+
 fn wild_field() -> impl Strategy<Value = String> {
     prop_oneof!["[a-z0-9]{0,6}", "[a-z](\\\\[,\"\n\\\\]|\\\\N|[ab]){0,4}", "\"([a, \n]|\"\"|\\\\[\"\\\\]|é){0,6}\"",]
 }
