@@ -1,26 +1,107 @@
 //! Object stores as one in memory; the tests of the whole have a server.
 
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use async_trait::async_trait;
 use etlrs_core::{LoadMode, PerformanceConfig, RunContext, RunId};
+use futures_util::stream::BoxStream;
 use object_store::memory::InMemory;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, PutMode, PutMultipartOptions, PutOptions,
+    PutPayload, PutResult,
+};
 
 use super::*;
 use crate::{InputFile, ManifestFile, Parts, Staging, data_files, fingerprint, source_files};
 
+/// A store in memory that can be told to misbehave.
+#[derive(Debug, Default)]
+struct Store {
+    objects: InMemory,
+    /// Seconds by which listed objects are older than they are.
+    age: AtomicU64,
+    /// Replacing an object that is to be a certain version fails, and nothing is done.
+    refuses_updates: AtomicBool,
+    /// The same, but no answer tells.
+    loses_updates: AtomicBool,
+}
+
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a store of a test")
+    }
+}
+
+fn lost<T>() -> object_store::Result<T> {
+    Err(object_store::Error::Generic { store: "test", source: "the connection was lost".into() })
+}
+
+#[async_trait]
+impl ObjectStore for Store {
+    async fn put_opts(&self, key: &Key, payload: PutPayload, options: PutOptions) -> object_store::Result<PutResult> {
+        if let PutMode::Update(_) = &options.mode {
+            if self.loses_updates.load(Ordering::Relaxed) {
+                return lost();
+            }
+            if self.refuses_updates.load(Ordering::Relaxed) {
+                return Err(object_store::Error::Precondition { path: key.to_string(), source: "another".into() });
+            }
+        }
+        self.objects.put_opts(key, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        key: &Key,
+        options: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.objects.put_multipart_opts(key, options).await
+    }
+
+    async fn get_opts(&self, key: &Key, options: GetOptions) -> object_store::Result<GetResult> {
+        self.objects.get_opts(key, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        keys: BoxStream<'static, object_store::Result<Key>>,
+    ) -> BoxStream<'static, object_store::Result<Key>> {
+        self.objects.delete_stream(keys)
+    }
+
+    fn list(&self, prefix: Option<&Key>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.objects.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Key>) -> object_store::Result<ListResult> {
+        let mut listed = self.objects.list_with_delimiter(prefix).await?;
+        for found in &mut listed.objects {
+            found.last_modified -= Duration::from_secs(self.age.load(Ordering::Relaxed));
+        }
+        Ok(listed)
+    }
+
+    async fn copy_opts(&self, from: &Key, to: &Key, options: CopyOptions) -> object_store::Result<()> {
+        self.objects.copy_opts(from, to, options).await
+    }
+}
+
 /// A bucket that is there as long as this is.
 struct Fixture {
     bucket: Arc<Bucket>,
+    store: Arc<Store>,
     cx: RunContext,
 }
 
 impl Fixture {
     fn new(name: &str) -> Self {
         let name = format!("s3://{name}");
-        let bucket = Arc::new(Bucket { name: name.clone(), store: Arc::new(InMemory::new()) });
+        let store = Arc::new(Store::default());
+        let bucket = Arc::new(Bucket { name: name.clone(), store: store.clone() });
         BUCKETS.lock().unwrap().get_or_insert_default().insert(name, Arc::downgrade(&bucket));
         let memory = PerformanceConfig { max_memory_usage: 64 << 20, ..PerformanceConfig::default() };
-        Self { bucket, cx: RunContext::new(memory) }
+        Self { bucket, store, cx: RunContext::new(memory) }
     }
 
     fn path(&self, key: &str) -> PathBuf {
@@ -251,6 +332,61 @@ fn a_directory_without_a_manifest_is_replaced_as_a_whole() {
     fixture.load("d", LoadMode::Replace, RunId::generate(), "new").unwrap().publish().unwrap();
     assert_eq!(fixture.texts("d"), ["new"]);
     assert_eq!(fixture.names("d").len(), 2);
+}
+
+#[test]
+fn a_run_that_fails_when_it_publishes_leaves_the_directory_as_it_was() {
+    let fixture = Fixture::new("fails");
+    let cases = [(LoadMode::Create, 0), (LoadMode::Append, 2), (LoadMode::Replace, 2)];
+    for (number, (mode, old)) in cases.into_iter().enumerate() {
+        for loses in [false, true] {
+            let key = format!("d-{number}-{loses}");
+            for file in 0..old {
+                fixture.put(&format!("{key}/{file}.csv"), b"old");
+            }
+            let before = fixture.names(&key);
+            let cx = fixture.cx.cancel();
+            let staging = Arc::new(Staging::directory(&fixture.path(&key), mode, &fixture.cx).unwrap());
+            let listed =
+                before.iter().map(|name| crate::listed(&fixture.path(&format!("{key}/{name}")), 1, cx).unwrap());
+            let files = if mode == LoadMode::Append { listed.collect() } else { Vec::new() };
+            let parts = Parts::new(staging.clone(), RunId::generate(), "csv", files).unwrap();
+            let mut file = parts.create(etlrs_core::PartitionId(0)).unwrap();
+            file.write_all(b"new").unwrap();
+            parts.finish(etlrs_core::PartitionId(0), file, 1).unwrap();
+            parts.close(Ok).unwrap();
+            let failing = if loses { &fixture.store.loses_updates } else { &fixture.store.refuses_updates };
+            failing.store(true, Ordering::Relaxed);
+            let error = staging.publish().unwrap_err();
+            failing.store(false, Ordering::Relaxed);
+            assert_eq!(error.kind(), if loses { ErrorKind::Connection } else { ErrorKind::Locked }, "{error}");
+            assert_eq!(error.to_string().contains("not known"), loses, "{error}");
+            // The new part is there if the manifest may yet come to name it, and no data before.
+            assert_eq!(fixture.texts(&key), vec!["old"; old], "{mode:?}, {loses}");
+            assert_eq!(fixture.names(&key).len(), old + 1 + usize::from(loses), "{mode:?}, {loses}");
+        }
+    }
+}
+
+#[test]
+fn a_later_run_removes_what_a_dead_one_left_a_day_ago() {
+    let fixture = Fixture::new("orphans");
+    let load = |mode, text: &str| fixture.load("d", mode, RunId::generate(), text).unwrap().publish().unwrap();
+    load(LoadMode::Create, "one");
+    let orphan = format!("part-{}-00000.csv", RunId::generate());
+    for name in [&orphan, "_SUCCESS"] {
+        fixture.put(&format!("d/{name}"), b"torn");
+    }
+    // A run that is still going on may have written it.
+    fixture.store.age.store(23 * 60 * 60, Ordering::Relaxed);
+    load(LoadMode::Append, "two");
+    assert!(fixture.names("d").contains(&orphan));
+    fixture.store.age.store(25 * 60 * 60, Ordering::Relaxed);
+    load(LoadMode::Append, "three");
+    assert!(!fixture.names("d").contains(&orphan));
+    // What is not ours stays, and so does what the manifest names, however old.
+    assert!(fixture.names("d").contains(&"_SUCCESS".to_owned()));
+    assert_eq!(fixture.texts("d"), ["one", "two", "three"]);
 }
 
 #[test]
