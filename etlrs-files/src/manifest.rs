@@ -52,6 +52,11 @@ impl Manifest {
         }
     }
 
+    /// Whether the file called `name` is one of its files.
+    pub(crate) fn names(&self, name: &str) -> bool {
+        self.files.iter().any(|file| file.name == name)
+    }
+
     pub(crate) fn parse(text: &[u8], path: &Path) -> Result<Self> {
         let wrong = |reason: String| {
             Error::new(ErrorKind::InvalidData, format!("the manifest cannot be understood: {reason}"))

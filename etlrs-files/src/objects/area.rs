@@ -182,11 +182,11 @@ impl ObjectArea {
             Some(version) => version.clone(),
             None => {
                 let standing = self.standing(&manifest, &names);
-                self.put_manifest(&standing, PutMode::Create).map_err(Unpublished::error)?
+                self.put_manifest(&standing, PutMode::Create, &[]).map_err(Unpublished::error)?
             }
         };
         let completed = self.complete_all(uploads).map_err(Unpublished::Known);
-        let done = completed.and_then(|()| self.put_manifest(&manifest, PutMode::Update(before)));
+        let done = completed.and_then(|()| self.put_manifest(&manifest, PutMode::Update(before), &names));
         match done {
             Ok(_) => {
                 // The new data is in place: what cannot be removed now is removed by a later run.
@@ -238,8 +238,13 @@ impl ObjectArea {
         done
     }
 
-    /// Puts the manifest, and gives what identifies it.
-    fn put_manifest(&self, manifest: &Manifest, mode: PutMode) -> std::result::Result<UpdateVersion, Unpublished> {
+    /// Puts the manifest, and gives what identifies the one that is there then. `new` are the files of this run in it.
+    fn put_manifest(
+        &self,
+        manifest: &Manifest,
+        mode: PutMode,
+        new: &[String],
+    ) -> std::result::Result<UpdateVersion, Unpublished> {
         let address = self.address.child(Manifest::NAME);
         let payload = PutPayload::from(manifest.to_json().map_err(Unpublished::Known)?);
         let (store, key) = (address.store(), address.key.clone());
@@ -252,8 +257,12 @@ impl ObjectArea {
             Ok(version) => return Ok(version),
             Err(error) => error,
         };
-        // The store may have done it all the same: its answer was lost, and a second try found the first one's work.
-        let is_ours = |text: &[u8]| Manifest::parse(text, address.shown()).is_ok_and(|found| found == *manifest);
+        // The store may have done it all the same: its answer was lost, and a second try found the first one's work. Another
+        // run may even have gone on from there: its manifest names our files only if ours was there to be read.
+        let is_ours = |text: &[u8]| {
+            Manifest::parse(text, address.shown())
+                .is_ok_and(|found| found == *manifest || new.iter().any(|name| found.names(name)))
+        };
         let refused = matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::SourceChanged);
         match address.read(&cancel) {
             Ok(Some((text, version))) if is_ours(&text) => Ok(version),

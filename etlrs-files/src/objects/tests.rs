@@ -16,7 +16,7 @@ use super::*;
 use crate::{InputFile, ManifestFile, Parts, Staging, data_files, fingerprint, source_files};
 
 /// A store in memory that can be told to misbehave.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Store {
     objects: InMemory,
     /// Seconds by which listed objects are older than they are.
@@ -25,6 +25,14 @@ struct Store {
     refuses_updates: AtomicBool,
     /// The same, but no answer tells.
     loses_updates: AtomicBool,
+    /// Called once an object was replaced, whose answer is then lost; the second try finds another version.
+    after_update: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl fmt::Display for Store {
@@ -46,6 +54,12 @@ impl ObjectStore for Store {
             }
             if self.refuses_updates.load(Ordering::Relaxed) {
                 return Err(object_store::Error::Precondition { path: key.to_string(), source: "another".into() });
+            }
+            let after = self.after_update.lock().unwrap().take();
+            if let Some(after) = after {
+                self.objects.put_opts(key, payload.clone(), options.clone()).await?;
+                // It may publish something, and waits for that.
+                std::thread::spawn(after).join().unwrap();
             }
         }
         self.objects.put_opts(key, payload, options).await
@@ -365,6 +379,26 @@ fn a_run_that_fails_when_it_publishes_leaves_the_directory_as_it_was() {
             assert_eq!(fixture.texts(&key), vec!["old"; old], "{mode:?}, {loses}");
             assert_eq!(fixture.names(&key).len(), old + 1 + usize::from(loses), "{mode:?}, {loses}");
         }
+    }
+}
+
+#[test]
+fn a_run_whose_files_another_went_on_from_was_published() {
+    for mode in [LoadMode::Create, LoadMode::Append, LoadMode::Replace] {
+        let fixture = Arc::new(Fixture::new(&format!("goes-on-{mode}")));
+        let load = |mode, text: &str| fixture.load("d", mode, RunId::generate(), text).unwrap();
+        if mode != LoadMode::Create {
+            load(LoadMode::Create, "zero").publish().unwrap();
+        }
+        let first = load(mode, "first");
+        let other = fixture.clone();
+        *fixture.store.after_update.lock().unwrap() = Some(Box::new(move || {
+            other.load("d", LoadMode::Append, RunId::generate(), "second").unwrap().publish().unwrap();
+        }));
+        first.publish().unwrap();
+        assert!(fixture.store.after_update.lock().unwrap().is_none());
+        let zero = if mode == LoadMode::Append { &["zero"][..] } else { &[] };
+        assert_eq!(fixture.texts("d"), [zero, &["first", "second"]].concat(), "{mode}");
     }
 }
 
