@@ -4,6 +4,7 @@
 //! partition: what is compressed or in another encoding, and what is no regular file (standard input, a pipe). Of the
 //! latter, which can be read only once, the bytes that the look at the start took are kept, and come first when it is read.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
@@ -207,11 +208,7 @@ pub(crate) struct Once {
 
 enum State {
     Closed(Opener),
-    Open {
-        /// What was looked at.
-        kept: Vec<u8>,
-        rest: Box<dyn Read + Send>,
-    },
+    Open { kept: Kept, rest: Box<dyn Read + Send> },
     Taken,
 }
 
@@ -250,16 +247,16 @@ impl Once {
     /// Bytes that are kept until it is read.
     fn kept(&self) -> usize {
         match &*self.locked() {
-            State::Open { kept, .. } => kept.capacity(),
+            State::Open { kept, .. } => kept.memory(),
             _ => 0,
         }
     }
 
-    fn opened<'a>(&self, state: &'a mut State) -> Result<(&'a mut Vec<u8>, &'a mut Box<dyn Read + Send>)> {
+    fn opened<'a>(&self, state: &'a mut State) -> Result<(&'a mut Kept, &'a mut Box<dyn Read + Send>)> {
         if let State::Closed(_) = state
             && let State::Closed(open) = std::mem::replace(state, State::Taken)
         {
-            *state = State::Open { kept: Vec::new(), rest: open()? };
+            *state = State::Open { kept: Kept::default(), rest: open()? };
         }
         match state {
             State::Open { kept, rest } => Ok((kept, rest)),
@@ -280,7 +277,7 @@ impl Once {
         let mut state = self.locked();
         self.opened(&mut state)?;
         match std::mem::replace(&mut *state, State::Taken) {
-            State::Open { kept, rest } => Ok(Box::new(io::Cursor::new(kept).chain(rest))),
+            State::Open { kept, rest } => Ok(Box::new(kept.chain(rest))),
             _ => Err(Error::new(ErrorKind::Internal, "what was open is not")),
         }
     }
@@ -295,14 +292,63 @@ impl Read for Look {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut state = self.once.locked();
         let (kept, rest) = self.once.opened(&mut state).map_err(io::Error::other)?;
-        if self.at >= kept.len() {
+        let mut known = kept.from(self.at);
+        let length = if known.is_empty() {
             let read = rest.read(buffer)?;
-            kept.extend_from_slice(&buffer[..read]);
-        }
-        let known = kept.get(self.at..).unwrap_or_default();
-        let length = known.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&known[..length]);
+            kept.push(&buffer[..read]);
+            read
+        } else {
+            known.read(buffer)?
+        };
         self.at += length;
+        Ok(length)
+    }
+}
+
+/// Bytes that were looked at. In blocks, so that they take no more room than they have to, and give it back as they are read.
+#[derive(Default)]
+struct Kept {
+    /// All but the last are full.
+    blocks: VecDeque<Vec<u8>>,
+    /// Bytes of the first block that have been read.
+    read: usize,
+}
+
+impl Kept {
+    const BLOCK: usize = 64 << 10;
+
+    fn push(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let mut block = self.blocks.pop_back().unwrap_or_default();
+            if block.len() == Self::BLOCK {
+                self.blocks.push_back(std::mem::take(&mut block));
+            }
+            block.reserve_exact(Self::BLOCK - block.len());
+            let (fitting, rest) = bytes.split_at(bytes.len().min(Self::BLOCK - block.len()));
+            block.extend_from_slice(fitting);
+            self.blocks.push_back(block);
+            bytes = rest;
+        }
+    }
+
+    /// Some of what was pushed from `at` on, if there is any.
+    fn from(&self, at: usize) -> &[u8] {
+        self.blocks.get(at / Self::BLOCK).and_then(|block| block.get(at % Self::BLOCK..)).unwrap_or_default()
+    }
+
+    fn memory(&self) -> usize {
+        self.blocks.len() * Self::BLOCK
+    }
+}
+
+impl Read for Kept {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.from(self.read).read(buffer)?;
+        self.read += length;
+        if self.blocks.front().is_some_and(|block| block.len() == self.read) {
+            self.blocks.pop_front();
+            self.read = 0;
+        }
         Ok(length)
     }
 }

@@ -281,7 +281,8 @@ impl OptionValue for Ragged {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Sample {
-    /// The first so many of each file, or fewer if these are more than 64 MiB.
+    /// The first so many of each file, or fewer if these are more than 64 MiB; of what can be read only once also if they are
+    /// more than 1/32 of the memory budget, for they are kept.
     Records(usize),
     /// All: the files are read once more, so this is not for what can be read only once.
     Full,

@@ -293,9 +293,9 @@ mod tests {
 
     const COMMA: Dialect = Dialect { delimiter: b',', quote: Some(b'"'), escape: None, comment: None };
 
-    /// The records of `width` fields from the start, the plain way, up to the first that is different or has no line end.
-    fn plainly(dialect: Dialect, text: &[u8], most: usize, width: usize) -> (Vec<Field>, usize) {
-        let (mut all, mut at) = (Vec::new(), 0);
+    /// The records of `width` fields from `start` on, the plain way, up to the first that is different or has no line end.
+    fn plainly(dialect: Dialect, text: &[u8], start: usize, most: usize, width: usize) -> (Vec<Field>, usize) {
+        let (mut all, mut at) = (Vec::new(), start);
         while all.len() / width < most {
             let mut fields = Vec::new();
             let Ok(Step::Record(next)) = dialect.record(text, at, false, &mut fields) else { break };
@@ -308,15 +308,30 @@ mod tests {
         (all, at)
     }
 
-    fn check(dialect: Dialect, text: &[u8], most: usize, width: usize) -> Result<usize, TestCaseError> {
-        let mut fields = Vec::new();
-        let (records, next) = dialect.quick_records(text, 0, most, width, &mut fields);
-        let (expected, end) = plainly(dialect, text, records, width);
-        prop_assert_eq!(fields.len(), records * width);
+    /// Of a buffer that has `before` in front of `text`, with `kept` fields that are there already.
+    fn check(
+        dialect: Dialect,
+        (before, kept): (&[u8], usize),
+        text: &[u8],
+        most: usize,
+        width: usize,
+    ) -> Result<usize, TestCaseError> {
+        let buffer = [before, text].concat();
+        let earlier = vec![Field::quoted(7, 8, true); kept];
+        let mut fields = earlier.clone();
+        let (records, next) = dialect.quick_records(&buffer, before.len(), most, width, &mut fields);
+        let (found, end) = plainly(dialect, &buffer, before.len(), records, width);
+        let expected = [earlier, found].concat();
+        prop_assert_eq!(fields.len(), kept + records * width);
         prop_assert!(records <= most);
-        prop_assert!(fields == expected, "{:?}", String::from_utf8_lossy(text));
+        prop_assert!(fields == expected, "{:?}", String::from_utf8_lossy(&buffer));
         prop_assert_eq!(next, end);
         Ok(records)
+    }
+
+    /// What comes before the records in their buffer, and the number of fields that are there already.
+    fn before() -> impl Strategy<Value = (Vec<u8>, usize)> {
+        (prop::collection::vec(prop::sample::select(b"a,\n\"\r".to_vec()), 0..150), 0usize..150)
     }
 
     proptest! {
@@ -324,10 +339,10 @@ mod tests {
         #[test]
         fn it_agrees_with_the_plain_way(
             text in prop::collection::vec(prop::sample::select(b"ab,,\n\n\"\"\r".to_vec()), 0..400),
-            most in 1usize..60, width in 1usize..4,
+            most in 1usize..60, width in 1usize..4, (before, kept) in before(),
         ) {
-            check(COMMA, &text, most, width)?;
-            check(Dialect::new(b'a', None), &text, most, width)?;
+            check(COMMA, (&before, kept), &text, most, width)?;
+            check(Dialect::new(b'a', None), (&before, kept), &text, most, width)?;
         }
 
         /// It finds all records of a well-formed file.
@@ -336,11 +351,11 @@ mod tests {
             records in prop::collection::vec(
                 prop::collection::vec(
                     prop_oneof!["[ab]{0,9}", "\"([ab,\n\r]|\"\"){0,9}\"", "\"\"\"[ab]{50,140}\""], 3), 0..60),
-            carriage in any::<bool>(), most in 1usize..80,
+            carriage in any::<bool>(), most in 1usize..80, (before, kept) in before(),
         ) {
             let line = if carriage { "\r\n" } else { "\n" };
             let text: String = records.iter().map(|record| record.join(",") + line).collect();
-            prop_assert_eq!(check(COMMA, text.as_bytes(), most, 3)?, records.len().min(most));
+            prop_assert_eq!(check(COMMA, (&before, kept), text.as_bytes(), most, 3)?, records.len().min(most));
         }
     }
 }

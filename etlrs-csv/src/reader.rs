@@ -18,6 +18,9 @@ const PART: usize = 64 << 10;
 
 /// Bytes that are asked of an object store at a time, at the most.
 const LARGEST_BLOCK: usize = 8 << 20;
+/// Bytes in which lines are counted at a time, and the same of an object store.
+const COUNTED: usize = 256 << 10;
+const COUNTED_REMOTE: usize = 1 << 20;
 
 /// Text and what is known of its layout. Offsets count bytes of the text, which is in UTF-8.
 #[derive(Debug)]
@@ -644,7 +647,8 @@ impl Source {
     /// Lines that end between two places of a file.
     pub(crate) fn lines_in(&self, start: u64, end: u64) -> std::io::Result<u64> {
         let file = self.file().map_err(std::io::Error::other)?;
-        let mut block = vec![0; 256 << 10];
+        let most = if self.is_remote() { COUNTED_REMOTE } else { COUNTED };
+        let mut block = vec![0; usize::try_from(end.saturating_sub(start)).unwrap_or(most).min(most)];
         let (mut at, mut found) = (start, 0);
         while at < end {
             let wanted = usize::try_from(end - at).unwrap_or(block.len()).min(block.len());

@@ -327,8 +327,13 @@ fn unique_names(header: Vec<String>, notes: &mut Vec<String>) -> Vec<String> {
 
 /// Looks at the first records; gives their number.
 fn sample(source: &Arc<Source>, options: &CsvOptions, cx: &RunContext, columns: &mut [Inference]) -> Result<usize> {
+    let largest = match source.input.is_once() {
+        // It is kept until it is read.
+        true => (cx.memory().limit() / 32).clamp(detect::WINDOW, LARGEST_SAMPLE),
+        false => LARGEST_SAMPLE,
+    };
     let (most, most_bytes) = match options.sample {
-        Sample::Records(records) => (records, LARGEST_SAMPLE as u64),
+        Sample::Records(records) => (records, largest as u64),
         Sample::Full if source.input.is_once() => {
             let message = "all records are to be sampled of what can be read only once";
             return Err(Error::new(ErrorKind::InvalidConfig, message)
@@ -338,7 +343,7 @@ fn sample(source: &Arc<Source>, options: &CsvOptions, cx: &RunContext, columns: 
         Sample::Full => (usize::MAX, u64::MAX),
     };
     let limit = if source.keeps_bad { source.longest } else { cx.reader_memory().min(LARGEST_SAMPLE) };
-    let reader = Reader::looking(source.clone(), cx.config().io_buffer_size, limit);
+    let reader = Reader::looking(source.clone(), cx.config().io_buffer_size.min(largest), limit);
     let mut reader = reader.keeping_bad(source.keeps_bad);
     let mut fields = Vec::new();
     let (mut sampled, mut bad) = (0, 0);

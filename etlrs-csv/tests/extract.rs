@@ -379,6 +379,31 @@ fn what_can_be_read_once_is_looked_at_as_often_as_need_be() {
 }
 
 #[test]
+fn what_is_kept_of_what_can_be_read_once_is_a_small_part_of_the_budget() {
+    let budget = 64 << 20;
+    let config = PerformanceConfig { max_memory_usage: budget, ..PerformanceConfig::default() };
+    let cx = RunContext::new(config);
+    let line = "x".repeat(1000);
+    let text: String =
+        std::iter::once("n,text\n".to_owned()).chain((0..20_000).map(|n| format!("{n},{line}\n"))).collect();
+    let whole = read(&file(&text).path, CsvOptions::default(), &ScanRequest::all(), &cx).unwrap();
+    let once = CsvExtractor::from_reader("pipe", std::io::Cursor::new(text.into_bytes()));
+    block_on(async {
+        let scan = once.scan(&cx, &ScanRequest::all()).await.unwrap();
+        let least = scan.min_memory();
+        assert!((budget / 32..budget / 32 + (512 << 10)).contains(&least), "{least}");
+        let rows = DatasetSnapshot::collect(&cx, &*scan).await.unwrap();
+        assert_eq!((rows.schema(), rows.checksum()), (whole.schema(), whole.checksum()));
+    });
+    // A record that is longer than what may be kept is looked at all the same.
+    let text = format!("text,n\n{},5\n", line.repeat(300));
+    let config = PerformanceConfig { max_memory_usage: 4 << 20, ..PerformanceConfig::default() };
+    let once = CsvExtractor::from_reader("pipe", std::io::Cursor::new(text.into_bytes()));
+    let scan = block_on(once.scan(&RunContext::new(config), &ScanRequest::all())).unwrap();
+    assert_eq!(type_name(scan.schema().field(1).data_type()), "int64");
+}
+
+#[test]
 fn a_named_pipe_is_read_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pipe.csv");
