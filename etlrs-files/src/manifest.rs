@@ -5,6 +5,8 @@ use std::path::Path;
 use etlrs_core::{CancelToken, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::parts::is_part;
+
 /// The list of the files that make up a directory target, in order. What a directory holds besides is not data.
 ///
 /// Kept as JSON in `_etlrs_manifest.json`; readers that do not know it see the same files, for it lists all of them.
@@ -16,6 +18,11 @@ pub struct Manifest {
     pub run: String,
     /// The files.
     pub files: Vec<ManifestFile>,
+    /// No run has published the directory yet: one has begun to, where there was no manifest, and keeps its own files out of
+    /// sight by this. The directory consists of whatever is there, as without a manifest, but for files with names of
+    /// parts that are not in `files`; the rows told there are not counted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub standing: bool,
 }
 
 /// One file of a [`Manifest`].
@@ -36,15 +43,20 @@ impl Manifest {
 
     /// Of `files`, published by `run`.
     pub fn new(run: impl ToString, files: Vec<ManifestFile>) -> Self {
-        Self { version: Self::VERSION, run: run.to_string(), files }
+        Self { version: Self::VERSION, run: run.to_string(), files, standing: false }
     }
 
-    /// The manifest of `directory`, if it has one.
+    /// The manifest of `directory`, if it has one that was published: not one that is [`standing`](Self::standing).
     ///
     /// # Errors
     /// `InvalidData` for one that cannot be understood, or that names itself, a file outside the directory, or a file
     /// twice.
     pub fn read(directory: &Path, cancel: &CancelToken) -> Result<Option<Self>> {
+        Ok(Self::read_any(directory, cancel)?.filter(|manifest| !manifest.standing))
+    }
+
+    /// As [`read`](Self::read), whether it was published or is standing.
+    pub(crate) fn read_any(directory: &Path, cancel: &CancelToken) -> Result<Option<Self>> {
         let path = directory.join(Self::NAME);
         match crate::source::small_file(&path, cancel)? {
             Some(text) => Self::parse(&text, &path).map(Some),
@@ -55,6 +67,11 @@ impl Manifest {
     /// Whether the file called `name` is one of its files.
     pub(crate) fn names(&self, name: &str) -> bool {
         self.files.iter().any(|file| file.name == name)
+    }
+
+    /// Whether the file called `name` was written by a run that did not publish it, or not yet.
+    pub(crate) fn hides(&self, name: &str) -> bool {
+        is_part(name) && !self.names(name)
     }
 
     pub(crate) fn parse(text: &[u8], path: &Path) -> Result<Self> {
@@ -104,6 +121,17 @@ mod tests {
         let manifest = Manifest::new("r", vec![ManifestFile { name: "a.parquet".into(), rows: 3, bytes: 9 }]);
         manifest.write(folder.path()).unwrap();
         assert_eq!(Manifest::read(folder.path(), &CancelToken::new()).unwrap(), Some(manifest));
+    }
+
+    #[test]
+    fn a_standing_manifest_is_none_to_its_readers() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut manifest = Manifest::new("r", Vec::new());
+        assert!(!String::from_utf8(manifest.to_json().unwrap()).unwrap().contains("standing"));
+        manifest.standing = true;
+        manifest.write(folder.path()).unwrap();
+        assert_eq!(Manifest::read(folder.path(), &CancelToken::new()).unwrap(), None);
+        assert_eq!(Manifest::read_any(folder.path(), &CancelToken::new()).unwrap(), Some(manifest));
     }
 
     #[test]

@@ -120,6 +120,11 @@ pub(crate) fn is_part(name: &str) -> bool {
     rest.is_some_and(|(run, rest)| run.bytes().all(|byte| byte.is_ascii_alphanumeric()) && rest.starts_with('-'))
 }
 
+/// Whether it has the name of a file that another writer leaves beside its data, and that says nothing without it.
+pub(crate) fn is_mark(name: &str) -> bool {
+    ["_SUCCESS", "_metadata", "_common_metadata"].contains(&name) || (name.starts_with('.') && name.ends_with(".crc"))
+}
+
 /// The entry of a manifest for `path`, a file of a directory that was there before.
 ///
 /// # Errors
@@ -142,25 +147,21 @@ pub fn listed(path: &Path, rows: u64, cancel: &CancelToken) -> Result<ManifestFi
 /// `InvalidConfig` for a directory that holds something else, and an I/O error.
 pub fn data_files(directory: &Path, extensions: &[&str], cancel: &CancelToken) -> Result<Vec<PathBuf>> {
     let entries = entries(directory, cancel)?;
-    let is_mark = |entry: &Entry| {
-        let name = entry.path.file_name().unwrap_or_default().as_encoded_bytes();
-        let known = [Manifest::NAME, "_SUCCESS", "_metadata", "_common_metadata"].map(str::as_bytes);
-        entry.is_file && (known.contains(&name) || (name.starts_with(b".") && name.ends_with(b".crc")))
+    let name = |entry: &Entry| entry.path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+    let manifest = Manifest::read_any(directory, cancel)?;
+    // In an object store, a run that is publishing, or died then, has files there that no manifest names.
+    let is_unnamed = |entry: &Entry| {
+        let hides = |manifest: &Manifest| manifest.hides(&name(entry));
+        crate::store_scheme(directory).is_some() && manifest.as_ref().is_some_and(hides)
     };
-    let is_data = |entry: &Entry| {
-        entry.path.file_name().and_then(|name| name.to_str()).is_some_and(|name| is_data_name(name, extensions))
-    };
-    let has_manifest = Manifest::read(directory, cancel)?.is_some();
-    let files = if has_manifest || entries.iter().any(is_data) {
+    let is_data = |entry: &Entry| is_data_name(&name(entry), extensions) && !is_unnamed(entry);
+    let is_published = manifest.as_ref().is_some_and(|manifest| !manifest.standing);
+    let files = if is_published || entries.iter().any(is_data) {
         source_files(directory, extensions, cancel)?
     } else {
         Vec::new()
     };
-    // In an object store, a run that is publishing, or died then, has files there that no manifest names.
-    let is_unnamed = |entry: &Entry| {
-        let name = entry.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        has_manifest && crate::store_scheme(directory).is_some() && is_part(name)
-    };
+    let is_mark = |entry: &Entry| entry.is_file && (is_mark(&name(entry)) || name(entry) == Manifest::NAME);
     match entries.iter().find(|entry| !files.contains(&entry.path) && !is_mark(entry) && !is_unnamed(entry)) {
         None => Ok(files),
         Some(entry) => Err(Error::new(

@@ -18,7 +18,7 @@ use crate::pattern::{PathPattern, absolute};
 ///
 /// # Errors
 /// `NotFound` and other I/O errors, also for a pattern that matches nothing; `InvalidConfig` for one that is none;
-/// `InvalidData` for a directory without such files.
+/// `InvalidData` for a directory without such files, or whose manifest names none.
 pub fn source_files(path: &Path, extensions: &[&str], cancel: &CancelToken) -> Result<Vec<PathBuf>> {
     let place = Place::of(path, cancel)?;
     if let Some(pattern) = path.to_str().filter(|text| text.contains(['*', '?', '[']))
@@ -31,13 +31,21 @@ pub fn source_files(path: &Path, extensions: &[&str], cancel: &CancelToken) -> R
         Place::Nothing => return Err(Error::io("open", path, std::io::ErrorKind::NotFound.into())),
         Place::Directory => {}
     }
-    if let Some(manifest) = Manifest::read(path, cancel)? {
+    let manifest = Manifest::read_any(path, cancel)?;
+    if let Some(manifest) = manifest.as_ref().filter(|manifest| !manifest.standing) {
+        // A load of no rows writes a file all the same.
+        if manifest.files.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidData, "the manifest of the directory names no file")
+                .hint(format!("write it again, or remove {} from it", Manifest::NAME))
+                .in_source(path.display()));
+        }
         return Ok(manifest.files.iter().map(|file| path.join(&file.name)).collect());
     }
+    let is_hidden = |name: &str| manifest.as_ref().is_some_and(|standing| standing.hides(name));
     let mut files = Vec::new();
     for entry in entries(path, cancel)? {
         let name = entry.path.file_name().and_then(|name| name.to_str()).unwrap_or("_");
-        if is_data_name(name, extensions) && entry.is_file {
+        if is_data_name(name, extensions) && entry.is_file && !is_hidden(name) {
             files.push(entry.path);
         }
     }

@@ -4,7 +4,8 @@
 //! while the run goes on, and publishing only completes it. One object is then replaced at once. A directory is published
 //! by its manifest: the objects are completed, then one conditional request puts the manifest, which fails if somebody
 //! else put one since the run began, so of two runs one wins; then the objects that the manifest no longer names are
-//! removed. A directory without a manifest gets one of what is there before anything is completed. When the answer to the
+//! removed. A directory without a manifest first gets a standing one, which leaves its readers what is there and hides the
+//! objects that are completed then. If that is all that comes of the run, it stays and does no harm. When the answer to the
 //! request is lost, the manifest is read: only one that is known not to be put lets the objects be removed. Who reads the directory without its manifest sees the objects come one after another.
 //!
 //! A store has no lock that dies with its owner, so runs are not kept apart before they publish. What a killed run leaves
@@ -22,8 +23,8 @@ use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersio
 
 use super::request::{request, requests};
 use super::upload::{LARGEST_PART, SMALLEST_PART, give_up};
-use super::{AT_ONCE, Address, Upload, failed};
-use crate::parts::is_part;
+use super::{AT_ONCE, Address, Found, Upload, failed};
+use crate::parts::{is_mark, is_part};
 use crate::{Manifest, ManifestFile};
 
 /// Parts of one upload that are under way while the next is filled.
@@ -40,8 +41,8 @@ pub(crate) struct ObjectArea {
     directory: bool,
     /// Something is there already.
     existed: bool,
-    /// The manifest that was there when the run began.
-    before: Option<UpdateVersion>,
+    /// The manifest that was there when the run began, and what identifies it.
+    before: Option<(Manifest, UpdateVersion)>,
     /// What was in the directory when the run began.
     present: Vec<Present>,
     cancel: CancelToken,
@@ -73,18 +74,19 @@ impl Unpublished {
     }
 }
 
-impl Drop for ObjectArea {
-    fn drop(&mut self) {
-        let uploads = std::mem::take(&mut self.lock().uploads);
-        give_up(uploads.into_values().filter_map(Upload::into_parts).collect());
-    }
-}
-
 #[derive(Debug, Default)]
 struct Staged {
     /// Uploads that wait to be completed, by their names in the directory; the one object has the name "".
     uploads: BTreeMap<String, Upload>,
     manifest: Option<Manifest>,
+}
+
+impl Drop for Staged {
+    /// All at once: each of them may take a while.
+    fn drop(&mut self) {
+        let uploads = std::mem::take(&mut self.uploads);
+        give_up(uploads.into_values().filter_map(Upload::into_parts).collect());
+    }
 }
 
 impl ObjectArea {
@@ -93,10 +95,7 @@ impl ObjectArea {
         let shown = address.shown().display();
         let is_directory = address.is_directory(cancel)?;
         let is_object = !is_directory && address.find(cancel)?.is_some();
-        // A run that died at its first publication leaves a directory of nothing.
-        let is_empty =
-            || Ok::<_, Error>(Manifest::read(address.shown(), cancel)?.is_some_and(|found| found.files.is_empty()));
-        if !is_object && (!is_directory || directory && is_empty()?) {
+        if !is_object && (!is_directory || directory && holds_nothing(address, cancel)?) {
             return Ok(false);
         }
         if mode == LoadMode::Create {
@@ -117,7 +116,13 @@ impl ObjectArea {
         let existed = Self::check(&address, mode, directory, &cancel)?;
         let manifest = address.child(Manifest::NAME);
         let (before, present) = match directory {
-            true => (manifest.read(&cancel)?.map(|(_, version)| version), present(&address, &cancel)?),
+            true => {
+                let before = match manifest.read(&cancel)? {
+                    Some((text, version)) => Some((Manifest::parse(&text, manifest.shown())?, version)),
+                    None => None,
+                };
+                (before, present(&address, &cancel)?)
+            }
             false => (None, Vec::new()),
         };
         let target = address.shown().to_owned();
@@ -168,24 +173,25 @@ impl ObjectArea {
     /// Nothing stops it once it has begun, for what was sent may be done.
     pub(crate) fn publish(&self) -> Result<()> {
         self.cancel.check()?;
-        let Staged { uploads, manifest } = std::mem::take(&mut *self.lock());
+        let mut staged = std::mem::take(&mut *self.lock());
         let internal = |message| Error::new(ErrorKind::Internal, message);
         if !self.directory {
-            let upload =
-                uploads.into_values().next().ok_or_else(|| internal("an object is published that was not kept"))?;
+            let (_, upload) =
+                staged.uploads.pop_first().ok_or_else(|| internal("an object is published that was not kept"))?;
             return upload.complete(self.mode);
         }
-        let manifest = manifest.ok_or_else(|| internal("a directory is published without its manifest"))?;
-        let names: Vec<_> = uploads.keys().cloned().collect();
+        let manifest =
+            staged.manifest.take().ok_or_else(|| internal("a directory is published without its manifest"))?;
+        let names: Vec<_> = staged.uploads.keys().cloned().collect();
         // Where there is no manifest, whatever is there is data; so what is there has one before more comes.
         let before = match &self.before {
-            Some(version) => version.clone(),
+            Some((_, version)) => version.clone(),
             None => {
                 let standing = self.standing(&manifest, &names);
                 self.put_manifest(&standing, PutMode::Create, &[]).map_err(Unpublished::error)?
             }
         };
-        let completed = self.complete_all(uploads).map_err(Unpublished::Known);
+        let completed = self.complete_all(std::mem::take(&mut staged.uploads)).map_err(Unpublished::Known);
         let done = completed.and_then(|()| self.put_manifest(&manifest, PutMode::Update(before), &names));
         match done {
             Ok(_) => {
@@ -203,15 +209,26 @@ impl ObjectArea {
 
     /// The directory as it is, without the files called `new`.
     fn standing(&self, manifest: &Manifest, new: &[String]) -> Manifest {
-        let is_data = |name: &str| !name.starts_with(['_', '.']);
         let files = match self.mode {
             LoadMode::Replace => {
-                let files = self.present.iter().filter(|present| is_data(&present.name));
+                let files = self.present.iter().filter(|present| self.was_data(&present.name));
                 files.map(|file| ManifestFile { name: file.name.clone(), rows: 0, bytes: file.bytes }).collect()
             }
             _ => manifest.files.iter().filter(|file| !new.contains(&file.name)).cloned().collect(),
         };
-        Manifest::new(&manifest.run, files)
+        Manifest { standing: true, ..Manifest::new(&manifest.run, files) }
+    }
+
+    /// Whether the object called `name`, which was there when the run began, was part of the directory then. Where no run
+    /// had published it, loaders have refused it if it holds anything but data and marks.
+    fn was_data(&self, name: &str) -> bool {
+        match &self.before {
+            Some((manifest, _)) if !manifest.standing => manifest.names(name),
+            standing => {
+                let is_hidden = standing.as_ref().is_some_and(|(manifest, _)| manifest.hides(name));
+                self.existed && !name.starts_with(['_', '.']) && !is_hidden
+            }
+        }
     }
 
     fn complete_all(&self, uploads: BTreeMap<String, Upload>) -> Result<()> {
@@ -279,9 +296,13 @@ impl ObjectArea {
     /// What was there when the run began and is no longer part of the directory.
     fn remove_old(&self, manifest: &Manifest) -> Result<()> {
         let goes = |present: &&Present| {
-            let is_named = manifest.files.iter().any(|file| file.name == present.name);
-            let is_orphan = || is_part(&present.name) && present.seconds > ORPHANED_SECONDS;
-            present.name != Manifest::NAME && !is_named && (self.mode == LoadMode::Replace || is_orphan())
+            let name = present.name.as_str();
+            // Whoever has yet to publish other parts is too late once a directory is replaced.
+            let goes = match self.mode {
+                LoadMode::Replace => self.was_data(name) || is_mark(name) || is_part(name),
+                _ => is_part(name) && present.seconds > ORPHANED_SECONDS,
+            };
+            goes && !manifest.names(name)
         };
         self.delete(self.present.iter().filter(goes).map(|present| self.address.child(&present.name)).collect())
     }
@@ -294,6 +315,18 @@ impl ObjectArea {
         requests(&CancelToken::new(), async move {
             futures_util::stream::iter(deletions).buffer_unordered(AT_ONCE).try_collect::<()>().await
         })
+    }
+}
+
+/// Whether nothing is in the directory but what runs left that failed when they published it for the first time.
+fn holds_nothing(directory: &Address, cancel: &CancelToken) -> Result<bool> {
+    match Manifest::read_any(directory.shown(), cancel)? {
+        Some(manifest) if manifest.standing || manifest.files.is_empty() => {
+            let is_left = |name: &str| name == Manifest::NAME || manifest.hides(name);
+            let name = |found: &Found| found.path.file_name().and_then(|name| name.to_str()).is_some_and(is_left);
+            Ok(directory.list(cancel)?.iter().all(|found| !found.is_directory && name(found)))
+        }
+        _ => Ok(false),
     }
 }
 

@@ -136,6 +136,11 @@ impl Fixture {
         self.address(key).read(self.cx.cancel()).unwrap().map(|(text, _)| text)
     }
 
+    fn remove(&self, key: &str) {
+        let address = self.address(key);
+        requests(self.cx.cancel(), async move { Ok(address.store().delete(&address.key).await.unwrap()) }).unwrap();
+    }
+
     fn names(&self, directory: &str) -> Vec<String> {
         let found = self.address(directory).list(self.cx.cancel()).unwrap().into_iter();
         found.map(|found| found.path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
@@ -376,8 +381,28 @@ fn a_run_that_fails_when_it_publishes_leaves_the_directory_as_it_was() {
             assert_eq!(error.kind(), if loses { ErrorKind::Connection } else { ErrorKind::Locked }, "{error}");
             assert_eq!(error.to_string().contains("not known"), loses, "{error}");
             // The new part is there if the manifest may yet come to name it, and no data before.
-            assert_eq!(fixture.texts(&key), vec!["old"; old], "{mode:?}, {loses}");
+            let read = |expected: &[&str]| match source_files(&fixture.path(&key), &["csv"], cx) {
+                Ok(_) => assert_eq!(fixture.texts(&key), expected, "{mode:?}, {loses}"),
+                Err(error) => assert!(expected.is_empty() && error.kind() == ErrorKind::InvalidData, "{error}"),
+            };
+            read(&vec!["old"; old]);
             assert_eq!(fixture.names(&key).len(), old + 1 + usize::from(loses), "{mode:?}, {loses}");
+            // What its usual writer adds is part of it, as before, and what is no data is in the way of replacing it.
+            fixture.put(&format!("{key}/new.csv"), b"added");
+            read(&[&vec!["old"; old][..], &["added"]].concat());
+            fixture.put(&format!("{key}/notes.txt"), b"");
+            assert!(data_files(&fixture.path(&key), &["csv"], cx).is_err());
+            let error = fixture.load(&key, LoadMode::Create, RunId::generate(), "x").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+            for name in ["new.csv", "notes.txt"] {
+                fixture.remove(&format!("{key}/{name}"));
+            }
+            fixture
+                .load(&key, if old == 0 { mode } else { LoadMode::Replace }, RunId::generate(), "last")
+                .unwrap()
+                .publish()
+                .unwrap();
+            read(&["last"]);
         }
     }
 }
