@@ -17,8 +17,9 @@ pub fn store_scheme(path: &Path) -> Option<&'static str> {
 /// The path or URL of a file that `uri` names, perhaps with the name of its format before it (`csv:s3://bucket/data/`).
 ///
 /// # Errors
-/// `InvalidConfig` for another scheme.
+/// `InvalidConfig` for another scheme, and for the URL of an object with credentials in it.
 pub fn file_of<'a>(uri: &'a Uri, format: &str) -> Result<&'a Path> {
+    require_no_credentials(uri.file())?;
     match uri.scheme() {
         Some(scheme) if scheme != format && store_scheme(uri.file()).is_none() => {
             let message = format!("{format} is read and written at paths, and {scheme}: is none");
@@ -26,6 +27,22 @@ pub fn file_of<'a>(uri: &'a Uri, format: &str) -> Result<&'a Path> {
         }
         _ => Ok(uri.file()),
     }
+}
+
+/// Refuses the URL of an object that has credentials in it, before anything may show it.
+pub(crate) fn require_no_credentials(path: &Path) -> Result<()> {
+    let Some(scheme) = store_scheme(path) else { return Ok(()) };
+    let text = path.to_string_lossy();
+    let rest = text.get(scheme.len() + 3..).unwrap_or_default();
+    let has_user = rest.split('/').next().is_some_and(|bucket| bucket.contains(['@', ':']));
+    // A question mark is a wildcard too.
+    let query = rest.split_once('?').map_or(String::new(), |(_, query)| query.to_ascii_lowercase());
+    if has_user || ["sig=", "signature=", "security-token="].iter().any(|key| query.contains(key)) {
+        let message = format!("the URL of an object in {scheme}: has more than a bucket and a path");
+        return Err(Error::new(ErrorKind::InvalidConfig, message)
+            .hint("credentials come from the environment variables that the store's own tools read"));
+    }
+    Ok(())
 }
 
 /// Whether a target at `path` is a directory, because it is written so or is one already.

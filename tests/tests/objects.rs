@@ -218,10 +218,18 @@ fn errors_of_a_store_say_what_to_do() {
     assert_eq!(bed.copy("s3://bucket/flights.csv", "a.parquet", &[]).0, 27_004);
     bed.server.fail(2);
     assert_eq!(bed.copy("a.parquet", "s3://bucket/b.parquet", &[]).0, 27_004);
-    // A server that is not there.
-    let mut command = etlrs(PROGRAM, bed.path(), &["copy", "s3://bucket/flights.csv", "b.csv"]);
-    bed.server.environment(&mut command, SECRET_KEY).env("AWS_ENDPOINT_URL", "http://127.0.0.1:1");
-    let ran = Ran::of(&command.output().unwrap());
-    assert!(ran.code == 1 && ran.stderr.contains("127.0.0.1:1"), "{ran:?}");
-    assert_eq!(ran.stderr.trim().lines().count(), 1, "{}", ran.stderr);
+    // A server that is not there, and one that would be asked without encryption.
+    for (server, needle) in [
+        (
+            "http://127.0.0.1:1",
+            "cannot list s3://bucket/flights.csv: cannot reach http://127.0.0.1:1: connection refused",
+        ),
+        ("http://store.invalid", "AWS_ALLOW_HTTP=true"),
+    ] {
+        let mut command = etlrs(PROGRAM, bed.path(), &["copy", "s3://bucket/flights.csv", "b.csv"]);
+        bed.server.environment(&mut command, SECRET_KEY).env("AWS_ENDPOINT_URL", server);
+        let ran = Ran::of(&command.output().unwrap());
+        assert!(ran.stderr.contains(needle), "{ran:?}");
+        assert_eq!(ran.stderr.trim().lines().count(), 1, "{}", ran.stderr);
+    }
 }

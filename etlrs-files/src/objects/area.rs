@@ -334,7 +334,8 @@ fn present(directory: &Address, cancel: &CancelToken) -> Result<Vec<Present>> {
     let (store, key) = (directory.store(), directory.key.clone());
     let listed = request(cancel, directory.failed("list"), async move { store.list_with_delimiter(Some(&key)).await });
     let now = SystemTime::now();
-    let present = listed?.wait()?.objects.into_iter().filter_map(|found| {
+    let objects = listed?.wait()?.objects.into_iter().filter(|found| !directory.is_marker(found));
+    let present = objects.filter_map(|found| {
         let seconds = now.duration_since(found.last_modified.into()).unwrap_or_default().as_secs();
         found.location.filename().map(|name| Present { name: name.to_owned(), bytes: found.size, seconds })
     });

@@ -9,6 +9,7 @@
 //! mean, so an object that is replaced while it is read is an error and never a mixture.
 
 mod area;
+mod error;
 mod object;
 mod request;
 #[cfg(test)]
@@ -30,13 +31,15 @@ use object_store::path::Path as Key;
 use object_store::{ClientOptions, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig, UpdateVersion};
 
 pub(crate) use self::area::ObjectArea;
+use self::error::{credentials, failed, not_found, words};
 pub(crate) use self::object::{Object, ObjectReader};
 use self::request::{request, requests};
 pub(crate) use self::upload::Upload;
 
 /// How often a request is tried before its error is told; the store's client waits longer each time.
 const RETRIES: usize = 4;
-const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
+/// From its first try on, so it has to leave room for one that is not answered.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(180);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a whole request; a part of an upload is 5 MB or more.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -80,14 +83,10 @@ impl Address {
                 .hint(format!("write {scheme}://BUCKET/PATH"))
                 .in_source(path.display())
         };
+        crate::place::require_no_credentials(path)?;
         let text = path.to_str().ok_or_else(|| wrong("the name is no Unicode".to_owned()))?;
         let rest = text.get(scheme.len() + 3..).unwrap_or_default();
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
-        if bucket.contains(['@', ':']) {
-            // Not named, for there may be a secret in it.
-            let message = format!("the URL of an object in {scheme}: has more than a bucket and a path");
-            return Err(Error::new(ErrorKind::InvalidConfig, message).hint(credentials(scheme)));
-        }
         if bucket.is_empty() {
             return Err(wrong("the URL names no bucket".to_owned()));
         }
@@ -139,10 +138,23 @@ impl Address {
 
     /// Whether there are objects in the directory of this name.
     pub(crate) fn is_directory(&self, cancel: &CancelToken) -> Result<bool> {
-        let (store, key) = (self.store(), self.key.clone());
-        let any =
-            request(cancel, self.failed("list"), async move { Ok(store.list(Some(&key)).try_next().await?.is_some()) });
+        let (address, store) = (self.clone(), self.store());
+        let any = request(cancel, self.failed("list"), async move {
+            let mut listed = store.list(Some(&address.key));
+            while let Some(found) = listed.try_next().await? {
+                if !address.is_marker(&found) {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        });
         any?.wait()
+    }
+
+    /// Whether `found`, of a listing of this directory, only marks it: consoles make folders of an object `folder/`, which
+    /// is listed with the name of the folder.
+    pub(crate) fn is_marker(&self, found: &ObjectMeta) -> bool {
+        found.location == self.key
     }
 
     /// What is in the directory, in the order of the names.
@@ -152,7 +164,8 @@ impl Address {
         let listed = listed?.wait()?;
         let name = |key: &Key| key.filename().map(str::to_owned);
         let directories = listed.common_prefixes.iter().filter_map(name).map(|name| (name, true));
-        let objects = listed.objects.iter().filter_map(|found| name(&found.location)).map(|name| (name, false));
+        let objects = listed.objects.iter().filter(|found| !self.is_marker(found));
+        let objects = objects.filter_map(|found| name(&found.location)).map(|name| (name, false));
         let found = directories.chain(objects);
         let mut found: Vec<_> =
             found.map(|(name, is_directory)| Found { path: self.shown.join(name), is_directory }).collect();
@@ -233,7 +246,8 @@ impl Bucket {
         if let Some(bucket) = buckets.get(&full).and_then(Weak::upgrade) {
             return Ok(bucket);
         }
-        check_settings(|variable| std::env::var(variable).ok()).map_err(|error| error.in_source(shown.display()))?;
+        check_settings(scheme, |variable| std::env::var(variable).ok())
+            .map_err(|error| error.in_source(shown.display()))?;
         let store = client(scheme, name).map_err(|error| {
             Error::new(ErrorKind::InvalidConfig, format!("the object store cannot be used: {}", words(&error)))
                 .hint(credentials(scheme))
@@ -246,16 +260,21 @@ impl Bucket {
     }
 }
 
-/// Variables that name a server, the first that is set before the others.
+/// Variables that name a server of S3, the first that is set before the others.
 const ENDPOINTS: [&str; 3] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
 
-/// Refuses settings of the environment by which the client would panic, or show what is in them. Values are not shown.
-fn check_settings(variable: impl Fn(&str) -> Option<String>) -> Result<()> {
+/// The server of S3 that `variable` gives, of the environment.
+fn endpoint(variable: impl Fn(&str) -> Option<String>) -> Option<(&'static str, String)> {
+    ENDPOINTS.into_iter().find_map(|name| Some((name, variable(name).filter(|value| !value.is_empty())?)))
+}
+
+/// Refuses settings of the environment by which the client for `scheme` would panic, or show what is in them. Values are
+/// not shown.
+fn check_settings(scheme: &str, variable: impl Fn(&str) -> Option<String>) -> Result<()> {
     let wrong = |name: &str, what: &str| {
         Error::new(ErrorKind::InvalidConfig, format!("the environment variable {name} {what}"))
     };
-    for name in ENDPOINTS {
-        let Some(endpoint) = variable(name) else { continue };
+    if let Some((name, endpoint)) = endpoint(&variable).filter(|_| scheme == "s3") {
         let host = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://")).unwrap_or_default();
         let name_of_host = host.split('/').next().unwrap_or_default();
         if host.contains('@') {
@@ -268,8 +287,24 @@ fn check_settings(variable: impl Fn(&str) -> Option<String>) -> Result<()> {
             );
         }
     }
-    for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION"]
-    {
+    let in_headers: &[&str] = match scheme {
+        // Paths of files, and JSON.
+        "gs" => &[],
+        "az" => &[
+            "AZURE_STORAGE_ACCOUNT_NAME",
+            "AZURE_STORAGE_ACCOUNT_KEY",
+            "AZURE_STORAGE_TOKEN",
+            "AZURE_STORAGE_SAS_KEY",
+            "AZURE_STORAGE_CLIENT_ID",
+            "AZURE_STORAGE_CLIENT_SECRET",
+            "AZURE_STORAGE_TENANT_ID",
+            "AZURE_CLIENT_ID",
+            "AZURE_CLIENT_SECRET",
+            "AZURE_TENANT_ID",
+        ],
+        _ => &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION"],
+    };
+    for name in in_headers {
         if variable(name).is_some_and(|value| value.bytes().any(|byte| !byte.is_ascii_graphic())) {
             return Err(wrong(name, "has a blank, a line end or another character in it that cannot be"));
         }
@@ -293,10 +328,11 @@ fn client(scheme: &str, bucket: &str) -> object_store::Result<Arc<dyn ObjectStor
         }
         _ => {
             // A server on this machine has no certificate; to any other, http has to be asked for.
-            let endpoint = ENDPOINTS.into_iter().find_map(|name| std::env::var(name).ok());
-            let allowed = endpoint.as_deref().is_some_and(is_loopback) || is_set("AWS_ALLOW_HTTP");
+            let endpoint = endpoint(|name| std::env::var(name).ok());
+            let allowed =
+                endpoint.as_ref().is_some_and(|(_, endpoint)| is_loopback(endpoint)) || is_set("AWS_ALLOW_HTTP");
             let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
-            if let Some(endpoint) = endpoint {
+            if let Some((_, endpoint)) = endpoint {
                 builder = builder.with_endpoint(endpoint);
             }
             Arc::new(builder.with_retry(retry).with_client_options(options.with_allow_http(allowed)).build()?)
@@ -314,112 +350,4 @@ fn is_loopback(endpoint: &str) -> bool {
     let host = host.split('/').next().unwrap_or_default();
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     matches!(name, "localhost" | "127.0.0.1" | "[::1]")
-}
-
-/// Where a store's credentials come from, for hints.
-fn credentials(scheme: &str) -> &'static str {
-    match scheme {
-        "gs" => "credentials come from GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT",
-        "az" => {
-            "credentials come from AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or the AZURE_ variables of a \
-             service principal"
-        }
-        _ => {
-            "credentials come from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, the region from \
-             AWS_REGION; AWS_SKIP_SIGNATURE=true reads public buckets"
-        }
-    }
-}
-
-fn not_found(operation: &str, shown: &Path) -> Error {
-    Error::new(ErrorKind::NotFound, format!("cannot {operation} {}: no such object", shown.display()))
-        .naming(shown.display())
-}
-
-/// What a store said when it was asked to do `operation`. Answers that refuse credentials are not repeated: they may quote
-/// them.
-fn failed(operation: &str, shown: &Path, error: &object_store::Error) -> Error {
-    use object_store::Error as Store;
-    let scheme = crate::store_scheme(shown).unwrap_or("s3");
-    let because = |kind, reason: String| {
-        Error::new(kind, format!("cannot {operation} {}: {reason}", shown.display())).naming(shown.display())
-    };
-    match error {
-        Store::NotFound { source, .. } if source.to_string().contains("NoSuchBucket") => {
-            because(ErrorKind::NotFound, "there is no such bucket".to_owned())
-        }
-        Store::NotFound { .. } => not_found(operation, shown),
-        Store::AlreadyExists { .. } => because(ErrorKind::AlreadyExists, "there is such an object already".to_owned()),
-        Store::PermissionDenied { .. } => {
-            because(ErrorKind::PermissionDenied, "access is denied".to_owned()).hint(credentials(scheme))
-        }
-        Store::Unauthenticated { .. } => {
-            because(ErrorKind::PermissionDenied, "the credentials are not accepted".to_owned())
-                .hint(credentials(scheme))
-        }
-        Store::Precondition { .. } | Store::NotModified { .. } => {
-            because(ErrorKind::SourceChanged, "the object was written by somebody else meanwhile".to_owned())
-                .hint("run again when nobody writes to it")
-        }
-        error => {
-            let words = words(error);
-            // The address of the service that machines in a cloud get credentials from.
-            if words.contains("169.254.169.254") || words.contains("metadata.google.internal") {
-                return because(ErrorKind::PermissionDenied, "no credentials were found".to_owned())
-                    .hint(credentials(scheme));
-            }
-            if words.contains("NoSuchBucket") {
-                return because(ErrorKind::NotFound, "there is no such bucket".to_owned());
-            }
-            if words.contains("status code: 403") || words.contains("status code: 401") {
-                return because(ErrorKind::PermissionDenied, "access is denied".to_owned()).hint(credentials(scheme));
-            }
-            because(ErrorKind::Connection, words)
-        }
-    }
-}
-
-/// An error in one line of bounded length.
-fn words(error: &object_store::Error) -> String {
-    const LONGEST: usize = 300;
-    let text = match error {
-        object_store::Error::Generic { source, .. } => {
-            // The innermost cause says why a connection failed.
-            let mut text = source.to_string();
-            let mut cause = source.source();
-            while let Some(inner) = cause {
-                let more = inner.to_string();
-                if !text.contains(&more) {
-                    text = format!("{text}: {more}");
-                }
-                cause = inner.source();
-            }
-            text
-        }
-        error => error.to_string(),
-    };
-    let mut line = in_short(&text.split_whitespace().collect::<Vec<_>>().join(" "));
-    if let Some((end, _)) = line.char_indices().nth(LONGEST) {
-        line.truncate(end);
-        line.push('…');
-    }
-    line
-}
-
-/// Without how often and how long it was tried, and of an answer in XML only what it says.
-fn in_short(line: &str) -> String {
-    let request = line.find("Error performing ").map(|start| &line[start + "Error performing ".len()..]);
-    let request = request.and_then(|rest| rest.split_once(" in ")).and_then(|(request, rest)| {
-        let (_, answer) = rest.split_once(" - ")?;
-        Some(format!("{request}: {answer}"))
-    });
-    let line = request.as_deref().unwrap_or(line);
-    let Some(start) = line.find("<?xml").or_else(|| line.find("<Error>")) else { return line.to_owned() };
-    let (said, answer) = line.split_at(start);
-    let within = |tag: &str| {
-        let (_, rest) = answer.split_once(&format!("<{tag}>"))?;
-        rest.split_once(&format!("</{tag}>")).map(|(text, _)| text)
-    };
-    let parts: Vec<_> = [within("Code"), within("Message")].into_iter().flatten().collect();
-    format!("{said}{}", parts.join(", "))
 }

@@ -12,6 +12,7 @@ use object_store::{
     PutPayload, PutResult,
 };
 
+use super::error::in_short;
 use super::*;
 use crate::{InputFile, ManifestFile, Parts, Staging, data_files, fingerprint, source_files};
 
@@ -21,6 +22,8 @@ struct Store {
     objects: InMemory,
     /// Seconds by which listed objects are older than they are.
     age: AtomicU64,
+    /// Listings of a directory begin with an object of its name, as those of a folder that a console made do.
+    lists_marks: AtomicBool,
     /// Replacing an object that is to be a certain version fails, and nothing is done.
     refuses_updates: AtomicBool,
     /// The same, but no answer tells.
@@ -38,6 +41,14 @@ impl fmt::Debug for Store {
 impl fmt::Display for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a store of a test")
+    }
+}
+
+impl Store {
+    fn mark(&self, directory: Option<&Key>) -> Option<ObjectMeta> {
+        let location = directory.filter(|_| self.lists_marks.load(Ordering::Relaxed))?.clone();
+        let last_modified = std::time::SystemTime::now().into();
+        Some(ObjectMeta { location, last_modified, size: 0, e_tag: None, version: None })
     }
 }
 
@@ -85,11 +96,13 @@ impl ObjectStore for Store {
     }
 
     fn list(&self, prefix: Option<&Key>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.objects.list(prefix)
+        let marks = futures_util::stream::iter(self.mark(prefix).map(Ok));
+        Box::pin(marks.chain(self.objects.list(prefix)))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Key>) -> object_store::Result<ListResult> {
         let mut listed = self.objects.list_with_delimiter(prefix).await?;
+        listed.objects.extend(self.mark(prefix));
         for found in &mut listed.objects {
             found.last_modified -= Duration::from_secs(self.age.load(Ordering::Relaxed));
         }
@@ -138,7 +151,9 @@ impl Fixture {
 
     fn remove(&self, key: &str) {
         let address = self.address(key);
-        requests(self.cx.cancel(), async move { Ok(address.store().delete(&address.key).await.unwrap()) }).unwrap();
+        let delete =
+            async move { address.store().delete(&address.key).await.map_err(|error| address.failed("remove")(error)) };
+        requests(self.cx.cancel(), delete).unwrap();
     }
 
     fn names(&self, directory: &str) -> Vec<String> {
@@ -460,16 +475,39 @@ fn a_cancelled_run_publishes_nothing() {
 
 #[test]
 fn a_url_with_credentials_is_refused_and_not_shown() {
-    let error = Address::of(Path::new("s3://key:secret@bucket/a.csv")).unwrap_err();
-    assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+    for url in ["s3://key:secret@bucket/a.csv", "az://c/a.csv?sv=1&sig=secret", "s3://b/k?X-Amz-Signature=secret"] {
+        let uri = etlrs_core::Uri::from(url);
+        for error in [Address::of(Path::new(url)).unwrap_err(), crate::file_of(&uri, "csv").unwrap_err()] {
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+            assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+        }
+    }
+    crate::file_of(&etlrs_core::Uri::from("s3://b/year=202?/month=1/*.csv"), "csv").unwrap();
+}
+
+#[test]
+fn an_object_that_marks_a_folder_is_no_part_of_it() {
+    let fixture = Fixture::new("marks");
+    fixture.store.lists_marks.store(true, Ordering::Relaxed);
+    let load = |mode, text: &str| fixture.load("d.csv", mode, RunId::generate(), text).unwrap();
+    for (mode, text) in [(LoadMode::Create, "one"), (LoadMode::Replace, "two")] {
+        load(mode, text).publish().unwrap();
+        assert_eq!(fixture.texts("d.csv/"), [text]);
+        assert_eq!(data_files(&fixture.path("d.csv"), &["csv"], fixture.cx.cancel()).unwrap().len(), 1);
+    }
+    fixture.remove(&format!("d.csv/{}", Manifest::NAME));
+    assert_eq!(fixture.texts("d.csv/"), ["two"]);
+    assert_eq!(source_files(&fixture.path("d.csv/*"), &["csv"], fixture.cx.cancel()).unwrap().len(), 1);
 }
 
 #[test]
 fn settings_that_cannot_be_are_refused_and_not_shown() {
-    let check = |name: &str, value: &str| check_settings(|variable| (variable == name).then(|| value.to_owned()));
+    let scheme = |name: &str| if name.starts_with("AZURE") { "az" } else { "s3" };
+    let check =
+        |name: &str, value: &str| check_settings(scheme(name), |variable| (variable == name).then(|| value.to_owned()));
     for (name, value) in [
         ("AWS_ENDPOINT_URL", "localhost:9000"),
-        ("AWS_ENDPOINT_URL", ""),
+        ("AZURE_STORAGE_ACCOUNT_NAME", "canary\n"),
         ("AWS_ENDPOINT", "nonsense"),
         ("AWS_ENDPOINT_URL_S3", "http://"),
         ("AWS_ENDPOINT_URL", "http://user:canary@127.0.0.1:9000"),
@@ -484,6 +522,7 @@ fn settings_that_cannot_be_are_refused_and_not_shown() {
     }
     for (name, value) in [
         ("AWS_ENDPOINT_URL", "http://127.0.0.1:9000"),
+        ("AWS_ENDPOINT_URL", ""),
         ("AWS_ENDPOINT_URL", "https://minio.example/"),
         ("AWS_ENDPOINT", "http://[::1]:9000"),
         ("AWS_SECRET_ACCESS_KEY", "a/b+c="),
@@ -557,6 +596,11 @@ fn what_a_server_said_is_told_in_short() {
         (
             "Error performing HEAD http://h/b in 1ms - HTTP error: connection refused",
             "HEAD http://h/b: HTTP error: connection refused",
+        ),
+        (
+            "Error performing PUT http://h/b in 1ms - Server returned non-2xx status code: 502 Bad Gateway: <!DOCTYPE \
+             html><html><head><title> Proxy </title></head><body>…</body></html>",
+            "PUT http://h/b: Server returned non-2xx status code: 502 Bad Gateway: a page (Proxy)",
         ),
         ("something else", "something else"),
     ] {

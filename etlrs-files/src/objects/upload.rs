@@ -151,9 +151,21 @@ impl Upload {
             store.put_opts(&key, payload, PutOptions::from(mode)).await.map(drop)
         });
         let Err(error) = put?.wait() else { return Ok(()) };
-        match self.address.read(cancel) {
-            Ok(Some((found, _))) if found == text => Ok(()),
-            Ok(_) if error.kind() == ErrorKind::AlreadyExists => Err(self.exists()),
+        // Then it was refused before anything was done.
+        if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::NotFound | ErrorKind::InvalidConfig) {
+            return Err(error);
+        }
+        // What is there may be any object; only one that may be ours is read.
+        let is_ours = match self.address.find(cancel) {
+            Ok(Some(found)) if found.size == text.len() as u64 => {
+                self.address.read(cancel).map(|found| found.is_some_and(|(found, _)| found == text))
+            }
+            Ok(_) => Ok(false),
+            Err(error) => Err(error),
+        };
+        match is_ours {
+            Ok(true) => Ok(()),
+            Ok(false) if error.kind() == ErrorKind::AlreadyExists => Err(self.exists()),
             _ => Err(in_doubt(error)),
         }
     }
