@@ -198,7 +198,7 @@ impl LoadSession for ParquetSession {
 
     fn held_memory(&self) -> usize {
         match &self.output {
-            Output::File(_) => self.staging.file_memory(),
+            Output::File(file) => self.staging.file_memory().saturating_add(file.held_memory()),
             Output::Directory(_) => 0,
         }
     }

@@ -10,13 +10,16 @@ use etlrs_core::{Partition, PartitionId, PartitionWriter, Receipt, Result, RunCo
 use etlrs_files::{OrderedFile, OutputFile, Staging};
 use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
+use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, RowGroupMetaData};
 
 use crate::encode::{Layout, Progress, RowGroup, RowGroups};
 use crate::error::{guarded, writing};
 use crate::file::{ParquetFile, read_footer};
 use crate::output::FileWriter;
 use crate::prune::bloom;
+
+/// Bytes of a Bloom filter at the most that is copied with its column. Those of a row group are in memory together.
+const LARGEST_FILTER: usize = 8 << 20;
 
 /// The one file that the writers of a load share.
 pub(crate) struct SharedFile {
@@ -48,6 +51,24 @@ impl SharedFile {
     /// Row groups of the file that were there before the load.
     pub(crate) fn old_row_groups(&self) -> usize {
         self.old.as_ref().map_or(0, |old| old.footer().num_row_groups())
+    }
+
+    /// Bytes that copying the file that was there before takes, and what is kept of it.
+    pub(crate) fn held_memory(&self) -> usize {
+        // Decoded, a page index takes some ten times its bytes.
+        const DECODED: usize = 10;
+        let Some(old) = &self.old else { return 0 };
+        let length = |length: Option<i32>| length.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+        let sum = |lengths: &mut dyn Iterator<Item = usize>| lengths.fold(0, usize::saturating_add);
+        let groups = || old.footer().row_groups().iter().map(RowGroupMetaData::columns);
+        let indexes = sum(&mut groups()
+            .flatten()
+            .map(|column| length(column.column_index_length()).saturating_add(length(column.offset_index_length()))));
+        let filters = |columns: &[ColumnChunkMetaData]| {
+            let lengths = columns.iter().map(|column| length(column.bloom_filter_length()));
+            sum(&mut lengths.filter(|length| *length <= LARGEST_FILTER))
+        };
+        indexes.saturating_mul(DECODED).saturating_add(groups().map(filters).max().unwrap_or(0))
     }
 
     fn old_rows(&self) -> u64 {
@@ -139,7 +160,7 @@ fn copy_row_groups(old: &ParquetFile, file: &mut FileWriter<OutputFile>, target:
                 bytes_written: u64::try_from(column.compressed_size()).unwrap_or(0),
                 rows_written: rows,
                 metadata: column.clone(),
-                bloom_filter: bloom::read(&source, column, bloom::LARGEST),
+                bloom_filter: bloom::read(&source, column, LARGEST_FILTER),
                 column_index: column_indexes.and_then(|groups| groups.get(index)?.get(leaf).cloned()),
                 offset_index: offset_indexes.and_then(|groups| groups.get(index)?.get(leaf).cloned()),
             });

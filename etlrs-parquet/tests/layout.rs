@@ -17,11 +17,12 @@ use arrow_schema::{DataType, Field, Schema, SortOptions};
 use common::*;
 use etlrs_core::*;
 use etlrs_parquet::*;
+use parquet::basic::BoundaryOrder;
 use parquet::bloom_filter::Sbbf;
 use parquet::column::reader::ColumnReader;
 use parquet::data_type::AsBytes;
 use parquet::file::metadata::{
-    ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, SortingColumn,
+    ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData, SortingColumn,
 };
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -154,8 +155,14 @@ proptest! {
             }
             assert_sorted(&rows, &told);
             use arrow_array::cast::AsArray;
-            let nan = rows.column(1).as_primitive::<Float64Type>().iter().flatten().any(f64::is_nan);
-            let certain = order.iter().position(|&column| column == 1 && nan).unwrap_or(told.len());
+            let floats = || rows.column(1).as_primitive::<Float64Type>().iter().flatten();
+            let nan = floats().any(f64::is_nan);
+            let zero = floats().any(|value| value == 0.0 && value.is_sign_negative());
+            let certain = match order.iter().position(|&column| column == 1) {
+                Some(place) if nan => place,
+                Some(place) if zero => place + 1,
+                _ => told.len(),
+            };
             let certain = Some(told[..certain].to_vec()).filter(|told| !told.is_empty());
             prop_assert_eq!(group.sorting_columns(), certain.as_ref());
             prop_assert!(group.num_rows() as usize <= row_group);
@@ -528,6 +535,64 @@ fn a_row_group_takes_no_more_than_half_of_what_its_writer_may_hold() {
             assert!(sizes.len() < 60 * (4 << 20) / memory, "{name}: {} row groups of {memory}", sizes.len());
             assert_eq!(checksum(&read(&path)), checksum(&batches));
         }
+    }
+}
+
+#[test]
+fn a_large_value_makes_no_crumbs_of_what_follows_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.parquet");
+    let texts = |rows: usize, length: usize| {
+        let texts: StringArray = (0..rows).map(|row| Some(format!("{row}{}", "x".repeat(length)))).collect();
+        RecordBatch::try_from_iter([("t", Arc::new(texts) as ArrayRef)]).unwrap()
+    };
+    let batches: Vec<_> = std::iter::once(texts(1, 6 << 20)).chain((0..50).map(|_| texts(1_000, 20))).collect();
+    for compression in [Compression::Snappy, Compression::Zstd(1)] {
+        write(&path, options().with_compression(compression), LoadMode::Replace, &batches, 16 << 20);
+        let rows: Vec<_> = footer(&path).row_groups().iter().map(RowGroupMetaData::num_rows).collect();
+        assert!(rows.len() < 4, "{rows:?}");
+        assert_eq!(checksum(&read(&path)), checksum(&batches));
+    }
+}
+
+#[test]
+fn a_dictionary_of_long_texts_ends_where_readers_expect_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.parquet");
+    // The sample promises one value; within the first page long ones come, all different.
+    let texts =
+        (0..18_000).map(|row| if row < 6_000 { "n/a".to_owned() } else { format!("{row}{}", "x".repeat(5_000)) });
+    let batch =
+        RecordBatch::try_from_iter([("t", Arc::new(StringArray::from_iter_values(texts)) as ArrayRef)]).unwrap();
+    for statistics in [Statistics::Page, Statistics::None] {
+        let options = options().with_compression(Compression::None).with_statistics(statistics);
+        write(&path, options, LoadMode::Replace, std::slice::from_ref(&batch), 512 << 20);
+        let footer = footer(&path);
+        let chunk = footer.row_group(0).column(0);
+        let dictionary = chunk.data_page_offset() - chunk.dictionary_page_offset().unwrap();
+        assert!((1 << 20..(1 << 20) + 6_000).contains(&dictionary), "{dictionary}");
+        assert_eq!(checksum(&read(&path)), checksum(std::slice::from_ref(&batch)));
+    }
+}
+
+/// They are shortened in the index, and then the order has to be that of what is left.
+#[test]
+fn the_order_of_pages_is_that_of_the_bounds_that_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.parquet");
+    let long = |end: &str| format!("{}{end}", "p".repeat(62));
+    for (texts, order) in [
+        ([long("zzzz"), long("€€€")], BoundaryOrder::UNORDERED),
+        ([long("aaaa"), long("aaab")], BoundaryOrder::ASCENDING),
+        (["b".to_owned(), "a".to_owned()], BoundaryOrder::DESCENDING),
+    ] {
+        let texts = Arc::new(StringArray::from_iter_values(&texts)) as ArrayRef;
+        let batch = RecordBatch::try_from_iter([("t", texts)]).unwrap();
+        let options = options().with_data_page_rows(1_usize);
+        write(&path, options, LoadMode::Replace, std::slice::from_ref(&batch), 1 << 20);
+        let footer = footer(&path);
+        let index = &footer.column_index().unwrap()[0][0];
+        assert_eq!(index.get_boundary_order(), Some(order), "{texts:?}", texts = batch.column(0));
     }
 }
 

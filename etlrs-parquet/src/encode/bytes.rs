@@ -10,7 +10,7 @@ use parquet::schema::types::ColumnDescPtr;
 use super::ColumnLayout;
 use super::chunk::{Bounds, Chunk, EncodedChunk, Levels};
 use super::codec::Compressor;
-use super::dictionary::{SAMPLE, Slots, estimate, hash_bytes, hash_word, worth_keeping};
+use super::dictionary::{LARGEST, SAMPLE, Slots, estimate, hash_bytes, hash_word, worth_keeping};
 use super::filter::Filter;
 use super::fixed::numbered;
 
@@ -74,8 +74,17 @@ impl Bounds for BytesBounds {
         self.least <= next.least && self.greatest <= next.greatest
     }
 
+    fn for_index(&self) -> Self {
+        let (least, greatest) = self.shortened();
+        Self { least, greatest, text: self.text }
+    }
+
     fn index_bytes(&self) -> (Vec<u8>, Vec<u8>) {
-        self.shortened()
+        (self.least.clone(), self.greatest.clone())
+    }
+
+    fn memory(&self) -> usize {
+        self.least.capacity() + self.greatest.capacity()
     }
 
     fn extend(&mut self, other: &Self) {
@@ -125,6 +134,10 @@ impl Extremes {
             greatest.extend_from_slice(value);
             self.greatest_start = start;
         }
+    }
+
+    fn memory(&self) -> usize {
+        self.bounds.as_ref().map_or(0, |(least, greatest)| least.capacity() + greatest.capacity())
     }
 
     fn take(&mut self, text: bool) -> Option<BytesBounds> {
@@ -266,7 +279,8 @@ impl BytesColumn {
             }
             _ => 0,
         };
-        self.chunk.memory() + self.plain.capacity() + self.numbers.capacity() * 4 + dictionary
+        let values = self.plain.capacity() + self.numbers.capacity() * 4 + self.extremes.memory();
+        self.chunk.memory() + values + dictionary
     }
 
     /// Adds `rows` rows; `value` gives the value of those that are not null.
@@ -287,7 +301,8 @@ impl BytesColumn {
             };
             let next = added.map_or(from + most, |last| last + 1);
             self.levels.append(next - from, nulls.map(|nulls| nulls.slice(from, next - from)).as_ref())?;
-            if self.levels.rows() == self.page_rows || self.plain.len() >= self.page_bytes {
+            let is_large = matches!(&self.dictionary, Dictionary::Open(interner) if interner.plain.len() > LARGEST);
+            if is_large || self.levels.rows() == self.page_rows || self.plain.len() >= self.page_bytes {
                 self.end_page(compressor)?;
             }
             from = next;
@@ -305,14 +320,19 @@ impl BytesColumn {
             }
         }
         if let Dictionary::Open(interner) = &mut self.dictionary {
-            for value in values.filter_map(|(_, value)| value) {
+            for (row, value) in values.filter_map(|(row, value)| Some((row, value?))) {
                 self.bytes += value.len() as u64;
                 let number = interner.number(value);
                 self.numbers.push(number);
                 let page = &mut interner.pages[number as usize];
-                if *page != interner.page && self.chunk.tells_bounds() {
+                if *page != interner.page {
                     *page = interner.page;
-                    self.extremes.add(value);
+                    if self.chunk.tells_bounds() {
+                        self.extremes.add(value);
+                    }
+                    if interner.plain.len() > LARGEST {
+                        return Some(row);
+                    }
                 }
             }
             return None;

@@ -27,8 +27,11 @@ use crate::Statistics as Told;
 pub(crate) trait Bounds: Clone {
     /// Whether the column index of pages with these bounds goes up, or at least not down.
     fn is_not_above(&self, next: &Self) -> bool;
-    /// As a column index holds them, maybe shortened.
+    /// As a column index has them, maybe shortened.
+    fn for_index(&self) -> Self;
     fn index_bytes(&self) -> (Vec<u8>, Vec<u8>);
+    /// Bytes that they hold beside themselves.
+    fn memory(&self) -> usize;
     fn extend(&mut self, other: &Self);
     /// Those of a whole chunk.
     fn statistics(bounds: Option<&Self>, nulls: u64) -> Statistics;
@@ -103,8 +106,10 @@ pub(crate) struct Chunk<B> {
     pages: TrackedWrite<Vec<u8>>,
     encoding_stats: Vec<PageEncodingStats>,
     offsets: Vec<(u64, i32, i64)>,
-    /// Bounds, rows and nulls of each page.
+    /// Bounds, as the column index has them, and nulls of each page.
     page_bounds: Vec<(Option<B>, usize)>,
+    /// Bytes that these bounds hold.
+    bounds_memory: usize,
     /// A page has values and no bounds, so there can be no column index.
     unbounded: bool,
     bounds: Option<B>,
@@ -131,6 +136,7 @@ impl<B: Bounds> Chunk<B> {
             encoding_stats: Vec::new(),
             offsets: Vec::new(),
             page_bounds: Vec::new(),
+            bounds_memory: 0,
             unbounded: false,
             bounds: None,
             rows: 0,
@@ -141,7 +147,12 @@ impl<B: Bounds> Chunk<B> {
     }
 
     pub(crate) fn memory(&self) -> usize {
-        self.pages.inner().capacity() + self.filter.as_ref().map_or(0, Filter::memory)
+        let told = self.offsets.capacity() * size_of::<(u64, i32, i64)>()
+            + self.page_bounds.capacity() * size_of::<(Option<B>, usize)>()
+            + self.value_bytes.capacity() * size_of::<u64>()
+            + self.bounds.as_ref().map_or(0, B::memory)
+            + self.bounds_memory;
+        self.pages.inner().capacity() + self.filter.as_ref().map_or(0, Filter::memory) + told
     }
 
     /// Whether bounds of pages are of use.
@@ -194,6 +205,8 @@ impl<B: Bounds> Chunk<B> {
             (all @ None, Some(bounds)) => *all = Some(bounds.clone()),
             (_, None) => self.unbounded |= nulls < rows,
         }
+        let bounds = bounds.as_ref().map(B::for_index);
+        self.bounds_memory += bounds.as_ref().map_or(0, B::memory);
         self.page_bounds.push((bounds, nulls));
         self.rows += rows as u64;
         self.nulls += nulls as u64;

@@ -37,6 +37,14 @@ impl Compressor {
         self.scratch.capacity() + self.plain.capacity()
     }
 
+    /// Gives back what pages of more than `most` bytes took.
+    pub(crate) fn shrink(&mut self, most: usize) {
+        self.scratch.truncate(most);
+        self.scratch.shrink_to(most);
+        self.plain.clear();
+        self.plain.shrink_to(most);
+    }
+
     pub(crate) fn codec(&self) -> Codec {
         self.codec
     }

@@ -113,11 +113,12 @@ pub(crate) fn estimate(seen: usize, distinct: usize) -> f64 {
     low
 }
 
+/// Bytes of a dictionary at the most, but for its last value. Readers keep it in memory, and their caches.
+pub(crate) const LARGEST: usize = 1 << 20;
+
 /// Whether a dictionary of `distinct` values, `bytes` in all, still makes the column of `values` values, `plain` bytes
 /// in all, smaller.
 pub(crate) fn worth_keeping(distinct: usize, bytes: usize, values: usize, plain: usize) -> bool {
-    // Readers keep a dictionary in memory, and their caches.
-    const LARGEST: usize = 1 << 20;
     let numbers = values * super::bits::width(distinct as u64) as usize / 8;
     bytes <= LARGEST && (bytes + numbers) * 4 <= plain * 3
 }

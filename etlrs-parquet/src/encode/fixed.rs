@@ -115,6 +115,14 @@ impl<T: Number> Bounds for NumberBounds<T> {
         !next.least.is_below(self.least) && !next.greatest.is_below(self.greatest)
     }
 
+    fn for_index(&self) -> Self {
+        *self
+    }
+
+    fn memory(&self) -> usize {
+        0
+    }
+
     fn index_bytes(&self) -> (Vec<u8>, Vec<u8>) {
         let (least, greatest) = T::as_bounds(self.least, self.greatest);
         (least.to_byte_slice().to_vec(), greatest.to_byte_slice().to_vec())

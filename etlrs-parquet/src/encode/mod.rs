@@ -267,6 +267,10 @@ impl Encoder {
         }
         let finish = |column: Column| column.finish(self.compressor.as_mut());
         let columns = columns.into_iter().map(finish).collect::<Result<Vec<_>>>()?;
+        // One large value would otherwise be reckoned with in all row groups that follow.
+        if let Some(compressor) = &mut self.compressor {
+            compressor.shrink(self.layout.column.page_bytes.saturating_mul(2));
+        }
         let bytes = columns.iter().map(EncodedColumn::bytes).fold(0, usize::saturating_add);
         Ok(Some(RowGroup { columns, bytes, order: None }))
     }

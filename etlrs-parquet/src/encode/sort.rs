@@ -12,7 +12,7 @@ use std::collections::HashSet;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float16Type, Float32Type, Float64Type};
-use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, RecordBatch};
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_buffer::NullBuffer;
 use arrow_row::{RowConverter, Rows, SortField};
 use arrow_schema::{DataType, Schema, SchemaRef, SortOptions};
@@ -120,7 +120,13 @@ impl Sorter {
         let Some(converter) = &self.converter else { return Err(failed(&"there is no order")) };
         let keys = self.keys.get_or_insert_with(|| converter.empty_rows(0, 0));
         converter.append(keys, &columns).map_err(|error| failed(&error))?;
-        self.told = columns.iter().take(self.told).position(has_nan).unwrap_or(self.told);
+        // Readers take both zeros for the same, so of rows that differ in nothing else before, the next key goes down.
+        let end = |(index, column)| match () {
+            () if has(column, f64::is_nan) => Some(index),
+            () if has(column, |value| value == 0.0 && value.is_sign_negative()) => Some(index + 1),
+            () => None,
+        };
+        self.told = columns.iter().take(self.told).enumerate().find_map(end).unwrap_or(self.told);
         for column in part.columns() {
             self.bytes += new_bytes(&column.to_data(), &mut self.buffers);
             if let DataType::Dictionary(..) = column.data_type() {
@@ -163,12 +169,12 @@ fn failed(error: &dyn std::fmt::Display) -> ParquetError {
     ParquetError::General(format!("rows cannot be sorted: {error}"))
 }
 
-fn has_nan(column: &ArrayRef) -> bool {
-    type Half = <Float16Type as ArrowPrimitiveType>::Native;
+/// Whether `column` is one of floats with such a value.
+fn has(column: &ArrayRef, is_such: impl Fn(f64) -> bool) -> bool {
     match column.data_type() {
-        DataType::Float16 => column.as_primitive::<Float16Type>().iter().flatten().any(Half::is_nan),
-        DataType::Float32 => column.as_primitive::<Float32Type>().iter().flatten().any(f32::is_nan),
-        DataType::Float64 => column.as_primitive::<Float64Type>().iter().flatten().any(f64::is_nan),
+        DataType::Float16 => column.as_primitive::<Float16Type>().iter().flatten().any(|value| is_such(value.to_f64())),
+        DataType::Float32 => column.as_primitive::<Float32Type>().iter().flatten().any(|value| is_such(value.into())),
+        DataType::Float64 => column.as_primitive::<Float64Type>().iter().flatten().any(is_such),
         // Not worth looking into, for nobody writes it.
         DataType::Dictionary(_, values) => values.is_floating(),
         _ => false,

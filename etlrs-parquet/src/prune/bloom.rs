@@ -11,7 +11,7 @@ use crate::thrift::{Broken, Compact};
 const HEADER: usize = 64;
 const BLOCK: usize = 32;
 /// Bytes of a filter at the most, in the format as others write it.
-pub(crate) const LARGEST: usize = 128 << 20;
+const LARGEST: usize = 128 << 20;
 
 /// The Bloom filter of `chunk`; `None` if there is none, none of at most `largest` bytes, or none that can be understood.
 ///

@@ -38,15 +38,26 @@ pub(super) fn read(file: &SourceFile, chunk: &ColumnChunkMetaData, rows: u64) ->
     parse(&columns, &offsets, rows).ok()
 }
 
+/// Pages of a column chunk at the most, of which an index is looked at: they take some ten times its bytes.
+const MOST_PAGES: usize = 1 << 16;
+
+fn push<T>(list: &mut Vec<T>, value: T) -> Result<(), Broken> {
+    if list.len() == MOST_PAGES {
+        return Err(Broken::Wrong);
+    }
+    list.push(value);
+    Ok(())
+}
+
 fn parse(columns: &Bytes, offsets: &[u8], rows: u64) -> Result<PageIndex, Broken> {
     let (mut null_pages, mut least, mut greatest, mut nulls) = (Vec::new(), Vec::new(), Vec::new(), None);
     Compact::new(columns).fields(|input, id, kind| match id {
-        1 => input.list(kind, |input, kind| input.boolean_element(kind).map(|null| null_pages.push(null))),
-        2 => input.list(kind, |input, kind| input.binary(kind).map(|bound| least.push(columns.slice_ref(bound)))),
-        3 => input.list(kind, |input, kind| input.binary(kind).map(|bound| greatest.push(columns.slice_ref(bound)))),
+        1 => input.list(kind, |input, kind| push(&mut null_pages, input.boolean_element(kind)?)),
+        2 => input.list(kind, |input, kind| push(&mut least, columns.slice_ref(input.binary(kind)?))),
+        3 => input.list(kind, |input, kind| push(&mut greatest, columns.slice_ref(input.binary(kind)?))),
         5 => {
             let mut counts = Vec::new();
-            input.list(kind, |input, kind| input.int(kind).map(|count| counts.push(count)))?;
+            input.list(kind, |input, kind| push(&mut counts, input.int(kind)?))?;
             nulls = Some(counts);
             Ok(())
         }
@@ -60,8 +71,7 @@ fn parse(columns: &Bytes, offsets: &[u8], rows: u64) -> Result<PageIndex, Broken
                 3 => input.int(kind).map(|row| first = u64::try_from(row).ok()),
                 _ => input.skip(kind),
             })?;
-            first_rows.push(first.ok_or(Broken::Wrong)?);
-            Ok(())
+            push(&mut first_rows, first.ok_or(Broken::Wrong)?)
         }),
         _ => input.skip(kind),
     })?;

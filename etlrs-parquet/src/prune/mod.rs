@@ -27,6 +27,9 @@ use crate::file::{ParquetFile, SourceFile};
 /// Bytes of a page index or Bloom filter that are read at the most, for a scan has no share of the memory budget.
 const LARGEST: usize = 8 << 20;
 
+/// Ranges of rows that are kept of a file at the most; further row groups are read whole.
+const MOST_RANGES: usize = 1 << 20;
+
 /// The rows of each row group of `file` that may pass all `tests`, as ranges in ascending order; none of a row group that
 /// can be skipped.
 ///
@@ -36,6 +39,7 @@ pub(crate) fn wanted_rows(file: &ParquetFile, tests: &[ColumnTest]) -> Result<Ve
     let columns = tested_columns(file, tests);
     let mut source: Option<SourceFile> = None;
     let mut wanted = Vec::with_capacity(file.footer().num_row_groups());
+    let mut ranges = 0;
     for group in file.footer().row_groups() {
         let all = 0..u64::try_from(group.num_rows()).unwrap_or(0);
         let mut rows = if all.is_empty() { Vec::new() } else { vec![all.clone()] };
@@ -53,6 +57,10 @@ pub(crate) fn wanted_rows(file: &ParquetFile, tests: &[ColumnTest]) -> Result<Ve
             };
             rows = column.narrow(opened, group, rows, all.end);
         }
+        if ranges + rows.len() > MOST_RANGES && !rows.is_empty() {
+            rows = vec![all];
+        }
+        ranges += rows.len();
         wanted.push(rows);
     }
     Ok(wanted)
