@@ -269,7 +269,7 @@ impl Encoder {
         let columns = columns.into_iter().map(finish).collect::<Result<Vec<_>>>()?;
         // One large value would otherwise be reckoned with in all row groups that follow.
         if let Some(compressor) = &mut self.compressor {
-            compressor.shrink(self.layout.column.page_bytes.saturating_mul(2));
+            compressor.shrink((self.memory / 16).min(self.layout.column.page_bytes));
         }
         let bytes = columns.iter().map(EncodedColumn::bytes).fold(0, usize::saturating_add);
         Ok(Some(RowGroup { columns, bytes, order: None }))
