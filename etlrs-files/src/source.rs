@@ -173,12 +173,10 @@ fn files_matching(
     cancel: &CancelToken,
     wrong: impl Fn(glob::PatternError) -> Error,
 ) -> Result<Vec<PathBuf>> {
-    let pattern = PathPattern::parse(text).map_err(&wrong)?;
+    let pattern = PathPattern::parse(text).map_err(wrong)?;
     #[cfg(feature = "object-store")]
     if let Some(address) = Address::of(path)? {
-        let mut found = address.matching(&glob::Pattern::new(text).map_err(wrong)?, cancel)?;
-        found.retain(|file| pattern.matches(file));
-        return Ok(found);
+        return address.matching(&pattern, cancel);
     }
     let _ = path;
     pattern.files(cancel)

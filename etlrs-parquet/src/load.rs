@@ -27,7 +27,7 @@ use crate::{EXTENSIONS, ParquetReadOptions, ParquetWriteOptions};
 /// With `sort_by` the rows of each row group are sorted, not those of the file: a writer collects rows until they fill a
 /// row group or half of its memory, with their keys. So row groups are smaller than without in the same memory, and
 /// sorting takes time where the rows do not come in order. The footer tells the order of a row group as far as all readers
-/// agree on it: not beyond a column of floats that has NaN in it.
+/// agree on it: not by or beyond a column of floats that has NaN in it, and not beyond one that has `-0.0`.
 #[derive(Clone, Debug)]
 pub struct ParquetLoader {
     path: PathBuf,

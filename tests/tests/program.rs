@@ -307,7 +307,11 @@ fn targets_that_cannot_be_written_are_refused() {
             ("copy ok.csv kept.parquet --mode replace", 2, &["kept.parquet", "notes.txt", "move it away"]),
             ("copy ok.csv kept.parquet/ --mode append", 2, &["kept.parquet", "notes.txt"]),
             ("copy ok.csv there.csv", 1, &["there.csv", "exists", "replace", "append"]),
-            ("copy ok.csv there.csv --mode append --columns b,a", 1, &["there.csv", "column \"b\"", "from column 1 on"]),
+            (
+                "copy ok.csv there.csv --mode append --columns b,a",
+                1,
+                &["there.csv", "column \"b\"", "from column 1 on"],
+            ),
             ("copy ok.csv o.csv --target-option quotin=all", 2, &["\"quotin\"", "did you mean quoting?"]),
             ("copy ok.csv o.csv --compression lzma", 2, &["compression", "\"lzma\"", "none, gzip, zstd, bzip2, xz"]),
             ("copy ok.csv o.csv --compression zstd(99)", 2, &["compression", "1 to 22"]),

@@ -35,6 +35,7 @@ use self::error::{credentials, failed, not_found, words};
 pub(crate) use self::object::{Object, ObjectReader};
 use self::request::{request, requests};
 pub(crate) use self::upload::Upload;
+use crate::pattern::PathPattern;
 
 /// How often a request is tried before its error is told; the store's client waits longer each time.
 const RETRIES: usize = 4;
@@ -164,7 +165,10 @@ impl Address {
         let listed = listed?.wait()?;
         let name = |key: &Key| key.filename().map(str::to_owned);
         let directories = listed.common_prefixes.iter().filter_map(name).map(|name| (name, true));
-        let objects = listed.objects.iter().filter(|found| !self.is_marker(found));
+        let is_marker = |found: &ObjectMeta| {
+            self.is_marker(found) || found.size == 0 && listed.common_prefixes.contains(&found.location)
+        };
+        let objects = listed.objects.iter().filter(|found| !is_marker(found));
         let objects = objects.filter_map(|found| name(&found.location)).map(|name| (name, false));
         let found = directories.chain(objects);
         let mut found: Vec<_> =
@@ -174,21 +178,23 @@ impl Address {
     }
 
     /// The objects whose names match the pattern that this is, in the order of their names.
-    pub(crate) fn matching(&self, pattern: &glob::Pattern, cancel: &CancelToken) -> Result<Vec<PathBuf>> {
+    pub(crate) fn matching(&self, pattern: &PathPattern, cancel: &CancelToken) -> Result<Vec<PathBuf>> {
         let parts = self.key.parts().map(|part| part.as_ref().to_owned());
         let folder = parts.take_while(|part| !part.contains(['*', '?', '['])).collect::<Vec<_>>().join("/");
         let (store, folder) = (self.store(), Key::parse(folder).unwrap_or_default());
-        let listed = request(cancel, self.failed("list"), async move {
-            store.list(Some(&folder)).map_ok(|found| found.location).try_collect::<Vec<_>>().await
-        });
-        let options = glob::MatchOptions {
-            require_literal_leading_dot: true,
-            require_literal_separator: true,
-            ..Default::default()
-        };
-        let name = |key: Key| format!("{}/{key}", self.bucket.name);
-        let names = listed?.wait()?.into_iter().map(name).filter(|name| pattern.matches_with(name, options));
-        let mut found: Vec<_> = names.map(PathBuf::from).collect();
+        let listed =
+            request(
+                cancel,
+                self.failed("list"),
+                async move { store.list(Some(&folder)).try_collect::<Vec<_>>().await },
+            );
+        let listed = listed?.wait()?;
+        let is_in = |name: &Key, folder: &Key| name != folder && name.prefix_matches(folder);
+        let is_marker =
+            |found: &ObjectMeta| found.size == 0 && listed.iter().any(|other| is_in(&other.location, &found.location));
+        let name = |found: &ObjectMeta| PathBuf::from(format!("{}/{}", self.bucket.name, found.location));
+        let found = listed.iter().map(|found| (found, name(found))).filter(|(_, name)| pattern.matches(name));
+        let mut found: Vec<_> = found.filter(|(found, _)| !is_marker(found)).map(|(_, name)| name).collect();
         found.sort();
         Ok(found)
     }
@@ -331,7 +337,13 @@ fn client(scheme: &str, bucket: &str) -> object_store::Result<Arc<dyn ObjectStor
             let endpoint = endpoint(|name| std::env::var(name).ok());
             let allowed =
                 endpoint.as_ref().is_some_and(|(_, endpoint)| is_loopback(endpoint)) || is_set("AWS_ALLOW_HTTP");
-            let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
+            // As `from_env` does, which would take empty values too.
+            let set = std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+            let set = set.filter(|(name, value)| name.starts_with("AWS_") && !value.is_empty());
+            let keys = set.filter_map(|(name, value)| Some((name.to_ascii_lowercase().parse().ok()?, value)));
+            let builder = keys.fold(AmazonS3Builder::new(), |builder, (key, value)| builder.with_config(key, value));
+            let mut builder = builder.with_bucket_name(bucket);
             if let Some((_, endpoint)) = endpoint {
                 builder = builder.with_endpoint(endpoint);
             }

@@ -549,13 +549,16 @@ fn patterns_and_directories_are_listed() {
     for key in ["d/a-1.csv", "d/a-2.csv", "d/b-1.csv", "d/.a-3.csv", "d/e/a-4.csv", "d/_x.csv", "d/n.txt"] {
         fixture.put(key, b"x");
     }
+    // Marks a folder, which a pattern of files does not mean.
+    fixture.put("d/a-9.csv", b"");
+    fixture.put("d/a-9.csv/part.csv", b"x");
     let files = |key: &str| {
         let found = source_files(&fixture.path(key), &["csv"], fixture.cx.cancel())?;
         let names = found.iter().map(|path| path.to_str().unwrap().strip_prefix("s3://patterns/").unwrap().to_owned());
         Ok::<_, Error>(names.collect::<Vec<_>>())
     };
     assert_eq!(files("d/a-*.csv").unwrap(), ["d/a-1.csv", "d/a-2.csv"]);
-    assert_eq!(files("d/**/a-*.csv").unwrap(), ["d/a-1.csv", "d/a-2.csv", "d/e/a-4.csv"]);
+    assert_eq!(files("d/**/a-?.csv").unwrap(), ["d/a-1.csv", "d/a-2.csv", "d/e/a-4.csv"]);
     assert_eq!(files("d/").unwrap(), ["d/a-1.csv", "d/a-2.csv", "d/b-1.csv"]);
     assert_eq!(files("d").unwrap(), files("d/").unwrap());
     assert_eq!(files("d/n.txt").unwrap(), ["d/n.txt"]);

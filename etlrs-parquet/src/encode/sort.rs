@@ -6,7 +6,8 @@
 //! which is usual for whoever wants it told, are handed out as they came.
 //!
 //! What is told of the order is what readers may rely on. They disagree on where NaN belongs, so a row group that has one
-//! in a column says nothing of the order by that column and those behind it.
+//! in a column says nothing of the order by that column and those behind it; and on whether `-0.0` is before `0.0`, so one
+//! that has it says nothing of the columns behind.
 
 use std::collections::HashSet;
 
@@ -61,7 +62,7 @@ pub(crate) struct Sorter {
     bytes: usize,
     /// Bytes of what dictionaries stand for, beyond what they take.
     unpacked: usize,
-    /// How many columns of the order have no NaN.
+    /// How many columns of the order may be told.
     told: usize,
 }
 
