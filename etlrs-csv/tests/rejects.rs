@@ -68,6 +68,7 @@ fn typed() -> CsvOptions {
     CsvOptions::default()
         .with_delimiter(b',')
         .with_quote(b'"')
+        .with_skip_lines(0_usize)
         .with_header(true)
         .with_infer(false)
         .with_types([("a", DataType::Int64)])
