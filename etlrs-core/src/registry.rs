@@ -116,7 +116,9 @@ impl Registry {
             // Those of compressed files would be many, and it is known what they are made of.
             let simple = |name: &&&'static str| !name.contains('.');
             let extensions: Vec<_> = self.connectors.iter().flat_map(|c| c.extensions()).filter(simple).collect();
-            let message = match extension {
+            // What follows a question mark may be a secret.
+            let is_plain = |extension: &String| extension.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            let message = match extension.filter(is_plain) {
                 Some(extension) => format!("no connector serves files that end in .{extension}"),
                 None => "the name has no extension that tells its format".to_owned(),
             };

@@ -124,7 +124,8 @@ impl fmt::Display for Uri {
 
 fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    ["pass", "pwd", "secret", "token", "key"].iter().any(|word| key.contains(word))
+    // `sig` is the key in a shared access signature of Azure.
+    key == "sig" || ["pass", "pwd", "secret", "token", "key", "signature"].iter().any(|word| key.contains(word))
 }
 
 impl fmt::Debug for Uri {
@@ -206,6 +207,8 @@ mod tests {
             ("postgres://me@host/db", "postgres://me@host/db"),
             ("postgres://me@host/db?password=x&port=1#t", "postgres://me@host/db?password=***&port=1#t"),
             ("postgres://me@host/db?port=1&sslPassword=x#t", "postgres://me@host/db?port=1&sslPassword=***#t"),
+            ("az://c/a.csv?sv=1&sig=x", "az://c/a.csv?sv=1&sig=***"),
+            ("https://h/a.csv?X-Amz-Signature=x&a=b", "https://h/a.csv?X-Amz-Signature=***&a=b"),
             ("postgres:me:secret@host/db", "postgres:me:***@host/db"),
             ("sqlite:a@b.db#t", "sqlite:a@b.db#t"),
             ("a:b@c.csv", "a:b@c.csv"),

@@ -815,7 +815,12 @@ fn passwords_in_the_parameters_of_a_uri_are_not_shown() {
     let folder = folder_with_csv();
     keeps_the_password(
         folder.path(),
-        &["copy ok.csv postgres://u@h/db?password=hunter2#t", "copy ok.csv postgres://h/db?user=u&password=hunter2#t"],
+        &[
+            "copy az://c/x.csv?sv=1&sig=hunter2 o.parquet",
+            "copy ok.csv az://c/x.csv?sv=1&sig=hunter2",
+            "copy ok.csv postgres://u@h/db?password=hunter2#t",
+            "copy ok.csv postgres://h/db?user=u&password=hunter2#t",
+        ],
     );
 }
 
