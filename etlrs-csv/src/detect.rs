@@ -113,10 +113,16 @@ pub(crate) fn detect(text: &[u8], whole: bool, given: &Given<'_>) -> Found {
         // Behind blank lines too.
         skipped = best.records.get(best.lead).map_or(start, |record| record.start);
     }
-    if let Some(last) = hashes.last().filter(|_| best.lead == 0)
-        && is_record(text, last.clone(), skipped, &best, whole, given)
-    {
-        skipped = last.start;
+    // Without a header the first that is a record begins the data; else the last is the header, unless it is a remark
+    // behind one.
+    let is_found = |line: &&Range<usize>| is_record(text, (*line).clone(), skipped, &best, whole, given);
+    let has_no_space = |line: &Range<usize>| text.get(line.start + 1) != Some(&b' ');
+    let found = match given.header {
+        Some(false) => hashes.iter().find(is_found),
+        _ => hashes.iter().rev().filter(|line| Some(*line) == hashes.last() || has_no_space(line)).find(is_found),
+    };
+    if let Some(line) = found.filter(|_| best.lead == 0) {
+        skipped = line.start;
         why_skipped = "lines that begin with #, and the header behind them";
     }
     let skipped_lines = lines(text.get(..skipped).unwrap_or_default());
@@ -149,7 +155,7 @@ fn is_record(
     // A line of words. That it is one field as all lines are says nothing, so no space at all is allowed then.
     let is_remark = if several { bytes.get(1) == Some(&b' ') } else { bytes.contains(&b' ') };
     match given.header {
-        Some(false) => several && (!is_remark || !judged(line.start).is_there),
+        Some(false) => !is_remark || several && !judged(line.start).is_there,
         _ if !is_remark => true,
         asked => !next.is_there && (several || asked == Some(true)),
     }
@@ -597,7 +603,7 @@ mod tests {
         for (text, expected) in [
             // Values behind it: it is the only header that there may be.
             ("#id,pos\n1,2\n3,4\n", ["0 true", "0 true", "0 false"]),
-            ("#id\n1\n2\n", ["0 true", "0 true", "1 false"]),
+            ("#id\n1\n2\n", ["0 true", "0 true", "0 false"]),
             ("#id,pos\n1,2\n", ["0 true", "0 true", "0 false"]),
             ("# made, by me\n1,2\n3,4\n", ["0 true", "0 true", "1 false"]),
             ("# made by me\n1\n2\n", ["1 false", "0 true", "1 false"]),
@@ -610,7 +616,7 @@ mod tests {
             // What may be either behind it.
             ("#name,town\nann,rome\nbob,bonn\n", ["0 true", "0 true", "0 false"]),
             ("# made, by me\nname,town\nbob,bonn\n", ["1 true", "1 true", "1 false"]),
-            ("#name\nann\nbob\n", ["0 true", "0 true", "1 false"]),
+            ("#name\nann\nbob\n", ["0 true", "0 true", "0 false"]),
             ("#made by me\nname\nbob\n", ["1 true", "1 true", "1 false"]),
             ("#name,town\nann,rome\n", ["0 true", "0 true", "0 false"]),
             // Data, by what is below it.

@@ -404,6 +404,25 @@ fn what_is_kept_of_what_can_be_read_once_is_a_small_part_of_the_budget() {
 }
 
 #[test]
+fn a_line_with_a_hash_that_is_a_record_is_not_lost() {
+    for (text, header, rows) in [
+        ("#1,a\n#2,b\n3,c\n", false, 3),
+        ("#tag,n\n#go,1\nrust,2\nc,3\n", false, 4),
+        ("#id\n1\n2\n3\n", false, 4),
+        ("# made by me\n1\n2\n3\n", false, 3),
+        ("#id,pos\n1,2\n3,4\n", true, 2),
+    ] {
+        let cx = RunContext::new(PerformanceConfig::default());
+        let options = CsvOptions::default().with_header(header);
+        let found = read(&file(text).path, options, &ScanRequest::all(), &cx).unwrap();
+        assert_eq!(found.records().count(), rows, "{text}");
+    }
+    // A remark behind the header is no record, and is told rather than the record behind it being taken for the header.
+    let cx = RunContext::new(PerformanceConfig::default());
+    assert!(read(&file("#id,name\n#c\n1,a\n").path, CsvOptions::default(), &ScanRequest::all(), &cx).is_err());
+}
+
+#[test]
 fn a_named_pipe_is_read_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pipe.csv");

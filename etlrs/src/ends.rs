@@ -19,6 +19,16 @@ pub(crate) fn require_databases_apart(registry: &Registry, source: &Uri, target:
     Ok(())
 }
 
+/// Refuses a pattern as a target: a file of that name would be written, and be all that the pattern then stands for.
+pub(crate) fn require_one_place(registry: &Registry, place: &Uri) -> Result<()> {
+    let path = place.file().to_string_lossy();
+    if is_database(registry, place) || !path.contains(['*', '?', '[']) || place.file().exists() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InvalidConfig, "a pattern can be read and not written")
+        .hint("name a file, or a directory with / at its end"))
+}
+
 /// Refuses `place`, which is written, if `source` is a directory or a pattern that takes it in: the next run would read it
 /// as well.
 pub(crate) fn require_apart(registry: &Registry, source: &Uri, place: &Uri) -> Result<()> {
@@ -73,6 +83,15 @@ pub(crate) fn is_same(one: &Uri, other: &Uri) -> bool {
 #[cfg(all(test, feature = "csv", feature = "parquet", feature = "sqlite"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pattern_is_no_target() {
+        for (place, refused) in
+            [("d/*.csv", true), ("s3://b/a?.csv", true), ("d/a.csv", false), ("sqlite:a.db#t[1]", false)]
+        {
+            assert_eq!(require_one_place(&crate::registry(), &Uri::new(place)).is_err(), refused, "{place}");
+        }
+    }
 
     #[test]
     fn what_is_written_is_not_among_the_files_that_are_read() {

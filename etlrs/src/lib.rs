@@ -60,6 +60,7 @@ pub fn pipeline(
     let extractor = registry.find(source.0)?.extractor(source.0, source.1).map_err(of_source)?;
     let loader = registry.find(target.0)?.loader(target.0, target.1).map_err(of_target)?;
     ends::require_databases_apart(registry, source.0, target.0)?;
+    ends::require_one_place(registry, target.0).map_err(of_target)?;
     ends::require_apart(registry, source.0, target.0).map_err(of_target)?;
     Ok(PipelineBuilder::new().extract_from(extractor).load_into(loader))
 }
