@@ -24,6 +24,10 @@ crate::options! {
         enable_memory_mapping, with_enable_memory_mapping: bool = false;
         /// Whether more than one partition is worked on at a time.
         enable_parallel_processing, with_enable_parallel_processing: bool = true;
+        /// Connections to one database at the most, those that wait for use included.
+        max_concurrent_connections, with_max_concurrent_connections: usize = 100;
+        /// Connections that one source or one target works with at the most.
+        connection_pool_size, with_connection_pool_size: usize = 10;
         /// Attempts at a partition whose errors are transient.
         max_attempts, with_max_attempts: u32 = 4;
     }
@@ -39,6 +43,8 @@ impl PerformanceConfig {
             ("max_memory_usage", self.max_memory_usage, 1 << 20, usize::MAX),
             ("batch_size", self.batch_size, 1, 1 << 24),
             ("io_buffer_size", self.io_buffer_size, 512, 1 << 30),
+            ("max_concurrent_connections", self.max_concurrent_connections, 2, 1 << 16),
+            ("connection_pool_size", self.connection_pool_size, 2, 1 << 16),
             ("max_attempts", self.max_attempts as usize, 1, 1000),
         ];
         for (name, value, least, most) in fields {
@@ -49,6 +55,11 @@ impl PerformanceConfig {
             }
         }
         Ok(())
+    }
+
+    /// Connections that a source or a target may open: `connection_pool_size`, as far as `max_concurrent_connections` goes.
+    pub fn connections(&self) -> usize {
+        self.connection_pool_size.min(self.max_concurrent_connections)
     }
 
     /// Partitions worked on at a time: `max_threads`, or 1 without parallel processing.

@@ -49,6 +49,12 @@ pub trait LoadSession: Send + Sync {
         0
     }
 
+    /// Writers that may be open at a time at the most, where that is known only now: for want of connections, say. It
+    /// narrows [`LoadCapabilities::max_writers`].
+    fn max_writers(&self) -> usize {
+        usize::MAX
+    }
+
     /// Bytes that the session holds beside its writers.
     fn held_memory(&self) -> usize {
         0
@@ -56,7 +62,7 @@ pub trait LoadSession: Send + Sync {
 
     /// Opens a writer for one partition.
     ///
-    /// Up to [`LoadCapabilities::max_writers`] are open at a time, always including that of the first partition which is
+    /// Up to [`LoadCapabilities::max_writers`], and no more than [`max_writers`](Self::max_writers), are open at a time, always including that of the first partition which is
     /// not finished; with one writer, partitions are therefore opened in their order. A partition is opened again
     /// (`attempt` > 1) only after the writer of the attempt before was dropped, and what that one staged is gone when
     /// this returns. A target that cannot take back what it has says so with `Unsupported`, and the user is told why the

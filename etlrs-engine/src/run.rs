@@ -163,7 +163,7 @@ impl<'a> Run<'a> {
         let quarantine_cx = self.cx.for_worker(shares.quarantine);
         let quarantine = match (set_aside, &self.pipeline.quarantine) {
             (Some(session), Some(loader)) => {
-                let (cx, max_writers) = (&quarantine_cx, max_writers(&**loader));
+                let (cx, max_writers) = (&quarantine_cx, max_writers(&**loader, session));
                 Some(Quarantine { session, cx, max_writers, flight: &flight, totals: &totals })
             }
             _ => None,
@@ -174,7 +174,7 @@ impl<'a> Run<'a> {
             session,
             flight: &flight,
             shares,
-            max_writers: max_writers(&*self.pipeline.loader),
+            max_writers: max_writers(&*self.pipeline.loader, session),
             quarantine: quarantine.as_ref(),
             rows_read: AtomicU64::new(0),
         };
@@ -294,8 +294,8 @@ fn gone() -> Error {
     Error::new(ErrorKind::Internal, "the load session is gone")
 }
 
-fn max_writers(loader: &dyn Loader) -> usize {
-    loader.capabilities().max_writers.max(1)
+fn max_writers(loader: &dyn Loader, session: &dyn LoadSession) -> usize {
+    loader.capabilities().max_writers.min(session.max_writers()).max(1)
 }
 
 fn of_quarantine(error: Error) -> Error {

@@ -32,17 +32,25 @@
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(example()).unwrap();
 //! ```
 
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod connector;
 mod dialect;
-#[cfg(feature = "sqlite")]
-mod error;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod options;
+#[cfg(feature = "postgres")]
+mod value;
 
+#[cfg(feature = "postgres")]
+pub use connector::PostgresConnector;
 #[cfg(feature = "sqlite")]
 pub use connector::SqliteConnector;
+#[cfg(feature = "postgres")]
+pub use dialect::postgres::{PostgresExtractor, PostgresLoader, PostgresPool};
 #[cfg(feature = "sqlite")]
 pub use dialect::sqlite::{SqliteExtractor, SqliteLoader};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use options::Seconds;
+#[cfg(feature = "postgres")]
+pub use options::{PostgresSourceOptions, PostgresTargetOptions};
 #[cfg(feature = "sqlite")]
-pub use options::{Seconds, SqliteSourceOptions, SqliteTargetOptions};
+pub use options::{SqliteSourceOptions, SqliteTargetOptions};

@@ -2,6 +2,31 @@ use std::time::Duration;
 
 use etlrs_core::{ColumnTypes, OptionArgument, OptionValue};
 
+#[cfg(feature = "postgres")]
+etlrs_core::options! {
+    /// How a PostgreSQL table, view or query is read.
+    pub struct PostgresSourceOptions {
+        /// Types of single columns, over those that they have: text takes any value as PostgreSQL writes it.
+        types, with_types: ColumnTypes = ColumnTypes::default();
+        /// One SELECT that is read in place of a table.
+        query, with_query: String = String::new();
+        /// How long to wait for the server to answer when it is connected to.
+        connect_timeout, with_connect_timeout: Seconds = Seconds(30);
+    }
+}
+
+#[cfg(feature = "postgres")]
+etlrs_core::options! {
+    /// How a PostgreSQL table is written.
+    pub struct PostgresTargetOptions {
+        /// How long to wait for the server to answer when it is connected to.
+        connect_timeout, with_connect_timeout: Seconds = Seconds(30);
+        /// How long to wait, when all rows are staged, for transactions that hold a lock on the target.
+        lock_timeout, with_lock_timeout: Seconds = Seconds(600);
+    }
+}
+
+#[cfg(feature = "sqlite")]
 etlrs_core::options! {
     /// How a SQLite table is read.
     ///
@@ -19,6 +44,7 @@ etlrs_core::options! {
     }
 }
 
+#[cfg(feature = "sqlite")]
 etlrs_core::options! {
     /// How a SQLite table is written.
     pub struct SqliteTargetOptions {

@@ -24,10 +24,10 @@ use rusqlite::{Connection, InterruptHandle, Rows};
 
 use super::catalog::{self, Column, Table};
 use super::decode::{Decode, decoder};
+use super::error::sqlite_error;
 use super::types::{StorageClasses, arrow_type};
 use super::{open_to_read, quote, set_cache};
 use crate::SqliteSourceOptions;
-use crate::error::sqlite_error;
 
 /// A table or view of a SQLite database. The database is opened read-only and never created. Of one with a write-ahead
 /// log SQLite keeps an empty `-wal` and a `-shm` file beside it, which the next writer removes.

@@ -25,9 +25,9 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::catalog::{self, Kind, Table};
 use super::encode::{Column, Refused};
+use super::error::{sqlite_error, words};
 use super::types::{can_append, declared_type};
 use super::{open, open_to_read, quote, set_cache};
-use crate::error::{sqlite_error, words};
 use crate::options::Seconds;
 use crate::{SqliteExtractor, SqliteSourceOptions, SqliteTargetOptions};
 

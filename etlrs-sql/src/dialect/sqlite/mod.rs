@@ -7,6 +7,7 @@
 mod catalog;
 mod decode;
 mod encode;
+mod error;
 mod extract;
 mod load;
 mod text;
@@ -20,7 +21,7 @@ use rusqlite::{Connection, OpenFlags};
 pub use extract::SqliteExtractor;
 pub use load::SqliteLoader;
 
-use crate::error::{needs_rollback, sqlite_error};
+use self::error::{needs_rollback, sqlite_error};
 use crate::options::Seconds;
 
 /// `name` as an identifier of SQL.

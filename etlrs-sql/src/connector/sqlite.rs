@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use etlrs_core::{Connector, Error, ErrorKind, Extractor, Loader, OptionMap, OptionSet, OptionSpec, Result, Uri};
 
+use super::{no_table, pairs, table};
 use crate::dialect::sqlite;
 use crate::{SqliteExtractor, SqliteLoader, SqliteSourceOptions, SqliteTargetOptions};
 
@@ -70,10 +71,6 @@ impl Connector for SqliteConnector {
     }
 }
 
-fn pairs(options: &OptionMap) -> impl Iterator<Item = (&str, &str)> {
-    options.iter().map(|(key, value)| (key.as_str(), value.as_str()))
-}
-
 fn path(uri: &Uri) -> Result<PathBuf> {
     let body = uri.body();
     // After // other schemes have a host, so a relative path there would be a guess.
@@ -92,12 +89,4 @@ fn path(uri: &Uri) -> Result<PathBuf> {
             .in_source(uri));
     }
     Ok(PathBuf::from(path))
-}
-
-fn table(uri: &Uri) -> Option<&str> {
-    uri.fragment().filter(|table| !table.is_empty())
-}
-
-fn no_table(uri: &Uri) -> Error {
-    Error::new(ErrorKind::InvalidConfig, "the URI names no table").in_source(uri)
 }

@@ -1,0 +1,25 @@
+//! URIs and options into extractors and loaders.
+
+use etlrs_core::{Error, ErrorKind, OptionMap, Uri};
+
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresConnector;
+#[cfg(feature = "sqlite")]
+pub use sqlite::SqliteConnector;
+
+fn pairs(options: &OptionMap) -> impl Iterator<Item = (&str, &str)> {
+    options.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+}
+
+fn table(uri: &Uri) -> Option<&str> {
+    uri.fragment().filter(|table| !table.is_empty())
+}
+
+fn no_table(uri: &Uri) -> Error {
+    Error::new(ErrorKind::InvalidConfig, "the URI names no table").in_source(uri)
+}

@@ -1,0 +1,64 @@
+use std::sync::Arc;
+
+use etlrs_core::{Connector, Error, ErrorKind, Extractor, Loader, OptionMap, OptionSet, OptionSpec, Result, Uri};
+
+use super::{no_table, pairs, table};
+use crate::{PostgresExtractor, PostgresLoader, PostgresPool, PostgresSourceOptions, PostgresTargetOptions};
+
+/// Serves `postgres://user@host/database#schema.table`; `postgresql:` means the same.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PostgresConnector;
+
+impl Connector for PostgresConnector {
+    fn name(&self) -> &'static str {
+        "postgres"
+    }
+
+    fn summary(&self) -> &'static str {
+        "tables, views and queries of PostgreSQL databases"
+    }
+
+    fn example(&self) -> &'static str {
+        "postgres://user@host/database#orders"
+    }
+
+    fn schemes(&self) -> &'static [&'static str] {
+        &["postgres", "postgresql"]
+    }
+
+    fn source_options(&self) -> Option<Vec<OptionSpec>> {
+        Some(PostgresSourceOptions::specs())
+    }
+
+    fn target_options(&self) -> Option<Vec<OptionSpec>> {
+        Some(PostgresTargetOptions::specs())
+    }
+
+    fn extractor(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Extractor>> {
+        let options = PostgresSourceOptions::from_pairs(pairs(options))?;
+        let pool = PostgresPool::from_uri(uri, options.connect_timeout)?;
+        let extractor = match (table(uri), options.query.as_str()) {
+            (Some(_), query) if !query.is_empty() => {
+                return Err(Error::new(ErrorKind::InvalidConfig, "there are both a table and a query")
+                    .hint("leave out what follows #, or the query")
+                    .in_source(uri));
+            }
+            (Some(table), _) => PostgresExtractor::table(pool, table).map_err(|error| error.in_source(uri))?,
+            (None, "") => {
+                return Err(no_table(uri)
+                    .hint("write it at the end, as in postgres://user@host/database#orders, or give a query"));
+            }
+            (None, query) => PostgresExtractor::query(pool, query),
+        };
+        Ok(Arc::new(extractor.with_options(options)))
+    }
+
+    fn loader(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Loader>> {
+        let options = PostgresTargetOptions::from_pairs(pairs(options))?;
+        let pool = PostgresPool::from_uri(uri, options.connect_timeout)?;
+        let table = table(uri)
+            .ok_or_else(|| no_table(uri).hint("write it at the end, as in postgres://user@host/database#orders"))?;
+        let loader = PostgresLoader::new(pool, table).map_err(|error| error.in_source(uri))?;
+        Ok(Arc::new(loader.with_options(options)))
+    }
+}

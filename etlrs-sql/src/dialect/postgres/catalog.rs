@@ -1,0 +1,137 @@
+//! What the catalogue says of tables and views (<https://www.postgresql.org/docs/current/catalogs.html>).
+
+use sqlx::{PgConnection, Row};
+
+use super::name::TableName;
+use super::server::{rows, text};
+
+/// A table, a view or anything else that has columns.
+#[derive(Clone, Debug)]
+pub(super) struct Relation {
+    pub(super) oid: u32,
+    pub(super) name: TableName,
+    pub(super) kind: Kind,
+    /// Rows are hidden from some users.
+    pub(super) row_security: bool,
+    pub(super) columns: Vec<Column>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Table,
+    Partitioned,
+    View,
+    MaterializedView,
+    Foreign,
+    Other,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Column {
+    pub(super) name: String,
+    /// Of the type that a domain is of.
+    pub(super) type_oid: u32,
+    pub(super) typmod: i32,
+    /// The type as SQL writes it, with its modifier.
+    pub(super) type_name: String,
+    /// The same without the modifier, such that casting to it cuts nothing off.
+    pub(super) bare_type: String,
+    pub(super) is_enum: bool,
+    pub(super) not_null: bool,
+    /// Filled in by the server when it is left out.
+    pub(super) has_default: bool,
+    /// Computed by the server, which takes no value for it.
+    pub(super) generated: bool,
+}
+
+/// Columns of the relation `$1`, domains followed to the type that they are of.
+const COLUMNS: &str = "
+    WITH RECURSIVE base(attnum, oid, typmod, depth) AS (
+        SELECT attnum, atttypid, atttypmod, 0 FROM pg_attribute
+        WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped
+        UNION ALL
+        SELECT b.attnum, t.typbasetype, t.typtypmod, b.depth + 1
+        FROM base b JOIN pg_type t ON t.oid = b.oid WHERE t.typtype = 'd'
+    )
+    SELECT a.attname::text, b.oid::int8, b.typmod, format_type(b.oid, b.typmod), format_type(b.oid, -1),
+        t.typtype = 'e', a.attnotnull, a.atthasdef OR a.attidentity <> '', a.attgenerated <> ''
+    FROM base b JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
+    JOIN pg_attribute a ON a.attrelid = $1::oid AND a.attnum = b.attnum
+    ORDER BY a.attnum";
+
+impl Relation {
+    /// `None`: there is none of that name.
+    pub(super) async fn find(connection: &mut PgConnection, name: &TableName) -> sqlx::Result<Option<Self>> {
+        // A name is checked when it is parsed.
+        let quoted = name.quoted().unwrap_or_default();
+        let sql = "SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, c.relrowsecurity
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)";
+        let found = rows(connection, sql, &[&quoted]).await?;
+        let Some(row) = found.first() else { return Ok(None) };
+        let oid = oid(row.try_get(0)?);
+        let kind = match row.try_get::<&str, _>(3)? {
+            "r" => Kind::Table,
+            "p" => Kind::Partitioned,
+            "v" => Kind::View,
+            "m" => Kind::MaterializedView,
+            "f" => Kind::Foreign,
+            _ => Kind::Other,
+        };
+        let name = TableName { schema: Some(row.try_get(1)?), name: row.try_get(2)? };
+        let row_security = row.try_get(4)?;
+        let columns = columns(connection, oid).await?;
+        Ok(Some(Self { oid, name, kind, row_security, columns }))
+    }
+
+    pub(super) fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+}
+
+/// The columns of a relation, in their order.
+pub(super) async fn columns(connection: &mut PgConnection, relation: u32) -> sqlx::Result<Vec<Column>> {
+    let found = rows(connection, COLUMNS, &[&relation.to_string()]).await?;
+    found
+        .iter()
+        .map(|row| {
+            Ok(Column {
+                name: row.try_get(0)?,
+                type_oid: oid(row.try_get(1)?),
+                typmod: row.try_get(2)?,
+                type_name: row.try_get(3)?,
+                bare_type: row.try_get(4)?,
+                is_enum: row.try_get(5)?,
+                not_null: row.try_get(6)?,
+                has_default: row.try_get(7)?,
+                generated: row.try_get(8)?,
+            })
+        })
+        .collect()
+}
+
+fn oid(value: i64) -> u32 {
+    // The catalogue's own, which are 32 bits wide.
+    u32::try_from(value).unwrap_or_default()
+}
+
+/// Tables and views that a user made, for whoever named one that is not there.
+pub(super) async fn names(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
+    const MOST: &str = "200";
+    let sql = "SELECT CASE WHEN pg_table_is_visible(c.oid) THEN '' ELSE n.nspname END, c.relname::text
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+            AND c.relname !~ '^_etlrs_'
+        ORDER BY 1, 2 LIMIT $1::int8";
+    let found = rows(connection, sql, &[MOST]).await?;
+    let name = |row: &sqlx::postgres::PgRow| -> sqlx::Result<String> {
+        let schema: String = row.try_get(0)?;
+        Ok(TableName { schema: Some(schema).filter(|schema| !schema.is_empty()), name: row.try_get(1)? }.to_string())
+    };
+    found.iter().map(name).collect()
+}
+
+/// The version as one number: 150013 for 15.13.
+pub(super) async fn version(connection: &mut PgConnection) -> sqlx::Result<u32> {
+    let version = text(connection, "SELECT current_setting('server_version_num')", &[]).await?;
+    Ok(version.and_then(|version| version.parse().ok()).unwrap_or_default())
+}

@@ -1,0 +1,362 @@
+//! Design note. A scan begins a transaction that reads one snapshot, exports the snapshot, and keeps it open as long as the
+//! scan lives; every reader takes part in it. So all partitions are of one moment, whatever is written meanwhile, and a
+//! partition that is read again gives the same rows.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow_schema::{Schema, SchemaRef};
+use etlrs_core::{
+    BatchStream, Error, ErrorKind, Extractor, Fingerprint, Partition, Pushdown, Result, RunContext, Scan, ScanRequest,
+    async_trait, unknown_name,
+};
+use sqlx::PgConnection;
+
+use super::catalog::{self, Kind, Relation};
+use super::copy::CopyOut;
+use super::decode::Decoder;
+use super::error::postgres_error;
+use super::name::{TableName, quote};
+use super::server::{PostgresPool, close_all, execute, text};
+use super::split::{self, Piece};
+use super::types::Reading;
+use crate::PostgresSourceOptions;
+
+/// A table, a view or a query of a PostgreSQL database.
+///
+/// All partitions are read from one snapshot, so what is written meanwhile changes nothing. A table is split into ranges of
+/// its pages; a view and a query are read by one reader. `docs/type-mapping.md` tells how types map: numbers, text,
+/// binaries, dates and times as such, `numeric(P,S)` as a decimal, and everything else as the text that PostgreSQL writes.
+///
+/// ```no_run
+/// // Needs a server.
+/// use etlrs_core::*;
+/// use etlrs_sql::{PostgresExtractor, PostgresPool};
+///
+/// # async fn example() -> Result<()> {
+/// let pool = PostgresPool::connect_lazy("postgres://me@localhost/shop")?;
+/// let cx = RunContext::new(PerformanceConfig::default());
+/// let scan = PostgresExtractor::table(pool, "public.orders")?.scan(&cx, &ScanRequest::all()).await?;
+/// let orders = DatasetSnapshot::collect(&cx, &*scan).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct PostgresExtractor {
+    pool: PostgresPool,
+    subject: Subject,
+    options: PostgresSourceOptions,
+}
+
+#[derive(Clone, Debug)]
+enum Subject {
+    Table(TableName),
+    Query(String),
+}
+
+impl PostgresExtractor {
+    /// Of a table or view: `orders`, `sales.orders`, `"a name with dots.".t`. The case of letters counts.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for what is no name.
+    pub fn table(pool: PostgresPool, name: &str) -> Result<Self> {
+        Ok(Self::of(pool, Subject::Table(TableName::parse(name)?)))
+    }
+
+    /// Of what a query gives: one SELECT, which cannot change anything.
+    pub fn query(pool: PostgresPool, sql: impl Into<String>) -> Self {
+        let sql: String = sql.into();
+        Self::of(pool, Subject::Query(sql.trim().trim_end_matches(';').to_owned()))
+    }
+
+    fn of(pool: PostgresPool, subject: Subject) -> Self {
+        Self { pool, subject, options: PostgresSourceOptions::default() }
+    }
+
+    /// With options other than the defaults.
+    #[must_use]
+    pub fn with_options(mut self, options: PostgresSourceOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    async fn look(&self, cx: &RunContext, request: &ScanRequest) -> Result<TableScan> {
+        let (mut leader, id) = export_snapshot(&self.pool).await?;
+        let source = match &self.subject {
+            Subject::Table(name) => format!("{}#{name}", self.pool.shown()),
+            Subject::Query(_) => format!("{}, the query", self.pool.shown()),
+        };
+        let failed = |error| postgres_error(&source, error);
+        let (columns, pieces, mut notes) = match &self.subject {
+            Subject::Table(name) => {
+                let Some(relation) = Relation::find(&mut leader, name).await.map_err(failed)? else {
+                    let names = catalog::names(&mut leader).await.map_err(failed)?;
+                    return Err(unknown_name("table", &name.to_string(), &names).in_source(self.pool.shown()));
+                };
+                let quoted = relation.name.quoted()?;
+                if relation.kind != Kind::View {
+                    // Keeps others from dropping or changing the table while it is read.
+                    execute(&mut leader, &format!("LOCK TABLE {quoted} IN ACCESS SHARE MODE")).await.map_err(failed)?;
+                }
+                let version = catalog::version(&mut leader).await.map_err(failed)?;
+                let pieces = split::by_pages(&mut leader, &relation, version, request.partitions).await;
+                (relation.columns, pieces.map_err(failed)?, Vec::new())
+            }
+            Subject::Query(sql) => {
+                let columns = describe(&self.pool, sql).await.map_err(|error| error.in_source(&source))?;
+                let note = "a query is read by one reader".to_owned();
+                // A comment at the end of the query must not take the parenthesis in.
+                (columns, vec![Piece::whole(format!("({sql}\n) AS query"))], vec![note])
+            }
+        };
+        let readings = self.readings(&columns).map_err(|error| error.in_source(&source))?;
+        let all = Schema::new(readings.iter().map(|reading| reading.field.clone()).collect::<Vec<_>>());
+        let projection = request.projection(&all).map_err(|error| error.in_source(&source))?;
+        let readings: Vec<_> = projection.iter().map(|&position| readings[position].clone()).collect();
+        notes.extend(readings.iter().filter_map(|reading| reading.note.clone()));
+        let found = split::partitions(&pieces);
+        let partitions = match &request.recorded {
+            Some(recorded) => split::check_recorded(recorded, found).map_err(|error| error.in_source(&source))?,
+            None => found,
+        };
+        let list = readings.iter().map(select_item).collect::<Result<Vec<_>>>()?.join(", ");
+        let statements =
+            pieces.iter().map(|piece| format!("COPY (SELECT {list} FROM {}) TO STDOUT (FORMAT binary)", piece.from));
+        let statements = statements.collect();
+        let snapshot =
+            Snapshot { pool: self.pool.clone(), id, leader: Mutex::new(Some(leader)), idle: Mutex::default() };
+        Ok(TableScan {
+            schema: Arc::new(all.project(&projection)?),
+            readings: readings.into(),
+            statements,
+            partitions,
+            notes,
+            source,
+            connections: cx.config().connections(),
+            snapshot: Arc::new(snapshot),
+        })
+    }
+
+    fn readings(&self, columns: &[catalog::Column]) -> Result<Vec<Reading>> {
+        let names: Vec<_> = columns.iter().map(|column| column.name.as_str()).collect();
+        if let Some((name, _)) = self.options.types.0.iter().find(|(name, _)| !names.contains(&name.as_str())) {
+            return Err(unknown_name("column", name, &names));
+        }
+        columns.iter().map(|column| Reading::new(column, self.options.types.get(&column.name))).collect()
+    }
+}
+
+fn select_item(reading: &Reading) -> Result<String> {
+    let name = quote(reading.field.name())?;
+    Ok(match reading.cast {
+        Some(cast) => format!("{name}::{cast}"),
+        None => name,
+    })
+}
+
+/// The columns of a query. A view of it has them in the catalogue, with the digits of their types.
+async fn describe(pool: &PostgresPool, sql: &str) -> Result<Vec<catalog::Column>> {
+    let mut connection = pool.take().await?;
+    let described = async {
+        execute(&mut connection, "BEGIN").await?;
+        execute(&mut connection, &format!("CREATE TEMPORARY VIEW _etlrs_query AS {sql}\n")).await?;
+        let oid = text(&mut connection, "SELECT 'pg_temp._etlrs_query'::regclass::oid::text", &[]).await?;
+        let oid = oid.and_then(|oid| oid.parse().ok()).unwrap_or_default();
+        let columns = catalog::columns(&mut connection, oid).await?;
+        execute(&mut connection, "ROLLBACK").await?;
+        Ok(columns)
+    };
+    let columns = described.await.map_err(|error| pool.failed(error))?;
+    pool.give_back(connection);
+    Ok(columns)
+}
+
+#[async_trait]
+impl Extractor for PostgresExtractor {
+    async fn scan(&self, cx: &RunContext, request: &ScanRequest) -> Result<Arc<dyn Scan>> {
+        Ok(Arc::new(self.look(cx, request).await?))
+    }
+}
+
+/// One state of the database, and the connections that see it.
+struct Snapshot {
+    pool: PostgresPool,
+    /// As the server calls it.
+    id: String,
+    /// The transaction that keeps it.
+    leader: Mutex<Option<PgConnection>>,
+    /// In transactions of this snapshot, and free.
+    idle: Mutex<Vec<PgConnection>>,
+}
+
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+/// Begins a transaction whose snapshot others can read too.
+async fn export_snapshot(pool: &PostgresPool) -> Result<(PgConnection, String)> {
+    let mut leader = pool.take().await?;
+    let failed = |error| pool.failed(error);
+    execute(&mut leader, BEGIN).await.map_err(failed)?;
+    let id = text(&mut leader, "SELECT pg_export_snapshot()", &[]).await.map_err(failed)?;
+    let id = id.ok_or_else(|| Error::new(ErrorKind::Internal, "the server gave no snapshot"))?;
+    Ok((leader, id))
+}
+
+impl Snapshot {
+    async fn reader(&self) -> Result<PgConnection> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        if let Some(connection) = idle {
+            return Ok(connection);
+        }
+        let mut connection = self.pool.take().await?;
+        let sql = format!("{BEGIN}; SET TRANSACTION SNAPSHOT {}", super::name::literal(&self.id));
+        execute(&mut connection, &sql).await.map_err(|error| {
+            self.pool.failed(error).hint("the connection that holds the snapshot may have been closed; run again")
+        })?;
+        Ok(connection)
+    }
+
+    fn give_back(&self, connection: PgConnection) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        let mut all = std::mem::take(self.idle.get_mut().unwrap_or_else(PoisonError::into_inner));
+        all.extend(self.leader.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+        close_all(all);
+    }
+}
+
+struct TableScan {
+    schema: SchemaRef,
+    readings: Arc<[Reading]>,
+    /// One COPY for each partition.
+    statements: Vec<String>,
+    partitions: Vec<Partition>,
+    notes: Vec<String>,
+    source: String,
+    connections: usize,
+    snapshot: Arc<Snapshot>,
+}
+
+#[async_trait]
+impl Scan for TableScan {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn partitions(&self) -> &[Partition] {
+        &self.partitions
+    }
+
+    fn pushdown(&self) -> Pushdown {
+        Pushdown::columns()
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    fn min_memory(&self) -> usize {
+        4 * LEAST_BLOCK
+    }
+
+    /// One connection holds the snapshot.
+    fn max_readers(&self) -> usize {
+        self.connections.saturating_sub(1).max(1)
+    }
+
+    /// What is read is fixed by the snapshot.
+    async fn fingerprint(&self) -> Result<Fingerprint> {
+        Ok(Fingerprint::new(format!("snapshot {}", self.snapshot.id)))
+    }
+
+    fn read(&self, cx: &RunContext, partition: &Partition) -> Result<BatchStream> {
+        let statement = self.statements.get(partition.id.index()).ok_or_else(|| {
+            Error::new(ErrorKind::Internal, format!("{:?} is no partition of this scan", partition.descriptor))
+        })?;
+        let config = cx.config();
+        let decoder = Decoder::new(self.schema.clone(), &self.readings, config.batch_size, cx.batch_memory());
+        // Two blocks wait, one is filled and one is decoded.
+        let block = (cx.reader_memory() / 4).clamp(LEAST_BLOCK, MOST_BLOCK);
+        let reader = Reader {
+            cx: cx.clone(),
+            snapshot: self.snapshot.clone(),
+            statement: statement.clone(),
+            source: self.source.clone(),
+            decoder,
+            block_size: block,
+            copy: None,
+            block: Vec::new(),
+            at: 0,
+            ended: false,
+        };
+        let batches = futures_util::stream::try_unfold(reader, async |mut reader| {
+            let batch = reader.next().await.map_err(|error| error.in_source(&reader.source))?;
+            Ok(batch.map(|batch| (batch, reader)))
+        });
+        Ok(Box::pin(batches))
+    }
+}
+
+const LEAST_BLOCK: usize = 32 << 10;
+const MOST_BLOCK: usize = 256 << 10;
+
+/// One COPY that is being read.
+struct Reader {
+    cx: RunContext,
+    snapshot: Arc<Snapshot>,
+    statement: String,
+    source: String,
+    decoder: Decoder,
+    block_size: usize,
+    copy: Option<CopyOut>,
+    block: Vec<u8>,
+    /// How much of the block is decoded.
+    at: usize,
+    ended: bool,
+}
+
+impl Reader {
+    async fn next(&mut self) -> Result<Option<arrow_array::RecordBatch>> {
+        loop {
+            self.at += self.decoder.take(&self.block[self.at..])?;
+            if self.decoder.is_full() || self.ended {
+                return self.decoder.batch();
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Gets more bytes behind those of a row that is not whole yet.
+    async fn fill(&mut self) -> Result<()> {
+        let copy = match &mut self.copy {
+            Some(copy) => copy,
+            none => {
+                let connection = self.snapshot.reader().await?;
+                let statement = std::mem::take(&mut self.statement);
+                none.insert(CopyOut::start(connection, statement, self.block_size, self.source.clone()))
+            }
+        };
+        match copy.next().await? {
+            Some(block) => {
+                self.cx.counters().bytes_read.add(block.len() as u64);
+                let rest = self.block.split_off(self.at);
+                self.block = if rest.is_empty() { block } else { [rest, block].concat() };
+                self.at = 0;
+            }
+            None => {
+                if let Some(copy) = self.copy.take() {
+                    self.snapshot.give_back(copy.finish().await?);
+                }
+                if !self.decoder.has_ended() {
+                    return Err(
+                        Error::new(ErrorKind::Connection, "the server ended a COPY before its end mark").transient()
+                    );
+                }
+                self.ended = true;
+            }
+        }
+        Ok(())
+    }
+}

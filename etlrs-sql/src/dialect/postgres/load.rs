@@ -1,0 +1,452 @@
+//! Design note. Rows go into a staging table, `_etlrs_staging_…`, beside the target, by several connections at a time. Each
+//! partition is one transaction, together with a row in a ledger, `_etlrs_ledger_RUN`, that says how many rows it has and
+//! which transaction wrote them: so rows of a partition can be taken out again, though all partitions share one table. The
+//! commit is one more transaction (`publish.rs`) that makes the staging table the target, or moves its rows there, and
+//! drops the ledger.
+//!
+//! One table for all partitions, and not one for each, because a table of the target's name is then one rename away; and a
+//! ledger for each run, because one for all would be what concurrent runs wait for.
+//!
+//! The session's own connection holds an advisory lock on the target, which dies with it. Whoever has the lock may remove
+//! what other runs staged for that target.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow_array::RecordBatch;
+use etlrs_core::{
+    Error, ErrorKind, Extractor, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Partition,
+    PartitionId, PartitionWriter, Published, Receipt, Result, RunContext, RunId, Scan, ScanRequest, async_trait,
+};
+use sqlx::{PgConnection, Row};
+
+use super::PostgresExtractor;
+use super::copy::CopyIn;
+use super::encode::{HEADER, Rows, TRAILER};
+use super::error::postgres_error;
+use super::name::{TableName, literal, quote};
+use super::publish;
+use super::server::{PostgresPool, close_all, execute, rows, text};
+use super::target::{Publishing, Target};
+use super::types::Writing;
+use crate::PostgresTargetOptions;
+
+/// A table of a PostgreSQL database, which is created if need be.
+///
+/// Modes: `create`; `append` and `replace`, which match columns by name and refuse a column that cannot hold the data;
+/// `merge`, by a unique index of the keys. A table that is replaced keeps its definition: columns, defaults, indexes,
+/// constraints, privileges, and the views on it. Readers see the old rows until the commit and the new ones after it.
+/// `docs/type-mapping.md` tells how types map.
+///
+/// The user needs the privilege to create tables in the schema of the target, where rows are staged.
+#[derive(Clone, Debug)]
+pub struct PostgresLoader {
+    pool: PostgresPool,
+    table: TableName,
+    options: PostgresTargetOptions,
+}
+
+impl PostgresLoader {
+    /// Into the table `name`: `orders`, `sales.orders`. The case of letters counts.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for what is no name.
+    pub fn new(pool: PostgresPool, name: &str) -> Result<Self> {
+        let table = TableName::parse(name)?;
+        if table.name.starts_with("_etlrs_") {
+            return Err(Error::new(ErrorKind::InvalidConfig, "names that begin with _etlrs_ are reserved")
+                .hint("give the table another name"));
+        }
+        Ok(Self { pool, table, options: PostgresTargetOptions::default() })
+    }
+
+    /// With options other than the defaults.
+    #[must_use]
+    pub fn with_options(mut self, options: PostgresTargetOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    fn source(&self) -> String {
+        format!("{}#{}", self.pool.shown(), self.table)
+    }
+
+    async fn look(&self, connection: &mut PgConnection, plan: &LoadPlan) -> Result<Target> {
+        self.capabilities().require(plan.mode, self.source())?;
+        if plan.mode == LoadMode::Merge && plan.keys.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidConfig, "mode merge needs the columns that are the key")
+                .hint("name them with --key")
+                .in_source(self.source()));
+        }
+        let source = self.source();
+        let failed = |error| postgres_error(&source, error);
+        Target::look(connection, &self.table, plan, &failed).await.map_err(|error| error.in_source(&source))
+    }
+
+    /// The schema in which the target is or will be.
+    async fn schema(&self, connection: &mut PgConnection, target: &Target) -> Result<String> {
+        let source = self.source();
+        let failed = |error| postgres_error(&source, error);
+        let found = target.relation.as_ref().and_then(|relation| relation.name.schema.clone());
+        let schema = match found.or_else(|| self.table.schema.clone()) {
+            Some(schema) => schema,
+            None => text(connection, "SELECT current_schema()::text", &[]).await.map_err(failed)?.ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, "there is no schema in the search path")
+                    .hint("write SCHEMA.TABLE")
+                    .in_source(&source)
+            })?,
+        };
+        let sql = "SELECT has_schema_privilege(oid, 'CREATE')::text FROM pg_namespace WHERE nspname = $1";
+        match text(connection, sql, &[&schema]).await.map_err(failed)?.as_deref() {
+            Some("true") => Ok(schema),
+            Some(_) => Err(Error::new(
+                ErrorKind::PermissionDenied,
+                format!("the user may not create tables in the schema {schema}, where rows are staged"),
+            )
+            .hint(format!("grant it: GRANT CREATE ON SCHEMA {} TO the user", quote(&schema)?))
+            .in_source(source)),
+            None => Err(Error::new(ErrorKind::NotFound, format!("there is no schema {schema}"))
+                .hint("create it first")
+                .in_source(source)),
+        }
+    }
+}
+
+/// The statement that makes a table for the plan.
+fn create_table(name: &str, kind: &str, plan: &LoadPlan, writings: &[Writing], staged: bool) -> Result<String> {
+    let mut columns = Vec::with_capacity(writings.len() + 1);
+    for (field, writing) in plan.schema.fields().iter().zip(writings) {
+        let not_null = if field.is_nullable() && !plan.keys.contains(field.name()) { "" } else { " NOT NULL" };
+        let declared = if staged { &writing.staged } else { &writing.declared };
+        columns.push(format!("{} {declared}{not_null}", quote(field.name())?));
+    }
+    if !staged && plan.mode == LoadMode::Merge {
+        columns.push(format!("PRIMARY KEY ({})", key_list(plan)?));
+    }
+    Ok(format!("CREATE {kind} {name} ({})", columns.join(", ")))
+}
+
+/// The keys, as SQL lists them.
+pub(super) fn key_list(plan: &LoadPlan) -> Result<String> {
+    Ok(plan.keys.iter().map(|key| quote(key)).collect::<Result<Vec<_>>>()?.join(", "))
+}
+
+#[async_trait]
+impl Loader for PostgresLoader {
+    fn capabilities(&self) -> LoadCapabilities {
+        LoadCapabilities::one_writer().max_writers(usize::MAX).modes(&LoadMode::ALL)
+    }
+
+    async fn check(&self, _: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
+        let mut connection = self.pool.take().await?;
+        let target = self.look(&mut connection, plan).await?;
+        self.schema(&mut connection, &target).await?;
+        self.pool.give_back(connection);
+        let mut preview = LoadPreview::default();
+        preview.column_types = target.writings.iter().map(|writing| writing.declared.clone()).collect();
+        if target.relation.is_none() {
+            preview.ddl.push(create_table(&self.table.quoted()?, "TABLE", plan, &target.writings, false)?);
+        }
+        preview.notes = target.notes;
+        Ok(preview)
+    }
+
+    async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
+        let source = self.source();
+        let failed = |error| postgres_error(&source, error);
+        let mut control = self.pool.take().await?;
+        let target = self.look(&mut control, &plan).await?;
+        let schema = self.schema(&mut control, &target).await?;
+        let name = TableName { schema: Some(schema.clone()), name: self.table.name.clone() };
+        let hash = hash(&format!("{schema}.{}", name.name));
+        // An advisory lock is of the database, and has 64 bits for its name.
+        let sql = format!("SELECT pg_try_advisory_lock({})::text", i64::from_ne_bytes(hash.to_ne_bytes()));
+        if text(&mut control, &sql, &[]).await.map_err(failed)?.as_deref() != Some("true") {
+            return Err(Error::new(ErrorKind::Locked, "another run is writing to this table")
+                .hint("wait until it is done")
+                .in_source(source));
+        }
+        // Another run may have published between the look and the lock.
+        let target = self.look(&mut control, &plan).await?;
+        let names = Names::new(&schema, hash, cx.run_id());
+        remove_stale(&mut control, &schema, hash, cx.run_id()).await.map_err(failed)?;
+        let staging = staging_table(&names.staging, &plan, &target)?;
+        // Both survive a crash of the server, or neither does.
+        let kind = if staging.starts_with("CREATE UNLOGGED") { "UNLOGGED TABLE" } else { "TABLE" };
+        let about =
+            format!("Rows of the ETLRS run {} on their way to {name}. Drop it if no such run is at work.", cx.run_id());
+        let sql = format!(
+            "BEGIN; CREATE {kind} {} (partition int8 PRIMARY KEY, rows int8 NOT NULL, xid text NOT NULL,
+             finished_at timestamptz NOT NULL DEFAULT now()); {staging}; COMMENT ON TABLE {} IS {}; COMMIT",
+            names.ledger,
+            names.staging,
+            literal(&about)
+        );
+        execute(&mut control, &sql).await.map_err(failed)?;
+        let copy = format!("COPY {} ({}) FROM STDIN (FORMAT binary)", names.staging, staged_columns(&plan)?);
+        let shared = Shared {
+            pool: self.pool.clone(),
+            source,
+            names,
+            copy,
+            writings: target.writings.clone(),
+            merge: plan.mode == LoadMode::Merge,
+        };
+        Ok(Box::new(PostgresSession {
+            shared: Arc::new(shared),
+            control: Mutex::new(Some(control)),
+            lock: i64::from_ne_bytes(hash.to_ne_bytes()),
+            name,
+            plan,
+            target,
+            lock_timeout: self.options.lock_timeout.duration(),
+            connections: cx.config().connections(),
+            published: false,
+        }))
+    }
+}
+
+/// In the staging table of a merge: the place of a row in the source, so that of two with one key the later one wins.
+pub(super) const ORDINAL: &str = "\"_etlrs_ordinal\"";
+
+/// The staging table for a target.
+fn staging_table(staging: &str, plan: &LoadPlan, target: &Target) -> Result<String> {
+    if let (Publishing::Swap, Some(relation)) = (target.publishing, &target.relation) {
+        let old = relation.name.quoted()?;
+        return Ok(format!(
+            "CREATE TABLE {staging} (LIKE {old} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED \
+             INCLUDING STORAGE INCLUDING COMMENTS)"
+        ));
+    }
+    let kind =
+        if target.publishing.keeps_staging() && plan.mode != LoadMode::Merge { "TABLE" } else { "UNLOGGED TABLE" };
+    let sql = create_table(staging, kind, plan, &target.writings, true)?;
+    Ok(match sql.strip_suffix(')') {
+        Some(columns) if plan.mode == LoadMode::Merge => format!("{columns}, {ORDINAL} int8 NOT NULL)"),
+        _ => sql,
+    })
+}
+
+fn staged_columns(plan: &LoadPlan) -> Result<String> {
+    let columns = Target::column_list(&plan.schema)?;
+    Ok(if plan.mode == LoadMode::Merge { format!("{columns}, {ORDINAL}") } else { columns })
+}
+
+/// Names of what a run stages. They have 58 bytes at the most, of the 63 that PostgreSQL keeps.
+pub(super) struct Names {
+    pub(super) staging: String,
+    pub(super) ledger: String,
+}
+
+impl Names {
+    fn new(schema: &str, hash: u64, run: RunId) -> Self {
+        let schema = schema.replace('"', "\"\"");
+        Self {
+            staging: format!("\"{schema}\"._etlrs_staging_{hash:016x}_{run}"),
+            ledger: format!("\"{schema}\"._etlrs_ledger_{hash:016x}_{run}"),
+        }
+    }
+}
+
+/// FNV-1a: the same in every version, for others look for it.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Drops what dead runs staged for the target: the lock is held, so nobody else is at work on it.
+async fn remove_stale(connection: &mut PgConnection, schema: &str, hash: u64, run: RunId) -> sqlx::Result<()> {
+    let sql =
+        "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = $1 AND c.relkind = 'r' AND c.relname ~ ('^_etlrs_(staging|ledger)_' || $2 || '_[0-9a-z]{26}$')
+            AND NOT c.relname LIKE '%' || $3";
+    for row in rows(connection, sql, &[schema, &format!("{hash:016x}"), &run.to_string()]).await? {
+        let table: String = row.try_get(0)?;
+        execute(connection, &format!("DROP TABLE IF EXISTS {table}")).await?;
+    }
+    Ok(())
+}
+
+/// What the session and its writers share.
+pub(super) struct Shared {
+    pub(super) pool: PostgresPool,
+    /// The database and the table, for errors.
+    pub(super) source: String,
+    pub(super) names: Names,
+    copy: String,
+    writings: Vec<Writing>,
+    merge: bool,
+}
+
+impl Shared {
+    pub(super) fn failed(&self, error: sqlx::Error) -> Error {
+        postgres_error(&self.source, error)
+    }
+}
+
+pub(super) struct PostgresSession {
+    pub(super) shared: Arc<Shared>,
+    /// The connection that holds the lock of the target.
+    control: Mutex<Option<PgConnection>>,
+    lock: i64,
+    pub(super) name: TableName,
+    pub(super) plan: LoadPlan,
+    pub(super) target: Target,
+    pub(super) lock_timeout: std::time::Duration,
+    connections: usize,
+    published: bool,
+}
+
+impl PostgresSession {
+    fn take_control(&self) -> Option<PgConnection> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    async fn clean(&mut self) -> Result<()> {
+        let Some(mut control) = self.take_control() else { return Ok(()) };
+        let names = &self.shared.names;
+        let sql = format!(
+            "ROLLBACK; DROP TABLE IF EXISTS {}, {}; SELECT pg_advisory_unlock({})",
+            names.staging, names.ledger, self.lock
+        );
+        execute(&mut control, &sql).await.map_err(|error| self.shared.failed(error))?;
+        self.shared.pool.give_back(control);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl LoadSession for PostgresSession {
+    fn min_memory(&self) -> usize {
+        4 * LEAST_BLOCK
+    }
+
+    fn max_writers(&self) -> usize {
+        // One connection holds the lock.
+        self.connections.saturating_sub(1).max(1)
+    }
+
+    async fn writer(&self, cx: &RunContext, partition: &Partition, attempt: u32) -> Result<Box<dyn PartitionWriter>> {
+        let shared = self.shared.clone();
+        let mut connection = shared.pool.take().await?;
+        let failed = |error| shared.failed(error);
+        execute(&mut connection, "BEGIN").await.map_err(failed)?;
+        if attempt > 1 {
+            // The answer to the commit of the attempt before may have been lost.
+            forget(&mut connection, &shared.names, partition.id).await.map_err(failed)?;
+        }
+        let copy = CopyIn::start(connection, shared.copy.clone(), shared.source.clone());
+        // Two blocks wait, one is filled and one is sent, and sqlx has a copy of that.
+        let block_size = (cx.writer_memory() / 6).clamp(LEAST_BLOCK, MOST_BLOCK);
+        let block = HEADER.to_vec();
+        Ok(Box::new(PostgresWriter { shared, partition: partition.id, copy, block, block_size, rows: 0, bytes: 0 }))
+    }
+
+    async fn read_back(&mut self, cx: &RunContext, _: &[Receipt]) -> Result<Option<Arc<dyn Scan>>> {
+        let columns = self.plan.schema.fields().iter().map(|field| field.name());
+        let scan = PostgresExtractor::table(self.shared.pool.clone(), &self.shared.names.staging)?
+            .scan(cx, &ScanRequest::all().columns(columns))
+            .await?;
+        Ok(Some(scan))
+    }
+
+    async fn commit(mut self: Box<Self>, receipts: Vec<Receipt>) -> Result<Published> {
+        let lost = || Error::new(ErrorKind::Internal, "the connection of the session is gone");
+        let mut control = self.take_control().ok_or_else(lost)?;
+        let rows = publish::publish(&self, &mut control, &receipts).await;
+        match rows {
+            Ok(rows) => {
+                self.published = true;
+                let sql = format!("SELECT pg_advisory_unlock({})", self.lock);
+                if execute(&mut control, &sql).await.is_ok() {
+                    self.shared.pool.give_back(control);
+                }
+                Ok(Published::new(rows, receipts.iter().map(|receipt| receipt.bytes).sum()))
+            }
+            Err(error) => {
+                *self.control.lock().unwrap_or_else(PoisonError::into_inner) = Some(control);
+                _ = self.clean().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn abort(mut self: Box<Self>) -> Result<()> {
+        self.clean().await
+    }
+}
+
+impl Drop for PostgresSession {
+    fn drop(&mut self) {
+        // What is staged is removed by the next run on this table.
+        close_all(self.take_control().into_iter().collect());
+    }
+}
+
+/// Removes what a finished attempt at `partition` left, and its row in the ledger.
+async fn forget(connection: &mut PgConnection, names: &Names, partition: PartitionId) -> sqlx::Result<()> {
+    let sql = format!("DELETE FROM {} WHERE partition = $1::int8 RETURNING xid", names.ledger);
+    for row in rows(connection, &sql, &[&partition.to_string()]).await? {
+        let xid: String = row.try_get(0)?;
+        let sql = format!("DELETE FROM {} WHERE xmin = {}::xid", names.staging, literal(&xid));
+        execute(connection, &sql).await?;
+    }
+    Ok(())
+}
+
+const LEAST_BLOCK: usize = 32 << 10;
+const MOST_BLOCK: usize = 256 << 10;
+
+struct PostgresWriter {
+    shared: Arc<Shared>,
+    partition: PartitionId,
+    copy: CopyIn,
+    block: Vec<u8>,
+    block_size: usize,
+    rows: u64,
+    bytes: u64,
+}
+
+impl PostgresWriter {
+    async fn send(&mut self) -> Result<()> {
+        self.bytes += self.block.len() as u64;
+        let room = Vec::with_capacity(self.block_size + self.block_size / 8);
+        self.copy.send(std::mem::replace(&mut self.block, room)).await
+    }
+}
+
+#[async_trait]
+impl PartitionWriter for PostgresWriter {
+    async fn write(&mut self, batch: RecordBatch) -> Result<()> {
+        let shared = self.shared.clone();
+        let source = &shared.source;
+        let ordinal = shared.merge.then_some((u64::from(self.partition.0) << 40) + self.rows);
+        let mut rows = Rows::new(&batch, &shared.writings, ordinal).ok_or_else(|| {
+            Error::new(ErrorKind::Internal, "a batch has another schema than was planned").in_source(source)
+        })?;
+        let (before, partition) = (self.rows, self.partition);
+        let place = |row: usize| format!("row {} of partition {partition}", before + row as u64 + 1);
+        while rows.write(&mut self.block, self.block_size, place).map_err(|error| error.in_source(source))? {
+            self.send().await?;
+        }
+        self.rows += batch.num_rows() as u64;
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<Receipt> {
+        self.block.extend(TRAILER);
+        self.send().await?;
+        let Self { shared, partition, copy, rows, bytes, .. } = *self;
+        let (mut connection, counted) = copy.finish().await?;
+        if counted != rows {
+            let message = format!("the server took {counted} of {rows} rows of partition {partition}");
+            return Err(Error::new(ErrorKind::VerifyFailed, message).in_source(&shared.source));
+        }
+        // An id of a transaction in a row has 32 bits, without those that count how often they were used up.
+        let sql = format!(
+            "INSERT INTO {} (partition, rows, xid) VALUES ({partition}, {rows}, (txid_current() & 4294967295)::text); COMMIT",
+            shared.names.ledger
+        );
+        execute(&mut connection, &sql).await.map_err(|error| shared.failed(error).transient())?;
+        shared.pool.give_back(connection);
+        Ok(Receipt::new(partition, counted, bytes))
+    }
+}

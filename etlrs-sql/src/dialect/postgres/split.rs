@@ -1,0 +1,129 @@
+//! What is read as one partition.
+//!
+//! A table is cut into ranges of its pages, which cost nothing to find and are read like the whole table: a row's `ctid`
+//! begins with its page. That a row moves when it is updated does no harm, for all readers see one snapshot. Ranges of
+//! `ctid` are only read as such since version 14; before, each would read the whole table.
+
+use etlrs_core::{Partition, Result};
+use sqlx::{PgConnection, Row};
+
+use super::catalog::{Kind, Relation};
+use super::name::literal;
+use super::server::rows;
+
+/// Pages of 8 KB in a partition, unless there would be too many: 16 MB.
+const PAGES: u64 = 2048;
+const MOST: u64 = 4096;
+
+/// One partition: what stands behind FROM, and in words.
+#[derive(Clone, Debug)]
+pub(super) struct Piece {
+    pub(super) from: String,
+    pub(super) words: String,
+}
+
+impl Piece {
+    pub(super) fn whole(from: String) -> Self {
+        Self { from, words: "all rows".into() }
+    }
+}
+
+/// A table that has rows of its own: the relation itself, a partition of it, or a table that inherits from it.
+struct Leaf {
+    /// As SQL names it.
+    quoted: String,
+    words: String,
+    pages: u64,
+    /// A table of another server has no pages.
+    is_local: bool,
+}
+
+const LEAVES: &str = "
+    WITH RECURSIVE tree(oid) AS (
+        SELECT $1::oid UNION ALL SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid
+    )
+    SELECT format('%I.%I', n.nspname, c.relname), format('%s.%s', n.nspname, c.relname), c.relkind IN ('r', 'm'),
+        CASE WHEN c.relkind IN ('r', 'm') THEN pg_relation_size(c.oid) / current_setting('block_size')::int8 ELSE 0 END,
+        has_table_privilege(c.oid, 'SELECT')
+    FROM tree JOIN pg_class c ON c.oid = tree.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind <> 'p' ORDER BY c.oid = $1::oid DESC, 1";
+
+/// Pieces of a relation that hold each of its rows once; `wished`: how many.
+pub(super) async fn by_pages(
+    connection: &mut PgConnection,
+    relation: &Relation,
+    version: u32,
+    wished: Option<usize>,
+) -> sqlx::Result<Vec<Piece>> {
+    // Names are checked when they are parsed or come from the catalogue.
+    let quoted = relation.name.quoted().unwrap_or_default();
+    let whole = || vec![Piece::whole(quoted.clone())];
+    // Policies of a table hold only for queries of that table, not of its partitions.
+    let can_be_cut = matches!(relation.kind, Kind::Table | Kind::Partitioned | Kind::MaterializedView);
+    if !can_be_cut || relation.row_security || version < 140_000 {
+        return Ok(whole());
+    }
+    let found = rows(connection, LEAVES, &[&relation.oid.to_string()]).await?;
+    let mut leaves = Vec::with_capacity(found.len());
+    for row in &found {
+        // Somebody may read a table and none of its partitions.
+        if !row.try_get::<bool, _>(4)? {
+            return Ok(whole());
+        }
+        let pages: i64 = row.try_get(3)?;
+        leaves.push(Leaf {
+            quoted: row.try_get(0)?,
+            words: row.try_get(1)?,
+            is_local: row.try_get(2)?,
+            pages: pages.unsigned_abs(),
+        });
+    }
+    if leaves.is_empty() {
+        return Ok(whole());
+    }
+    let total: u64 = leaves.iter().map(|leaf| leaf.pages).sum();
+    let each = match wished {
+        Some(wished) => total.div_ceil((wished as u64).max(1)),
+        None => PAGES.max(total.div_ceil(MOST)),
+    };
+    let several = leaves.len() > 1;
+    Ok(leaves.iter().flat_map(|leaf| leaf.cut(each.max(1), several)).collect())
+}
+
+impl Leaf {
+    fn cut(&self, each: u64, several: bool) -> Vec<Piece> {
+        let of = if several { format!(" of {}", self.words) } else { String::new() };
+        // ONLY: what inherits from it is a leaf of its own.
+        let only = format!("ONLY {}", self.quoted);
+        if !self.is_local || self.pages <= each {
+            return vec![Piece { from: only, words: format!("all rows{of}") }];
+        }
+        let count = self.pages.div_ceil(each);
+        let piece = |index: u64| {
+            let (from, to) = (index * each, (index + 1) * each);
+            let tid = |page: u64| literal(&format!("({page},0)"));
+            // The last one is open, so that nothing depends on the size being that of the snapshot.
+            let (condition, words) = if index + 1 == count {
+                (format!("ctid >= {}", tid(from)), format!("pages {from}.."))
+            } else {
+                (format!("ctid >= {} AND ctid < {}", tid(from), tid(to)), format!("pages {from}..{to}"))
+            };
+            Piece { from: format!("{only} WHERE {condition}"), words: format!("{words}{of}") }
+        };
+        (0..count).map(piece).collect()
+    }
+}
+
+/// Partitions of the pieces, in their order.
+pub(super) fn partitions(pieces: &[Piece]) -> Vec<Partition> {
+    pieces.iter().enumerate().map(|(index, piece)| Partition::new(index, piece.words.clone())).collect()
+}
+
+/// The partitions of an earlier scan, if they are those of this one.
+pub(super) fn check_recorded(recorded: &[Partition], found: Vec<Partition>) -> Result<Vec<Partition>> {
+    if recorded.iter().map(|partition| &partition.descriptor).eq(found.iter().map(|partition| &partition.descriptor)) {
+        return Ok(found);
+    }
+    Err(etlrs_core::Error::new(etlrs_core::ErrorKind::SourceChanged, "the source is not as large as it was")
+        .hint("start a new run"))
+}

@@ -1,0 +1,226 @@
+//! What a load finds at its target, and what it will do there.
+
+use arrow_schema::SchemaRef;
+use etlrs_core::{Error, ErrorKind, LoadMode, LoadPlan, Result};
+use sqlx::{PgConnection, Row};
+
+use super::catalog::{Column, Kind, Relation};
+use super::name::{TableName, quote};
+use super::server::rows;
+use super::types::{Existing, Writing};
+
+/// Columns that a table can have.
+const MOST_COLUMNS: usize = 1600;
+
+/// How the staged rows get into the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Publishing {
+    /// The staging table becomes the target, which does not exist.
+    Rename,
+    /// The staging table takes the place of the target, which nothing else hangs on.
+    Swap,
+    /// The rows are moved into the target, which keeps all that hangs on it; its old rows go first.
+    Refill,
+    /// The rows are moved into the target, beside its old ones.
+    Insert,
+    /// Rows with a known key replace the old ones, others are inserted.
+    Upsert,
+}
+
+impl Publishing {
+    /// Whether the staging table itself is the target in the end; if not, it need not survive a crash of the server.
+    pub(super) fn keeps_staging(self) -> bool {
+        matches!(self, Self::Rename | Self::Swap)
+    }
+}
+
+/// What is known of the target, and how each column is written.
+pub(super) struct Target {
+    pub(super) relation: Option<Relation>,
+    pub(super) writings: Vec<Writing>,
+    pub(super) publishing: Publishing,
+    pub(super) notes: Vec<String>,
+}
+
+impl Target {
+    /// Looks without changing anything.
+    ///
+    /// # Errors
+    /// As [`Loader::check`](etlrs_core::Loader::check).
+    pub(super) async fn look(
+        connection: &mut PgConnection,
+        name: &TableName,
+        plan: &LoadPlan,
+        failed: &(dyn Fn(sqlx::Error) -> Error + Send + Sync),
+    ) -> Result<Self> {
+        check_columns(&plan.schema)?;
+        let Some(relation) = Relation::find(connection, name).await.map_err(failed)? else {
+            let writings = plan.schema.fields().iter().map(|field| Writing::created(field)).collect::<Result<_>>()?;
+            let mut notes = Vec::new();
+            if plan.mode != LoadMode::Create {
+                notes.push(format!("the table {name} does not exist and is created"));
+            }
+            return Ok(Self { relation: None, writings, publishing: Publishing::Rename, notes });
+        };
+        if plan.mode == LoadMode::Create {
+            return Err(Error::new(ErrorKind::AlreadyExists, "the target exists")
+                .hint("use mode append or replace, or another name"));
+        }
+        match relation.kind {
+            Kind::Table | Kind::Partitioned => {}
+            Kind::View | Kind::MaterializedView => {
+                return Err(Error::new(ErrorKind::InvalidConfig, "the target is a view").hint("name a table"));
+            }
+            _ => return Err(Error::new(ErrorKind::InvalidConfig, "the target is no table").hint("name a table")),
+        }
+        let columns = match_columns(&plan.schema, &relation)?;
+        let direct: Option<Vec<_>> = columns.iter().map(|column| column.direct.clone()).collect();
+        let moved = columns.into_iter().map(|column| column.moved).collect();
+        let mut notes = Vec::new();
+        let publishing = match plan.mode {
+            LoadMode::Append => Publishing::Insert,
+            LoadMode::Merge => {
+                let unique = has_unique_index(connection, &relation, &plan.keys).await.map_err(failed)?;
+                if !unique {
+                    let keys = plan.keys.join(", ");
+                    return Err(Error::new(ErrorKind::InvalidConfig, "the target has no unique index of the keys")
+                        .hint(format!("create one on ({keys}), so that each key is there once")));
+                }
+                Publishing::Upsert
+            }
+            _ => {
+                refuse_references(connection, &relation).await.map_err(failed)??;
+                let hanging = what_hangs_on(connection, &relation).await.map_err(failed)?;
+                if let (true, Some(writings)) = (hanging.is_empty(), direct) {
+                    return Ok(Self { relation: Some(relation), writings, publishing: Publishing::Swap, notes });
+                } else {
+                    let what =
+                        if hanging.is_empty() { String::new() } else { format!(", with {}", hanging.join(", ")) };
+                    notes.push(format!("the rows of {name} are replaced within the table, which stays{what}"));
+                    Publishing::Refill
+                }
+            }
+        };
+        Ok(Self { relation: Some(relation), writings: moved, publishing, notes })
+    }
+
+    /// The columns that are written, as SQL lists them.
+    pub(super) fn column_list(schema: &SchemaRef) -> Result<String> {
+        Ok(schema.fields().iter().map(|field| quote(field.name())).collect::<Result<Vec<_>>>()?.join(", "))
+    }
+}
+
+fn check_columns(schema: &SchemaRef) -> Result<()> {
+    let mismatch = |message: String| Error::new(ErrorKind::SchemaMismatch, message);
+    let fields = schema.fields();
+    if fields.is_empty() || fields.len() > MOST_COLUMNS {
+        return Err(mismatch(format!("a table has from 1 to {MOST_COLUMNS} columns, not {}", fields.len())));
+    }
+    for (index, field) in fields.iter().enumerate() {
+        quote(field.name()).map_err(|error| error.hint("rename the column"))?;
+        if ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"].contains(&field.name().as_str()) {
+            return Err(mismatch("this is the name of a column that every table has".into())
+                .at_column(field.name())
+                .hint("rename the column"));
+        }
+        if fields[..index].iter().any(|other| other.name() == field.name()) {
+            return Err(mismatch("two columns have this name".into()).at_column(field.name()).hint("rename one"));
+        }
+    }
+    Ok(())
+}
+
+/// Every column of the source has one of its name in the target, which can hold it, and those left out are filled.
+fn match_columns(schema: &SchemaRef, relation: &Relation) -> Result<Vec<Existing>> {
+    let mismatch = |message: &'static str| Error::new(ErrorKind::SchemaMismatch, message);
+    let mut found = Vec::with_capacity(schema.fields().len());
+    for field in schema.fields() {
+        let Some(column) = relation.column(field.name()).filter(|column| !column.generated) else {
+            let names = relation.columns.iter().filter(|c| !c.generated).map(|c| c.name.as_str()).collect::<Vec<_>>();
+            return Err(mismatch("the target has no such column")
+                .at_column(field.name())
+                .hint(format!("it has {}; leave the column out, or add it to the table", names.join(", "))));
+        };
+        found.push(Writing::existing(field, column)?);
+    }
+    let is_given = |column: &Column| schema.fields().iter().any(|field| field.name() == &column.name);
+    let filled = |column: &Column| column.has_default || column.generated || !column.not_null;
+    match relation.columns.iter().find(|column| !is_given(column) && !filled(column)) {
+        Some(column) => Err(mismatch("the target's column is NOT NULL, has no default, and is not among the source's")
+            .at_column(&column.name)),
+        None => Ok(found),
+    }
+}
+
+/// Deleting the old rows could take rows of other tables along, or fail at the end.
+async fn refuse_references(connection: &mut PgConnection, relation: &Relation) -> sqlx::Result<Result<()>> {
+    let sql = "SELECT conname::text, conrelid::regclass::text FROM pg_constraint
+        WHERE contype = 'f' AND confrelid = $1::oid AND conrelid <> confrelid ORDER BY 1 LIMIT 1";
+    let found = rows(connection, sql, &[&relation.oid.to_string()]).await?;
+    let Some(row) = found.first() else { return Ok(Ok(())) };
+    let (constraint, table): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+    let message = format!("the table {table} refers to the target by the foreign key {constraint:?}");
+    Ok(Err(Error::new(ErrorKind::Unsupported, message).hint("use mode merge, or drop the foreign key first")))
+}
+
+/// What would be lost or broken if another table took the place of this one.
+async fn what_hangs_on(connection: &mut PgConnection, relation: &Relation) -> sqlx::Result<Vec<String>> {
+    const HANGING: &str = "
+        WITH t AS (SELECT * FROM pg_class WHERE oid = $1::oid)
+        SELECT 'its partitions' FROM t WHERE relkind <> 'r'
+        UNION ALL SELECT 'inheritance' FROM pg_inherits WHERE $1::oid IN (inhrelid, inhparent)
+        UNION ALL SELECT 'indexes and constraints' FROM pg_index WHERE indrelid = $1::oid
+        UNION ALL SELECT 'indexes and constraints' FROM pg_constraint
+            WHERE conrelid = $1::oid AND contype NOT IN ('c', 'n')
+        UNION ALL SELECT 'triggers' FROM pg_trigger WHERE tgrelid = $1::oid
+        UNION ALL SELECT 'rules' FROM pg_rewrite WHERE ev_class = $1::oid
+        UNION ALL SELECT 'row security' FROM t WHERE relrowsecurity OR relforcerowsecurity
+            OR EXISTS (SELECT FROM pg_policy WHERE polrelid = $1::oid)
+        UNION ALL SELECT 'privileges' FROM t WHERE relacl IS NOT NULL
+            OR EXISTS (SELECT FROM pg_attribute WHERE attrelid = $1::oid AND attacl IS NOT NULL)
+        UNION ALL SELECT 'its owner' FROM t WHERE relowner <> (SELECT oid FROM pg_roles WHERE rolname = current_user)
+        UNION ALL SELECT 'settings' FROM t WHERE reloptions IS NOT NULL OR reltablespace <> 0
+            OR relreplident <> 'd' OR relpersistence <> 'p' OR reloftype <> 0
+            OR relam <> (SELECT oid FROM pg_am WHERE amname = 'heap')
+            OR EXISTS (SELECT FROM pg_attribute WHERE attrelid = $1::oid AND attnum > 0
+                AND (attoptions IS NOT NULL OR attidentity <> '' OR attstattarget >= 0))
+            OR EXISTS (SELECT FROM pg_description WHERE classoid = 'pg_class'::regclass AND objoid = $1::oid
+                AND objsubid = 0)
+            OR EXISTS (SELECT FROM pg_seclabel WHERE objoid = $1::oid)
+        UNION ALL SELECT 'statistics' FROM pg_statistic_ext WHERE stxrelid = $1::oid
+        UNION ALL SELECT 'publications' FROM pg_publication_rel WHERE prrelid = $1::oid
+        UNION ALL SELECT DISTINCT CASE d.classid WHEN 'pg_rewrite'::regclass THEN 'views'
+                WHEN 'pg_class'::regclass THEN 'sequences' ELSE 'other objects' END
+            FROM pg_depend d
+            WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1::oid AND d.deptype IN ('n', 'a', 'e', 'x')
+                AND NOT (d.classid = 'pg_constraint'::regclass OR d.classid = 'pg_attrdef'::regclass)
+                AND d.deptype <> 'i'
+        UNION ALL SELECT 'other objects' FROM pg_depend d JOIN pg_type y ON y.typrelid = $1::oid
+            WHERE d.refclassid = 'pg_type'::regclass AND d.refobjid IN (y.oid, y.typarray)
+                AND NOT (d.classid = 'pg_type'::regclass AND d.objid IN (y.oid, y.typarray))
+                AND NOT (d.classid = 'pg_class'::regclass AND d.objid = $1::oid)";
+    let found = rows(connection, HANGING, &[&relation.oid.to_string()]).await?;
+    let mut names: Vec<String> = found.iter().map(|row| row.try_get(0)).collect::<sqlx::Result<_>>()?;
+    names.dedup();
+    Ok(names)
+}
+
+/// Whether the server itself sees to it that a key is there once.
+async fn has_unique_index(connection: &mut PgConnection, relation: &Relation, keys: &[String]) -> sqlx::Result<bool> {
+    let sql = "SELECT array_agg(a.attname::text ORDER BY a.attname)::text[] FROM pg_index i
+        CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n)
+        JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+        WHERE i.indrelid = $1::oid AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL
+            AND i.indexprs IS NULL AND k.n <= i.indnkeyatts
+        GROUP BY i.indexrelid";
+    let mut keys: Vec<_> = keys.to_vec();
+    keys.sort();
+    for row in rows(connection, sql, &[&relation.oid.to_string()]).await? {
+        let mut columns: Vec<String> = row.try_get(0)?;
+        columns.sort();
+        if columns == keys {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
