@@ -23,7 +23,7 @@ type Refused = (&'static str, &'static str);
 
 /// The rows of a batch on their way out.
 pub(super) struct Rows<'a> {
-    columns: Vec<(Column<'a>, Wire)>,
+    columns: Vec<(Column<'a>, &'a Writing)>,
     batch: &'a RecordBatch,
     next: usize,
     /// A column more: a number that counts up from this.
@@ -32,12 +32,12 @@ pub(super) struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     /// `None` for a batch of other columns than were planned.
-    pub(super) fn new(batch: &'a RecordBatch, writings: &[Writing], ordinal: Option<u64>) -> Option<Self> {
+    pub(super) fn new(batch: &'a RecordBatch, writings: &'a [Writing], ordinal: Option<u64>) -> Option<Self> {
         if batch.num_columns() != writings.len() {
             return None;
         }
         let columns = batch.columns().iter().zip(writings);
-        let columns = columns.map(|(column, writing)| Some((Column::new(column.as_ref())?, writing.wire)));
+        let columns = columns.map(|(column, writing)| Some((Column::new(column.as_ref())?, writing)));
         Some(Self { columns: columns.collect::<Option<_>>()?, batch, next: 0, ordinal })
     }
 
@@ -54,8 +54,8 @@ impl<'a> Rows<'a> {
                 return Ok(true);
             }
             out.extend(count);
-            for (index, (column, wire)) in self.columns.iter().enumerate() {
-                put(out, *wire, column.value(self.next)).map_err(|(reason, hint)| {
+            for (index, (column, writing)) in self.columns.iter().enumerate() {
+                put(out, writing, column.value(self.next)).map_err(|(reason, hint)| {
                     Error::new(ErrorKind::InvalidData, format!("{} holds {reason}", row(self.next)))
                         .hint(hint)
                         .at_column(self.batch.schema_ref().field(index).name())
@@ -72,8 +72,8 @@ impl<'a> Rows<'a> {
 
 /// Appends a field: its length, and the value in the binary form of its type.
 #[inline]
-fn put(out: &mut Vec<u8>, wire: Wire, value: Scalar<'_>) -> Result<(), Refused> {
-    match (wire, value) {
+fn put(out: &mut Vec<u8>, writing: &Writing, value: Scalar<'_>) -> Result<(), Refused> {
+    match (writing.wire, value) {
         (_, Scalar::Null) => out.extend([0xff; 4]),
         (Wire::Int8, Scalar::Int(value)) => eight(out, value.to_be_bytes()),
         (Wire::Int4, Scalar::Int(value)) => four(out, within(i32::try_from(value))?.to_be_bytes()),
@@ -82,7 +82,7 @@ fn put(out: &mut Vec<u8>, wire: Wire, value: Scalar<'_>) -> Result<(), Refused> 
             out.extend(within(i16::try_from(value))?.to_be_bytes());
         }
         (Wire::Text, Scalar::Text(text)) => {
-            if memchr(text.as_bytes()) {
+            if memchr::memchr(0, text.as_bytes()).is_some() {
                 return Err((
                     "text with a NUL character in it, which PostgreSQL cannot store",
                     "remove it from the source",
@@ -104,6 +104,9 @@ fn put(out: &mut Vec<u8>, wire: Wire, value: Scalar<'_>) -> Result<(), Refused> 
                 return Err(("a date outside 4713 BC to 5874897 AD", "replace it, or store the column as text"));
             }
             four(out, within(i32::try_from(days))?.to_be_bytes());
+        }
+        (Wire::Time, Scalar::Time(time)) | (Wire::Timestamp, Scalar::Timestamp(time)) if time % writing.step != 0 => {
+            return Err(("a time of more digits than the column keeps", "cast the column, which cuts off the rest"));
         }
         (Wire::Time, Scalar::Time(time)) => {
             if !(0..=DAY_MICROSECONDS).contains(&time) {
@@ -182,12 +185,6 @@ fn bytes(out: &mut Vec<u8>, value: &[u8]) -> Result<(), Refused> {
 
 fn within<T, E>(value: Result<T, E>) -> Result<T, Refused> {
     value.map_err(|_| ("a number that the column's type cannot hold", "please report this"))
-}
-
-/// Whether there is a NUL.
-#[inline]
-fn memchr(text: &[u8]) -> bool {
-    text.contains(&0)
 }
 
 /// A decimal of any size and scale; a negative scale stands for zeros at the end.

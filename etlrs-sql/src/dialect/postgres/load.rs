@@ -82,31 +82,35 @@ impl PostgresLoader {
         Target::look(connection, &self.table, plan, &failed).await.map_err(|error| error.in_source(&source))
     }
 
-    /// The schema in which the target is or will be.
-    async fn schema(&self, connection: &mut PgConnection, target: &Target) -> Result<String> {
+    /// The schema in which the target is or will be, and where its rows are staged.
+    async fn schema(&self, connection: &mut PgConnection) -> Result<String> {
         let source = self.source();
-        let failed = |error| postgres_error(&source, error);
-        let found = target.relation.as_ref().and_then(|relation| relation.name.schema.clone());
-        let schema = match found.or_else(|| self.table.schema.clone()) {
-            Some(schema) => schema,
-            None => text(connection, "SELECT current_schema()::text", &[]).await.map_err(failed)?.ok_or_else(|| {
-                Error::new(ErrorKind::NotFound, "there is no schema in the search path")
-                    .hint("write SCHEMA.TABLE")
-                    .in_source(&source)
-            })?,
+        let wrong = |kind, message: String| Error::new(kind, message).in_source(&source);
+        let sql = "SELECT s.name, has_schema_privilege(n.oid, 'CREATE')
+            FROM (SELECT coalesce(
+                (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)),
+                nullif($2, ''), current_schema())::text AS name) AS s LEFT JOIN pg_namespace n ON n.nspname = s.name";
+        let named = self.table.schema.as_deref().unwrap_or_default();
+        let found = rows(connection, sql, &[&self.table.quoted()?, named]).await;
+        let found = found.map_err(|error| postgres_error(&source, error))?;
+        let unclear = |error| postgres_error(&source, error);
+        let (schema, may_create): (Option<String>, Option<bool>) = match found.first() {
+            Some(row) => (row.try_get(0).map_err(unclear)?, row.try_get(1).map_err(unclear)?),
+            None => (None, None),
         };
-        let sql = "SELECT has_schema_privilege(oid, 'CREATE')::text FROM pg_namespace WHERE nspname = $1";
-        match text(connection, sql, &[&schema]).await.map_err(failed)?.as_deref() {
-            Some("true") => Ok(schema),
-            Some(_) => Err(Error::new(
-                ErrorKind::PermissionDenied,
-                format!("the user may not create tables in the schema {schema}, where rows are staged"),
-            )
-            .hint(format!("grant it: GRANT CREATE ON SCHEMA {} TO the user", quote(&schema)?))
-            .in_source(source)),
-            None => Err(Error::new(ErrorKind::NotFound, format!("there is no schema {schema}"))
-                .hint("create it first")
-                .in_source(source)),
+        let Some(schema) = schema else {
+            return Err(
+                wrong(ErrorKind::NotFound, "there is no schema in the search path".into()).hint("write SCHEMA.TABLE")
+            );
+        };
+        match may_create {
+            Some(true) => Ok(schema),
+            Some(false) => {
+                let message = format!("the user may not create tables in the schema {schema}, where rows are staged");
+                let hint = format!("let its owner GRANT CREATE ON SCHEMA {}", quote(&schema)?);
+                Err(wrong(ErrorKind::PermissionDenied, message).hint(hint))
+            }
+            None => Err(wrong(ErrorKind::NotFound, format!("there is no schema {schema}")).hint("create it first")),
         }
     }
 }
@@ -138,8 +142,8 @@ impl Loader for PostgresLoader {
 
     async fn check(&self, _: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
         let mut connection = self.pool.take().await?;
+        self.schema(&mut connection).await?;
         let target = self.look(&mut connection, plan).await?;
-        self.schema(&mut connection, &target).await?;
         self.pool.give_back(connection);
         let mut preview = LoadPreview::default();
         preview.column_types = target.writings.iter().map(|writing| writing.declared.clone()).collect();
@@ -154,8 +158,7 @@ impl Loader for PostgresLoader {
         let source = self.source();
         let failed = |error| postgres_error(&source, error);
         let mut control = self.pool.take().await?;
-        let target = self.look(&mut control, &plan).await?;
-        let schema = self.schema(&mut control, &target).await?;
+        let schema = self.schema(&mut control).await?;
         let name = TableName { schema: Some(schema.clone()), name: self.table.name.clone() };
         let hash = hash(&format!("{schema}.{}", name.name));
         // An advisory lock is of the database, and has 64 bits for its name.
@@ -165,7 +168,6 @@ impl Loader for PostgresLoader {
                 .hint("wait until it is done")
                 .in_source(source));
         }
-        // Another run may have published between the look and the lock.
         let target = self.look(&mut control, &plan).await?;
         let names = Names::new(&schema, hash, cx.run_id());
         remove_stale(&mut control, &schema, hash, cx.run_id()).await.map_err(failed)?;
@@ -328,7 +330,9 @@ impl LoadSession for PostgresSession {
         let shared = self.shared.clone();
         let mut connection = shared.pool.take().await?;
         let failed = |error| shared.failed(error);
-        execute(&mut connection, "BEGIN").await.map_err(failed)?;
+        // What a crash of the server may take is taken together with its row in the ledger. The commit of the whole is
+        // synchronous, and makes all before it durable.
+        execute(&mut connection, "BEGIN; SET LOCAL synchronous_commit = off").await.map_err(failed)?;
         if attempt > 1 {
             // The answer to the commit of the attempt before may have been lost.
             forget(&mut connection, &shared.names, partition.id).await.map_err(failed)?;
@@ -393,7 +397,7 @@ async fn forget(connection: &mut PgConnection, names: &Names, partition: Partiti
 }
 
 const LEAST_BLOCK: usize = 32 << 10;
-const MOST_BLOCK: usize = 256 << 10;
+const MOST_BLOCK: usize = 64 << 10;
 
 struct PostgresWriter {
     shared: Arc<Shared>,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use etlrs_core::{Error, ErrorKind, Result, Uri, unknown_name};
 use sqlx::postgres::{PgConnectOptions, PgRow, PgSslMode};
@@ -34,7 +34,11 @@ const SESSION: &str = "SET intervalstyle = 'postgres'; SET datestyle = 'ISO, YMD
     SET extra_float_digits = 3; SET lc_monetary = 'C'; SET timezone = 'UTC'; SET client_min_messages = 'error'; \
     SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0";
 
+/// How long an idle connection is taken to be alive without asking.
+const FRESH: Duration = Duration::from_secs(5);
+
 /// Connections to one PostgreSQL database, opened as they are needed and kept for the next use. Clones are the same pool.
+/// Connections belong to the async runtime in which they were opened, so a pool serves one runtime.
 ///
 /// ```
 /// use etlrs_sql::PostgresPool;
@@ -64,7 +68,8 @@ struct Inner {
     options: PgConnectOptions,
     shown: String,
     connect_timeout: Duration,
-    idle: Mutex<Vec<PgConnection>>,
+    /// With the time since which each is.
+    idle: Mutex<Vec<(PgConnection, Instant)>>,
 }
 
 impl PostgresPool {
@@ -101,15 +106,18 @@ impl PostgresPool {
     /// A connection outside any transaction.
     pub(super) async fn take(&self) -> Result<PgConnection> {
         let idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        match idle {
-            Some(connection) => Ok(connection),
-            None => self.connect().await,
+        if let Some((mut connection, since)) = idle {
+            // The server, or somebody between, may have closed it.
+            if since.elapsed() < FRESH || connection.ping().await.is_ok() {
+                return Ok(connection);
+            }
         }
+        self.connect().await
     }
 
     /// Keeps a connection that is outside any transaction, with nothing on its way.
     pub(super) fn give_back(&self, connection: PgConnection) {
-        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).push((connection, Instant::now()));
     }
 
     pub(super) async fn connect(&self) -> Result<PgConnection> {
@@ -133,7 +141,7 @@ impl fmt::Debug for PostgresPool {
 impl Drop for Inner {
     fn drop(&mut self) {
         let idle = std::mem::take(self.idle.get_mut().unwrap_or_else(PoisonError::into_inner));
-        close_all(idle);
+        close_all(idle.into_iter().map(|(connection, _)| connection).collect());
     }
 }
 

@@ -58,6 +58,7 @@ impl Wire {
 }
 
 const TIMESTAMPTZ: u32 = 1184;
+const OID: u32 = 26;
 
 /// Digits in all and after the point of a numeric, if its type modifier has them.
 fn digits_of(typmod: i32) -> Option<(i32, i32)> {
@@ -146,7 +147,7 @@ impl Reading {
                 (data_type, wire, None)
             }
             // An OID is 32 bits without a sign.
-            None if column.type_oid == 26 => (DataType::Int64, Wire::Int8, Some("int8")),
+            None if column.type_oid == OID => (DataType::Int64, Wire::Int8, Some("int8")),
             None => {
                 as_text = true;
                 (DataType::Utf8, Wire::Text, Some("text"))
@@ -154,7 +155,8 @@ impl Reading {
         };
         let mut field = Field::new(&column.name, data_type, !column.not_null);
         let plain_text = matches!(column.type_oid, 25 | 1043 | 1042);
-        if field.data_type() == &DataType::Utf8 && !plain_text && remade(&column.type_name).is_some() {
+        let remakes_text = field.data_type() == &DataType::Utf8 && !plain_text && remade(&column.type_name).is_some();
+        if remakes_text || remade_time(&column.type_name, field.data_type()).is_some() {
             field = field.with_metadata(HashMap::from([(TYPE_KEY.to_owned(), column.type_name.clone())]));
         }
         let note = as_text.then(|| {
@@ -229,8 +231,8 @@ fn remade(name: &str) -> Option<String> {
     };
     let base = REMADE.iter().find(|known| **known == base)?;
     let Some(digits) = digits else { return Some(format!("{base}{array}")) };
-    let digits: Option<Vec<u16>> = digits.split(',').map(|digits| digits.parse().ok()).collect();
-    let digits: Vec<_> = digits?.iter().map(u16::to_string).collect();
+    let digits: Option<Vec<i16>> = digits.split(',').map(|digits| digits.parse().ok()).collect();
+    let digits: Vec<_> = digits?.iter().map(i16::to_string).collect();
     Some(format!("{base}({}){array}", digits.join(",")))
 }
 
@@ -244,6 +246,26 @@ pub(super) struct Writing {
     pub(super) wire: Wire,
     /// The type that the server casts it to when it is moved to the target, if it would not do so by itself.
     pub(super) cast: Option<String>,
+    /// Microseconds of which a time must be a multiple; the server would round others.
+    pub(super) step: i64,
+}
+
+/// Microseconds between the times that a type modifier, a number of digits, allows.
+fn step(typmod: i32) -> i64 {
+    let missing = u32::try_from(6 - typmod).unwrap_or(0);
+    if typmod < 0 { 1 } else { 10_i64.pow(missing.min(6)) }
+}
+
+/// Digits after the point of a time of this type, from the name that a column of its has (`time(3) without time zone`).
+fn remade_time(name: &str, data_type: &DataType) -> Option<i32> {
+    let (start, end) = match data_type {
+        DataType::Time32(_) | DataType::Time64(_) => ("time(", ") without time zone"),
+        DataType::Timestamp(_, None) => ("timestamp(", ") without time zone"),
+        DataType::Timestamp(_, Some(_)) => ("timestamp(", ") with time zone"),
+        _ => return None,
+    };
+    let digits = name.strip_prefix(start)?.strip_suffix(end)?.parse().ok()?;
+    (0..=6).contains(&digits).then_some(digits)
 }
 
 /// How a column that is there can be written.
@@ -322,9 +344,15 @@ impl Writing {
     /// Into a table that is made for it.
     pub(super) fn created(field: &Field) -> Result<Self> {
         let (declared, wire) = natural(field, field.data_type())?;
-        let remembered = field.metadata().get(TYPE_KEY).filter(|_| is_text(values_of(field.data_type())));
+        let remembered = field.metadata().get(TYPE_KEY);
+        if let Some(digits) = remembered.and_then(|name| remade_time(name, field.data_type())) {
+            // `timestamptz(3)`
+            let declared = format!("{declared}({digits})");
+            return Ok(Self { staged: declared.clone(), declared, wire, cast: None, step: step(digits) });
+        }
+        let remembered = remembered.filter(|_| is_text(values_of(field.data_type())));
         let Some(declared) = remembered.and_then(|name| remade(name)) else {
-            return Ok(Self { staged: declared.clone(), declared, wire, cast: None });
+            return Ok(Self { staged: declared.clone(), declared, wire, cast: None, step: 1 });
         };
         let known = match declared.as_str() {
             "uuid" => Some(Wire::Uuid),
@@ -334,8 +362,8 @@ impl Writing {
             _ => None,
         };
         Ok(match known {
-            Some(wire) => Self { staged: declared.clone(), declared, wire, cast: None },
-            None => Self { staged: "text".into(), cast: Some(declared.clone()), declared, wire: Wire::Text },
+            Some(wire) => Self { staged: declared.clone(), declared, wire, cast: None, step: 1 },
+            None => Self { staged: "text".into(), cast: Some(declared.clone()), declared, wire: Wire::Text, step: 1 },
         })
     }
 
@@ -360,16 +388,17 @@ impl Writing {
                 // Without digits of its own it holds any number.
                 (Some(_), None) => true,
                 // Text that was read from such a column.
-                (None, digits) => digits.is_none() && is_text(source) && remembers(field, "numeric"),
+                (None, _) => is_text(source) && remembers(field, &column.type_name),
             },
+            // The server tells when a number is none.
+            None if column.type_oid == OID => source.is_integer(),
             Some(Wire::Text | Wire::Jsonb | Wire::Uuid) | None => is_text(source),
             Some(Wire::Bytea) => matches!(source, Binary | LargeBinary | BinaryView | FixedSizeBinary(_)),
             Some(Wire::Date) => *source == Date32,
-            Some(Wire::Time) => matches!(source, Time32(unit) | Time64(unit) if column.keeps(unit)),
-            Some(Wire::Timestamp) => match source {
-                Timestamp(unit, zone) => zone.is_some() == (column.type_oid == TIMESTAMPTZ) && column.keeps(unit),
-                _ => false,
-            },
+            Some(Wire::Time) => matches!(source, Time32(_) | Time64(_)),
+            Some(Wire::Timestamp) => {
+                matches!(source, Timestamp(_, zone) if zone.is_some() == (column.type_oid == TIMESTAMPTZ))
+            }
         };
         if !fits {
             let (from, to) = (type_name(field.data_type()), &column.type_name);
@@ -379,7 +408,8 @@ impl Writing {
                 .hint("cast the column to the type of the target's"));
         }
         let plain_text = matches!(column.type_oid, 25 | 1043 | 1042);
-        let cast = (natural == Wire::Text && !plain_text).then(|| column.bare_type.clone());
+        let by_itself = plain_text || natural != Wire::Text && wire.is_some();
+        let cast = (!by_itself).then(|| column.bare_type.clone());
         let integer = |wire| matches!(wire, Wire::Int2 | Wire::Int4 | Wire::Int8);
         let reads_back = |wire: &Wire| match wire {
             // Reads back without the zeros, or with more of them.
@@ -391,8 +421,10 @@ impl Writing {
             wire => *wire == natural || integer(*wire) && integer(natural),
         };
         let direct = wire.filter(|wire| reads_back(wire) && *source != Null);
-        let direct = direct.map(|wire| Self { declared: declared.clone(), staged: declared.clone(), wire, cast: None });
-        Ok(Existing { moved: Self { declared, staged, wire: natural, cast }, direct })
+        let step = if matches!(natural, Wire::Time | Wire::Timestamp) { step(column.typmod) } else { 1 };
+        let direct =
+            direct.map(|wire| Self { declared: declared.clone(), staged: declared.clone(), wire, cast: None, step });
+        Ok(Existing { moved: Self { declared, staged, wire: natural, cast, step }, direct })
     }
 }
 
@@ -418,17 +450,6 @@ fn integer_range(data_type: &DataType) -> Option<(i128, i128)> {
 impl Column {
     fn digits(&self) -> Option<(i32, i32)> {
         digits_of(self.typmod)
-    }
-
-    /// Whether times of this unit keep all their digits, as far as they are no finer than microseconds.
-    fn keeps(&self, unit: &TimeUnit) -> bool {
-        let needed = match unit {
-            TimeUnit::Second => 0,
-            TimeUnit::Millisecond => 3,
-            TimeUnit::Microsecond | TimeUnit::Nanosecond => 6,
-        };
-        // The type modifier is the number of digits, if there is one.
-        self.typmod < 0 || self.typmod >= needed
     }
 }
 

@@ -1,0 +1,310 @@
+//! Modes, what a target keeps, and what is refused.
+
+use super::*;
+
+/// A table with all that can hang on one.
+const FURNISHED: &str = "
+    CREATE ROLE reader;
+    CREATE TABLE t (id int PRIMARY KEY, name text NOT NULL DEFAULT 'none', amount numeric(10,2) CHECK (amount >= 0),
+        doubled numeric GENERATED ALWAYS AS (amount * 2) STORED);
+    CREATE INDEX t_name ON t (lower(name)); COMMENT ON TABLE t IS 'kept'; COMMENT ON COLUMN t.name IS 'too';
+    GRANT SELECT ON t TO reader; GRANT UPDATE (name) ON t TO reader;
+    CREATE VIEW v AS SELECT id, upper(name) AS name FROM t; GRANT SELECT ON v TO reader;
+    CREATE MATERIALIZED VIEW m AS SELECT count(*) FROM t;
+    CREATE TABLE log (id int);
+    CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO log VALUES (NEW.id); RETURN NEW; END $$;
+    CREATE TRIGGER noting AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION note();
+    INSERT INTO t VALUES (1, 'old', 1), (2, 'old', 2);";
+
+/// All that the catalogue says of a table, but for its storage.
+const DESCRIPTION: &str = "
+    SELECT 't', relacl::text, relowner::regrole::text, obj_description(oid) FROM pg_class WHERE oid = 't'::regclass
+    UNION ALL SELECT attname, format_type(atttypid, atttypmod), attnotnull::text, concat_ws(' ', attacl::text,
+        pg_get_expr(adbin, adrelid), col_description(attrelid, attnum))
+        FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+        WHERE attrelid = 't'::regclass AND attnum > 0
+    UNION ALL SELECT conname, pg_get_constraintdef(oid), '', '' FROM pg_constraint WHERE conrelid = 't'::regclass
+    UNION ALL SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid), '', '' FROM pg_index WHERE indrelid = 't'::regclass
+    UNION ALL SELECT tgname, pg_get_triggerdef(oid), '', '' FROM pg_trigger WHERE tgrelid = 't'::regclass
+    UNION ALL SELECT relname, pg_get_viewdef(oid), relacl::text, '' FROM pg_class WHERE relkind IN ('v', 'm') AND relnamespace = 'public'::regnamespace
+    ORDER BY 1, 2";
+
+fn csv(text: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in.csv");
+    std::fs::write(&path, text).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (folder, path)
+}
+
+#[test]
+fn create_makes_a_table_and_refuses_one_that_is_there() {
+    let server = Postgres::start();
+    let (_folder, file) = csv("id,name\n1,a\n2,\n");
+    copy(&file, &server.uri("t"), LoadMode::Create).unwrap();
+    assert_eq!(server.sql("SELECT * FROM t ORDER BY 1"), "1|a\n2|");
+    let error = copy(&file, &server.uri("t"), LoadMode::Create).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    server.sql("CREATE SCHEMA s");
+    copy(&file, &server.uri("s.T"), LoadMode::Create).unwrap();
+    assert_eq!(server.sql("SELECT count(*) FROM s.\"T\""), "2");
+    let error = copy(&file, &server.uri("nowhere.t"), LoadMode::Create).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert_eq!(server.left_over(), "");
+}
+
+#[test]
+fn a_replaced_table_keeps_all_that_hangs_on_it() {
+    let server = Postgres::start();
+    server.sql(FURNISHED);
+    let before = server.sql(DESCRIPTION);
+    let (_folder, file) = csv("name,amount,id\nnew,10.25,7\nnewer,11,8\n");
+    let types = [("types", "amount:decimal(10,2),id:int32")];
+    let copy = Copy { mode: LoadMode::Replace, source_options: &types, ..Copy::default() };
+    copy.run(&file, &server.uri("t")).unwrap();
+    assert_eq!(server.sql("SELECT * FROM t ORDER BY id"), "7|new|10.25|20.50\n8|newer|11.00|22.00");
+    assert_eq!(server.sql("SELECT * FROM v ORDER BY id"), "7|NEW\n8|NEWER");
+    assert_eq!(server.sql(DESCRIPTION), before);
+    assert_eq!(server.sql("SELECT count(*) FROM log"), "4");
+    assert_eq!(server.left_over(), "");
+}
+
+#[test]
+fn a_plain_table_is_swapped_and_keeps_its_definition() {
+    let server = Postgres::start();
+    server.sql(
+        "CREATE TABLE t (id bigint NOT NULL, name varchar(20) DEFAULT 'none', c text COLLATE \"C\",
+            CONSTRAINT positive CHECK (id > 0)); COMMENT ON COLUMN t.name IS 'kept'; INSERT INTO t VALUES (1)",
+    );
+    let before = server.sql(DESCRIPTION);
+    let oid = server.sql("SELECT 't'::regclass::oid");
+    let (_folder, file) = csv("id,c\n7,x\n8,y\n");
+    copy(&file, &server.uri("t"), LoadMode::Replace).unwrap();
+    assert_eq!(server.sql("SELECT * FROM t ORDER BY id"), "7|none|x\n8|none|y");
+    assert_eq!(server.sql(DESCRIPTION), before);
+    assert_ne!(server.sql("SELECT 't'::regclass::oid"), oid);
+    // A row that the table refuses leaves the old ones.
+    let (_folder, file) = csv("id,c\n7,x\n-8,y\n");
+    let error = copy(&file, &server.uri("t"), LoadMode::Replace).unwrap_err();
+    assert!(error.to_string().contains("breaks the check \"positive\""), "{error}");
+    assert_eq!(server.sql("SELECT count(*), min(id) FROM t"), "2|7");
+    assert_eq!(server.left_over(), "");
+}
+
+#[test]
+fn append_adds_all_rows_or_none() {
+    let server = Postgres::start();
+    server.sql(FURNISHED);
+    let (_folder, file) = csv("id,name,amount\n3,c,1.5\n4,d,2.5\n");
+    let types = [("types", "amount:decimal(10,2),id:int32")];
+    let append = |file: &str| {
+        let copy = Copy { mode: LoadMode::Append, source_options: &types, ..Copy::default() };
+        copy.run(file, &server.uri("t"))
+    };
+    append(&file).unwrap();
+    assert_eq!(server.sql("SELECT id FROM t ORDER BY 1"), "1\n2\n3\n4");
+    let (_folder, file) = csv("id,name,amount\n5,c,1.5\n4,d,2.5\n");
+    let error = append(&file).unwrap_err();
+    assert!(error.to_string().contains("unique constraint \"t_pkey\""), "{error}");
+    assert_eq!(error.kind(), ErrorKind::InvalidData);
+    assert_eq!(server.sql("SELECT count(*) FROM t"), "4");
+    assert_eq!(server.left_over(), "");
+}
+
+#[test]
+fn merge_updates_known_keys_and_inserts_others() {
+    let server = Postgres::start();
+    let (_folder, file) = csv("a,b,x\n1,p,one\n1,q,two\n2,p,three\n1,p,last\n");
+    let merge = |file: &str, table: &str| {
+        Copy { mode: LoadMode::Merge, keys: &["b", "a"], ..Copy::default() }.run(file, &server.uri(table))
+    };
+    // Into a table that is made for it, and again into what is there.
+    for _ in 0..2 {
+        merge(&file, "t").unwrap();
+        assert_eq!(server.sql("SELECT a, b, x FROM t ORDER BY a, b"), "1|p|last\n1|q|two\n2|p|three");
+    }
+    server.sql("ALTER TABLE t ADD COLUMN untouched int DEFAULT 5; UPDATE t SET untouched = 6");
+    let (_folder, file) = csv("a,b,x\n1,q,new\n9,z,other\n");
+    merge(&file, "t").unwrap();
+    assert_eq!(server.sql("SELECT * FROM t ORDER BY a, b"), "1|p|last|6\n1|q|new|6\n2|p|three|6\n9|z|other|5");
+    // Nothing is unique about these keys.
+    server.sql("CREATE TABLE u (a bigint, b text, x text)");
+    let error = merge(&file, "u").unwrap_err();
+    assert!(error.to_string().contains("no unique index"), "{error}");
+    let (_folder, file) = csv("a,b,x\n1,q,new\n,z,other\n");
+    let error = merge(&file, "t").unwrap_err();
+    assert!(error.to_string().contains("null in column \"a\""), "{error}");
+    assert_eq!(server.left_over(), "");
+}
+
+#[test]
+fn targets_that_cannot_hold_the_data_are_refused_before_anything_is_staged() {
+    let server = Postgres::start();
+    server.sql(
+        "CREATE TABLE t (small smallint, n numeric(4,1), whole int, day date, text text, must int NOT NULL DEFAULT 1);
+        CREATE TABLE needs (a bigint, b int NOT NULL); CREATE VIEW v AS SELECT 1 AS a;
+        CREATE TABLE parent (a bigint PRIMARY KEY); CREATE TABLE child (a bigint REFERENCES parent ON DELETE CASCADE);
+        INSERT INTO parent VALUES (1); INSERT INTO child VALUES (1)",
+    );
+    for (text, table, kind, said) in [
+        ("small\n1\n", "t", ErrorKind::SchemaMismatch, "column \"small\": int64 cannot be stored unchanged"),
+        ("n\n1.5\n", "t", ErrorKind::SchemaMismatch, "column \"n\""),
+        ("day\n2024-01-01T00:00:00\n", "t", ErrorKind::SchemaMismatch, "column \"day\""),
+        ("whole\nx\n", "t", ErrorKind::SchemaMismatch, "column \"whole\""),
+        ("other\n1\n", "t", ErrorKind::SchemaMismatch, "it has small, n, whole"),
+        ("a\n1\n", "needs", ErrorKind::SchemaMismatch, "column \"b\""),
+        ("a\n1\n", "v", ErrorKind::InvalidConfig, "is a view"),
+        ("a\n1\n", "parent", ErrorKind::Unsupported, "child refers to the target"),
+        ("ctid\n1\n", "new", ErrorKind::SchemaMismatch, "every table has"),
+        ("a\n1\n", "_etlrs_x", ErrorKind::InvalidConfig, "reserved"),
+    ] {
+        let (_folder, file) = csv(text);
+        let error = copy(&file, &server.uri(table), LoadMode::Replace).unwrap_err();
+        assert_eq!(error.kind(), kind, "{table}: {error}");
+        assert!(error.to_string().contains(said), "{error}");
+    }
+    assert_eq!(server.sql("SELECT count(*) FROM child"), "1");
+    assert_eq!(server.left_over(), "");
+}
+
+#[test]
+fn a_time_that_a_column_would_round_is_refused() {
+    let server = Postgres::start();
+    server.sql("CREATE TABLE t (at timestamp(3))");
+    let (_folder, file) = csv("at\n2024-01-01 00:00:00.123\n");
+    copy(&file, &server.uri("t"), LoadMode::Append).unwrap();
+    let (_folder, file) = csv("at\n2024-01-01 00:00:00.123\n2024-01-01 00:00:00.1234\n");
+    for mode in [LoadMode::Append, LoadMode::Replace] {
+        let error = copy(&file, &server.uri("t"), mode).unwrap_err().to_string();
+        assert!(error.contains("column \"at\": row 2 of partition 0 holds a time of more digits"), "{error}");
+    }
+    assert_eq!(server.sql("SELECT * FROM t"), "2024-01-01 00:00:00.123");
+}
+
+#[test]
+fn a_table_that_is_written_to_is_read_as_of_one_moment() {
+    let server = Postgres::start();
+    // Each transaction moves an amount from one row to another, so that the sum is always the same.
+    server.sql(
+        "CREATE TABLE t (id int, amount bigint, pad text);
+        INSERT INTO t SELECT i, 100, repeat('x', 200) FROM generate_series(1, 40000) i",
+    );
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let folder = tempfile::tempdir().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                server.sql("BEGIN; UPDATE t SET amount = amount - 1 WHERE id % 7 = 1; UPDATE t SET amount = amount + 1 WHERE id % 7 = 2;
+                    INSERT INTO t VALUES (0, 5, ''), (0, -5, ''); COMMIT");
+            }
+        });
+        for round in 0..3 {
+            let file = folder.path().join(format!("{round}.parquet"));
+            let copied = Copy { partitions: Some(9), ..Copy::default() }.run(&server.uri("t"), file.to_str().unwrap());
+            let loaded = copied
+                .and_then(|_| copy(file.to_str().unwrap(), &server.uri(&format!("copy{round}")), LoadMode::Create));
+            if loaded.is_err() {
+                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+            loaded.unwrap();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    for round in 0..3 {
+        let found = server.sql(&format!(
+            "SELECT sum(amount), count(*) FILTER (WHERE id > 0), count(DISTINCT id) FILTER (WHERE id > 0) FROM copy{round}"
+        ));
+        assert_eq!(found, "4000000|40000|40000");
+    }
+}
+
+#[test]
+fn readers_of_a_replaced_table_see_the_old_rows_or_the_new_ones() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let server = Postgres::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |rows: usize| {
+        let path = folder.path().join(format!("{rows}.csv"));
+        std::fs::write(
+            &path,
+            format!("id,version\n{}", (0..rows).map(|id| format!("{id},{rows}\n")).collect::<String>()),
+        )
+        .unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let files = [file(3000), file(5000)];
+    // One that is swapped and one that is filled again.
+    for table in ["plain", "indexed"] {
+        copy(&files[0], &server.uri(table), LoadMode::Create).unwrap();
+    }
+    server.sql("CREATE INDEX ON indexed (id); CREATE VIEW v AS SELECT * FROM indexed");
+    let done = AtomicBool::new(false);
+    let polls = std::thread::scope(|scope| {
+        let poller = scope.spawn(|| {
+            let mut polls = 0;
+            while !done.load(Ordering::Relaxed) {
+                // 50 statements of one connection, 10 ms apart.
+                let sql = "SELECT 'plain', count(*), min(version), max(version) FROM plain;
+                    SELECT 'indexed', count(*), min(version), max(version) FROM v; SELECT pg_sleep(0.01);";
+                for line in server.sql(&sql.repeat(50)).lines().filter(|line| !line.is_empty()) {
+                    let ok = ["|3000|3000|3000", "|5000|5000|5000"].iter().any(|end| line.ends_with(end));
+                    assert!(ok, "a reader saw {line}");
+                    polls += 1;
+                }
+            }
+            polls
+        });
+        for round in 1..=10 {
+            for table in ["plain", "indexed"] {
+                copy(&files[round % 2], &server.uri(table), LoadMode::Replace).unwrap();
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        poller.join().unwrap()
+    });
+    assert!(polls >= 100, "{polls}");
+}
+
+#[test]
+fn a_lock_that_does_not_go_away_leaves_the_target() {
+    let server = Postgres::start();
+    server.sql("CREATE TABLE t (id bigint); INSERT INTO t VALUES (1)");
+    let (_folder, file) = csv("id\n2\n");
+    let mut holder = server.psql().stdin(std::process::Stdio::piped()).spawn().unwrap();
+    use std::io::Write;
+    let input = holder.stdin.as_mut().unwrap();
+    writeln!(input, "BEGIN; SELECT * FROM t;").unwrap();
+    while server.sql("SELECT count(*) FROM pg_locks WHERE relation = 't'::regclass") == "0" {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let options = [("lock_timeout", "1")];
+    let replace = Copy { mode: LoadMode::Replace, target_options: &options, ..Copy::default() };
+    let error = replace.run(&file, &server.uri("t")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
+    assert_eq!(server.sql("SELECT * FROM t"), "1");
+    assert_eq!(server.left_over(), "");
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+}
+
+#[test]
+fn two_runs_on_one_table_exclude_each_other() {
+    let server = Postgres::start();
+    let (_folder, file) = csv("id\n2\n");
+    let options = OptionMap::new();
+    let target = Uri::new(server.uri("t"));
+    let loader = registry().find(&target).unwrap().loader(&target, &options).unwrap();
+    block_on(async {
+        let cx = RunContext::new(PerformanceConfig::default());
+        let schema = arrow_schema::Schema::new(vec![arrow_schema::Field::new("id", DataType::Int64, true)]);
+        let plan = LoadPlan::new(std::sync::Arc::new(schema), LoadMode::Create, vec![Partition::new(0, "all")]);
+        let session = loader.begin(&cx, plan.clone()).await.unwrap();
+        let second = loader.begin(&RunContext::new(PerformanceConfig::default()), plan).await;
+        assert_eq!(second.err().map(|error| error.kind()), Some(ErrorKind::Locked));
+        // Dropped, not aborted: what it staged is there until the next run on this table.
+        drop(session);
+    });
+    assert_eq!(server.left_over().lines().count(), 2);
+    copy(&file, &server.uri("t"), LoadMode::Create).unwrap();
+    assert_eq!(server.left_over(), "");
+}

@@ -1,0 +1,60 @@
+//! PostgreSQL as a source and as a target, against private servers.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+mod load;
+mod names;
+mod round_trip;
+
+use etlrs::*;
+pub use etlrs_tests::postgres::Postgres;
+
+/// A runtime such as the program has.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(future)
+}
+
+/// What a copy may be told besides its ends.
+#[derive(Default)]
+pub struct Copy<'a> {
+    /// What happens to a target that exists.
+    pub mode: LoadMode,
+    /// Of the mode merge.
+    pub keys: &'a [&'a str],
+    /// Options of the source.
+    pub source_options: &'a [(&'a str, &'a str)],
+    /// Options of the target.
+    pub target_options: &'a [(&'a str, &'a str)],
+    /// How many pieces.
+    pub partitions: Option<usize>,
+    /// Columns of the source.
+    pub columns: Option<&'a [&'a str]>,
+}
+
+impl Copy<'_> {
+    /// Copies, reads back what is staged, and compares.
+    pub fn run(&self, source: &str, target: &str) -> Result<RunReport> {
+        let options = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let (source, target) = (Uri::new(source), Uri::new(target));
+        block_on(async {
+            let builder = pipeline(
+                &registry(),
+                (&source, &options(self.source_options)),
+                (&target, &options(self.target_options)),
+            )?
+            .mode(self.mode)
+            .keys(self.keys.iter().copied())
+            .verify(Verify::Full);
+            let mut request = ScanRequest::all();
+            request.partitions = self.partitions;
+            if let Some(columns) = self.columns {
+                request = request.columns(columns.iter().copied());
+            }
+            builder.request(request).build()?.execute().await
+        })
+    }
+}
+
+/// Copies in `mode`.
+pub fn copy(source: &str, target: &str, mode: LoadMode) -> Result<RunReport> {
+    Copy { mode, ..Copy::default() }.run(source, target)
+}
