@@ -66,9 +66,9 @@ pub(crate) enum Output {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Copy {
-    /// Where the data comes from: a file, or sqlite:FILE#TABLE
+    /// Where the data comes from: a file, or a table: sqlite:FILE#TABLE, postgres://USER@HOST/DB#TABLE
     pub(crate) source: String,
-    /// Where the data goes: a file, a directory (out.parquet/), or sqlite:FILE#TABLE
+    /// Where the data goes: a file, a directory (out.parquet/), or a table: sqlite:FILE#TABLE, postgres://USER@HOST/DB#TABLE
     pub(crate) target: String,
     #[command(flatten)]
     pub(crate) copy: CopyOptions,
@@ -79,12 +79,16 @@ pub(crate) struct Copy {
 /// What `copy` and `plan SOURCE TARGET` share.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct CopyOptions {
-    /// What happens to a target that exists: create (the default: it must not exist), append, replace
+    /// What happens to a target that exists: create (the default: it must not exist), append, replace, merge (rows with
+    /// a known key are updated, others inserted; databases have it)
     #[arg(long, value_name = "MODE", value_parser = parse_mode)]
     pub(crate) mode: Option<LoadMode>,
-    /// Key columns of the mode merge, which no target has yet
-    #[arg(long, hide = true, value_name = "COL,…", value_delimiter = ',')]
+    /// Key columns of the mode merge
+    #[arg(long, value_name = "COL,…", value_delimiter = ',')]
     pub(crate) key: Vec<String>,
+    /// One SELECT to read in place of a table, of a database named without #TABLE; short for --source-option query=…
+    #[arg(long, value_name = "SQL")]
+    pub(crate) query: Option<String>,
     /// Only these columns, in this order
     #[arg(long, value_name = "COL,…", value_delimiter = ',')]
     pub(crate) columns: Option<Vec<String>>,
@@ -111,6 +115,7 @@ impl CopyOptions {
         let flags = [
             ("--mode", self.mode.is_some()),
             ("--key", !self.key.is_empty()),
+            ("--query", self.query.is_some()),
             ("--columns", self.columns.is_some()),
             ("--where", self.filter.is_some()),
             ("--partitions", self.partitions.is_some()),
@@ -215,11 +220,14 @@ pub(crate) struct PlanArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Inspect {
-    /// A file, or sqlite:FILE#TABLE
+    /// A file, or a table: sqlite:FILE#TABLE, postgres://USER@HOST/DB#TABLE
     pub(crate) source: String,
     /// Rows to show
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub(crate) rows: usize,
+    /// One SELECT to read in place of a table, of a database named without #TABLE; short for --source-option query=…
+    #[arg(long, value_name = "SQL")]
+    pub(crate) query: Option<String>,
     /// Only these columns, in this order
     #[arg(long, value_name = "COL,…", value_delimiter = ',')]
     pub(crate) columns: Option<Vec<String>>,

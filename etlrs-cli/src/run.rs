@@ -64,7 +64,10 @@ pub(crate) async fn plan(args: PlanArgs) -> Result<()> {
 fn copy_job(source: &str, target: &str, copy: &CopyOptions, run: &RunOptions) -> Result<Job> {
     let registry = registry();
     let (source, target) = (Uri::from(source), Uri::from(target));
-    let source_options = option_map(&copy.source_option)?;
+    let mut source_options = option_map(&copy.source_option)?;
+    if let Some(query) = &copy.query {
+        source_options.insert("query".into(), query.clone());
+    }
     let mut target_options = option_map(&copy.target_option)?;
     if let Some(compression) = &copy.compression {
         target_options.insert("compression".into(), compression.clone());
@@ -79,9 +82,18 @@ fn copy_job(source: &str, target: &str, copy: &CopyOptions, run: &RunOptions) ->
     if let Some(filter) = &copy.filter {
         let expr = Expr::parse(filter).map_err(|error| error.in_source("--where"))?;
         // A filter may use columns that are not asked for, so the projection comes after it.
+        let select = request.columns.as_mut().map(|columns| {
+            let select = Select::new(columns.clone());
+            for column in expr.columns() {
+                if !columns.iter().any(|other| other == column) {
+                    columns.push(column.to_owned());
+                }
+            }
+            select
+        });
         builder = builder.transform(named("--where", Arc::new(Filter::new(expr))));
-        if let Some(columns) = request.columns.take() {
-            builder = builder.transform(named("--columns", Arc::new(Select::new(columns))));
+        if let Some(select) = select {
+            builder = builder.transform(named("--columns", Arc::new(select)));
         }
     }
     if let Some(verify) = run.verify {

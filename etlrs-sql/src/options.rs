@@ -10,6 +10,8 @@ etlrs_core::options! {
         types, with_types: ColumnTypes = ColumnTypes::default();
         /// One SELECT that is read in place of a table.
         query, with_query: String = String::new();
+        /// Columns by whose values the rows are split, separated by commas; a table is split by its pages without them.
+        split_by, with_split_by: String = String::new();
         /// How long to wait for the server to answer when it is connected to.
         connect_timeout, with_connect_timeout: Seconds = Seconds(30);
     }

@@ -1,6 +1,7 @@
 //! PostgreSQL as a source and as a target, against private servers.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+mod extract;
 mod load;
 mod names;
 mod round_trip;

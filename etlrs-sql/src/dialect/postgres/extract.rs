@@ -12,6 +12,7 @@ use etlrs_core::{
 use sqlx::PgConnection;
 
 use super::catalog::{self, Kind, Relation};
+use super::condition::condition;
 use super::copy::CopyOut;
 use super::decode::Decoder;
 use super::error::postgres_error;
@@ -86,30 +87,46 @@ impl PostgresExtractor {
             Subject::Query(_) => format!("{}, the query", self.pool.shown()),
         };
         let failed = |error| postgres_error(&source, error);
-        let (columns, pieces, mut notes) = match &self.subject {
+        let mut notes = Vec::new();
+        let (columns, from, relation) = match &self.subject {
             Subject::Table(name) => {
                 let Some(relation) = Relation::find(&mut leader, name).await.map_err(failed)? else {
                     let names = catalog::names(&mut leader).await.map_err(failed)?;
                     return Err(unknown_name("table", &name.to_string(), &names).in_source(self.pool.shown()));
                 };
                 let quoted = relation.name.quoted()?;
-                if relation.kind != Kind::View {
+                if matches!(relation.kind, Kind::Table | Kind::Partitioned) {
                     // Keeps others from dropping or changing the table while it is read.
                     execute(&mut leader, &format!("LOCK TABLE {quoted} IN ACCESS SHARE MODE")).await.map_err(failed)?;
                 }
-                let version = catalog::version(&mut leader).await.map_err(failed)?;
-                let pieces = split::by_pages(&mut leader, &relation, version, request.partitions).await;
-                (relation.columns, pieces.map_err(failed)?, Vec::new())
+                (relation.columns.clone(), quoted, Some(relation))
             }
             Subject::Query(sql) => {
                 let columns = describe(&self.pool, sql).await.map_err(|error| error.in_source(&source))?;
-                let note = "a query is read by one reader".to_owned();
                 // A comment at the end of the query must not take the parenthesis in.
-                (columns, vec![Piece::whole(format!("({sql}\n) AS query"))], vec![note])
+                (columns, format!("({sql}\n) AS query"), None)
             }
         };
+        let keys = self.keys(&columns).map_err(|error| error.in_source(&source))?;
+        let pieces = match &relation {
+            _ if !keys.is_empty() => {
+                let wished = request.partitions.unwrap_or(cx.config().workers() * 4);
+                split::by_key(&mut leader, &from, &keys, wished).await
+            }
+            Some(relation) => {
+                let version = catalog::version(&mut leader).await.map_err(failed)?;
+                split::by_pages(&mut leader, relation, version, request.partitions).await
+            }
+            None => Ok(vec![Piece::whole(from)]),
+        };
+        let pieces = pieces.map_err(failed)?;
+        if pieces.len() == 1 && relation.as_ref().is_none_or(|relation| relation.kind == Kind::View) {
+            let what = if relation.is_some() { "a view" } else { "a query" };
+            notes.push(format!("{what} is read by one reader; the source option split_by=COLUMN lets several read it"));
+        }
         let readings = self.readings(&columns).map_err(|error| error.in_source(&source))?;
         let all = Schema::new(readings.iter().map(|reading| reading.field.clone()).collect::<Vec<_>>());
+        let conditions: Vec<_> = request.filter.iter().filter_map(|test| condition(test, &readings)).collect();
         let projection = request.projection(&all).map_err(|error| error.in_source(&source))?;
         let readings: Vec<_> = projection.iter().map(|&position| readings[position].clone()).collect();
         notes.extend(readings.iter().filter_map(|reading| reading.note.clone()));
@@ -119,9 +136,9 @@ impl PostgresExtractor {
             None => found,
         };
         let list = readings.iter().map(select_item).collect::<Result<Vec<_>>>()?.join(", ");
-        let statements =
-            pieces.iter().map(|piece| format!("COPY (SELECT {list} FROM {}) TO STDOUT (FORMAT binary)", piece.from));
-        let statements = statements.collect();
+        let statement =
+            |piece: &Piece| format!("COPY ({}) TO STDOUT (FORMAT binary)", piece.select(&list, &conditions));
+        let statements = pieces.iter().map(statement).collect();
         let snapshot =
             Snapshot { pool: self.pool.clone(), id, leader: Mutex::new(Some(leader)), idle: Mutex::default() };
         Ok(TableScan {
@@ -134,6 +151,14 @@ impl PostgresExtractor {
             connections: cx.config().connections(),
             snapshot: Arc::new(snapshot),
         })
+    }
+
+    /// The columns that the user wants the rows split by.
+    fn keys<'c>(&self, columns: &'c [catalog::Column]) -> Result<Vec<&'c catalog::Column>> {
+        let names: Vec<_> = columns.iter().map(|column| column.name.as_str()).collect();
+        let wanted = self.options.split_by.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let found = |name| columns.iter().find(|column| column.name == name);
+        wanted.map(|name| found(name).ok_or_else(|| unknown_name("column", name, &names))).collect()
     }
 
     fn readings(&self, columns: &[catalog::Column]) -> Result<Vec<Reading>> {

@@ -4,6 +4,7 @@
 //! connecting, TLS and the frames of the protocol; what is in them is read in `decode.rs` and written in `encode.rs`.
 
 mod catalog;
+mod condition;
 mod copy;
 mod decode;
 mod encode;

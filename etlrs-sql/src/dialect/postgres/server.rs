@@ -182,7 +182,8 @@ pub(super) async fn text(
     parameters: &[&str],
 ) -> sqlx::Result<Option<String>> {
     let rows = rows(connection, sql, parameters).await?;
-    rows.first().map_or(Ok(None), |row| row.try_get(0))
+    // JSON, which EXPLAIN gives, is text on its way too.
+    rows.first().map_or(Ok(None), |row| row.try_get_unchecked(0))
 }
 
 fn connect_options(uri: &Uri) -> Result<PgConnectOptions> {

@@ -3,28 +3,40 @@
 //! A table is cut into ranges of its pages, which cost nothing to find and are read like the whole table: a row's `ctid`
 //! begins with its page. That a row moves when it is updated does no harm, for all readers see one snapshot. Ranges of
 //! `ctid` are only read as such since version 14; before, each would read the whole table.
+//!
+//! Anything else is cut by a key, at values that a sample of the rows has, so that pieces are of about one size whatever the
+//! distribution. Which values these are decides about the sizes only: the conditions exclude each other and cover all keys,
+//! and rows with a null in the key are a piece of their own.
 
 use etlrs_core::{Partition, Result};
 use sqlx::{PgConnection, Row};
 
-use super::catalog::{Kind, Relation};
-use super::name::literal;
-use super::server::rows;
+use super::catalog::{Column, Kind, Relation};
+use super::name::{literal, quote};
+use super::server::{rows, text};
 
 /// Pages of 8 KB in a partition, unless there would be too many: 16 MB.
 const PAGES: u64 = 2048;
 const MOST: u64 = 4096;
 
-/// One partition: what stands behind FROM, and in words.
+/// One partition: what stands behind FROM and WHERE, and in words.
 #[derive(Clone, Debug)]
 pub(super) struct Piece {
-    pub(super) from: String,
+    from: String,
+    condition: Option<String>,
     pub(super) words: String,
 }
 
 impl Piece {
     pub(super) fn whole(from: String) -> Self {
-        Self { from, words: "all rows".into() }
+        Self { from, condition: None, words: "all rows".into() }
+    }
+
+    /// The query of `columns` that gives the rows which meet the conditions too.
+    pub(super) fn select(&self, columns: &str, conditions: &[String]) -> String {
+        let all: Vec<_> = self.condition.iter().chain(conditions).map(String::as_str).collect();
+        let filter = if all.is_empty() { String::new() } else { format!(" WHERE {}", all.join(" AND ")) };
+        format!("SELECT {columns} FROM {}{filter}", self.from)
     }
 }
 
@@ -96,7 +108,7 @@ impl Leaf {
         // ONLY: what inherits from it is a leaf of its own.
         let only = format!("ONLY {}", self.quoted);
         if !self.is_local || self.pages <= each {
-            return vec![Piece { from: only, words: format!("all rows{of}") }];
+            return vec![Piece { from: only, condition: None, words: format!("all rows{of}") }];
         }
         let count = self.pages.div_ceil(each);
         let piece = |index: u64| {
@@ -108,10 +120,74 @@ impl Leaf {
             } else {
                 (format!("ctid >= {} AND ctid < {}", tid(from), tid(to)), format!("pages {from}..{to}"))
             };
-            Piece { from: format!("{only} WHERE {condition}"), words: format!("{words}{of}") }
+            Piece { from: only.clone(), condition: Some(condition), words: format!("{words}{of}") }
         };
         (0..count).map(piece).collect()
     }
+}
+
+/// Pieces by ranges of `keys`, of what stands behind FROM; about so many as are `wished`.
+pub(super) async fn by_key(
+    connection: &mut PgConnection,
+    from: &str,
+    keys: &[&Column],
+    wished: usize,
+) -> sqlx::Result<Vec<Piece>> {
+    let names: Vec<_> = keys.iter().map(|key| quote(&key.name).unwrap_or_default()).collect();
+    let list = names.join(", ");
+    let present = names.iter().map(|name| format!("{name} IS NOT NULL")).collect::<Vec<_>>().join(" AND ");
+    let sample = sample(connection, from, &list, &names, &present).await?;
+    // A bound is a row of constants of the types of the keys.
+    let bound = |row: &Vec<String>| {
+        let constants = row.iter().zip(keys).map(|(text, key)| format!("{}::{}", literal(text), key.type_name));
+        format!("({})", constants.collect::<Vec<_>>().join(", "))
+    };
+    let mut bounds: Vec<_> = (1..wished).filter_map(|index| sample.get(sample.len() * index / wished)).collect();
+    bounds.dedup();
+    let (mut pieces, mut below) = (Vec::with_capacity(bounds.len() + 2), None);
+    let piece = |condition: Option<String>, words: String| Piece { from: from.to_owned(), condition, words };
+    for above in bounds.iter().map(|row| Some(bound(row))).chain([None]) {
+        // A row compares by its first difference, so a null behind that would not be noticed.
+        let mut condition = present.clone();
+        condition.extend(below.iter().map(|bound| format!(" AND ({list}) >= {bound}")));
+        condition.extend(above.iter().map(|bound| format!(" AND ({list}) < {bound}")));
+        // Keys are values of rows, which plans and logs do not show.
+        pieces.push(piece(Some(condition), format!("range {} of {list}", pieces.len() + 1)));
+        below = above;
+    }
+    if keys.iter().any(|key| !key.not_null) {
+        pieces.push(piece(Some(format!("NOT ({present})")), format!("nulls of {list}")));
+    }
+    Ok(pieces)
+}
+
+/// Keys of some thousand rows, in their order, as text.
+async fn sample(
+    connection: &mut PgConnection,
+    from: &str,
+    list: &str,
+    names: &[String],
+    present: &str,
+) -> sqlx::Result<Vec<Vec<String>>> {
+    const ROWS: f64 = 20_000.0;
+    // With names of their own, for ORDER BY would take a name of what is selected for the text of it.
+    let texts = names.iter().enumerate().map(|(index, name)| format!("{name}::text AS _etlrs_{index}"));
+    let texts = texts.collect::<Vec<_>>().join(", ");
+    let explained = text(connection, &format!("EXPLAIN (FORMAT JSON) SELECT {list} FROM {from}"), &[]).await?;
+    let share = explained.as_deref().and_then(planned_rows).map_or(1.0, |rows| (ROWS / rows.max(1.0)).min(1.0));
+    let sql = format!(
+        "SELECT {texts} FROM (SELECT {list} FROM {from} WHERE {present} AND random() < {share:e}::float8 LIMIT {}) AS sample
+         ORDER BY {list}",
+        ROWS as u64 * 10
+    );
+    let found = rows(connection, &sql, &[]).await?;
+    found.iter().map(|row| (0..names.len()).map(|index| row.try_get(index)).collect()).collect()
+}
+
+/// The number of rows that the planner expects.
+fn planned_rows(plan: &str) -> Option<f64> {
+    let (_, rest) = plan.split_once("\"Plan Rows\":")?;
+    rest.split([',', '\n', '}']).next()?.trim().parse().ok()
 }
 
 /// Partitions of the pieces, in their order.

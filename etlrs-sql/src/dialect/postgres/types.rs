@@ -88,6 +88,8 @@ pub(super) struct Reading {
     pub(super) wire: Wire,
     /// The type that the server casts it to.
     pub(super) cast: Option<&'static str>,
+    /// A column of type text or varchar, read as it is.
+    pub(super) plain_text: bool,
     /// Why it is text, for the plan.
     pub(super) note: Option<String>,
 }
@@ -114,7 +116,7 @@ impl Reading {
             }
         };
         let field = Field::new(&column.name, wished.clone(), !column.not_null);
-        Ok(Self { field: Arc::new(field), wire, cast, note: None })
+        Ok(Self { field: Arc::new(field), wire, cast, plain_text: false, note: None })
     }
 
     fn declared(column: &Column) -> Self {
@@ -163,7 +165,7 @@ impl Reading {
             let hint = if wire == Wire::Numeric { "; types=COLUMN:decimal(P,S) reads it as a decimal" } else { "" };
             format!("column {:?} is {}: read as text{hint}", column.name, column.type_name)
         });
-        Self { field: Arc::new(field), wire, cast, note }
+        Self { field: Arc::new(field), wire, cast, plain_text: matches!(column.type_oid, 25 | 1043), note }
     }
 }
 
