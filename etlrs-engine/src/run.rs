@@ -250,6 +250,7 @@ impl<'a> Run<'a> {
         })?;
         same_meaning(&self.schema, &scan.schema())?;
         let partitions: Vec<_> = scan.partitions().iter().map(|partition| partition.id).collect();
+        let workers = workers.min(scan.max_readers().max(1));
         let checksums = for_each(cx, &Flight::new(), workers, &partitions, async |id| {
             let mut stream = scan.read(cx, &scan.partitions()[id.index()])?;
             let mut checksum = Checksum::default();

@@ -106,21 +106,16 @@ fn ranges_of_pages_give_each_row_once_whatever_happens_meanwhile() {
                 );
             }
         });
-        let result = std::panic::catch_unwind(|| {
-            for partitions in [1, 2, 3, 7, 50, 1000] {
-                server.sql("DROP TABLE IF EXISTS arrived");
-                let copy = Copy { partitions: Some(partitions), ..Copy::default() };
-                copy.run(&server.uri("t"), &server.uri("arrived")).unwrap();
-                let found = server.sql(
-                    "SELECT count(*) FILTER (WHERE id <= 5000), count(DISTINCT id) FILTER (WHERE id <= 5000),
-                    count(*) FILTER (WHERE id > 5000) IN (0, 300), count(*) = count(DISTINCT id) FROM arrived",
-                );
-                assert_eq!(found, "3334|3334|t|t", "{partitions} partitions");
-            }
-        });
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        if let Err(panic) = result {
-            std::panic::resume_unwind(panic);
+        let _over = Done(&stop);
+        for partitions in [1, 2, 3, 7, 50, 200] {
+            server.sql("DROP TABLE IF EXISTS arrived");
+            let copy = Copy { partitions: Some(partitions), ..Copy::default() };
+            copy.run(&server.uri("t"), &server.uri("arrived")).unwrap();
+            let found = server.sql(
+                "SELECT count(*) FILTER (WHERE id <= 5000), count(DISTINCT id) FILTER (WHERE id <= 5000),
+                count(*) FILTER (WHERE id > 5000) IN (0, 300), count(*) = count(DISTINCT id) FROM arrived",
+            );
+            assert_eq!(found, "3334|3334|t|t", "{partitions} partitions");
         }
     });
 }
@@ -162,7 +157,7 @@ fn columns_and_conditions_are_left_to_the_server() {
         ("price <= 2.25", "price <= 2.25", "'225e-2'::numeric"),
         ("name = 'name 7' or id < 0", "name = 'name 7' or id < 0", ""),
         ("name >= 'name 3' and ok", "name COLLATE \"C\" >= 'name 3' and ok", "COLLATE \"C\" >= 'name 3'"),
-        ("name is null", "name is null", "\"name\" IS NULL"),
+        ("name is null", "name is null", "\"name\" IS NOT DISTINCT FROM NULL"),
         ("id in (1, 2, 300)", "id in (1, 2, 300)", " OR "),
         ("day >= date '2024-01-20'", "day >= '2024-01-20'", "'19742'::int4"),
         ("f > 2", "f > 2", "'2'::float8"),
@@ -235,4 +230,65 @@ fn what_is_not_there_is_told_with_what_is() {
     assert!(read("orders", &[("split_by", "key")]).contains("there is id"));
     assert!(read("orders", &[("query", "SELECT 1")]).contains("both a table and a query"));
     assert!(read("", &[]).contains("names no table"));
+}
+
+#[test]
+fn rows_that_are_larger_than_a_batch_are_read_like_others() {
+    let server = Postgres::start();
+    server.sql(
+        "CREATE TABLE t (id int, big bytea); INSERT INTO t SELECT i, CASE WHEN i % 50 = 7 THEN
+        convert_to(repeat('x', 5000000), 'UTF8') ELSE 'y' END FROM generate_series(1, 200) i",
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("t.parquet");
+    let source = Uri::new(server.uri("t"));
+    let target = Uri::new(file.to_str().unwrap());
+    // A batch may have 2 MB.
+    let config = PerformanceConfig { max_memory_usage: 64 << 20, ..PerformanceConfig::default() };
+    let report = block_on(async {
+        let builder = pipeline(&registry(), (&source, &OptionMap::new()), (&target, &OptionMap::new()))?;
+        builder.config(config).verify(Verify::Full).build()?.execute().await
+    });
+    assert_eq!(report.unwrap().load.records_loaded, 200);
+}
+
+#[test]
+fn a_table_that_is_being_truncated_is_waited_for() {
+    use std::io::Write;
+    let server = Postgres::start();
+    server.sql("CREATE TABLE t AS SELECT generate_series(1, 100) AS id");
+    let mut other = server.psql().stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let input = other.stdin.as_mut().unwrap();
+    writeln!(input, "BEGIN; TRUNCATE t; INSERT INTO t SELECT generate_series(1, 300);").unwrap();
+    while server.sql("SELECT count(*) FROM pg_locks WHERE relation = 't'::regclass AND mode = 'AccessExclusiveLock'")
+        == "0"
+    {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let report = std::thread::scope(|scope| {
+        let copying = scope.spawn(|| copy(&server.uri("t"), &server.uri("arrived"), LoadMode::Create));
+        while server.sql("SELECT count(*) FROM pg_locks WHERE relation = 't'::regclass AND NOT granted") == "0" {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        writeln!(input, "COMMIT;").unwrap();
+        copying.join().unwrap()
+    });
+    assert_eq!(report.unwrap().load.records_loaded, 300);
+    drop(other.stdin.take());
+    other.wait().unwrap();
+}
+
+#[test]
+fn tables_with_more_than_one_parent_and_hidden_rows_are_read_as_sql_reads_them() {
+    let server = Postgres::start();
+    server.sql("CREATE TABLE a (id int); CREATE TABLE b () INHERITS (a); CREATE TABLE c () INHERITS (a);
+        CREATE TABLE d () INHERITS (b, c); INSERT INTO a VALUES (1); INSERT INTO d VALUES (2); INSERT INTO b VALUES (3);
+        CREATE TABLE p (id int, region text) PARTITION BY LIST (region); CREATE TABLE p1 PARTITION OF p FOR VALUES IN ('eu');
+        CREATE TABLE p2 PARTITION OF p DEFAULT; INSERT INTO p VALUES (1, 'eu'), (2, 'eu'), (3, 'us');
+        ALTER TABLE p1 ENABLE ROW LEVEL SECURITY; CREATE POLICY one ON p1 USING (id = 1);
+        CREATE ROLE limited LOGIN; GRANT SELECT ON p, p1, p2 TO limited; GRANT CREATE ON SCHEMA public TO limited");
+    arrives(&server, "a", &[], 8, "SELECT * FROM a");
+    let source = server.uri("p").replace("postgres@", "limited@");
+    copy(&source, &server.uri("of_limited"), LoadMode::Create).unwrap();
+    assert_eq!(server.sql("SELECT count(*) FROM of_limited"), "3");
 }

@@ -133,7 +133,7 @@ fn merge_updates_known_keys_and_inserts_others() {
     assert!(error.to_string().contains("no unique index"), "{error}");
     let (_folder, file) = csv("a,b,x\n1,q,new\n,z,other\n");
     let error = merge(&file, "t").unwrap_err();
-    assert!(error.to_string().contains("null in column \"a\""), "{error}");
+    assert!(error.to_string().contains("column \"a\": there is a null"), "{error}");
     assert_eq!(server.left_over(), "");
 }
 
@@ -198,17 +198,12 @@ fn a_table_that_is_written_to_is_read_as_of_one_moment() {
                     INSERT INTO t VALUES (0, 5, ''), (0, -5, ''); COMMIT");
             }
         });
+        let _over = Done(&stop);
         for round in 0..3 {
             let file = folder.path().join(format!("{round}.parquet"));
-            let copied = Copy { partitions: Some(9), ..Copy::default() }.run(&server.uri("t"), file.to_str().unwrap());
-            let loaded = copied
-                .and_then(|_| copy(file.to_str().unwrap(), &server.uri(&format!("copy{round}")), LoadMode::Create));
-            if loaded.is_err() {
-                stop.store(true, std::sync::atomic::Ordering::Relaxed);
-            }
-            loaded.unwrap();
+            Copy { partitions: Some(9), ..Copy::default() }.run(&server.uri("t"), file.to_str().unwrap()).unwrap();
+            copy(file.to_str().unwrap(), &server.uri(&format!("copy{round}")), LoadMode::Create).unwrap();
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     for round in 0..3 {
         let found = server.sql(&format!(
@@ -254,12 +249,13 @@ fn readers_of_a_replaced_table_see_the_old_rows_or_the_new_ones() {
             }
             polls
         });
+        let over = Done(&done);
         for round in 1..=10 {
             for table in ["plain", "indexed"] {
                 copy(&files[round % 2], &server.uri(table), LoadMode::Replace).unwrap();
             }
         }
-        done.store(true, Ordering::Relaxed);
+        drop(over);
         poller.join().unwrap()
     });
     assert!(polls >= 100, "{polls}");
@@ -307,4 +303,173 @@ fn two_runs_on_one_table_exclude_each_other() {
     assert_eq!(server.left_over().lines().count(), 2);
     copy(&file, &server.uri("t"), LoadMode::Create).unwrap();
     assert_eq!(server.left_over(), "");
+}
+
+/// The loader of a table, for tests that do something between its steps.
+async fn staged(server: &Postgres, table: &str, mode: LoadMode) -> (Box<dyn LoadSession>, Receipt) {
+    let target = Uri::new(server.uri(table));
+    let loader = registry().find(&target).unwrap().loader(&target, &OptionMap::new()).unwrap();
+    let cx = RunContext::new(PerformanceConfig::default());
+    let schema = std::sync::Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true)]));
+    let partition = Partition::new(0, "all");
+    let session = loader.begin(&cx, LoadPlan::new(schema.clone(), mode, vec![partition.clone()])).await.unwrap();
+    let mut writer = session.writer(&cx, &partition, 1).await.unwrap();
+    let values = std::sync::Arc::new(arrow_array::Int64Array::from(vec![10, 11]));
+    writer.write(RecordBatch::try_new(schema, vec![values]).unwrap()).await.unwrap();
+    let receipt = writer.finish().await.unwrap();
+    (session, receipt)
+}
+
+#[test]
+fn a_target_that_is_changed_while_rows_are_staged_is_not_published_over() {
+    let server = Postgres::start();
+    for (mode, change) in [
+        (LoadMode::Replace, "ALTER TABLE t ADD COLUMN extra int"),
+        (LoadMode::Replace, "ALTER TABLE t ADD CHECK (id > 0)"),
+        (LoadMode::Replace, "ALTER TABLE t ALTER COLUMN id SET DEFAULT 5"),
+        (LoadMode::Replace, "CREATE VIEW v AS SELECT * FROM t"),
+        (LoadMode::Replace, "DROP TABLE t; CREATE TABLE t (id bigint)"),
+        (LoadMode::Append, "ALTER TABLE t ALTER COLUMN id TYPE smallint"),
+    ] {
+        server.sql("DROP TABLE IF EXISTS t CASCADE; CREATE TABLE t (id bigint); INSERT INTO t VALUES (1)");
+        let error = block_on(async {
+            let (session, receipt) = staged(&server, "t", mode).await;
+            server.sql(change);
+            session.commit(vec![receipt]).await.unwrap_err()
+        });
+        assert!(matches!(error.kind(), ErrorKind::SourceChanged | ErrorKind::SchemaMismatch), "{change}: {error}");
+        assert_eq!(server.sql("SELECT count(*) FROM t WHERE id >= 10"), "0", "{change}");
+        assert_eq!(server.left_over(), "");
+    }
+}
+
+#[test]
+fn a_partition_that_is_staged_again_is_there_once() {
+    let server = Postgres::start();
+    let rows = block_on(async {
+        let target = Uri::new(server.uri("t"));
+        let loader = registry().find(&target).unwrap().loader(&target, &OptionMap::new()).unwrap();
+        let cx = RunContext::new(PerformanceConfig::default());
+        let schema = std::sync::Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true)]));
+        let partitions: Vec<_> = (0..3).map(|index| Partition::new(index, "x")).collect();
+        let session =
+            loader.begin(&cx, LoadPlan::new(schema.clone(), LoadMode::Create, partitions.clone())).await.unwrap();
+        let stage = async |partition: &Partition, attempt: u32, finish: bool| {
+            let mut writer = session.writer(&cx, partition, attempt).await.unwrap();
+            let values = vec![i64::from(partition.id.0) * 10, i64::from(attempt)];
+            let values = std::sync::Arc::new(arrow_array::Int64Array::from(values));
+            writer.write(RecordBatch::try_new(schema.clone(), vec![values]).unwrap()).await.unwrap();
+            if finish { Some(writer.finish().await.unwrap()) } else { None }
+        };
+        let first = stage(&partitions[0], 1, true).await.unwrap();
+        // Finished, but as far as the engine knows it failed: the answer was lost.
+        stage(&partitions[1], 1, true).await;
+        // Dropped in the middle.
+        stage(&partitions[2], 1, false).await;
+        let second = stage(&partitions[1], 2, true).await.unwrap();
+        let third = stage(&partitions[2], 2, true).await.unwrap();
+        session.commit(vec![first, second, third]).await.unwrap().rows
+    });
+    assert_eq!(rows, 6);
+    assert_eq!(server.sql("SELECT string_agg(id::text, ' ' ORDER BY id) FROM t"), "0 1 2 2 10 20");
+}
+
+#[test]
+fn triggers_that_keep_old_rows_and_defaults_of_roles_are_noticed() {
+    let server = Postgres::start();
+    server.sql(
+        "CREATE TABLE t (id bigint); INSERT INTO t VALUES (1);
+        CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+        CREATE TRIGGER keeping BEFORE DELETE ON t FOR EACH ROW EXECUTE FUNCTION keep()",
+    );
+    let (_folder, file) = csv("id\n10\n");
+    let error = copy(&file, &server.uri("t"), LoadMode::Replace).unwrap_err();
+    assert!(error.to_string().contains("keeps old rows"), "{error}");
+    server.sql(
+        "DROP TRIGGER keeping ON t; CREATE TRIGGER skipping BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION keep()",
+    );
+    let error = copy(&file, &server.uri("t"), LoadMode::Append).unwrap_err();
+    assert!(error.to_string().contains("took 0 of 1 rows"), "{error}");
+    assert_eq!(server.sql("SELECT * FROM t"), "1");
+    server.sql(
+        "DROP TRIGGER skipping ON t; ALTER ROLE postgres SET default_transaction_isolation = 'serializable';
+        ALTER ROLE postgres SET default_transaction_read_only = on; ALTER ROLE postgres SET datestyle = 'German';
+        ALTER ROLE postgres SET standard_conforming_strings = off; ALTER ROLE postgres SET statement_timeout = 1",
+    );
+    copy(&file, &server.uri("t"), LoadMode::Replace).unwrap();
+    copy(&server.uri("t"), &server.uri("u"), LoadMode::Create).unwrap();
+    Copy { source_options: &[("query", "SELECT id FROM t")], ..Copy::default() }
+        .run(&server.uri(""), &server.uri("w"))
+        .unwrap();
+    assert_eq!(server.sql("SET statement_timeout = 0; SELECT * FROM t, u, w"), "10|10|10");
+}
+
+#[test]
+fn rows_of_other_tables_are_not_deleted_through_partitions() {
+    let server = Postgres::start();
+    server.sql(
+        "CREATE TABLE p (id bigint PRIMARY KEY) PARTITION BY RANGE (id);
+        CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (100); INSERT INTO p VALUES (1);
+        CREATE TABLE x (id bigint REFERENCES p1 ON DELETE CASCADE); INSERT INTO x VALUES (1)",
+    );
+    let (_folder, file) = csv("id\n10\n");
+    let error = copy(&file, &server.uri("p"), LoadMode::Replace).unwrap_err();
+    assert!(error.to_string().contains("x refers to the target"), "{error}");
+    assert_eq!(server.sql("SELECT * FROM x"), "1");
+    server.sql("DROP TABLE x");
+    copy(&file, &server.uri("p"), LoadMode::Replace).unwrap();
+    assert_eq!(server.sql("SELECT * FROM p1"), "10");
+}
+
+#[test]
+fn texts_that_a_column_would_cut_or_round_are_refused() {
+    let server = Postgres::start();
+    for (data_type, good, bad) in [
+        ("varchar(3)", "abc", "abc  "),
+        ("varchar(3)", "naï", "abcd"),
+        ("name", "short", "a name of so many characters that PostgreSQL would cut its end off without a word"),
+        ("\"char\"", "h", "hello"),
+        ("interval(0)", "2 sec", "1.6 sec"),
+        ("bit(3)", "101", "10101"),
+        ("numeric(10,2)[]", "{1.5}", "{1.239}"),
+        ("char(3)", "ab", "abcd"),
+        ("inet", "10.0.0.1", "nowhere"),
+        ("uuid", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "a0eebc99"),
+        ("jsonb", "[1]", "[1"),
+    ] {
+        server.sql(&format!(
+            "DROP TABLE IF EXISTS t; CREATE TABLE t (id bigint, odd {data_type}); INSERT INTO t VALUES (0, NULL)"
+        ));
+        let types = [("types", "id:int64,odd:text")];
+        for mode in [LoadMode::Append, LoadMode::Replace] {
+            let copy = Copy { mode, source_options: &types, ..Copy::default() };
+            let (_folder, file) = csv(&format!("id,odd\n1,\"{good}\"\n"));
+            copy.run(&file, &server.uri("t")).unwrap_or_else(|error| panic!("{data_type}: {error}"));
+            let before = server.sql("SELECT * FROM t ORDER BY 1");
+            let (_folder, file) = csv(&format!("id,odd\n1,\"{good}\"\n2,\"{bad}\"\n"));
+            let error = copy.run(&file, &server.uri("t")).err().unwrap_or_else(|| panic!("{data_type} takes {bad}"));
+            assert_eq!(error.kind(), ErrorKind::InvalidData, "{data_type}: {error}");
+            // Values of rows are in no message.
+            assert!(!format!("{error} {error:?}").contains(bad), "{error:?}");
+            assert_eq!(server.sql("SELECT * FROM t ORDER BY 1"), before, "{data_type}");
+        }
+    }
+    assert_eq!(server.left_over(), "");
+}
+
+#[test]
+fn subscribers_see_no_staging() {
+    let server = Postgres::start_with(&["wal_level=logical"]);
+    server.sql(
+        "CREATE TABLE t (id bigint PRIMARY KEY); CREATE PUBLICATION everything FOR ALL TABLES;
+        SELECT pg_create_logical_replication_slot('slot', 'pgoutput')",
+    );
+    let (_folder, file) = csv("id\n10\n");
+    copy(&file, &server.uri("t"), LoadMode::Replace).unwrap();
+    copy(&file, &server.uri("new"), LoadMode::Create).unwrap();
+    assert_eq!(server.sql("SELECT * FROM t, new"), "10|10");
+    let changes = server.sql("SELECT count(*) FILTER (WHERE position('_etlrs' in encode(data, 'escape')) > 0),
+        count(*) FILTER (WHERE get_byte(data, 0) = ascii('I'))
+        FROM pg_logical_slot_get_binary_changes('slot', NULL, NULL, 'proto_version', '1', 'publication_names', 'everything')");
+    assert_eq!(changes, "0|2");
 }

@@ -59,3 +59,12 @@ impl Copy<'_> {
 pub fn copy(source: &str, target: &str, mode: LoadMode) -> Result<RunReport> {
     Copy { mode, ..Copy::default() }.run(source, target)
 }
+
+/// Sets its flag when it goes, so that what another thread does meanwhile ends when a test fails too.
+pub struct Done<'a>(pub &'a std::sync::atomic::AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}

@@ -3,7 +3,7 @@
 use sqlx::{PgConnection, Row};
 
 use super::name::TableName;
-use super::server::{rows, text};
+use super::server::rows;
 
 /// A table, a view or anything else that has columns.
 #[derive(Clone, Debug)]
@@ -11,7 +11,7 @@ pub(super) struct Relation {
     pub(super) oid: u32,
     pub(super) name: TableName,
     pub(super) kind: Kind,
-    /// Rows are hidden from some users.
+    /// Rows are hidden from this user.
     pub(super) row_security: bool,
     pub(super) columns: Vec<Column>,
 }
@@ -54,7 +54,10 @@ const COLUMNS: &str = "
         FROM base b JOIN pg_type t ON t.oid = b.oid WHERE t.typtype = 'd'
     )
     SELECT a.attname::text, b.oid::int8, b.typmod, format_type(b.oid, b.typmod), format_type(b.oid, -1),
-        t.typtype = 'e', a.attnotnull, a.atthasdef OR a.attidentity <> '', a.attgenerated <> ''
+        t.typtype = 'e', a.attnotnull AND NOT EXISTS (SELECT FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent
+            WHERE i.inhparent = $1::oid AND p.relkind = 'r') AND NOT EXISTS (SELECT FROM pg_constraint
+            WHERE conrelid = $1::oid AND contype = 'n' AND NOT convalidated AND conkey @> ARRAY[a.attnum]),
+        a.atthasdef OR a.attidentity <> '', a.attgenerated <> ''
     FROM base b JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
     JOIN pg_attribute a ON a.attrelid = $1::oid AND a.attnum = b.attnum
     ORDER BY a.attnum";
@@ -64,7 +67,7 @@ impl Relation {
     pub(super) async fn find(connection: &mut PgConnection, name: &TableName) -> sqlx::Result<Option<Self>> {
         // A name is checked when it is parsed.
         let quoted = name.quoted().unwrap_or_default();
-        let sql = "SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, c.relrowsecurity
+        let sql = "SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, row_security_active(c.oid)
             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)";
         let found = rows(connection, sql, &[&quoted]).await?;
         let Some(row) = found.first() else { return Ok(None) };
@@ -130,8 +133,20 @@ pub(super) async fn names(connection: &mut PgConnection) -> sqlx::Result<Vec<Str
     found.iter().map(name).collect()
 }
 
-/// The version as one number: 150013 for 15.13.
-pub(super) async fn version(connection: &mut PgConnection) -> sqlx::Result<u32> {
-    let version = text(connection, "SELECT current_setting('server_version_num')", &[]).await?;
-    Ok(version.and_then(|version| version.parse().ok()).unwrap_or_default())
+/// What the server says of itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Server {
+    /// 150013 for version 15.13.
+    pub(super) version: u32,
+    /// Whether it keeps text in UTF-8.
+    pub(super) is_utf8: bool,
+}
+
+impl Server {
+    pub(super) async fn ask(connection: &mut PgConnection) -> sqlx::Result<Self> {
+        let sql = "SELECT current_setting('server_version_num'), current_setting('server_encoding')";
+        let found = rows(connection, sql, &[]).await?;
+        let at = |index: usize| found.first().map_or(Ok(""), |row| row.try_get(index));
+        Ok(Self { version: at(0)?.parse().unwrap_or_default(), is_utf8: at(1)? == "UTF8" })
+    }
 }

@@ -6,14 +6,18 @@ use etlrs_core::{ColumnTest, Comparison, Test, Value};
 use super::name::{literal, quote};
 use super::types::{Reading, Wire};
 
-/// A condition that every row which passes `test` meets; `None`: leave it to the engine.
-pub(super) fn condition(test: &ColumnTest, readings: &[Reading]) -> Option<String> {
+/// A condition that every row which passes `test` meets; `None`: leave it to the engine. Text is only compared by a server
+/// that keeps it in UTF-8.
+pub(super) fn condition(test: &ColumnTest, readings: &[Reading], is_utf8: bool) -> Option<String> {
     let reading = readings.iter().find(|reading| reading.field.name() == &test.column)?;
     let column = quote(&test.column).ok()?;
     match &test.test {
-        Test::IsNull => Some(format!("{column} IS NULL")),
-        Test::IsNotNull => Some(format!("{column} IS NOT NULL")),
+        // IS NULL looks into composite values.
+        Test::IsNull => Some(format!("{column} IS NOT DISTINCT FROM NULL")),
+        Test::IsNotNull => Some(format!("{column} IS DISTINCT FROM NULL")),
+        Test::Compare(_, Value::Text(_)) if !is_utf8 => None,
         Test::Compare(comparison, value) => compare(&column, reading, *comparison, value),
+        Test::In(values) if !is_utf8 && values.iter().any(|value| matches!(value, Value::Text(_))) => None,
         Test::In(values) => {
             let equal = |value| compare(&column, reading, Comparison::Eq, value);
             let all: Vec<_> = values.iter().map(equal).collect::<Option<_>>()?;
@@ -25,7 +29,7 @@ pub(super) fn condition(test: &ColumnTest, readings: &[Reading]) -> Option<Strin
 
 fn compare(column: &str, reading: &Reading, comparison: Comparison, value: &Value<'_>) -> Option<String> {
     // Integers up to here are exact as floats.
-    const EXACT: i64 = 1 << 53;
+    const EXACT: u64 = 1 << 53;
     // What the server casts on the way is not what it would compare.
     if reading.cast.is_some() {
         return None;
@@ -42,7 +46,9 @@ fn compare(column: &str, reading: &Reading, comparison: Comparison, value: &Valu
     match (reading.wire, value) {
         (Wire::Int2 | Wire::Int4 | Wire::Int8, Value::Int(value)) => with(format!("'{value}'::int8")),
         (Wire::Float4 | Wire::Float8, Value::Float(value)) => with(format!("'{value:?}'::float8")),
-        (Wire::Float4 | Wire::Float8, Value::Int(value)) if value.abs() <= EXACT => with(format!("'{value}'::float8")),
+        (Wire::Float4 | Wire::Float8, Value::Int(value)) if value.unsigned_abs() <= EXACT => {
+            with(format!("'{value}'::float8"))
+        }
         (Wire::Numeric, Value::Int(value)) if is_decimal(reading) => with(format!("'{value}'::numeric")),
         (Wire::Numeric, Value::Decimal { value, scale }) if is_decimal(reading) => {
             with(format!("'{value}e{}'::numeric", -i16::from(*scale)))

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use arrow_array::types::*;
 use arrow_array::{ArrayRef, BinaryArray, BooleanArray, PrimitiveArray, RecordBatch, RecordBatchOptions, StringArray};
 use arrow_buffer::{ArrowNativeType, BooleanBufferBuilder, NullBufferBuilder, OffsetBuffer, ScalarBuffer, i256};
-use arrow_schema::{DataType, SchemaRef, TimeUnit};
+use arrow_schema::{DataType, Field, SchemaRef, TimeUnit};
 use etlrs_core::{Error, ErrorKind, Result, type_name};
 
 use super::numeric::{self, Misfit as NumericMisfit};
@@ -40,6 +40,8 @@ pub(super) struct Decoder {
     rows: usize,
     bytes: usize,
     widest: usize,
+    /// Bytes of a row of nulls in the arrays.
+    row_bytes: usize,
     max_rows: usize,
     max_bytes: usize,
     started: bool,
@@ -50,7 +52,11 @@ impl Decoder {
     /// Of columns that are read so, into batches of at most so many rows and, as far as one row allows, bytes.
     pub(super) fn new(schema: SchemaRef, readings: &[Reading], max_rows: usize, max_bytes: usize) -> Self {
         let columns = readings.iter().map(|reading| ColumnDecoder::new(reading, max_rows)).collect();
+        // An offset counts as four bytes.
+        let width = |field: &Arc<Field>| field.data_type().primitive_width().unwrap_or(4);
+        let row_bytes = schema.fields().iter().map(width).sum();
         Self {
+            row_bytes,
             schema,
             columns,
             spans: Vec::new(),
@@ -67,7 +73,8 @@ impl Decoder {
 
     /// Whether a batch should be taken before more rows are.
     pub(super) fn is_full(&self) -> bool {
-        self.rows >= self.max_rows || self.bytes + self.widest > self.max_bytes
+        // A row that is larger than a batch may be is a batch of its own.
+        self.rows > 0 && (self.rows >= self.max_rows || self.bytes + self.widest > self.max_bytes)
     }
 
     /// Whether the end mark has come.
@@ -92,7 +99,7 @@ impl Decoder {
         let mut rows = 0;
         while !self.ended && !self.is_full() {
             let Some(end) = self.find_fields(bytes, at)? else { break };
-            let width = end - at;
+            let width = (end - at).max(self.row_bytes);
             at = end;
             if self.ended {
                 break;
@@ -157,7 +164,7 @@ impl Decoder {
             }
             arrays.push(array);
         }
-        (self.rows, self.bytes) = (0, 0);
+        (self.rows, self.bytes, self.widest) = (0, 0, 0);
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         Ok(Some(RecordBatch::try_new_with_options(self.schema.clone(), arrays, &options)?))
     }

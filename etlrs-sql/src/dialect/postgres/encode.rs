@@ -88,6 +88,9 @@ fn put(out: &mut Vec<u8>, writing: &Writing, value: Scalar<'_>) -> Result<(), Re
                     "remove it from the source",
                 ));
             }
+            if writing.longest.is_some_and(|longest| text.len() > longest && text.chars().count() > longest) {
+                return Err(("text that is longer than the column's type allows", "widen the column, or cut the text"));
+            }
             bytes(out, text.as_bytes())?;
         }
         (Wire::Bytea, Scalar::Bytes(value)) => bytes(out, value)?,

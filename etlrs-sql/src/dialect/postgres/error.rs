@@ -1,12 +1,12 @@
 //! What sqlx and the server say, as errors of ETLRS.
 //!
 //! Messages of the server may quote values of rows ("invalid input syntax for type uuid: …", "Key (id)=(5) already
-//! exists"), so of errors about data only the part before a value is kept, and never the detail.
+//! exists"), so of errors about data its words are not used, only the code and the names that come with it.
 
 use std::borrow::Cow;
 
 use etlrs_core::{Error, ErrorKind};
-use sqlx::postgres::PgDatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 /// `cause` as an error that names `source`, a database or a table in it.
 ///
@@ -30,8 +30,13 @@ pub(super) fn postgres_error(source: &str, cause: sqlx::Error) -> Error {
 }
 
 /// Keeps what a server said out of `Debug`, which shows the chain of causes: it may quote rows.
-#[derive(Debug)]
 struct Quiet(sqlx::Error);
+
+impl std::fmt::Debug for Quiet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
+}
 
 impl std::fmt::Display for Quiet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -95,27 +100,48 @@ fn of_server(error: &PgDatabaseError) -> Error {
         "53200" => Error::new(ErrorKind::MemoryExceeded, "the server is out of memory"),
         "53300" | "57P01" | "57P02" | "57P03" => Error::new(ErrorKind::Connection, said()).transient(),
         "57014" => Error::new(ErrorKind::Cancelled, said()),
-        "22021" => Error::new(ErrorKind::InvalidData, "text holds a character that PostgreSQL cannot store (NUL)")
-            .hint("remove it from the source, or store the column as bytea"),
         _ => match &code[..2.min(code.len())] {
             "08" => Error::new(ErrorKind::Connection, said()).transient(),
-            "22" => of_data(error, before_value(error.message())),
-            "23" => of_data(error, of_constraint(error)),
+            "22" | "23" => of_data(error),
             "42" => Error::new(ErrorKind::InvalidConfig, said()),
-            "53" | "58" => Error::new(ErrorKind::Io, said()),
+            "53" | "54" | "55" | "58" => Error::new(ErrorKind::Io, said()),
             "0A" => Error::new(ErrorKind::Unsupported, said()),
-            _ => Error::new(ErrorKind::InvalidData, before_value(error.message())),
+            _ => {
+                let what = match error.severity() {
+                    PgSeverity::Fatal | PgSeverity::Panic => "the server ended the connection",
+                    _ if code.starts_with("P0") => "a trigger or a function of the database raised an exception",
+                    _ => "the server refuses a statement",
+                };
+                Error::new(ErrorKind::InvalidData, format!("{what} (SQLSTATE {code})"))
+                    .hint("the log of the server has its words, which may quote values")
+            }
         },
     }
 }
 
-fn of_data(error: &PgDatabaseError, message: String) -> Error {
-    let place = error.r#where().and_then(copy_column);
-    let mut error = Error::new(ErrorKind::InvalidData, message);
-    if let Some(column) = place {
-        error = error.at_column(column);
+/// An error about values, in words of our own.
+fn of_data(error: &PgDatabaseError) -> Error {
+    let constraint = error.constraint().unwrap_or_default();
+    let message: Cow<'static, str> = match error.code() {
+        "22001" => "a text is longer than the column's type allows".into(),
+        "22003" => "a number is outside the range of the column's type".into(),
+        "22007" | "22008" | "22009" => "a text is no date or time of the column's type".into(),
+        "22P02" | "22023" | "22P03" => "a text is no value of the column's type".into(),
+        "22021" => "a text holds a character that the server cannot store".into(),
+        "23502" => "there is a null in a column that is NOT NULL".into(),
+        "23505" => format!("two rows would be the same to the unique constraint {constraint:?}").into(),
+        "23503" => format!("a row breaks the foreign key {constraint:?}").into(),
+        "23514" => format!("a row breaks the check {constraint:?}").into(),
+        "23P01" => format!("two rows conflict by the exclusion constraint {constraint:?}").into(),
+        code => format!("a value is refused (SQLSTATE {code})").into(),
+    };
+    let copied = error.r#where().and_then(copy_column);
+    let named = error.column().map(str::to_owned);
+    let made = Error::new(ErrorKind::InvalidData, message);
+    match named.or(copied) {
+        Some(column) => made.at_column(column),
+        None => made,
     }
-    error
 }
 
 /// The column that `COPY t, line 3, column c` names.
@@ -125,30 +151,12 @@ fn copy_column(place: &str) -> Option<String> {
     Some(column.split(": \"").next().unwrap_or(column).lines().next()?.to_owned())
 }
 
-/// The message up to where it quotes a value.
-fn before_value(message: &str) -> String {
-    message.split(": \"").next().unwrap_or(message).to_owned()
-}
-
-fn of_constraint(error: &PgDatabaseError) -> String {
-    let constraint = error.constraint().unwrap_or_default();
-    match error.code() {
-        "23502" => format!("there is a null in column {:?}, which is NOT NULL", error.column().unwrap_or_default()),
-        "23505" => format!("two rows would be the same to the unique constraint {constraint:?}"),
-        "23503" => format!("a row breaks the foreign key {constraint:?}"),
-        "23514" => format!("a row breaks the check {constraint:?}"),
-        "23P01" => format!("two rows conflict by the exclusion constraint {constraint:?}"),
-        _ => before_value(error.message()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn values_of_rows_are_cut_off() {
-        assert_eq!(before_value("invalid input syntax for type uuid: \"abc\""), "invalid input syntax for type uuid");
+    fn the_column_of_a_copy_is_found() {
         assert_eq!(copy_column("COPY t, line 3, column c").as_deref(), Some("c"));
         assert_eq!(copy_column("COPY t, line 3, column c: \"x\"").as_deref(), Some("c"));
         assert_eq!(copy_column("PL/pgSQL function f() line 1"), None);

@@ -11,13 +11,13 @@ use etlrs_core::{
 };
 use sqlx::PgConnection;
 
-use super::catalog::{self, Kind, Relation};
+use super::catalog::{self, Kind, Relation, Server};
 use super::condition::condition;
 use super::copy::CopyOut;
 use super::decode::Decoder;
 use super::error::postgres_error;
 use super::name::{TableName, quote};
-use super::server::{PostgresPool, close_all, execute, text};
+use super::server::{PostgresPool, close_all, execute, rows, text};
 use super::split::{self, Piece};
 use super::types::Reading;
 use crate::PostgresSourceOptions;
@@ -81,42 +81,49 @@ impl PostgresExtractor {
     }
 
     async fn look(&self, cx: &RunContext, request: &ScanRequest) -> Result<TableScan> {
-        let (mut leader, id) = export_snapshot(&self.pool).await?;
         let source = match &self.subject {
             Subject::Table(name) => format!("{}#{name}", self.pool.shown()),
             Subject::Query(_) => format!("{}, the query", self.pool.shown()),
         };
         let failed = |error| postgres_error(&source, error);
         let mut notes = Vec::new();
-        let (columns, from, relation) = match &self.subject {
+        let mut leader = self.pool.take().await?;
+        let (id, columns, from, relation) = match &self.subject {
             Subject::Table(name) => {
-                let Some(relation) = Relation::find(&mut leader, name).await.map_err(failed)? else {
-                    let names = catalog::names(&mut leader).await.map_err(failed)?;
-                    return Err(unknown_name("table", &name.to_string(), &names).in_source(self.pool.shown()));
-                };
-                let quoted = relation.name.quoted()?;
-                if matches!(relation.kind, Kind::Table | Kind::Partitioned) {
-                    // Keeps others from dropping or changing the table while it is read.
-                    execute(&mut leader, &format!("LOCK TABLE {quoted} IN ACCESS SHARE MODE")).await.map_err(failed)?;
+                let found = self.find(&mut leader, name).await?;
+                let id = begin_locked(&mut leader, &found, &mut notes).await.map_err(failed)?;
+                // As the snapshot sees it: somebody may have put another one in its place meanwhile.
+                let relation = self.find(&mut leader, name).await?;
+                if relation.oid != found.oid {
+                    return Err(Error::new(ErrorKind::SourceChanged, "the table was replaced while it was looked at")
+                        .hint("run again")
+                        .in_source(&source));
                 }
-                (relation.columns.clone(), quoted, Some(relation))
+                (id, relation.columns.clone(), relation.name.quoted()?, Some(relation))
             }
             Subject::Query(sql) => {
                 let columns = describe(&self.pool, sql).await.map_err(|error| error.in_source(&source))?;
+                execute(&mut leader, BEGIN).await.map_err(failed)?;
+                let id = export_snapshot(&mut leader).await.map_err(failed)?;
                 // A comment at the end of the query must not take the parenthesis in.
-                (columns, format!("({sql}\n) AS query"), None)
+                (id, columns, format!("({sql}\n) AS query"), None)
             }
         };
+        let server = Server::ask(&mut leader).await.map_err(failed)?;
         let keys = self.keys(&columns).map_err(|error| error.in_source(&source))?;
         let pieces = match &relation {
             _ if !keys.is_empty() => {
+                if relation.is_none() {
+                    notes.push(
+                        "the query runs once for each piece, so it must give the same rows each time: without LIMIT, random() \
+                         and now()"
+                            .into(),
+                    );
+                }
                 let wished = request.partitions.unwrap_or(cx.config().workers() * 4);
                 split::by_key(&mut leader, &from, &keys, wished).await
             }
-            Some(relation) => {
-                let version = catalog::version(&mut leader).await.map_err(failed)?;
-                split::by_pages(&mut leader, relation, version, request.partitions).await
-            }
+            Some(relation) => split::by_pages(&mut leader, relation, server.version, request.partitions).await,
             None => Ok(vec![Piece::whole(from)]),
         };
         let pieces = pieces.map_err(failed)?;
@@ -126,7 +133,8 @@ impl PostgresExtractor {
         }
         let readings = self.readings(&columns).map_err(|error| error.in_source(&source))?;
         let all = Schema::new(readings.iter().map(|reading| reading.field.clone()).collect::<Vec<_>>());
-        let conditions: Vec<_> = request.filter.iter().filter_map(|test| condition(test, &readings)).collect();
+        let conditions: Vec<_> =
+            request.filter.iter().filter_map(|test| condition(test, &readings, server.is_utf8)).collect();
         let projection = request.projection(&all).map_err(|error| error.in_source(&source))?;
         let readings: Vec<_> = projection.iter().map(|&position| readings[position].clone()).collect();
         notes.extend(readings.iter().filter_map(|reading| reading.note.clone()));
@@ -151,6 +159,15 @@ impl PostgresExtractor {
             connections: cx.config().connections(),
             snapshot: Arc::new(snapshot),
         })
+    }
+
+    async fn find(&self, connection: &mut PgConnection, name: &TableName) -> Result<Relation> {
+        let failed = |error| self.pool.failed(error);
+        if let Some(relation) = Relation::find(connection, name).await.map_err(failed)? {
+            return Ok(relation);
+        }
+        let names = catalog::names(connection).await.map_err(failed)?;
+        Err(unknown_name("table", &name.to_string(), &names).in_source(self.pool.shown()))
     }
 
     /// The columns that the user wants the rows split by.
@@ -182,15 +199,20 @@ fn select_item(reading: &Reading) -> Result<String> {
 async fn describe(pool: &PostgresPool, sql: &str) -> Result<Vec<catalog::Column>> {
     let mut connection = pool.take().await?;
     let described = async {
-        execute(&mut connection, "BEGIN").await?;
-        execute(&mut connection, &format!("CREATE TEMPORARY VIEW _etlrs_query AS {sql}\n")).await?;
+        execute(&mut connection, "BEGIN READ WRITE").await?;
+        // By the extended protocol, which takes one statement and no more.
+        rows(&mut connection, &format!("CREATE TEMPORARY VIEW _etlrs_query AS {sql}\n"), &[]).await?;
         let oid = text(&mut connection, "SELECT 'pg_temp._etlrs_query'::regclass::oid::text", &[]).await?;
         let oid = oid.and_then(|oid| oid.parse().ok()).unwrap_or_default();
         let columns = catalog::columns(&mut connection, oid).await?;
         execute(&mut connection, "ROLLBACK").await?;
         Ok(columns)
     };
-    let columns = described.await.map_err(|error| pool.failed(error))?;
+    let columns = described.await.map_err(|error| {
+        let read_only = matches!(&error, sqlx::Error::Database(error) if error.code().as_deref() == Some("25006"));
+        let error = pool.failed(error);
+        if read_only { error.hint("a standby takes no queries here; read a table or a view") } else { error }
+    })?;
     pool.give_back(connection);
     Ok(columns)
 }
@@ -215,14 +237,31 @@ struct Snapshot {
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
-/// Begins a transaction whose snapshot others can read too.
-async fn export_snapshot(pool: &PostgresPool) -> Result<(PgConnection, String)> {
-    let mut leader = pool.take().await?;
-    let failed = |error| pool.failed(error);
-    execute(&mut leader, BEGIN).await.map_err(failed)?;
-    let id = text(&mut leader, "SELECT pg_export_snapshot()", &[]).await.map_err(failed)?;
-    let id = id.ok_or_else(|| Error::new(ErrorKind::Internal, "the server gave no snapshot"))?;
-    Ok((leader, id))
+async fn export_snapshot(leader: &mut PgConnection) -> sqlx::Result<String> {
+    text(leader, "SELECT pg_export_snapshot()", &[]).await?.ok_or(sqlx::Error::RowNotFound)
+}
+
+/// Begins a transaction that keeps others from dropping, rewriting or truncating the table, and gives its snapshot.
+///
+/// The lock comes first: whoever truncates a table while the snapshot is taken would leave nothing for it to see.
+async fn begin_locked(leader: &mut PgConnection, table: &Relation, notes: &mut Vec<String>) -> sqlx::Result<String> {
+    // A refreshed materialized view and a table of another server cannot be locked.
+    if matches!(table.kind, Kind::Table | Kind::Partitioned | Kind::View) {
+        let name = table.name.quoted().unwrap_or_default();
+        match execute(leader, &format!("{BEGIN}; LOCK TABLE {name} IN ACCESS SHARE MODE")).await {
+            Ok(_) => return export_snapshot(leader).await,
+            // Who may read only some columns may not lock.
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42501") => {
+                notes.push(
+                    "without the privilege to read all columns the table cannot be locked against TRUNCATE".into(),
+                );
+                execute(leader, "ROLLBACK").await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    execute(leader, BEGIN).await?;
+    export_snapshot(leader).await
 }
 
 impl Snapshot {
@@ -237,6 +276,21 @@ impl Snapshot {
             self.pool.failed(error).hint("the connection that holds the snapshot may have been closed; run again")
         })?;
         Ok(connection)
+    }
+
+    /// # Errors
+    /// `Connection` when the transaction that keeps the snapshot, and the lock on the table, is gone.
+    async fn check(&self) -> Result<()> {
+        let leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut leader) = leader
+            && execute(&mut leader, "SELECT 1").await.is_ok()
+        {
+            *self.leader.lock().unwrap_or_else(PoisonError::into_inner) = Some(leader);
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Connection, "the connection that keeps the snapshot was lost")
+            .hint("run again")
+            .in_source(self.pool.shown()))
     }
 
     fn give_back(&self, connection: PgConnection) {
@@ -291,8 +345,9 @@ impl Scan for TableScan {
         self.connections.saturating_sub(1).max(1)
     }
 
-    /// What is read is fixed by the snapshot.
+    /// What is read is fixed by the snapshot, as long as the transaction that keeps it lives.
     async fn fingerprint(&self) -> Result<Fingerprint> {
+        self.snapshot.check().await?;
         Ok(Fingerprint::new(format!("snapshot {}", self.snapshot.id)))
     }
 

@@ -17,7 +17,7 @@ use etlrs_core::{
     Error, ErrorKind, Extractor, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Partition,
     PartitionId, PartitionWriter, Published, Receipt, Result, RunContext, RunId, Scan, ScanRequest, async_trait,
 };
-use sqlx::{PgConnection, Row};
+use sqlx::{Connection, PgConnection, Row};
 
 use super::PostgresExtractor;
 use super::copy::CopyIn;
@@ -26,7 +26,7 @@ use super::error::postgres_error;
 use super::name::{TableName, literal, quote};
 use super::publish;
 use super::server::{PostgresPool, close_all, execute, rows, text};
-use super::target::{Publishing, Target};
+use super::target::{self, Publishing, Target};
 use super::types::Writing;
 use crate::PostgresTargetOptions;
 
@@ -116,7 +116,13 @@ impl PostgresLoader {
 }
 
 /// The statement that makes a table for the plan.
-fn create_table(name: &str, kind: &str, plan: &LoadPlan, writings: &[Writing], staged: bool) -> Result<String> {
+pub(super) fn create_table(
+    name: &str,
+    kind: &str,
+    plan: &LoadPlan,
+    writings: &[Writing],
+    staged: bool,
+) -> Result<String> {
     let mut columns = Vec::with_capacity(writings.len() + 1);
     for (field, writing) in plan.schema.fields().iter().zip(writings) {
         let not_null = if field.is_nullable() && !plan.keys.contains(field.name()) { "" } else { " NOT NULL" };
@@ -155,57 +161,95 @@ impl Loader for PostgresLoader {
     }
 
     async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
-        let source = self.source();
-        let failed = |error| postgres_error(&source, error);
         let mut control = self.pool.take().await?;
         let schema = self.schema(&mut control).await?;
         let name = TableName { schema: Some(schema.clone()), name: self.table.name.clone() };
         let hash = hash(&format!("{schema}.{}", name.name));
         // An advisory lock is of the database, and has 64 bits for its name.
-        let sql = format!("SELECT pg_try_advisory_lock({})::text", i64::from_ne_bytes(hash.to_ne_bytes()));
-        if text(&mut control, &sql, &[]).await.map_err(failed)?.as_deref() != Some("true") {
+        let lock = i64::from_ne_bytes(hash.to_ne_bytes());
+        let sql = format!("SELECT pg_try_advisory_lock({lock})::text");
+        let locked = text(&mut control, &sql, &[]).await.map_err(|error| postgres_error(&self.source(), error))?;
+        if locked.as_deref() != Some("true") {
+            self.pool.give_back(control);
             return Err(Error::new(ErrorKind::Locked, "another run is writing to this table")
                 .hint("wait until it is done")
-                .in_source(source));
+                .in_source(self.source()));
         }
-        let target = self.look(&mut control, &plan).await?;
         let names = Names::new(&schema, hash, cx.run_id());
-        remove_stale(&mut control, &schema, hash, cx.run_id()).await.map_err(failed)?;
-        let staging = staging_table(&names.staging, &plan, &target)?;
-        // Both survive a crash of the server, or neither does.
-        let kind = if staging.starts_with("CREATE UNLOGGED") { "UNLOGGED TABLE" } else { "TABLE" };
-        let about =
-            format!("Rows of the ETLRS run {} on their way to {name}. Drop it if no such run is at work.", cx.run_id());
-        let sql = format!(
-            "BEGIN; CREATE {kind} {} (partition int8 PRIMARY KEY, rows int8 NOT NULL, xid text NOT NULL,
-             finished_at timestamptz NOT NULL DEFAULT now()); {staging}; COMMENT ON TABLE {} IS {}; COMMIT",
-            names.ledger,
-            names.staging,
-            literal(&about)
-        );
-        execute(&mut control, &sql).await.map_err(failed)?;
-        let copy = format!("COPY {} ({}) FROM STDIN (FORMAT binary)", names.staging, staged_columns(&plan)?);
-        let shared = Shared {
-            pool: self.pool.clone(),
-            source,
-            names,
-            copy,
-            writings: target.writings.clone(),
-            merge: plan.mode == LoadMode::Merge,
-        };
-        Ok(Box::new(PostgresSession {
-            shared: Arc::new(shared),
-            control: Mutex::new(Some(control)),
-            lock: i64::from_ne_bytes(hash.to_ne_bytes()),
-            name,
-            plan,
-            target,
-            lock_timeout: self.options.lock_timeout.duration(),
-            connections: cx.config().connections(),
-            published: false,
-        }))
+        match self.stage(&mut control, cx, &plan, &names, hash, &name).await {
+            Ok(target) => Ok(Box::new(PostgresSession {
+                shared: Arc::new(Shared {
+                    pool: self.pool.clone(),
+                    source: self.source(),
+                    copy: format!("COPY {} ({}) FROM STDIN (FORMAT binary)", names.staging, staged_columns(&plan)?),
+                    names,
+                    writings: target.writings.clone(),
+                    merge: plan.mode == LoadMode::Merge,
+                }),
+                control: Mutex::new(Some(control)),
+                lock,
+                name,
+                plan,
+                target,
+                lock_timeout: self.options.lock_timeout.duration(),
+                connections: cx.config().connections(),
+            })),
+            Err(error) => {
+                // With the connection the lock goes, at once if it is closed properly.
+                _ = control.close().await;
+                Err(error)
+            }
+        }
     }
 }
+
+impl PostgresLoader {
+    /// Looks at the target, which is locked, removes what dead runs left, and makes the staging table and its ledger.
+    async fn stage(
+        &self,
+        control: &mut PgConnection,
+        cx: &RunContext,
+        plan: &LoadPlan,
+        names: &Names,
+        hash: u64,
+        name: &TableName,
+    ) -> Result<Target> {
+        let source = self.source();
+        let failed = |error| postgres_error(&source, error);
+        let mut target = self.look(control, plan).await?;
+        let schema = name.schema.as_deref().unwrap_or_default();
+        remove_stale(control, schema, hash, cx.run_id()).await.map_err(failed)?;
+        loop {
+            let staging = staging_table(&names.staging, plan, &target)?;
+            // Both survive a crash of the server, or neither does.
+            let kind = if target.publishing.keeps_staging() { "TABLE" } else { "UNLOGGED TABLE" };
+            let about = format!(
+                "Rows of the ETLRS run {} on their way to {name}. Drop it if no such run is at work.",
+                cx.run_id()
+            );
+            let sql = format!(
+                "{BEGIN}; CREATE {kind} {} (partition int8 PRIMARY KEY, rows int8 NOT NULL, xid text NOT NULL,
+                 finished_at timestamptz NOT NULL DEFAULT now()); {staging}; COMMENT ON TABLE {} IS {}",
+                names.ledger,
+                names.staging,
+                literal(&about)
+            );
+            execute(control, &sql).await.map_err(failed)?;
+            let swapped = target.publishing == Publishing::Swap;
+            if swapped && target::definition(control, &names.staging).await.map_err(failed)? != target.definition {
+                // The copy of the table is not like it in all that counts, so the table itself has to stay.
+                execute(control, "ROLLBACK").await.map_err(failed)?;
+                target = target.refill();
+                continue;
+            }
+            execute(control, "COMMIT").await.map_err(failed)?;
+            return Ok(target);
+        }
+    }
+}
+
+/// The isolation level and the access that a role has by default may be others.
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
 /// In the staging table of a merge: the place of a row in the source, so that of two with one key the later one wins.
 pub(super) const ORDINAL: &str = "\"_etlrs_ordinal\"";
@@ -262,7 +306,8 @@ async fn remove_stale(connection: &mut PgConnection, schema: &str, hash: u64, ru
             AND NOT c.relname LIKE '%' || $3";
     for row in rows(connection, sql, &[schema, &format!("{hash:016x}"), &run.to_string()]).await? {
         let table: String = row.try_get(0)?;
-        execute(connection, &format!("DROP TABLE IF EXISTS {table}")).await?;
+        execute(connection, &format!("SET lock_timeout = '30s'; DROP TABLE IF EXISTS {table}; SET lock_timeout = 0"))
+            .await?;
     }
     Ok(())
 }
@@ -294,7 +339,6 @@ pub(super) struct PostgresSession {
     pub(super) target: Target,
     pub(super) lock_timeout: std::time::Duration,
     connections: usize,
-    published: bool,
 }
 
 impl PostgresSession {
@@ -306,7 +350,8 @@ impl PostgresSession {
         let Some(mut control) = self.take_control() else { return Ok(()) };
         let names = &self.shared.names;
         let sql = format!(
-            "ROLLBACK; DROP TABLE IF EXISTS {}, {}; SELECT pg_advisory_unlock({})",
+            "ROLLBACK; SET lock_timeout = '10s'; DROP TABLE IF EXISTS {}, {}; SET lock_timeout = 0; \
+             SELECT pg_advisory_unlock({})",
             names.staging, names.ledger, self.lock
         );
         execute(&mut control, &sql).await.map_err(|error| self.shared.failed(error))?;
@@ -330,9 +375,10 @@ impl LoadSession for PostgresSession {
         let shared = self.shared.clone();
         let mut connection = shared.pool.take().await?;
         let failed = |error| shared.failed(error);
-        // What a crash of the server may take is taken together with its row in the ledger. The commit of the whole is
-        // synchronous, and makes all before it durable.
-        execute(&mut connection, "BEGIN; SET LOCAL synchronous_commit = off").await.map_err(failed)?;
+        // What a crash of the server may take is taken together with its row in the ledger. The commit of the whole is as
+        // durable as the server is told to make it, and what was committed before it is too.
+        let begin = format!("{BEGIN}; SET LOCAL synchronous_commit = off");
+        execute(&mut connection, &begin).await.map_err(failed)?;
         if attempt > 1 {
             // The answer to the commit of the attempt before may have been lost.
             forget(&mut connection, &shared.names, partition.id).await.map_err(failed)?;
@@ -358,11 +404,9 @@ impl LoadSession for PostgresSession {
         let rows = publish::publish(&self, &mut control, &receipts).await;
         match rows {
             Ok(rows) => {
-                self.published = true;
-                let sql = format!("SELECT pg_advisory_unlock({})", self.lock);
-                if execute(&mut control, &sql).await.is_ok() {
-                    self.shared.pool.give_back(control);
-                }
+                // What is left of the staging area is removed; if that fails now, by the next run on this table.
+                *self.control.lock().unwrap_or_else(PoisonError::into_inner) = Some(control);
+                _ = self.clean().await;
                 Ok(Published::new(rows, receipts.iter().map(|receipt| receipt.bytes).sum()))
             }
             Err(error) => {

@@ -266,8 +266,8 @@ fn write_groups(out: &mut Vec<u8>, negative: bool, mut weight: i32, scale: u16, 
 
 /// Appends a field for a number in text (`-12.50`, `NaN`, `Infinity`), keeping its scale; `None` if it is none.
 pub(super) fn write_parsed(out: &mut Vec<u8>, text: &str) -> Option<()> {
-    /// Digits that a numeric has at the most on either side of the point.
-    const MOST: usize = 16_383;
+    /// Digits that a numeric has at the most before the point, and after it.
+    const MOST: (usize, usize) = (131_072, 16_383);
 
     let special = |out: &mut Vec<u8>, sign: u16| {
         out.extend(8_u32.to_be_bytes());
@@ -293,7 +293,8 @@ pub(super) fn write_parsed(out: &mut Vec<u8>, text: &str) -> Option<()> {
         None => (digits, &digits[digits.len()..]),
     };
     let decimal = [whole, fraction].concat();
-    if decimal.is_empty() || !decimal.iter().all(u8::is_ascii_digit) || whole.len().max(fraction.len()) > MOST {
+    if decimal.is_empty() || !decimal.iter().all(u8::is_ascii_digit) || whole.len() > MOST.0 || fraction.len() > MOST.1
+    {
         return None;
     }
     write_digits(out, negative, &decimal, u16::try_from(fraction.len()).ok()?);
@@ -339,7 +340,9 @@ mod tests {
             assert_eq!(self::text(&parsed(text)), text);
         }
         assert_eq!(to_decimal128(&[0, 1, 0, 0], 38, 0), Err(Misfit::Malformed));
-        for text in ["", "-", ".", "1e5", "1.2.3", "x", "- 1", &"1".repeat(16_384)] {
+        for text in
+            ["", "-", ".", "1e5", "1.2.3", "x", "- 1", &"1".repeat(131_073), &format!("0.{}", "1".repeat(16_384))]
+        {
             assert!(write_parsed(&mut Vec::new(), text).is_none(), "{text}");
         }
     }

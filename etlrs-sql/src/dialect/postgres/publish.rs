@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use etlrs_core::{Error, ErrorKind, LoadMode, Receipt, Result};
+use etlrs_core::{Error, ErrorKind, Receipt, Result};
 use sqlx::PgConnection;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-use super::load::{ORDINAL, PostgresSession, key_list};
+use super::load::{BEGIN, ORDINAL, PostgresSession, create_table, key_list};
 use super::name::quote;
 use super::server::{execute, text};
 use super::target::{Publishing, Target};
@@ -33,10 +34,12 @@ pub(super) async fn publish(
 async fn attempt(session: &PostgresSession, connection: &mut PgConnection, receipts: &[Receipt]) -> Result<u64> {
     let shared = &session.shared;
     let failed = |error| shared.failed(error);
-    let begun = format!("BEGIN; SET LOCAL lock_timeout = {}; SET LOCAL row_security = off", PATIENCE.as_millis());
+    // Rows that somebody holds are waited for within a statement, which would be lost if it gave way.
+    let limit = session.lock_timeout.as_millis().max(1);
+    let begun = format!("{BEGIN}; SET LOCAL lock_timeout = {limit}; SET LOCAL row_security = off");
     execute(connection, &begun).await.map_err(failed)?;
     let moved = match check_ledger(session, connection, receipts).await {
-        Ok(rows) => move_rows(session, connection, rows).await,
+        Ok(rows) => move_rows(session, connection, rows).await.map(|()| rows),
         Err(error) => Err(error),
     };
     let rows = match moved {
@@ -50,7 +53,7 @@ async fn attempt(session: &PostgresSession, connection: &mut PgConnection, recei
     let xid = text(connection, "SELECT txid_current()::text", &[]).await.map_err(failed)?.unwrap_or_default();
     match execute(connection, "COMMIT").await {
         Ok(_) => Ok(rows),
-        Err(sqlx::Error::Database(error)) => Err(failed(sqlx::Error::Database(error))),
+        Err(error) if is_answer(&error) => Err(failed(error)),
         // The answer is lost, which says nothing of the commit itself.
         Err(error) => match outcome(session, &xid).await {
             Some(true) => Ok(rows),
@@ -60,6 +63,14 @@ async fn attempt(session: &PostgresSession, connection: &mut PgConnection, recei
             ))),
         },
     }
+}
+
+/// Whether the server itself says that it did not commit. That a connection ends may also be said by a pooler between, or by
+/// a server that is stopped.
+fn is_answer(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else { return false };
+    let found = error.try_downcast_ref::<PgDatabaseError>();
+    found.is_some_and(|error| !matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }
 
 /// Whether a transaction was committed, as another connection tells.
@@ -94,57 +105,88 @@ async fn check_ledger(session: &PostgresSession, connection: &mut PgConnection, 
     Ok(rows)
 }
 
-async fn move_rows(session: &PostgresSession, connection: &mut PgConnection, rows: u64) -> Result<u64> {
+async fn move_rows(session: &PostgresSession, connection: &mut PgConnection, rows: u64) -> Result<()> {
     let shared = &session.shared;
     let failed = |error| shared.failed(error);
     let staging = &shared.names.staging;
     let target = session.name.quoted()?;
-    let drop = format!("DROP TABLE {}", shared.names.ledger);
-    let rename = format!("ALTER TABLE {staging} RENAME TO {}", quote(&session.name.name)?);
-    let merge = session.plan.mode == LoadMode::Merge;
-    let lock = |mode| format!("LOCK TABLE {target} IN {mode} MODE");
+    check_casts(session, connection).await?;
+    let rename =
+        format!("ALTER TABLE {staging} RENAME TO {}; COMMENT ON TABLE {target} IS NULL", quote(&session.name.name)?);
+    if session.target.relation.is_none() && !session.target.publishing.keeps_staging() {
+        let sql = create_table(&target, "TABLE", &session.plan, &session.target.writings, false)?;
+        execute(connection, &sql).await.map_err(failed)?;
+    }
     match session.target.publishing {
         Publishing::Rename => {
-            if merge {
-                // The rows are not yet free of duplicates.
-                let columns = definitions(session)?;
-                let keys = key_list(&session.plan)?;
-                let sql = format!("CREATE TABLE {target} ({columns}, PRIMARY KEY ({keys}))");
-                execute(connection, &sql).await.map_err(failed)?;
-                upsert(session, connection, &target).await?;
-                execute(connection, &format!("DROP TABLE {staging}; {drop}")).await.map_err(failed)?;
-                return Ok(rows);
-            }
-            let casts = casts(session)?;
-            execute(connection, &format!("{casts}{rename}; COMMENT ON TABLE {target} IS NULL; {drop}"))
-                .await
-                .map_err(failed)?;
+            let sql = format!("{}{rename}", casts(session)?);
+            execute(connection, &sql).await.map_err(failed)?;
         }
         Publishing::Swap => {
-            execute(connection, &lock("ACCESS EXCLUSIVE")).await.map_err(failed)?;
-            recheck(session, connection).await?;
-            let sql = format!("DROP TABLE {target}; {rename}; COMMENT ON TABLE {target} IS NULL; {drop}");
-            execute(connection, &sql).await.map_err(failed)?;
+            lock(session, connection, &target, "ACCESS EXCLUSIVE").await?;
+            execute(connection, &format!("DROP TABLE {target}; {rename}")).await.map_err(failed)?;
         }
         Publishing::Refill => {
             // Readers go on; writers wait, for their rows would be lost.
-            execute(connection, &lock("SHARE ROW EXCLUSIVE")).await.map_err(failed)?;
-            recheck(session, connection).await?;
+            lock(session, connection, &target, "SHARE ROW EXCLUSIVE").await?;
             execute(connection, &format!("DELETE FROM {target}")).await.map_err(failed)?;
+            let left = text(connection, &format!("SELECT 'some' FROM {target} LIMIT 1"), &[]).await.map_err(failed)?;
+            if left.is_some() {
+                let message = "the table keeps old rows although they were deleted; a trigger or a rule may do so";
+                return Err(Error::new(ErrorKind::VerifyFailed, message).in_source(&shared.source));
+            }
             insert(session, connection, &target, rows).await?;
-            execute(connection, &format!("DROP TABLE {staging}; {drop}")).await.map_err(failed)?;
         }
         Publishing::Insert => {
+            // Keeps nobody away but those who would change the table.
+            lock(session, connection, &target, "ROW EXCLUSIVE").await?;
             insert(session, connection, &target, rows).await?;
-            execute(connection, &format!("DROP TABLE {staging}; {drop}")).await.map_err(failed)?;
         }
         Publishing::Upsert => {
-            execute(connection, &lock("SHARE ROW EXCLUSIVE")).await.map_err(failed)?;
+            lock(session, connection, &target, "SHARE ROW EXCLUSIVE").await?;
             upsert(session, connection, &target).await?;
-            execute(connection, &format!("DROP TABLE {staging}; {drop}")).await.map_err(failed)?;
         }
     }
-    Ok(rows)
+    // Whoever finds what is left of the staging area must not take it for work that is still to be published.
+    execute(connection, &format!("DELETE FROM {}", shared.names.ledger)).await.map_err(failed)?;
+    Ok(())
+}
+
+/// Locks the target, without keeping others waiting for long, and sees that it is still as it was planned for.
+async fn lock(session: &PostgresSession, connection: &mut PgConnection, target: &str, mode: &str) -> Result<()> {
+    if session.target.relation.is_none() {
+        return Ok(());
+    }
+    let limit = session.lock_timeout.as_millis().max(1);
+    let patience = PATIENCE.as_millis().min(limit);
+    let sql = format!(
+        "SET LOCAL lock_timeout = {patience}; LOCK TABLE {target} IN {mode} MODE; SET LOCAL lock_timeout = {limit}"
+    );
+    execute(connection, &sql).await.map_err(|error| session.shared.failed(error))?;
+    recheck(session, connection).await
+}
+
+/// Refuses texts that the server would cut off or round on their way into a column.
+async fn check_casts(session: &PostgresSession, connection: &mut PgConnection) -> Result<()> {
+    let shared = &session.shared;
+    for (field, writing) in session.plan.schema.fields().iter().zip(&session.target.writings) {
+        let Some(cast) = writing.cast.as_ref().filter(|_| writing.may_change()) else { continue };
+        let name = quote(field.name())?;
+        let changed = if writing.declared == *cast {
+            format!("{name} IS DISTINCT FROM {name}::{cast}::text")
+        } else {
+            format!("{name}::{cast} IS DISTINCT FROM {name}::{cast}::{}", writing.declared)
+        };
+        let sql = format!("SELECT 'one' FROM {} WHERE {changed} LIMIT 1", shared.names.staging);
+        if text(connection, &sql, &[]).await.map_err(|error| shared.failed(error))?.is_some() {
+            let message = format!("a text is longer or finer than {} keeps", writing.declared);
+            return Err(Error::new(ErrorKind::InvalidData, message)
+                .hint("widen the column of the target, or change the text")
+                .at_column(field.name())
+                .in_source(&shared.source));
+        }
+    }
+    Ok(())
 }
 
 /// Now that nobody else can change it, the target must still be as it was planned for.
@@ -155,8 +197,10 @@ async fn recheck(session: &PostgresSession, connection: &mut PgConnection) -> Re
     let now = Target::look(connection, name, &session.plan, &failed).await.map_err(|e| e.in_source(&shared.source))?;
     let oid = |target: &Target| target.relation.as_ref().map(|relation| relation.oid);
     let same = oid(&now) == oid(&session.target)
-        && now.publishing == session.target.publishing
-        && now.writings == session.target.writings;
+        && now.writings == session.target.writings
+        // A table whose place another one takes must be like that one.
+        && (session.target.publishing != Publishing::Swap
+            || now.publishing == Publishing::Swap && now.definition == session.target.definition);
     if same {
         return Ok(());
     }
@@ -174,7 +218,7 @@ fn casts(session: &PostgresSession) -> Result<String> {
     for (field, writing) in session.plan.schema.fields().iter().zip(&session.target.writings) {
         if let Some(cast) = &writing.cast {
             let name = quote(field.name())?;
-            changes.push(format!("ALTER COLUMN {name} TYPE {} USING {name}::{cast}", writing.declared));
+            changes.push(format!("ALTER COLUMN {name} TYPE {0} USING {name}::{cast}::{0}", writing.declared));
         }
     }
     if changes.is_empty() {
@@ -183,21 +227,13 @@ fn casts(session: &PostgresSession) -> Result<String> {
     Ok(format!("ALTER TABLE {} {}; ", session.shared.names.staging, changes.join(", ")))
 }
 
-fn definitions(session: &PostgresSession) -> Result<String> {
-    let mut columns = Vec::new();
-    for (field, writing) in session.plan.schema.fields().iter().zip(&session.target.writings) {
-        let not_null = if field.is_nullable() { "" } else { " NOT NULL" };
-        columns.push(format!("{} {}{not_null}", quote(field.name())?, writing.declared));
-    }
-    Ok(columns.join(", "))
-}
-
 /// The staged columns, cast to what they are in the target.
-fn select_list(session: &PostgresSession) -> Result<String> {
+fn select_list(session: &PostgresSession, named: bool) -> Result<String> {
     let mut columns = Vec::new();
     for (field, writing) in session.plan.schema.fields().iter().zip(&session.target.writings) {
         let name = quote(field.name())?;
         columns.push(match &writing.cast {
+            Some(cast) if named => format!("{name}::{cast} AS {name}"),
             Some(cast) => format!("{name}::{cast}"),
             None => name,
         });
@@ -207,7 +243,7 @@ fn select_list(session: &PostgresSession) -> Result<String> {
 
 async fn insert(session: &PostgresSession, connection: &mut PgConnection, target: &str, rows: u64) -> Result<()> {
     let shared = &session.shared;
-    let (columns, select) = (Target::column_list(&session.plan.schema)?, select_list(session)?);
+    let (columns, select) = (Target::column_list(&session.plan.schema)?, select_list(session, false)?);
     let sql = format!(
         "INSERT INTO {target} ({columns}) OVERRIDING SYSTEM VALUE SELECT {select} FROM {}",
         shared.names.staging
@@ -229,7 +265,7 @@ async fn upsert(session: &PostgresSession, connection: &mut PgConnection, target
     let plan = &session.plan;
     let staging = &shared.names.staging;
     let keys = key_list(plan)?;
-    let (columns, select) = (Target::column_list(&plan.schema)?, select_list(session)?);
+    let (columns, select) = (Target::column_list(&plan.schema)?, select_list(session, true)?);
     let mut sets = Vec::new();
     for field in plan.schema.fields().iter().filter(|field| !plan.keys.contains(field.name())) {
         let name = quote(field.name())?;
@@ -238,7 +274,8 @@ async fn upsert(session: &PostgresSession, connection: &mut PgConnection, target
     let action = if sets.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", sets.join(", ")) };
     let sql = format!(
         "INSERT INTO {target} ({columns}) OVERRIDING SYSTEM VALUE
-         SELECT {select} FROM (SELECT DISTINCT ON ({keys}) * FROM {staging} ORDER BY {keys}, {ORDINAL} DESC) AS latest
+         SELECT DISTINCT ON ({keys}) {columns} FROM (SELECT {select}, {ORDINAL} FROM {staging}) AS staged
+         ORDER BY {keys}, {ORDINAL} DESC
          ON CONFLICT ({keys}) DO {action}"
     );
     execute(connection, &sql).await.map_err(|error| shared.failed(error))?;

@@ -32,7 +32,9 @@ const PARAMETERS: &[&str] = &[
 /// Settings on which the text of values depends, and limits that a long copy would run into.
 const SESSION: &str = "SET intervalstyle = 'postgres'; SET datestyle = 'ISO, YMD'; SET bytea_output = 'hex'; \
     SET extra_float_digits = 3; SET lc_monetary = 'C'; SET timezone = 'UTC'; SET client_min_messages = 'error'; \
-    SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0";
+    SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
+    SET tcp_keepalives_idle = 60; SELECT set_config(name, '0', false) FROM pg_settings \
+    WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
 
 /// How long an idle connection is taken to be alive without asking.
 const FRESH: Duration = Duration::from_secs(5);
@@ -205,7 +207,10 @@ fn connect_options(uri: &Uri) -> Result<PgConnectOptions> {
     for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
         let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         if !PARAMETERS.contains(&key) {
-            return Err(unknown_name("URL parameter", key, PARAMETERS));
+            // What looks like one may be the rest of a password with a question mark in it.
+            let plain = key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') && !parameters.contains('@');
+            let shown = if plain { key } else { "***" };
+            return Err(unknown_name("URL parameter", shown, PARAMETERS));
         }
         match key {
             "sslmode" => mode = Some(value.to_owned()),
@@ -222,6 +227,8 @@ fn connect_options(uri: &Uri) -> Result<PgConnectOptions> {
     let mode = mode.or_else(|| std::env::var("PGSSLMODE").ok().filter(|mode| !mode.is_empty()));
     let mode = ssl_mode(mode.as_deref(), is_local(&options))?;
     // Statements are sent once or twice, so a cache of them would only cost round trips.
+    // A pooler between may refuse a parameter that the session sets anyway.
+    let options = options.extra_float_digits(None);
     Ok(options.ssl_mode(mode).application_name("etlrs").statement_cache_capacity(0))
 }
 
@@ -290,6 +297,7 @@ mod tests {
             "postgres://me:hunter2@host:port/db",
             "postgres://me:hunter2@host/db?sslmod=disable",
             "postgres://me:hunter2@[host/db",
+            "postgres://me:a?hunter2&hunter@host/db",
         ] {
             let error = options(url).map_err(|error| error.in_source(Uri::new(url))).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{url}");

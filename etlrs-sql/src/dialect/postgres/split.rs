@@ -52,11 +52,12 @@ struct Leaf {
 
 const LEAVES: &str = "
     WITH RECURSIVE tree(oid) AS (
-        SELECT $1::oid UNION ALL SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid
+        SELECT $1::oid UNION
+        SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid WHERE NOT i.inhdetachpending
     )
     SELECT format('%I.%I', n.nspname, c.relname), format('%s.%s', n.nspname, c.relname), c.relkind IN ('r', 'm'),
         CASE WHEN c.relkind IN ('r', 'm') THEN pg_relation_size(c.oid) / current_setting('block_size')::int8 ELSE 0 END,
-        has_table_privilege(c.oid, 'SELECT')
+        has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE') AND NOT row_security_active(c.oid)
     FROM tree JOIN pg_class c ON c.oid = tree.oid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind <> 'p' ORDER BY c.oid = $1::oid DESC, 1";
 
@@ -78,7 +79,7 @@ pub(super) async fn by_pages(
     let found = rows(connection, LEAVES, &[&relation.oid.to_string()]).await?;
     let mut leaves = Vec::with_capacity(found.len());
     for row in &found {
-        // Somebody may read a table and none of its partitions.
+        // Somebody may read a table and none of its partitions, or not all of their rows.
         if !row.try_get::<bool, _>(4)? {
             return Ok(whole());
         }
@@ -135,7 +136,8 @@ pub(super) async fn by_key(
 ) -> sqlx::Result<Vec<Piece>> {
     let names: Vec<_> = keys.iter().map(|key| quote(&key.name).unwrap_or_default()).collect();
     let list = names.join(", ");
-    let present = names.iter().map(|name| format!("{name} IS NOT NULL")).collect::<Vec<_>>().join(" AND ");
+    // IS NOT NULL looks into composite values.
+    let present = names.iter().map(|name| format!("{name} IS DISTINCT FROM NULL")).collect::<Vec<_>>().join(" AND ");
     let sample = sample(connection, from, &list, &names, &present).await?;
     // A bound is a row of constants of the types of the keys.
     let bound = |row: &Vec<String>| {
@@ -155,9 +157,8 @@ pub(super) async fn by_key(
         pieces.push(piece(Some(condition), format!("range {} of {list}", pieces.len() + 1)));
         below = above;
     }
-    if keys.iter().any(|key| !key.not_null) {
-        pieces.push(piece(Some(format!("NOT ({present})")), format!("nulls of {list}")));
-    }
+    // Also where the key is declared NOT NULL, which does not bind tables that inherit it.
+    pieces.push(piece(Some(format!("NOT ({present})")), format!("nulls of {list}")));
     Ok(pieces)
 }
 

@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Row};
 
 use super::catalog::{Column, Kind, Relation};
 use super::name::{TableName, quote};
-use super::server::rows;
+use super::server::{rows, text};
 use super::types::{Existing, Writing};
 
 /// Columns that a table can have.
@@ -21,7 +21,7 @@ pub(super) enum Publishing {
     Swap,
     /// The rows are moved into the target, which keeps all that hangs on it; its old rows go first.
     Refill,
-    /// The rows are moved into the target, beside its old ones.
+    /// The rows are moved into the target, beside its old ones, or into one that is made for them.
     Insert,
     /// Rows with a known key replace the old ones, others are inserted.
     Upsert,
@@ -39,6 +39,10 @@ pub(super) struct Target {
     pub(super) relation: Option<Relation>,
     pub(super) writings: Vec<Writing>,
     pub(super) publishing: Publishing,
+    /// How the rows would be moved, where they need not be.
+    moved: Vec<Writing>,
+    /// All that defines the table, as a hash.
+    pub(super) definition: String,
     pub(super) notes: Vec<String>,
 }
 
@@ -55,12 +59,20 @@ impl Target {
     ) -> Result<Self> {
         check_columns(&plan.schema)?;
         let Some(relation) = Relation::find(connection, name).await.map_err(failed)? else {
-            let writings = plan.schema.fields().iter().map(|field| Writing::created(field)).collect::<Result<_>>()?;
+            let writings =
+                plan.schema.fields().iter().map(|field| Writing::created(field)).collect::<Result<Vec<_>>>()?;
             let mut notes = Vec::new();
             if plan.mode != LoadMode::Create {
                 notes.push(format!("the table {name} does not exist and is created"));
             }
-            return Ok(Self { relation: None, writings, publishing: Publishing::Rename, notes });
+            let publishing = match plan.mode {
+                LoadMode::Merge => Publishing::Upsert,
+                // Subscribers would be sent rows of a table that they do not have.
+                _ if publishes_all(connection).await.map_err(failed)? => Publishing::Insert,
+                _ => Publishing::Rename,
+            };
+            let moved = writings.clone();
+            return Ok(Self { relation: None, writings, publishing, moved, definition: String::new(), notes });
         };
         if plan.mode == LoadMode::Create {
             return Err(Error::new(ErrorKind::AlreadyExists, "the target exists")
@@ -73,10 +85,19 @@ impl Target {
             }
             _ => return Err(Error::new(ErrorKind::InvalidConfig, "the target is no table").hint("name a table")),
         }
+        if relation.row_security {
+            return Err(Error::new(
+                ErrorKind::PermissionDenied,
+                "the target hides rows from this user by row security",
+            )
+            .hint("write as its owner, or as a user with BYPASSRLS"));
+        }
         let columns = match_columns(&plan.schema, &relation)?;
         let direct: Option<Vec<_>> = columns.iter().map(|column| column.direct.clone()).collect();
-        let moved = columns.into_iter().map(|column| column.moved).collect();
+        let moved: Vec<_> = columns.into_iter().map(|column| column.moved).collect();
+        let definition = definition(connection, &relation.name.quoted()?).await.map_err(failed)?;
         let mut notes = Vec::new();
+        let mut writings = moved.clone();
         let publishing = match plan.mode {
             LoadMode::Append => Publishing::Insert,
             LoadMode::Merge => {
@@ -91,17 +112,35 @@ impl Target {
             _ => {
                 refuse_references(connection, &relation).await.map_err(failed)??;
                 let hanging = what_hangs_on(connection, &relation).await.map_err(failed)?;
-                if let (true, Some(writings)) = (hanging.is_empty(), direct) {
-                    return Ok(Self { relation: Some(relation), writings, publishing: Publishing::Swap, notes });
-                } else {
-                    let what =
-                        if hanging.is_empty() { String::new() } else { format!(", with {}", hanging.join(", ")) };
-                    notes.push(format!("the rows of {name} are replaced within the table, which stays{what}"));
-                    Publishing::Refill
+                match direct.filter(|_| hanging.is_empty()) {
+                    Some(direct) => {
+                        writings = direct;
+                        Publishing::Swap
+                    }
+                    None => {
+                        let with = if hanging.is_empty() { "" } else { ", with " };
+                        notes.push(format!(
+                            "the rows of {name} are replaced within the table, which stays{with}{}",
+                            hanging.join(", ")
+                        ));
+                        Publishing::Refill
+                    }
                 }
             }
         };
-        Ok(Self { relation: Some(relation), writings: moved, publishing, notes })
+        let privileges: &[&str] = match publishing {
+            Publishing::Insert => &["INSERT"],
+            Publishing::Upsert => &["INSERT", "UPDATE", "SELECT"],
+            Publishing::Refill => &["INSERT", "DELETE"],
+            Publishing::Rename | Publishing::Swap => &[],
+        };
+        require_privileges(connection, &relation, privileges).await.map_err(failed)??;
+        Ok(Self { relation: Some(relation), writings, publishing, moved, definition, notes })
+    }
+
+    /// The same, to be moved into the table that is there instead of another one taking its place.
+    pub(super) fn refill(self) -> Self {
+        Self { writings: self.moved.clone(), publishing: Publishing::Refill, ..self }
     }
 
     /// The columns that are written, as SQL lists them.
@@ -154,8 +193,12 @@ fn match_columns(schema: &SchemaRef, relation: &Relation) -> Result<Vec<Existing
 
 /// Deleting the old rows could take rows of other tables along, or fail at the end.
 async fn refuse_references(connection: &mut PgConnection, relation: &Relation) -> sqlx::Result<Result<()>> {
-    let sql = "SELECT conname::text, conrelid::regclass::text FROM pg_constraint
-        WHERE contype = 'f' AND confrelid = $1::oid AND conrelid <> confrelid ORDER BY 1 LIMIT 1";
+    let sql = "
+        WITH RECURSIVE tree(oid) AS (
+            SELECT $1::oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid
+        )
+        SELECT conname::text, conrelid::regclass::text FROM pg_constraint WHERE contype = 'f'
+            AND confrelid IN (SELECT oid FROM tree) AND conrelid NOT IN (SELECT oid FROM tree) ORDER BY 1 LIMIT 1";
     let found = rows(connection, sql, &[&relation.oid.to_string()]).await?;
     let Some(row) = found.first() else { return Ok(Ok(())) };
     let (constraint, table): (String, String) = (row.try_get(0)?, row.try_get(1)?);
@@ -188,7 +231,17 @@ async fn what_hangs_on(connection: &mut PgConnection, relation: &Relation) -> sq
                 AND objsubid = 0)
             OR EXISTS (SELECT FROM pg_seclabel WHERE objoid = $1::oid)
         UNION ALL SELECT 'statistics' FROM pg_statistic_ext WHERE stxrelid = $1::oid
-        UNION ALL SELECT 'publications' FROM pg_publication_rel WHERE prrelid = $1::oid
+        UNION ALL SELECT 'publications' FROM pg_publication_tables p, t, pg_namespace n
+            WHERE n.oid = t.relnamespace AND p.schemaname = n.nspname AND p.tablename = t.relname
+        UNION ALL SELECT 'subscriptions' FROM pg_subscription_rel WHERE srrelid = $1::oid
+        UNION ALL SELECT 'an extension' FROM pg_depend
+            WHERE classid = 'pg_class'::regclass AND objid = $1::oid AND deptype = 'e'
+        UNION ALL SELECT 'privileges' FROM t, pg_default_acl a WHERE a.defaclobjtype = 'r'
+            AND a.defaclrole = (SELECT oid FROM pg_roles WHERE rolname = current_user)
+            AND a.defaclnamespace IN (0, t.relnamespace)
+        UNION ALL SELECT 'settings' FROM t, pg_class toast WHERE toast.oid = t.reltoastrelid AND toast.reloptions IS NOT NULL
+        UNION ALL SELECT 'settings' FROM pg_attribute a WHERE a.attrelid = $1::oid AND a.attnum > 0
+            AND to_jsonb(a)->>'attcompression' <> ''
         UNION ALL SELECT DISTINCT CASE d.classid WHEN 'pg_rewrite'::regclass THEN 'views'
                 WHEN 'pg_class'::regclass THEN 'sequences' ELSE 'other objects' END
             FROM pg_depend d
@@ -203,6 +256,43 @@ async fn what_hangs_on(connection: &mut PgConnection, relation: &Relation) -> sq
     let mut names: Vec<String> = found.iter().map(|row| row.try_get(0)).collect::<sqlx::Result<_>>()?;
     names.dedup();
     Ok(names)
+}
+
+/// Whether rows of any new table are sent to subscribers.
+async fn publishes_all(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    let sql = "SELECT (EXISTS (SELECT FROM pg_publication WHERE puballtables)
+        OR to_regclass('pg_catalog.pg_publication_namespace') IS NOT NULL AND EXISTS (SELECT FROM pg_publication p
+            WHERE NOT puballtables AND NOT EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid)))::text";
+    Ok(text(connection, sql, &[]).await?.as_deref() == Some("true"))
+}
+
+/// A hash of all that the catalogue has on columns, defaults, checks and comments of a table.
+pub(super) async fn definition(connection: &mut PgConnection, relation: &str) -> sqlx::Result<String> {
+    // Numbers of columns that were dropped before make no difference.
+    let sql = "SELECT md5(concat_ws('/',
+        (SELECT string_agg(concat_ws(',', attname, atttypid, atttypmod, attnotnull, attcollation, attstorage, attidentity,
+            attgenerated, pg_get_expr(adbin, adrelid), col_description(attrelid, attnum)), ';' ORDER BY attnum)
+            FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+            WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped),
+        (SELECT string_agg(concat_ws(',', conname, pg_get_constraintdef(oid), obj_description(oid, 'pg_constraint')), ';'
+            ORDER BY conname) FROM pg_constraint WHERE conrelid = $1::regclass AND contype = 'c')))";
+    Ok(text(connection, sql, &[relation]).await?.unwrap_or_default())
+}
+
+async fn require_privileges(
+    connection: &mut PgConnection,
+    relation: &Relation,
+    privileges: &[&str],
+) -> sqlx::Result<Result<()>> {
+    for privilege in privileges {
+        let sql = "SELECT has_table_privilege($1::oid, $2)::text";
+        if text(connection, sql, &[&relation.oid.to_string(), privilege]).await?.as_deref() != Some("true") {
+            let message = format!("the user has no privilege to {privilege} on the target");
+            return Ok(Err(Error::new(ErrorKind::PermissionDenied, message)
+                .hint(format!("let its owner GRANT {privilege} ON {}", relation.name))));
+        }
+    }
+    Ok(Ok(()))
 }
 
 /// Whether the server itself sees to it that a key is there once.

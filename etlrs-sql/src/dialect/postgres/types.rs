@@ -208,7 +208,10 @@ const REMADE: &[&str] = &[
     "datemultirange",
     "tsmultirange",
     "tstzmultirange",
-    // As elements of arrays.
+];
+
+/// Types besides that can be the elements of an array.
+const ELEMENTS: &[&str] = &[
     "boolean",
     "smallint",
     "integer",
@@ -224,18 +227,22 @@ const REMADE: &[&str] = &[
     "time without time zone",
 ];
 
-/// The type of that name, taken apart and put together again: `NAME`, `NAME(N,N)`, `NAME[]`.
-fn remade(name: &str) -> Option<String> {
+/// The type of that name, taken apart and put together again: `NAME`, `NAME(N,N)`, `NAME[]`; and the same without digits, such
+/// that casting to it cuts nothing off.
+fn remade(name: &str) -> Option<(String, String)> {
     let (element, array) = name.strip_suffix("[]").map_or((name, ""), |element| (element, "[]"));
     let (base, digits) = match element.split_once('(') {
         Some((base, rest)) => (base, Some(rest.strip_suffix(')')?)),
         None => (element, None),
     };
-    let base = REMADE.iter().find(|known| **known == base)?;
-    let Some(digits) = digits else { return Some(format!("{base}{array}")) };
+    let elements = ELEMENTS.iter().filter(|_| !array.is_empty());
+    let base = REMADE.iter().chain(elements).find(|known| **known == base)?;
+    // `bit` is short for `bit(1)`, but not in quotes.
+    let bare = if *base == "bit" { format!("\"bit\"{array}") } else { format!("{base}{array}") };
+    let Some(digits) = digits else { return Some((format!("{base}{array}"), bare)) };
     let digits: Option<Vec<i16>> = digits.split(',').map(|digits| digits.parse().ok()).collect();
     let digits: Vec<_> = digits?.iter().map(i16::to_string).collect();
-    Some(format!("{base}({}){array}", digits.join(",")))
+    Some((format!("{base}({}){array}", digits.join(",")), bare))
 }
 
 /// How a column is written.
@@ -246,8 +253,11 @@ pub(super) struct Writing {
     /// The type of the column in the staging table.
     pub(super) staged: String,
     pub(super) wire: Wire,
-    /// The type that the server casts it to when it is moved to the target, if it would not do so by itself.
+    /// The type that the server casts it to when it is moved to the target, if it would not do so by itself. It has no
+    /// modifier, for casting to one with it cuts values off.
     pub(super) cast: Option<String>,
+    /// Characters that the column holds at the most; the server would cut off blanks beyond them.
+    pub(super) longest: Option<usize>,
     /// Microseconds of which a time must be a multiple; the server would round others.
     pub(super) step: i64,
 }
@@ -343,6 +353,17 @@ fn is_text(data_type: &DataType) -> bool {
 }
 
 impl Writing {
+    /// Of a type that is staged as it is.
+    fn plain(declared: String, wire: Wire) -> Self {
+        Self { staged: declared.clone(), declared, wire, cast: None, longest: None, step: 1 }
+    }
+
+    /// Whether the cast or the move to the target may change a value, which the server does without an error.
+    pub(super) fn may_change(&self) -> bool {
+        let modified = self.declared.contains('(');
+        self.cast.as_ref().is_some_and(|cast| modified || matches!(cast.as_str(), "name" | "\"char\""))
+    }
+
     /// Into a table that is made for it.
     pub(super) fn created(field: &Field) -> Result<Self> {
         let (declared, wire) = natural(field, field.data_type())?;
@@ -350,11 +371,11 @@ impl Writing {
         if let Some(digits) = remembered.and_then(|name| remade_time(name, field.data_type())) {
             // `timestamptz(3)`
             let declared = format!("{declared}({digits})");
-            return Ok(Self { staged: declared.clone(), declared, wire, cast: None, step: step(digits) });
+            return Ok(Self { step: step(digits), ..Self::plain(declared, wire) });
         }
         let remembered = remembered.filter(|_| is_text(values_of(field.data_type())));
-        let Some(declared) = remembered.and_then(|name| remade(name)) else {
-            return Ok(Self { staged: declared.clone(), declared, wire, cast: None, step: 1 });
+        let Some((declared, bare)) = remembered.and_then(|name| remade(name)) else {
+            return Ok(Self::plain(declared, wire));
         };
         let known = match declared.as_str() {
             "uuid" => Some(Wire::Uuid),
@@ -364,8 +385,8 @@ impl Writing {
             _ => None,
         };
         Ok(match known {
-            Some(wire) => Self { staged: declared.clone(), declared, wire, cast: None, step: 1 },
-            None => Self { staged: "text".into(), cast: Some(declared.clone()), declared, wire: Wire::Text, step: 1 },
+            Some(wire) => Self::plain(declared, wire),
+            None => Self { staged: "text".into(), cast: Some(bare), ..Self::plain(declared, Wire::Text) },
         })
     }
 
@@ -409,7 +430,7 @@ impl Writing {
                 .at_column(field.name())
                 .hint("cast the column to the type of the target's"));
         }
-        let plain_text = matches!(column.type_oid, 25 | 1043 | 1042);
+        let plain_text = matches!(column.type_oid, 25 | 1043);
         let by_itself = plain_text || natural != Wire::Text && wire.is_some();
         let cast = (!by_itself).then(|| column.bare_type.clone());
         let integer = |wire| matches!(wire, Wire::Int2 | Wire::Int4 | Wire::Int8);
@@ -424,9 +445,10 @@ impl Writing {
         };
         let direct = wire.filter(|wire| reads_back(wire) && *source != Null);
         let step = if matches!(natural, Wire::Time | Wire::Timestamp) { step(column.typmod) } else { 1 };
-        let direct =
-            direct.map(|wire| Self { declared: declared.clone(), staged: declared.clone(), wire, cast: None, step });
-        Ok(Existing { moved: Self { declared, staged, wire: natural, cast, step }, direct })
+        // The type modifier of a varchar is its length and 4.
+        let length = usize::try_from(column.typmod - 4).ok().filter(|_| column.type_oid == 1043);
+        let direct = direct.map(|wire| Self { longest: length, step, ..Self::plain(declared.clone(), wire) });
+        Ok(Existing { moved: Self { declared, staged, wire: natural, cast, longest: length, step }, direct })
     }
 }
 
@@ -470,9 +492,11 @@ mod tests {
             ("bit(3); x", None),
             ("bit(3,x)", None),
             ("mood", None),
+            ("integer", None),
+            ("integer[]", Some("integer[]")),
             ("", None),
         ] {
-            assert_eq!(remade(name).as_deref(), expected, "{name}");
+            assert_eq!(remade(name).map(|(name, _)| name).as_deref(), expected, "{name}");
         }
     }
 
