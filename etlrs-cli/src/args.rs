@@ -12,12 +12,13 @@ const EXAMPLES: &str = "\
 Examples:
   etlrs copy sales.csv sales.parquet
   etlrs copy sales.csv sqlite:shop.db#sales --mode append --columns id,day,total
+  etlrs copy postgres://me@localhost/shop#orders orders.parquet
   etlrs copy sales.parquet late.parquet --where \"shipped > due or shipped is null\"
   etlrs run pipeline.toml
   etlrs inspect sales.csv
 
 Sources and targets are paths, whose extension tells the format (out.parquet/ is a directory of files), or
-sqlite:FILE#TABLE. A source may be a pattern (`data/*.csv`) or standard input (-, as CSV); csv:PATH names the format. `etlrs connectors` lists them all, `etlrs connectors csv` the options of one.
+sqlite:FILE#TABLE, postgres://USER@HOST/DATABASE#SCHEMA.TABLE. A source may be a pattern (`data/*.csv`) or standard input (-, as CSV); csv:PATH names the format. `etlrs connectors` lists them all, `etlrs connectors csv` the options of one.
 
 Exit codes: 0 done and verified, 1 failed and the target is as it was, 2 wrong usage, 3 done and verified but for
 records that were set aside (--on-error quarantine), 130 interrupted.";

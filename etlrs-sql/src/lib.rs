@@ -1,8 +1,8 @@
-//! Databases as sources and targets of ETLRS. Each is a feature; SQLite is the default one.
+//! Databases as sources and targets of ETLRS. Each is a feature, `postgres` and `sqlite`; SQLite is the default one.
 //!
-//! A table is read in ranges of its rowids, side by side, and written into a staging table that becomes the target in
-//! one transaction, so that readers see the old table or the new one. How types map is written in
-//! [`SqliteExtractor`] for reading and [`SqliteLoader`] for writing.
+//! A table is read in pieces, side by side: ranges of rowids in SQLite, ranges of pages in PostgreSQL, where all of them are
+//! of one snapshot. It is written into a staging table that becomes the target in one transaction, so that readers see the
+//! old table or the new one. `docs/type-mapping.md` tells how types map.
 //!
 //! ```
 //! use etlrs_core::*;

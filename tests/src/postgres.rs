@@ -117,6 +117,14 @@ impl Postgres {
         self.sql("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '^_etlrs' ORDER BY 1")
     }
 
+    /// Makes a superuser who needs this password, by SCRAM.
+    pub fn add_user_with_password(&self, name: &str, password: &str) {
+        self.sql(&format!("CREATE ROLE {name} LOGIN SUPERUSER PASSWORD '{password}'"));
+        let rules = format!("host all {name} 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n");
+        std::fs::write(self.folder.path().join("data/pg_hba.conf"), rules).unwrap();
+        self.sql("SELECT pg_reload_conf()");
+    }
+
     /// Where the server has its data, its socket and its log.
     pub fn folder(&self) -> &Path {
         self.folder.path()

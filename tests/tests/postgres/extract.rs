@@ -179,7 +179,7 @@ fn columns_and_conditions_are_left_to_the_server() {
             server.sql(&format!("SELECT count(*) FROM t WHERE {sql}")),
             "{filter}"
         );
-        let copies = server.log().lines().filter(|line| line.contains("COPY (SELECT")).last().unwrap().to_owned();
+        let copies = server.log().lines().rfind(|line| line.contains("COPY (SELECT")).unwrap().to_owned();
         assert!(copies.contains(pushed), "{filter}: {copies}");
         if !pushed.is_empty() && !filter.contains(" and ok") {
             assert_eq!(report.rows_read, report.load.records_loaded, "{filter}");

@@ -5,6 +5,7 @@ mod extract;
 mod load;
 mod names;
 mod round_trip;
+mod secrets;
 
 use etlrs::*;
 pub use etlrs_tests::postgres::Postgres;

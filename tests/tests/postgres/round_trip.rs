@@ -1,5 +1,7 @@
 //! Every type, with its extremes, out and in again.
 
+use std::collections::HashMap;
+
 use super::*;
 
 /// Columns of every type, each with the type that a table made of the data has in its place where that is another one.
@@ -330,4 +332,87 @@ fn types_of_arrow_become_what_is_documented() {
         }
     }
     assert!(rows.len() >= 19);
+}
+
+#[test]
+fn every_type_of_arrow_arrives_and_is_verified() {
+    use std::sync::Arc;
+
+    use arrow_array::types::*;
+    use arrow_array::*;
+
+    let server = Postgres::start();
+    let uuid = HashMap::from([("ARROW:extension:name".to_owned(), "arrow.uuid".to_owned())]);
+    let json = HashMap::from([("ARROW:extension:name".to_owned(), "arrow.json".to_owned())]);
+    let bytes: FixedSizeBinaryArray = FixedSizeBinaryArray::try_from_iter([[7_u8; 16], [255; 16]].into_iter()).unwrap();
+    let dictionary: DictionaryArray<Int8Type> = vec![Some("a"), None].into_iter().collect();
+    let decimal = Decimal128Array::from(vec![12345, -1]).with_precision_and_scale(10, 2).unwrap();
+    let columns: Vec<(&str, ArrayRef, HashMap<String, String>, &str)> = vec![
+        ("boolean", Arc::new(BooleanArray::from(vec![Some(true), None])), HashMap::new(), "true|"),
+        ("int8", Arc::new(Int8Array::from(vec![-128, 127])), HashMap::new(), "-128|127"),
+        ("uint64", Arc::new(UInt64Array::from(vec![u64::MAX, 0])), HashMap::new(), "18446744073709551615|0"),
+        ("uint32", Arc::new(UInt32Array::from(vec![u32::MAX, 0])), HashMap::new(), "4294967295|0"),
+        ("float16", Arc::new(Float32Array::from(vec![1.5, f32::NAN])), HashMap::new(), "1.5|NaN"),
+        ("large", Arc::new(LargeStringArray::from(vec!["a", ""])), HashMap::new(), "a|"),
+        (
+            "view",
+            Arc::new(StringViewArray::from(vec!["a long text, longer than a view", ""])),
+            HashMap::new(),
+            "a long text, longer than a view|",
+        ),
+        ("binary", Arc::new(BinaryViewArray::from(vec![&b"\0\xff"[..], b""])), HashMap::new(), "\\x00ff|\\x"),
+        ("dictionary", Arc::new(dictionary), HashMap::new(), "a|"),
+        ("null", Arc::new(NullArray::new(2)), HashMap::new(), "|"),
+        ("time32", Arc::new(Time32SecondArray::from(vec![0, 86399])), HashMap::new(), "00:00:00|23:59:59"),
+        ("time64", Arc::new(Time64NanosecondArray::from(vec![1000, 0])), HashMap::new(), "00:00:00.000001|00:00:00"),
+        (
+            "seconds",
+            Arc::new(TimestampSecondArray::from(vec![-1, 0])),
+            HashMap::new(),
+            "1969-12-31 23:59:59|1970-01-01 00:00:00",
+        ),
+        (
+            "nanos",
+            Arc::new(TimestampNanosecondArray::from(vec![1000, 0]).with_timezone("+02:00")),
+            HashMap::new(),
+            "1970-01-01 00:00:00.000001+00|1970-01-01 00:00:00+00",
+        ),
+        ("decimal", Arc::new(decimal), HashMap::new(), "123.45|-0.01"),
+        (
+            "uuid",
+            Arc::new(bytes.clone()),
+            uuid,
+            "07070707-0707-0707-0707-070707070707|ffffffff-ffff-ffff-ffff-ffffffffffff",
+        ),
+        (
+            "fixed",
+            Arc::new(bytes),
+            HashMap::new(),
+            "\\x07070707070707070707070707070707|\\xffffffffffffffffffffffffffffffff",
+        ),
+        ("json", Arc::new(StringArray::from(vec!["{\"a\":  1}", "[]"])), json, "{\"a\":  1}|[]"),
+    ];
+    let fields: Vec<_> = columns
+        .iter()
+        .map(|(name, array, metadata, _)| {
+            Field::new(*name, array.data_type().clone(), true).with_metadata(metadata.clone())
+        })
+        .collect();
+    let schema = Arc::new(Schema::new(fields));
+    let batch =
+        RecordBatch::try_new(schema.clone(), columns.iter().map(|(_, array, ..)| array.clone()).collect()).unwrap();
+    for mode in [LoadMode::Create, LoadMode::Append, LoadMode::Replace] {
+        let pool = PostgresPool::connect_lazy(&server.uri("")).unwrap();
+        let report = block_on(async {
+            let source = MemoryExtractor::new(schema.clone(), vec![batch.clone()]);
+            let pipeline = PipelineBuilder::new().extract(source).load(PostgresLoader::new(pool, "t")?);
+            pipeline.mode(mode).verify(Verify::Full).build()?.execute().await
+        });
+        assert_eq!(report.unwrap().load.records_loaded, 2, "{mode}");
+    }
+    for (name, _, _, expected) in &columns {
+        let sql = format!("SET timezone = 'UTC'; SELECT string_agg(coalesce(\"{name}\"::text, ''), '|') FROM t");
+        assert_eq!(server.sql(&sql), *expected, "{name}");
+    }
+    assert_eq!(types_of(&server, "t")[14..], ["uuid", "bytea", "json"]);
 }

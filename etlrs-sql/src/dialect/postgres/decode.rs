@@ -10,7 +10,10 @@
 use std::sync::Arc;
 
 use arrow_array::types::*;
-use arrow_array::{ArrayRef, BinaryArray, BooleanArray, PrimitiveArray, RecordBatch, RecordBatchOptions, StringArray};
+use arrow_array::{
+    ArrayRef, BinaryArray, BooleanArray, FixedSizeBinaryArray, PrimitiveArray, RecordBatch, RecordBatchOptions,
+    StringArray,
+};
 use arrow_buffer::{ArrowNativeType, BooleanBufferBuilder, NullBufferBuilder, OffsetBuffer, ScalarBuffer, i256};
 use arrow_schema::{DataType, Field, SchemaRef, TimeUnit};
 use etlrs_core::{Error, ErrorKind, Result, type_name};
@@ -229,6 +232,8 @@ enum Values {
     Float64(Vec<f64>),
     Decimal128(Vec<i128>),
     Decimal256(Vec<i256>),
+    /// Sixteen bytes each.
+    Uuid(Uuids),
     /// Ends of the values, and their bytes.
     Bytes(Vec<i32>, Vec<u8>),
 }
@@ -245,55 +250,54 @@ impl ColumnDecoder {
         let Self { wire, data_type, nulls, values } = self;
         match (wire, values) {
             (Wire::Bool, Values::Bits(values)) => {
-                each(bytes, fields, nulls, values, |values, field: [u8; 1]| Ok(values.append(field[0] != 0)))
+                each(bytes, fields, nulls, values, |field: [u8; 1]| Ok(field[0] != 0))
             }
             (Wire::Int2, Values::Int16(values)) => {
-                each(bytes, fields, nulls, values, |values, field| Ok(values.push(i16::from_be_bytes(field))))
+                each(bytes, fields, nulls, values, |field| Ok(i16::from_be_bytes(field)))
             }
             (Wire::Int4, Values::Int32(values)) => {
-                each(bytes, fields, nulls, values, |values, field| Ok(values.push(i32::from_be_bytes(field))))
+                each(bytes, fields, nulls, values, |field| Ok(i32::from_be_bytes(field)))
             }
             (Wire::Int8, Values::Int64(values)) => {
-                each(bytes, fields, nulls, values, |values, field| Ok(values.push(i64::from_be_bytes(field))))
+                each(bytes, fields, nulls, values, |field| Ok(i64::from_be_bytes(field)))
             }
             (Wire::Float4, Values::Float32(values)) => {
-                each(bytes, fields, nulls, values, |values, field| Ok(values.push(f32::from_be_bytes(field))))
+                each(bytes, fields, nulls, values, |field| Ok(f32::from_be_bytes(field)))
             }
             (Wire::Float8, Values::Float64(values)) => {
-                each(bytes, fields, nulls, values, |values, field| Ok(values.push(f64::from_be_bytes(field))))
+                each(bytes, fields, nulls, values, |field| Ok(f64::from_be_bytes(field)))
             }
-            (Wire::Date, Values::Int32(values)) => each(bytes, fields, nulls, values, |values, field| {
+            (Wire::Date, Values::Int32(values)) => each(bytes, fields, nulls, values, |field| {
                 let days = i32::from_be_bytes(field);
                 if matches!(days, i32::MAX | i32::MIN) {
                     return Err(Misfit::Value("infinity"));
                 }
-                Ok(values.push(days.checked_add(EPOCH_DAYS).ok_or(Misfit::Malformed)?))
+                days.checked_add(EPOCH_DAYS).ok_or(Misfit::Malformed)
             }),
-            (Wire::Time, Values::Int64(values)) => each(bytes, fields, nulls, values, |values, field| {
+            (Wire::Time, Values::Int64(values)) => each(bytes, fields, nulls, values, |field| {
                 let time = i64::from_be_bytes(field);
-                if !(0..DAY_MICROSECONDS).contains(&time) {
-                    return Err(Misfit::Value("24:00:00"));
-                }
-                Ok(values.push(time))
+                if (0..DAY_MICROSECONDS).contains(&time) { Ok(time) } else { Err(Misfit::Value("24:00:00")) }
             }),
-            (Wire::Timestamp, Values::Int64(values)) => each(bytes, fields, nulls, values, |values, field| {
+            (Wire::Timestamp, Values::Int64(values)) => each(bytes, fields, nulls, values, |field| {
                 let time = i64::from_be_bytes(field);
                 if matches!(time, i64::MAX | i64::MIN) {
                     return Err(Misfit::Value("infinity"));
                 }
-                let far = Misfit::Value("a timestamp after the year 294246");
-                Ok(values.push(time.checked_add(EPOCH_MICROSECONDS).ok_or(far)?))
+                time.checked_add(EPOCH_MICROSECONDS).ok_or(Misfit::Value("a timestamp after the year 294246"))
             }),
+            (Wire::Uuid, Values::Uuid(values)) => each(bytes, fields, nulls, values, |field: [u8; 16]| Ok(field)),
             (Wire::Numeric, Values::Decimal128(values)) => {
                 let (precision, scale) = decimal_of(data_type);
                 variable(bytes, fields, nulls, values, |values, field| {
-                    Ok(values.push(numeric::to_decimal128(field, precision, scale)?))
+                    values.put(numeric::to_decimal128(field, precision, scale)?);
+                    Ok(())
                 })
             }
             (Wire::Numeric, Values::Decimal256(values)) => {
                 let (precision, scale) = decimal_of(data_type);
                 variable(bytes, fields, nulls, values, |values, field| {
-                    Ok(values.push(numeric::to_decimal256(field, precision, scale)?))
+                    values.put(numeric::to_decimal256(field, precision, scale)?);
+                    Ok(())
                 })
             }
             (Wire::Numeric, Values::Bytes(ends, data)) => {
@@ -303,8 +307,8 @@ impl ColumnDecoder {
                 })
             }
             (Wire::Uuid, Values::Bytes(ends, data)) => {
-                each(bytes, fields, nulls, &mut Text(ends, data), |text, field: [u8; 16]| {
-                    write_uuid(text.1, &field);
+                variable(bytes, fields, nulls, &mut Text(ends, data), |text, field| {
+                    write_uuid(text.1, field.try_into().map_err(|_| Misfit::Malformed)?);
                     text.end()
                 })
             }
@@ -352,6 +356,7 @@ impl ColumnDecoder {
             Values::Decimal256(values) => Arc::new(
                 PrimitiveArray::<Decimal256Type>::new(values.into(), nulls).with_data_type(self.data_type.clone()),
             ),
+            Values::Uuid(uuids) => Arc::new(FixedSizeBinaryArray::new(16, uuids.0.into(), nulls)),
             Values::Bytes(ends, data) => {
                 debug_assert_eq!(ends.len(), rows + 1);
                 let offsets = OffsetBuffer::new(ScalarBuffer::from(ends));
@@ -390,25 +395,61 @@ impl Values {
             DataType::Float64 => Self::Float64(Vec::new()),
             DataType::Decimal128(..) => Self::Decimal128(Vec::new()),
             DataType::Decimal256(..) => Self::Decimal256(Vec::new()),
+            DataType::FixedSizeBinary(16) => Self::Uuid(Uuids(Vec::new())),
             _ => Self::Bytes(vec![0], Vec::new()),
         }
     }
 }
 
-/// What takes a value in place of a null.
+/// What takes something in place of a null.
 trait Empty {
     fn empty(&mut self);
 }
 
+/// What takes values.
+trait Put<T>: Empty {
+    fn put(&mut self, value: T);
+}
+
 impl<T: ArrowNativeType> Empty for Vec<T> {
+    #[inline]
     fn empty(&mut self) {
         self.push(T::default());
     }
 }
 
+impl<T: ArrowNativeType> Put<T> for Vec<T> {
+    #[inline]
+    fn put(&mut self, value: T) {
+        self.push(value);
+    }
+}
+
 impl Empty for BooleanBufferBuilder {
+    #[inline]
     fn empty(&mut self) {
         self.append(false);
+    }
+}
+
+impl Put<bool> for BooleanBufferBuilder {
+    #[inline]
+    fn put(&mut self, value: bool) {
+        self.append(value);
+    }
+}
+
+struct Uuids(Vec<u8>);
+
+impl Empty for Uuids {
+    fn empty(&mut self) {
+        self.0.extend([0; 16]);
+    }
+}
+
+impl Put<[u8; 16]> for Uuids {
+    fn put(&mut self, value: [u8; 16]) {
+        self.0.extend(value);
     }
 }
 
@@ -431,15 +472,16 @@ impl Empty for Text<'_> {
 
 /// Values of one width.
 #[inline]
-fn each<V: Empty, const WIDTH: usize>(
+fn each<T, V: Put<T>, const WIDTH: usize>(
     bytes: &[u8],
     fields: impl Iterator<Item = Span>,
     nulls: &mut NullBufferBuilder,
     values: &mut V,
-    push: impl Fn(&mut V, [u8; WIDTH]) -> Result<(), Misfit>,
+    convert: impl Fn([u8; WIDTH]) -> Result<T, Misfit>,
 ) -> Result<(), Misfit> {
     variable(bytes, fields, nulls, values, |values, field| {
-        push(values, field.try_into().map_err(|_| Misfit::Malformed)?)
+        values.put(convert(field.try_into().map_err(|_| Misfit::Malformed)?)?);
+        Ok(())
     })
 }
 

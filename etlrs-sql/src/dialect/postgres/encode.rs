@@ -75,6 +75,9 @@ impl<'a> Rows<'a> {
 fn put(out: &mut Vec<u8>, writing: &Writing, value: Scalar<'_>) -> Result<(), Refused> {
     match (writing.wire, value) {
         (_, Scalar::Null) => out.extend([0xff; 4]),
+        (_, Scalar::Int(value)) if writing.most.is_some_and(|most| value.unsigned_abs() > most) => {
+            return Err(("an integer that the column's float cannot hold exactly", "cast the column to float64"));
+        }
         (Wire::Int8, Scalar::Int(value)) => eight(out, value.to_be_bytes()),
         (Wire::Int4, Scalar::Int(value)) => four(out, within(i32::try_from(value))?.to_be_bytes()),
         (Wire::Int2, Scalar::Int(value)) => {
@@ -97,9 +100,6 @@ fn put(out: &mut Vec<u8>, writing: &Writing, value: Scalar<'_>) -> Result<(), Re
         (Wire::Bool, Scalar::Bool(value)) => out.extend([0, 0, 0, 1, value.into()]),
         (Wire::Float8, Scalar::Float64(value)) => eight(out, value.to_be_bytes()),
         (Wire::Float8, Scalar::Float32(value)) => eight(out, f64::from(value).to_be_bytes()),
-        // Only integers that floats hold exactly are planned for these.
-        (Wire::Float8, Scalar::Int(value)) => eight(out, (value as f64).to_be_bytes()),
-        (Wire::Float4, Scalar::Int(value)) => four(out, (value as f32).to_be_bytes()),
         (Wire::Float4, Scalar::Float32(value)) => four(out, value.to_be_bytes()),
         (Wire::Date, Scalar::Date(days)) => {
             let days = i64::from(days) - i64::from(EPOCH_DAYS);
@@ -146,6 +146,7 @@ fn put(out: &mut Vec<u8>, writing: &Writing, value: Scalar<'_>) -> Result<(), Re
             out.extend(16_u32.to_be_bytes());
             out.extend(uuid);
         }
+        (Wire::Uuid, Scalar::Bytes(uuid)) if uuid.len() == 16 => bytes(out, uuid)?,
         (_, Scalar::TooFine) => {
             return Err(("a time that is finer than microseconds", "cast the column, which cuts off the rest"));
         }
@@ -187,7 +188,7 @@ fn bytes(out: &mut Vec<u8>, value: &[u8]) -> Result<(), Refused> {
 }
 
 fn within<T, E>(value: Result<T, E>) -> Result<T, Refused> {
-    value.map_err(|_| ("a number that the column's type cannot hold", "please report this"))
+    value.map_err(|_| ("a number that the column's type cannot hold", "widen the column, or leave such rows out"))
 }
 
 /// A decimal of any size and scale; a negative scale stands for zeros at the end.

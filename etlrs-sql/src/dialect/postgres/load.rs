@@ -13,9 +13,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
+use arrow_schema::Field;
 use etlrs_core::{
-    Error, ErrorKind, Extractor, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Partition,
-    PartitionId, PartitionWriter, Published, Receipt, Result, RunContext, RunId, Scan, ScanRequest, async_trait,
+    ColumnTypes, Error, ErrorKind, Extractor, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader,
+    Partition, PartitionId, PartitionWriter, Published, Receipt, Result, RunContext, RunId, Scan, ScanRequest,
+    async_trait,
 };
 use sqlx::{Connection, PgConnection, Row};
 
@@ -28,7 +30,7 @@ use super::publish;
 use super::server::{PostgresPool, close_all, execute, rows, text};
 use super::target::{self, Publishing, Target};
 use super::types::Writing;
-use crate::PostgresTargetOptions;
+use crate::{PostgresSourceOptions, PostgresTargetOptions};
 
 /// A table of a PostgreSQL database, which is created if need be.
 ///
@@ -391,11 +393,13 @@ impl LoadSession for PostgresSession {
     }
 
     async fn read_back(&mut self, cx: &RunContext, _: &[Receipt]) -> Result<Option<Arc<dyn Scan>>> {
-        let columns = self.plan.schema.fields().iter().map(|field| field.name());
-        let scan = PostgresExtractor::table(self.shared.pool.clone(), &self.shared.names.staging)?
-            .scan(cx, &ScanRequest::all().columns(columns))
-            .await?;
-        Ok(Some(scan))
+        let fields = self.plan.schema.fields();
+        let is_uuid = |field: &&Arc<Field>| field.extension_type_name() == Some("arrow.uuid");
+        let uuids = fields.iter().filter(is_uuid).map(|field| (field.name().clone(), field.data_type().clone()));
+        let options = PostgresSourceOptions { types: ColumnTypes(uuids.collect()), ..PostgresSourceOptions::default() };
+        let request = ScanRequest::all().columns(fields.iter().map(|field| field.name()));
+        let staged = PostgresExtractor::table(self.shared.pool.clone(), &self.shared.names.staging)?;
+        staged.with_options(options).scan(cx, &request).await.map(Some)
     }
 
     async fn commit(mut self: Box<Self>, receipts: Vec<Receipt>) -> Result<Published> {

@@ -151,10 +151,16 @@ pub(super) fn write_text(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Misfit> 
     match raw.sign {
         0 => {}
         NEGATIVE => out.push(b'-'),
-        NAN => return Ok(out.extend_from_slice(b"NaN")),
-        PLUS_INFINITY => return Ok(out.extend_from_slice(b"Infinity")),
-        MINUS_INFINITY => return Ok(out.extend_from_slice(b"-Infinity")),
-        _ => return Err(Misfit::Malformed),
+        special => {
+            let text: &[u8] = match special {
+                NAN => b"NaN",
+                PLUS_INFINITY => b"Infinity",
+                MINUS_INFINITY => b"-Infinity",
+                _ => return Err(Misfit::Malformed),
+            };
+            out.extend_from_slice(text);
+            return Ok(());
+        }
     }
     let group = |place: i32| {
         let index = usize::try_from(raw.weight - place).ok();

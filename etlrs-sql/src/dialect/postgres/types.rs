@@ -108,6 +108,7 @@ impl Reading {
             DataType::Int32 if wire == Some(Wire::Int2) => (Wire::Int4, Some("int4")),
             DataType::Int64 if matches!(wire, Some(Wire::Int2 | Wire::Int4)) => (Wire::Int8, Some("int8")),
             DataType::Binary if wire == Some(Wire::Text) => (Wire::Text, None),
+            DataType::FixedSizeBinary(16) if wire == Some(Wire::Uuid) => (Wire::Uuid, None),
             _ => {
                 let (from, to) = (&column.type_name, type_name(wished));
                 return Err(Error::new(ErrorKind::InvalidConfig, format!("{from} cannot be read as {to} exactly"))
@@ -258,6 +259,8 @@ pub(super) struct Writing {
     pub(super) cast: Option<String>,
     /// Characters that the column holds at the most; the server would cut off blanks beyond them.
     pub(super) longest: Option<usize>,
+    /// The greatest magnitude of an integer; the server would round others to a float.
+    pub(super) most: Option<u64>,
     /// Microseconds of which a time must be a multiple; the server would round others.
     pub(super) step: i64,
 }
@@ -297,7 +300,11 @@ fn refuse<T>(field: &Field, reason: &str, hint: &'static str) -> Result<T> {
 /// What holds every value of `data_type`: name and wire.
 fn natural(field: &Field, data_type: &DataType) -> Result<(String, Wire)> {
     use DataType::*;
+    // The canonical extension types of Arrow, which Parquet files have.
+    let extension = field.extension_type_name();
     let (name, wire) = match data_type {
+        FixedSizeBinary(16) if extension == Some("arrow.uuid") => ("uuid", Wire::Uuid),
+        Utf8 | LargeUtf8 | Utf8View if extension == Some("arrow.json") => ("json", Wire::Text),
         Boolean => ("boolean", Wire::Bool),
         Int8 | Int16 | UInt8 => ("smallint", Wire::Int2),
         Int32 | UInt16 => ("integer", Wire::Int4),
@@ -355,7 +362,7 @@ fn is_text(data_type: &DataType) -> bool {
 impl Writing {
     /// Of a type that is staged as it is.
     fn plain(declared: String, wire: Wire) -> Self {
-        Self { staged: declared.clone(), declared, wire, cast: None, longest: None, step: 1 }
+        Self { staged: declared.clone(), declared, wire, cast: None, longest: None, most: None, step: 1 }
     }
 
     /// Whether the cast or the move to the target may change a value, which the server does without an error.
@@ -397,17 +404,17 @@ impl Writing {
         let (staged, natural) = natural(field, source)?;
         let declared = column.type_name.clone();
         let wire = Wire::of(column);
-        let integer_within = |most: i128| integer_range(source).is_some_and(|(a, b)| -most - 1 <= a && b <= most);
+        // What does not depend on the type alone is checked value by value: by the encoder, or by the server, which refuses
+        // a number that is too large and rounds one that is too fine.
+        let integer = source.is_integer() && *source != UInt64;
         let fits = match wire {
             _ if *source == Null => true,
             Some(Wire::Bool) => *source == Boolean,
-            Some(Wire::Int2) => integer_within(i16::MAX.into()),
-            Some(Wire::Int4) => integer_within(i32::MAX.into()),
-            Some(Wire::Int8) => integer_within(i64::MAX.into()),
-            Some(Wire::Float4) => matches!(source, Float16 | Float32) || integer_within((1 << 24) - 1),
-            Some(Wire::Float8) => matches!(source, Float16 | Float32 | Float64) || integer_within((1 << 53) - 1),
+            Some(Wire::Int2 | Wire::Int4 | Wire::Int8) => source.is_integer(),
+            Some(Wire::Float4) => integer || matches!(source, Float16 | Float32),
+            Some(Wire::Float8) => integer || matches!(source, Float16 | Float32 | Float64),
             Some(Wire::Numeric) => match (digits(source), column.digits()) {
-                (Some((whole, scale)), Some((p, s))) => whole <= p - s && scale <= s,
+                (Some((_, scale)), Some((_, s))) => scale <= s,
                 // Without digits of its own it holds any number.
                 (Some(_), None) => true,
                 // Text that was read from such a column.
@@ -415,6 +422,7 @@ impl Writing {
             },
             // The server tells when a number is none.
             None if column.type_oid == OID => source.is_integer(),
+            Some(Wire::Uuid) if natural == Wire::Uuid => true,
             Some(Wire::Text | Wire::Jsonb | Wire::Uuid) | None => is_text(source),
             Some(Wire::Bytea) => matches!(source, Binary | LargeBinary | BinaryView | FixedSizeBinary(_)),
             Some(Wire::Date) => *source == Date32,
@@ -433,42 +441,32 @@ impl Writing {
         let plain_text = matches!(column.type_oid, 25 | 1043);
         let by_itself = plain_text || natural != Wire::Text && wire.is_some();
         let cast = (!by_itself).then(|| column.bare_type.clone());
-        let integer = |wire| matches!(wire, Wire::Int2 | Wire::Int4 | Wire::Int8);
+        let is_int = |wire| matches!(wire, Wire::Int2 | Wire::Int4 | Wire::Int8);
         let reads_back = |wire: &Wire| match wire {
             // Reads back without the zeros, or with more of them.
             Wire::Numeric => digits(source).is_some_and(|(_, scale)| column.digits().is_some_and(|(_, s)| s == scale)),
             // The server pads, or writes in another way, what is not from such a column.
             Wire::Text => column.type_oid != 1042 && natural == Wire::Text,
             Wire::Jsonb => remembers(field, "jsonb"),
-            Wire::Uuid => remembers(field, "uuid"),
-            wire => *wire == natural || integer(*wire) && integer(natural),
+            Wire::Uuid => natural == Wire::Uuid || remembers(field, "uuid"),
+            wire => *wire == natural || is_int(*wire) && is_int(natural),
         };
         let direct = wire.filter(|wire| reads_back(wire) && *source != Null);
         let step = if matches!(natural, Wire::Time | Wire::Timestamp) { step(column.typmod) } else { 1 };
         // The type modifier of a varchar is its length and 4.
         let length = usize::try_from(column.typmod - 4).ok().filter(|_| column.type_oid == 1043);
         let direct = direct.map(|wire| Self { longest: length, step, ..Self::plain(declared.clone(), wire) });
-        Ok(Existing { moved: Self { declared, staged, wire: natural, cast, longest: length, step }, direct })
+        let most = match wire {
+            Some(Wire::Float4) if integer => Some(1 << 24),
+            Some(Wire::Float8) if integer => Some(1 << 53),
+            _ => None,
+        };
+        Ok(Existing { moved: Self { declared, staged, wire: natural, cast, longest: length, most, step }, direct })
     }
 }
 
 fn remembers(field: &Field, name: &str) -> bool {
     field.metadata().get(TYPE_KEY).is_some_and(|remembered| remembered == name)
-}
-
-fn integer_range(data_type: &DataType) -> Option<(i128, i128)> {
-    use DataType::*;
-    Some(match data_type {
-        Int8 => (i8::MIN.into(), i8::MAX.into()),
-        Int16 => (i16::MIN.into(), i16::MAX.into()),
-        Int32 => (i32::MIN.into(), i32::MAX.into()),
-        Int64 => (i64::MIN.into(), i64::MAX.into()),
-        UInt8 => (0, u8::MAX.into()),
-        UInt16 => (0, u16::MAX.into()),
-        UInt32 => (0, u32::MAX.into()),
-        UInt64 => (0, u64::MAX.into()),
-        _ => return None,
-    })
 }
 
 impl Column {

@@ -1,0 +1,141 @@
+//! A password is in no output, whatever goes wrong.
+
+use std::path::Path;
+use std::process::Command;
+
+use etlrs_tests::{Ran, etlrs};
+
+use super::*;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_etlrs-under-test");
+const CANARY: &str = "cAnArY5ecret";
+
+/// The arguments of the program for a URI.
+type Arguments<'a> = &'a dyn Fn(&str) -> Vec<String>;
+
+/// Where a password can be given.
+#[derive(Clone, Copy, Debug)]
+enum Slot {
+    Url,
+    Parameter,
+    Environment,
+    File,
+    Variable,
+}
+
+/// Runs the program with the password in `slot`, and asserts that it shows it nowhere.
+fn run(folder: &Path, slot: Slot, address: &str, table: &str, arguments: Arguments<'_>) -> Ran {
+    let (credentials, parameters) = match slot {
+        Slot::Url | Slot::Variable => (format!("me:{CANARY}@"), String::new()),
+        Slot::Parameter => ("me@".to_owned(), format!("?password={CANARY}")),
+        Slot::Environment | Slot::File => ("me@".to_owned(), String::new()),
+    };
+    let separator = if address.contains('?') { parameters.replace('?', "&") } else { parameters };
+    let uri = format!("postgres://{credentials}{address}{separator}#{table}");
+    let mut command = match slot {
+        Slot::Variable => {
+            let uri = uri.replace(CANARY, "${SECRET}");
+            let file = folder.join("pipeline.toml");
+            let text = format!("[source]\nuri = '{uri}'\n[target]\nuri = 'out.csv'\nmode = 'replace'\n");
+            std::fs::write(&file, text).unwrap();
+            etlrs(PROGRAM, folder, &["run", "pipeline.toml"])
+        }
+        _ => {
+            let arguments = arguments(&uri);
+            let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+            etlrs(PROGRAM, folder, &arguments)
+        }
+    };
+    command.env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full").env("SECRET", CANARY).env_remove("PGPASSWORD");
+    command.env("PGPASSFILE", folder.join("none"));
+    match slot {
+        Slot::Environment => _ = command.env("PGPASSWORD", CANARY),
+        Slot::File => {
+            let file = folder.join("pgpass");
+            std::fs::write(&file, format!("# a comment\nbroken:{CANARY}\n*:*:*:me:{CANARY}\n")).unwrap();
+            Command::new("chmod").arg("600").arg(&file).status().unwrap();
+            command.env("PGPASSFILE", file);
+        }
+        _ => {}
+    }
+    let ran = Ran::of(&command.output().unwrap());
+    let said = format!("{}{}", ran.stdout, ran.stderr);
+    assert!(!said.contains(CANARY) && !said.contains("5ecret"), "{slot:?} {address}#{table}: {said}");
+    ran
+}
+
+#[test]
+fn a_password_is_shown_nowhere() {
+    let server = Postgres::start();
+    server.add_user_with_password("me", CANARY);
+    server.sql("CREATE TABLE t AS SELECT generate_series(1, 10) AS id");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in.csv"), "id\n1\n").unwrap();
+    let port = server.port();
+    let good = format!("127.0.0.1:{port}/test");
+    let strings = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let read = |uri: &str| strings(&["copy", uri, "out.csv", "--mode", "replace"]);
+    let write = |uri: &str| strings(&["copy", "in.csv", uri, "--mode", "append", "--output", "json"]);
+    let plan = |uri: &str| strings(&["plan", uri, "out.parquet"]);
+    let inspect = |uri: &str| strings(&["inspect", uri]);
+    let ways: [Arguments<'_>; 4] = [&read, &write, &plan, &inspect];
+    let broken = [
+        ("127.0.0.1:1/test".to_owned(), "t"),
+        (format!("no-such-host.invalid:{port}/test"), "t"),
+        (format!("127.0.0.1:{port}/nowhere"), "t"),
+        (format!("127.0.0.1:{port}/test?sslmode=require"), "t"),
+        (format!("127.0.0.1:{port}/test?sslmode=nonsense"), "t"),
+        (format!("127.0.0.1:{port}/test?sslrootcert=/no/such/file&sslmode=verify-full"), "t"),
+        (format!("127.0.0.1:{port}/test?unknown=1"), "t"),
+        ("127.0.0.1:port/test".to_owned(), "t"),
+        ("[::1/test".to_owned(), "t"),
+        (good.clone(), "no_such_table"),
+        (good.clone(), "a.b.c"),
+        (good.clone(), ""),
+    ];
+    for slot in [Slot::Url, Slot::Parameter, Slot::Environment, Slot::File, Slot::Variable] {
+        for way in ways {
+            let ran = run(folder.path(), slot, &good, "t", way);
+            assert_eq!(ran.code, 0, "{slot:?} {ran:?}");
+            if matches!(slot, Slot::Variable) {
+                break;
+            }
+        }
+        for (address, table) in &broken {
+            for way in [ways[0], ways[1]] {
+                // A table that is appended to comes into being.
+                let ran = run(folder.path(), slot, address, table, way);
+                let made = *table == "no_such_table";
+                assert!(made || ran.code == 1 || ran.code == 2, "{slot:?} {address}#{table} {ran:?}");
+                server.sql("DROP TABLE IF EXISTS no_such_table");
+            }
+        }
+    }
+    // A wrong password.
+    server.sql("ALTER ROLE me PASSWORD 'changed'");
+    for slot in [Slot::Url, Slot::Parameter, Slot::Environment, Slot::File, Slot::Variable] {
+        let ran = run(folder.path(), slot, &good, "t", &read);
+        assert!(ran.code == 1 && ran.stderr.contains("password authentication failed"), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_lost_connection_ends_the_run_with_one_sentence() {
+    let server = Postgres::start();
+    server.add_user_with_password("me", CANARY);
+    server.sql("CREATE TABLE t AS SELECT i AS id, repeat('x', 500) AS pad FROM generate_series(1, 400000) i");
+    let folder = tempfile::tempdir().unwrap();
+    let uri = format!("postgres://me:{CANARY}@127.0.0.1:{}/test#t", server.port());
+    let copying = etlrs(PROGRAM, folder.path(), &["copy", &uri, "out.csv", "--threads", "1"])
+        .stderr(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    while server.sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY%' AND usename = 'me'") == "0" {}
+    server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'me'");
+    let ran = Ran::of(&copying.wait_with_output().unwrap());
+    assert!(!format!("{ran:?}").contains(CANARY), "{ran:?}");
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.stderr.contains("connection"), "{ran:?}");
+    assert!(!folder.path().join("out.csv").exists());
+}
