@@ -37,7 +37,7 @@ mod connector;
 mod dialect;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod options;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod value;
 
 #[cfg(feature = "postgres")]

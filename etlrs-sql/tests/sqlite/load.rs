@@ -122,7 +122,7 @@ fn targets_that_do_not_fit_are_refused_and_left_alone() {
             SchemaMismatch,
             "column \"m\"",
         ),
-        ("CREATE TABLE t (n INTEGER)", LoadMode::Merge, numbers("n", [1]), Unsupported, "no mode merge"),
+        ("CREATE TABLE t (n INTEGER)", LoadMode::Merge, numbers("n", [1]), InvalidConfig, "needs the columns"),
     ] {
         let database = Database::new(sql);
         let before = database.things();
@@ -339,4 +339,43 @@ fn the_journal_mode_is_left_as_it_is() {
         let expected = if mode == "truncate" { "delete" } else { mode };
         assert_eq!(database.text("PRAGMA journal_mode"), expected);
     }
+}
+
+#[test]
+fn merge_updates_known_keys_and_inserts_others() {
+    let rows = |keys: &[(i64, &str, &str)]| {
+        batch(vec![
+            ("a", array(arrow_array::Int64Array::from(keys.iter().map(|row| row.0).collect::<Vec<_>>()))),
+            ("b", array(arrow_array::StringArray::from(keys.iter().map(|row| row.1).collect::<Vec<_>>()))),
+            ("x", array(arrow_array::StringArray::from(keys.iter().map(|row| row.2).collect::<Vec<_>>()))),
+        ])
+    };
+    let all = "SELECT group_concat(a || b || x, ' ') FROM (SELECT * FROM t ORDER BY a, b)";
+    let database = Database::new("");
+    let first = [rows(&[(1, "p", "one"), (1, "q", "two"), (2, "p", "three")]), rows(&[(1, "p", "last")])];
+    // Into a table that is made for it, and again into what is there.
+    for _ in 0..2 {
+        assert_eq!(merge(&database.loader("t"), &["b", "a"], &first).unwrap().rows, 4);
+        assert_eq!(database.text(all), "1plast 1qtwo 2pthree");
+    }
+    database.execute("ALTER TABLE t ADD COLUMN y DEFAULT 5; UPDATE t SET y = 6");
+    merge(&database.loader("t"), &["a", "b"], &[rows(&[(1, "q", "new"), (9, "z", "other")])]).unwrap();
+    let all = "SELECT group_concat(a || b || x || y, ' ') FROM (SELECT * FROM t ORDER BY a, b)";
+    assert_eq!(database.text(all), "1plast6 1qnew6 2pthree6 9zother5");
+    assert_eq!(database.things(), "index sqlite_autoindex_t_1, table t");
+
+    // By a unique index, which may tell fewer texts apart; and by none.
+    let loader = database.loader("u");
+    database.execute("CREATE TABLE u (a INTEGER, b TEXT, x TEXT); CREATE UNIQUE INDEX i ON u (b COLLATE NOCASE)");
+    let error = merge(&loader, &["a"], &[rows(&[(1, "p", "x")])]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+    assert!(error.to_string().contains("no unique index"), "{error}");
+    merge(&loader, &["b"], &[rows(&[(1, "p", "x"), (2, "P", "y")])]).unwrap();
+    assert_eq!(database.text("SELECT a || b || x FROM u"), "2py");
+
+    // A key that is null is in no index.
+    let nulls = batch(vec![("b", array(arrow_array::StringArray::from(vec![Some("q"), None])))]);
+    let error = merge(&loader, &["b"], &[nulls]).unwrap_err();
+    assert!(error.to_string().contains("column \"b\": there is a null"), "{error}");
+    assert_eq!(database.text("SELECT count(*) || '' FROM u"), "1");
 }

@@ -129,6 +129,24 @@ fn load(loader: &SqliteLoader, mode: LoadMode, batches: &[RecordBatch]) -> Resul
     })
 }
 
+/// Merges `batches`, each as a partition of its own, by `keys`.
+fn merge(loader: &SqliteLoader, keys: &[&str], batches: &[RecordBatch]) -> Result<Published> {
+    let mut plan = plan(LoadMode::Merge, batches);
+    plan.keys = keys.iter().map(|key| (*key).to_owned()).collect();
+    let cx = context(7);
+    run(async {
+        loader.check(&cx, &plan).await?;
+        let session = loader.begin(&cx, plan.clone()).await?;
+        let mut receipts = Vec::new();
+        for (partition, batch) in plan.partitions.iter().zip(batches) {
+            let mut writer = session.writer(&cx, partition, 1).await?;
+            writer.write(batch.clone()).await?;
+            receipts.push(writer.finish().await?);
+        }
+        session.commit(receipts).await
+    })
+}
+
 fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true))).unwrap()
 }

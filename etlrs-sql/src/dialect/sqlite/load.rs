@@ -47,7 +47,7 @@ const LEDGER: &str = "_etlrs_ledger";
 /// Seconds and milliseconds are widened to microseconds, and zones become UTC. Nanoseconds, durations, intervals and
 /// nested types are refused before anything is written.
 ///
-/// Modes: `create`; `append`, which matches columns by name; `replace`, which keeps the indexes and triggers of the old
+/// Modes: `create`; `append`, which matches columns by name; `merge`, by a unique index of the keys; `replace`, which keeps the indexes and triggers of the old
 /// table and the views on it, but not its constraints. Readers see the old table or the new one; while a partition is
 /// written into a database without a write-ahead log, they may have to wait. Foreign keys are not enforced. The
 /// database keeps its `journal_mode` and its `synchronous`.
@@ -79,7 +79,12 @@ impl SqliteLoader {
         self.capabilities().require(plan.mode, self.source())?;
         check_name(&self.table)?;
         let types = column_types(&plan.schema).map_err(|error| error.in_source(self.source()))?;
-        let ddl = create_table(&self.table, &plan.schema, &types)?;
+        if plan.mode == LoadMode::Merge && plan.keys.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidConfig, "mode merge needs the columns that are the key")
+                .hint("name them with --key")
+                .in_source(self.source()));
+        }
+        let ddl = create_table(&self.table, &plan.schema, &types, &plan.keys)?;
         let mut preview = LoadPreview::default();
         let exists = match std::fs::metadata(&self.path) {
             Ok(_) => true,
@@ -95,7 +100,7 @@ impl SqliteLoader {
             None
         };
         match (&table, plan.mode) {
-            (Some(table), LoadMode::Append) => {
+            (Some(table), LoadMode::Append | LoadMode::Merge) => {
                 for field in plan.schema.fields() {
                     let declared = table.column(field.name()).map(|column| column.declared.clone());
                     preview.column_types.push(declared.unwrap_or_default());
@@ -127,6 +132,12 @@ impl SqliteLoader {
             return Ok(None);
         };
         check_target(&table, plan).map_err(|error| error.in_source(self.source()))?;
+        if plan.mode == LoadMode::Merge && !is_unique(&connection, &table, &plan.keys)? {
+            let keys = plan.keys.join(", ");
+            return Err(Error::new(ErrorKind::InvalidConfig, "the target has no unique index of the keys")
+                .hint(format!("create one on ({keys}), so that each key is there once"))
+                .in_source(self.source()));
+        }
         if plan.mode == LoadMode::Replace {
             let kept = kept_statements(&connection, &table.name).map_err(failed)?;
             let kept: Vec<_> = kept.iter().map(|kept| format!("{} {}", kept.kind, kept.name)).collect();
@@ -140,7 +151,7 @@ impl SqliteLoader {
 #[async_trait]
 impl Loader for SqliteLoader {
     fn capabilities(&self) -> LoadCapabilities {
-        LoadCapabilities::one_writer().modes(&[LoadMode::Create, LoadMode::Append, LoadMode::Replace])
+        LoadCapabilities::one_writer().modes(&LoadMode::ALL)
     }
 
     async fn check(&self, _: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
@@ -170,7 +181,7 @@ fn check_target(table: &Table, plan: &LoadPlan) -> Result<()> {
     }
     match plan.mode {
         LoadMode::Create => return Err(already_exists("the target exists")),
-        LoadMode::Append => {}
+        LoadMode::Append | LoadMode::Merge => {}
         _ => return Ok(()),
     }
     for field in plan.schema.fields() {
@@ -240,13 +251,29 @@ fn column_types(schema: &SchemaRef) -> Result<Vec<String>> {
     Ok(types)
 }
 
-fn create_table(name: &str, schema: &SchemaRef, types: &[String]) -> Result<String> {
-    let mut columns = Vec::with_capacity(types.len());
+/// The statement that makes a table whose primary key are `keys`, if there are any.
+fn create_table(name: &str, schema: &SchemaRef, types: &[String], keys: &[String]) -> Result<String> {
+    let mut columns = Vec::with_capacity(types.len() + 1);
     for (field, declared) in schema.fields().iter().zip(types) {
-        let not_null = if field.is_nullable() { "" } else { " NOT NULL" };
+        let not_null = if field.is_nullable() && !keys.contains(field.name()) { "" } else { " NOT NULL" };
         columns.push(format!("{} {declared}{not_null}", quote(field.name())?));
     }
+    if !keys.is_empty() {
+        columns.push(format!("PRIMARY KEY ({})", name_list(keys)?));
+    }
     Ok(format!("CREATE TABLE {} ({})", quote(name)?, columns.join(", ")))
+}
+
+/// Whether the database sees to it that `keys` are there once, which it tells when an upsert by them is compiled.
+fn is_unique(connection: &Connection, table: &Table, keys: &[String]) -> Result<bool> {
+    let (name, list) = (quote(&table.name)?, name_list(keys)?);
+    let nulls = vec!["NULL"; keys.len()].join(", ");
+    let upsert = format!("INSERT INTO {name} ({list}) SELECT {nulls} WHERE false ON CONFLICT ({list}) DO NOTHING");
+    Ok(connection.prepare(&upsert).is_ok())
+}
+
+fn name_list(names: &[String]) -> Result<String> {
+    Ok(names.iter().map(|name| quote(name)).collect::<Result<Vec<_>>>()?.join(", "))
 }
 
 /// The table in the name of its lock file: safe, short, and the same for all spellings of one name.
@@ -347,7 +374,7 @@ impl SqliteSession {
         let parameters: Vec<_> = (1..=columns.len()).map(|index| format!("?{index}")).collect();
         let insert =
             format!("INSERT INTO {} ({}) VALUES ({})", quote(&staging)?, columns.join(", "), parameters.join(", "));
-        let create = create_table(&staging, &plan.schema, &types)?;
+        let create = create_table(&staging, &plan.schema, &types, &[])?;
 
         let busy_timeout = loader.options.busy_timeout;
         let file_lock = wait_for_file(&path, run, busy_timeout)?;
@@ -450,6 +477,12 @@ impl SqliteSession {
             let old = Table::find(&connection, &shared.target).map_err(failed)?;
             let rename = format!("ALTER TABLE {} RENAME TO {}", quote(&shared.staging)?, quote(&shared.target)?);
             match old {
+                None if self.plan.mode == LoadMode::Merge => {
+                    let types = column_types(&self.plan.schema)?;
+                    let create = create_table(&shared.target, &self.plan.schema, &types, &self.plan.keys)?;
+                    connection.execute_batch(&create).map_err(failed)?;
+                    shared.merge(&connection, &shared.target, &self.plan.keys)?;
+                }
                 None => connection.execute_batch(&rename).map_err(failed)?,
                 Some(_) if self.plan.mode == LoadMode::Create => {
                     return Err(
@@ -459,10 +492,10 @@ impl SqliteSession {
                 Some(old) => {
                     // It may have changed since the load was planned.
                     check_target(&old, &self.plan).map_err(|error| error.in_source(&shared.source))?;
-                    if self.plan.mode == LoadMode::Append {
-                        shared.append(&connection, &old, rows)?;
-                    } else {
-                        shared.replace(&connection, &old, &rename)?;
+                    match self.plan.mode {
+                        LoadMode::Append => shared.append(&connection, &old, rows)?,
+                        LoadMode::Merge => shared.merge(&connection, &old.name, &self.plan.keys)?,
+                        _ => shared.replace(&connection, &old, &rename)?,
                     }
                 }
             }
@@ -561,12 +594,36 @@ impl Shared {
         Ok(())
     }
 
-    fn append(&self, connection: &Connection, target: &Table, rows: u64) -> Result<()> {
-        let mut columns = Vec::with_capacity(self.schema.fields().len());
-        for field in self.schema.fields() {
-            columns.push(quote(field.name())?);
+    /// Of rows with one key the last one counts, for each is a row of its own to an upsert.
+    fn merge(&self, connection: &Connection, target: &str, keys: &[String]) -> Result<()> {
+        let failed = |error| self.failed(error);
+        let names: Vec<_> = self.schema.fields().iter().map(|field| field.name().clone()).collect();
+        let (columns, key_list) = (name_list(&names)?, name_list(keys)?);
+        let (target, staging) = (quote(target)?, quote(&self.staging)?);
+        for key in keys {
+            let sql = format!("SELECT EXISTS (SELECT 1 FROM {staging} WHERE {} IS NULL)", quote(key)?);
+            if connection.query_row(&sql, [], |row| row.get(0)).map_err(failed)? {
+                return Err(Error::new(ErrorKind::InvalidData, "there is a null in a column of the key")
+                    .hint("filter such rows out")
+                    .at_column(key)
+                    .in_source(&self.source));
+            }
         }
-        let columns = columns.join(", ");
+        let others = names.iter().filter(|name| !keys.contains(name));
+        let sets = others.map(|name| Ok(format!("{0} = excluded.{0}", quote(name)?))).collect::<Result<Vec<_>>>()?;
+        let action = if sets.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", sets.join(", ")) };
+        let order = self.rowid.map_or_else(String::new, |rowid| format!(" ORDER BY {rowid}"));
+        // WHERE, for without it ON would be taken for the condition of a join.
+        let sql = format!(
+            "INSERT OR ABORT INTO {target} ({columns}) SELECT {columns} FROM {staging} WHERE true{order}
+             ON CONFLICT ({key_list}) DO {action}; DROP TABLE {staging}"
+        );
+        connection.execute_batch(&sql).map_err(failed)
+    }
+
+    fn append(&self, connection: &Connection, target: &Table, rows: u64) -> Result<()> {
+        let names: Vec<_> = self.schema.fields().iter().map(|field| field.name().clone()).collect();
+        let columns = name_list(&names)?;
         // Without a name for it the rowid still is the order in which SQLite reads a table without an index.
         let order = self.rowid.map_or_else(String::new, |rowid| format!(" ORDER BY {rowid}"));
         let (target, staging) = (quote(&target.name)?, quote(&self.staging)?);
@@ -723,6 +780,7 @@ impl SqliteWriter {
                             ("a timestamp beyond what 64 bits of microseconds count", "replace it, or cast it to text")
                         }
                         Refused::Time => ("a time that is not within a day", "replace it, or cast it to int64"),
+                        Refused::Type => ("a value of another type than was planned", "please report this"),
                         Refused::Sqlite(error) => return failed(error),
                     };
                     Error::new(
