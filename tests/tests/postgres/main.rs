@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod extract;
+mod faults;
 mod load;
 mod names;
 mod round_trip;

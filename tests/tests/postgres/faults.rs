@@ -1,0 +1,162 @@
+//! The program is killed, and its connections are, at moments of chance. The table must always hold whole versions of the
+//! source, and the next run must succeed and leave nothing behind but the table.
+//!
+//! `ETLRS_FAULTS=1` makes 50 faults of each kind instead of a few.
+
+use std::hash::BuildHasher;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use etlrs_tests::{Ran, etlrs, write_csv};
+
+use super::*;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_etlrs-under-test");
+const ROWS: u64 = 60_000;
+
+/// How rows get into the table.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    /// Another table takes its place.
+    Swap,
+    /// Its rows are replaced, for it has an index and a view.
+    Refill,
+    Append,
+    Merge,
+}
+
+const WAYS: [Way; 4] = [Way::Swap, Way::Refill, Way::Append, Way::Merge];
+
+struct Bed {
+    server: Postgres,
+    folder: tempfile::TempDir,
+    way: Way,
+}
+
+impl Bed {
+    /// With version 0 in the table.
+    fn new(way: Way) -> Self {
+        let bed = Self { server: Postgres::start(), folder: tempfile::tempdir().unwrap(), way };
+        bed.source(0);
+        let first = if way == Way::Merge { Way::Merge } else { Way::Swap };
+        assert_eq!(Self::end(bed.start(first, 0)).code, 0);
+        if way == Way::Refill {
+            bed.server.sql("CREATE INDEX ON t (id); CREATE VIEW v AS SELECT * FROM t");
+        }
+        bed
+    }
+
+    fn source(&self, version: u64) -> PathBuf {
+        let path = self.folder.path().join(format!("{version}.csv"));
+        if !path.exists() {
+            write_csv(&path, ROWS, version);
+        }
+        path
+    }
+
+    fn start(&self, way: Way, version: u64) -> Child {
+        let (source, target) = (self.source(version), self.server.uri("t"));
+        let mode: &[&str] = match way {
+            Way::Swap | Way::Refill => &["--mode", "replace"],
+            Way::Append => &["--mode", "append"],
+            Way::Merge => &["--mode", "merge", "--key", "id"],
+        };
+        let arguments =
+            [&["copy", source.to_str().unwrap(), &target, "--partitions", "7", "--no-progress"], mode].concat();
+        let mut command = etlrs(PROGRAM, Path::new("."), &arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn end(child: Child) -> Ran {
+        Ran::of(&child.wait_with_output().unwrap())
+    }
+
+    /// The versions in the table, each of which must be there with all its rows once.
+    fn versions(&self) -> Vec<u64> {
+        let found = self
+            .server
+            .sql("SELECT version, count(*), count(DISTINCT id), min(id), max(id) FROM t GROUP BY 1 ORDER BY 1");
+        let whole = format!("|{ROWS}|{ROWS}|0|{}", ROWS - 1);
+        let version = |line: &str| {
+            line.strip_suffix(&whole).unwrap_or_else(|| panic!("{:?}: {found}", self.way)).parse().unwrap()
+        };
+        found.lines().map(version).collect()
+    }
+
+    /// Runs that are disturbed by `fault`, each followed by one that is not.
+    fn disturb(&self, fault: impl Fn(&Self, &Child)) {
+        let rounds = if std::env::var_os("ETLRS_FAULTS").is_some() { 50 } else { 5 };
+        let started = Instant::now();
+        assert_eq!(Self::end(self.start(self.way, 1)).code, 0);
+        let whole = started.elapsed();
+        let mut versions = self.versions();
+        let random = std::collections::hash_map::RandomState::new();
+        let (mut done, mut ended) = (0, 0);
+        for round in 0..rounds {
+            let version = round + 2;
+            self.source(version);
+            let child = self.start(self.way, version);
+            let part = (random.hash_one(round) % 1000) as f64 / 1000.0;
+            std::thread::sleep(whole.mul_f64((f64::from(u32::try_from(round).unwrap()) + part) / rounds as f64));
+            fault(self, &child);
+            let ran = Self::end(child);
+            let found = self.versions();
+            let expected = self.after(&versions, version);
+            match ran.code {
+                0 => assert_eq!(found, expected, "{:?} round {round}: {ran:?}", self.way),
+                // Killed after the commit, or before it.
+                -9 => assert!(found == versions || found == expected, "{:?} round {round}: {found:?}", self.way),
+                _ => assert_eq!(found, versions, "{:?} round {round}: {ran:?}", self.way),
+            }
+            versions = found;
+            if ran.code == 0 {
+                done += 1;
+            } else {
+                ended += 1;
+            }
+        }
+        eprintln!("{:?}: {done} runs got through, {ended} did not", self.way);
+        // The server may notice only now that a client is gone.
+        let end = Instant::now() + Duration::from_secs(30);
+        let last = loop {
+            let last = Self::end(self.start(self.way, 1000));
+            if last.code == 0 || !last.stderr.contains("another run is writing") || Instant::now() > end {
+                break last;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        };
+        assert_eq!(last.code, 0, "{last:?}");
+        assert_eq!(self.versions(), self.after(&versions, 1000));
+        assert_eq!(self.server.left_over(), "");
+    }
+
+    fn after(&self, versions: &[u64], version: u64) -> Vec<u64> {
+        match self.way {
+            Way::Append => versions.iter().copied().chain([version]).collect(),
+            _ => vec![version],
+        }
+    }
+}
+
+#[test]
+fn a_killed_run_leaves_whole_versions() {
+    for way in WAYS {
+        Bed::new(way).disturb(|_, child| {
+            let pid = rustix::process::Pid::from_child(child);
+            _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        });
+    }
+}
+
+#[test]
+fn a_run_that_loses_connections_goes_on_or_leaves_the_old_rows() {
+    for way in WAYS {
+        Bed::new(way).disturb(|bed, _| {
+            bed.server.sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE application_name = 'etlrs' ORDER BY random() LIMIT 1",
+            );
+        });
+    }
+}
