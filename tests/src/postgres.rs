@@ -125,6 +125,23 @@ impl Postgres {
         self.sql("SELECT pg_reload_conf()");
     }
 
+    /// Turns TLS on, with this certificate and key, and the authority of clients' certificates; `rules` are those of who may
+    /// connect how (`pg_hba.conf`).
+    pub fn use_tls(&self, certificate: &Path, key: &Path, authority: &Path, rules: &str) {
+        let data = self.folder.path().join("data");
+        for (from, name) in [(certificate, "server.crt"), (key, "server.key"), (authority, "root.crt")] {
+            let to = data.join(name);
+            std::fs::copy(from, &to).unwrap();
+            std::fs::set_permissions(&to, PermissionsExt::from_mode(0o600)).unwrap();
+            if rustix::process::geteuid().is_root() {
+                run(Command::new("chown").arg(USER).arg(&to));
+            }
+        }
+        std::fs::write(data.join("pg_hba.conf"), rules).unwrap();
+        self.sql("ALTER SYSTEM SET ssl = on; ALTER SYSTEM SET ssl_ca_file = 'root.crt'");
+        self.sql("SELECT pg_reload_conf()");
+    }
+
     /// Where the server has its data, its socket and its log.
     pub fn folder(&self) -> &Path {
         self.folder.path()

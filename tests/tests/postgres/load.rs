@@ -394,11 +394,11 @@ fn triggers_that_keep_old_rows_and_defaults_of_roles_are_noticed() {
     server.sql(
         "DROP TRIGGER skipping ON t; ALTER ROLE postgres SET default_transaction_isolation = 'serializable';
         ALTER ROLE postgres SET default_transaction_read_only = on; ALTER ROLE postgres SET datestyle = 'German';
-        ALTER ROLE postgres SET standard_conforming_strings = off; ALTER ROLE postgres SET statement_timeout = 1",
+        ALTER ROLE postgres SET standard_conforming_strings = off; ALTER ROLE postgres SET statement_timeout = 100",
     );
     copy(&file, &server.uri("t"), LoadMode::Replace).unwrap();
     copy(&server.uri("t"), &server.uri("u"), LoadMode::Create).unwrap();
-    Copy { source_options: &[("query", "SELECT id FROM t")], ..Copy::default() }
+    Copy { source_options: &[("query", "SELECT id FROM t, pg_sleep(0.3)")], ..Copy::default() }
         .run(&server.uri(""), &server.uri("w"))
         .unwrap();
     assert_eq!(server.sql("SET statement_timeout = 0; SELECT * FROM t, u, w"), "10|10|10");

@@ -7,6 +7,7 @@ mod load;
 mod names;
 mod round_trip;
 mod secrets;
+mod tls;
 
 use etlrs::*;
 pub use etlrs_tests::postgres::Postgres;

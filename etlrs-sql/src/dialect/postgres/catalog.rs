@@ -1,9 +1,8 @@
 //! What the catalogue says of tables and views (<https://www.postgresql.org/docs/current/catalogs.html>).
 
-use sqlx::{PgConnection, Row};
-
 use super::name::TableName;
 use super::server::rows;
+use super::wire::{Answer, Connection, Row};
 
 /// A table, a view or anything else that has columns.
 #[derive(Clone, Debug)]
@@ -64,15 +63,15 @@ const COLUMNS: &str = "
 
 impl Relation {
     /// `None`: there is none of that name.
-    pub(super) async fn find(connection: &mut PgConnection, name: &TableName) -> sqlx::Result<Option<Self>> {
+    pub(super) async fn find(connection: &mut Connection, name: &TableName) -> Answer<Option<Self>> {
         // A name is checked when it is parsed.
         let quoted = name.quoted().unwrap_or_default();
         let sql = "SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, row_security_active(c.oid)
             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)";
         let found = rows(connection, sql, &[&quoted]).await?;
         let Some(row) = found.first() else { return Ok(None) };
-        let oid = oid(row.try_get(0)?);
-        let kind = match row.try_get::<&str, _>(3)? {
+        let oid = oid(row.get(0)?);
+        let kind = match row.get::<&str>(3)? {
             "r" => Kind::Table,
             "p" => Kind::Partitioned,
             "v" => Kind::View,
@@ -80,8 +79,8 @@ impl Relation {
             "f" => Kind::Foreign,
             _ => Kind::Other,
         };
-        let name = TableName { schema: Some(row.try_get(1)?), name: row.try_get(2)? };
-        let row_security = row.try_get(4)?;
+        let name = TableName { schema: Some(row.get(1)?), name: row.get(2)? };
+        let row_security = row.get(4)?;
         let columns = columns(connection, oid).await?;
         Ok(Some(Self { oid, name, kind, row_security, columns }))
     }
@@ -92,21 +91,21 @@ impl Relation {
 }
 
 /// The columns of a relation, in their order.
-pub(super) async fn columns(connection: &mut PgConnection, relation: u32) -> sqlx::Result<Vec<Column>> {
+pub(super) async fn columns(connection: &mut Connection, relation: u32) -> Answer<Vec<Column>> {
     let found = rows(connection, COLUMNS, &[&relation.to_string()]).await?;
     found
         .iter()
         .map(|row| {
             Ok(Column {
-                name: row.try_get(0)?,
-                type_oid: oid(row.try_get(1)?),
-                typmod: row.try_get(2)?,
-                type_name: row.try_get(3)?,
-                bare_type: row.try_get(4)?,
-                is_enum: row.try_get(5)?,
-                not_null: row.try_get(6)?,
-                has_default: row.try_get(7)?,
-                generated: row.try_get(8)?,
+                name: row.get(0)?,
+                type_oid: oid(row.get(1)?),
+                typmod: row.get(2)?,
+                type_name: row.get(3)?,
+                bare_type: row.get(4)?,
+                is_enum: row.get(5)?,
+                not_null: row.get(6)?,
+                has_default: row.get(7)?,
+                generated: row.get(8)?,
             })
         })
         .collect()
@@ -118,7 +117,7 @@ fn oid(value: i64) -> u32 {
 }
 
 /// Tables and views that a user made, for whoever named one that is not there.
-pub(super) async fn names(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
+pub(super) async fn names(connection: &mut Connection) -> Answer<Vec<String>> {
     const MOST: &str = "200";
     let sql = "SELECT CASE WHEN pg_table_is_visible(c.oid) THEN '' ELSE n.nspname END, c.relname::text
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -126,9 +125,9 @@ pub(super) async fn names(connection: &mut PgConnection) -> sqlx::Result<Vec<Str
             AND c.relname !~ '^_etlrs_'
         ORDER BY 1, 2 LIMIT $1::int8";
     let found = rows(connection, sql, &[MOST]).await?;
-    let name = |row: &sqlx::postgres::PgRow| -> sqlx::Result<String> {
-        let schema: String = row.try_get(0)?;
-        Ok(TableName { schema: Some(schema).filter(|schema| !schema.is_empty()), name: row.try_get(1)? }.to_string())
+    let name = |row: &Row| -> Answer<String> {
+        let schema: String = row.get(0)?;
+        Ok(TableName { schema: Some(schema).filter(|schema| !schema.is_empty()), name: row.get(1)? }.to_string())
     };
     found.iter().map(name).collect()
 }
@@ -143,10 +142,10 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) async fn ask(connection: &mut PgConnection) -> sqlx::Result<Self> {
+    pub(super) async fn ask(connection: &mut Connection) -> Answer<Self> {
         let sql = "SELECT current_setting('server_version_num'), current_setting('server_encoding')";
         let found = rows(connection, sql, &[]).await?;
-        let at = |index: usize| found.first().map_or(Ok(""), |row| row.try_get(index));
+        let at = |index: usize| found.first().map_or(Ok(""), |row| row.get(index));
         Ok(Self { version: at(0)?.parse().unwrap_or_default(), is_utf8: at(1)? == "UTF8" })
     }
 }

@@ -5,12 +5,11 @@
 //! COPY on its way is closed, which makes the server give up the transaction.
 
 use etlrs_core::{Error, ErrorKind, Result};
-use futures_util::TryStreamExt;
-use sqlx::PgConnection;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::error::postgres_error;
+use super::wire::{Answer, Connection, Failure};
 
 /// Blocks on their way between a worker and its task. More would only take memory.
 const IN_FLIGHT: usize = 2;
@@ -34,30 +33,24 @@ impl<T> Task<T> {
 /// What a server sends.
 pub(super) struct CopyOut {
     blocks: mpsc::Receiver<Vec<u8>>,
-    task: Option<Task<sqlx::Result<PgConnection>>>,
+    task: Option<Task<Answer<Connection>>>,
     source: String,
 }
 
 impl CopyOut {
     /// Starts `sql`, a `COPY … TO STDOUT`. Blocks have about `block` bytes, and end between messages of the server.
-    pub(super) fn start(mut connection: PgConnection, sql: String, block: usize, source: String) -> Self {
+    pub(super) fn start(mut connection: Connection, sql: String, block: usize, source: String) -> Self {
         let (sender, blocks) = mpsc::channel(IN_FLIGHT);
         let task = tokio::spawn(async move {
-            {
-                let mut messages = connection.copy_out_raw(&sql).await?;
-                let mut bytes: Vec<u8> = Vec::with_capacity(block);
-                while let Some(message) = messages.try_next().await? {
-                    if bytes.len() + message.len() > block && !bytes.is_empty() {
-                        let full = std::mem::replace(&mut bytes, Vec::with_capacity(block));
-                        if sender.send(full).await.is_err() {
-                            break;
-                        }
-                    }
-                    bytes.extend_from_slice(&message);
+            connection.copy_out(&sql).await?;
+            loop {
+                let mut bytes = Vec::with_capacity(block);
+                let more = connection.copy_read(&mut bytes, block).await?;
+                // Nobody waits for it any more: the connection goes with the task.
+                if sender.send(bytes).await.is_err() || !more {
+                    return Ok(connection);
                 }
-                _ = sender.send(bytes).await;
             }
-            Ok(connection)
         });
         Self { blocks, task: Some(Task(task)), source }
     }
@@ -72,7 +65,7 @@ impl CopyOut {
     }
 
     /// The connection, once `next` has given `None`, or the reason why there was no more.
-    pub(super) async fn finish(mut self) -> Result<PgConnection> {
+    pub(super) async fn finish(mut self) -> Result<Connection> {
         let task = self.task.take();
         let task = task.ok_or_else(|| Error::new(ErrorKind::Internal, "a COPY is finished twice"))?;
         task.join().await?.map_err(|error| postgres_error(&self.source, error))
@@ -82,34 +75,31 @@ impl CopyOut {
 /// What a server is sent.
 pub(super) struct CopyIn {
     blocks: Option<mpsc::Sender<Option<Vec<u8>>>>,
-    task: Task<sqlx::Result<(PgConnection, u64)>>,
+    task: Task<Answer<(Connection, u64)>>,
     source: String,
 }
 
 impl CopyIn {
     /// Starts `sql`, a `COPY … FROM STDIN`.
-    pub(super) fn start(mut connection: PgConnection, sql: String, source: String) -> Self {
+    pub(super) fn start(mut connection: Connection, sql: String, source: String) -> Self {
         let (blocks, mut receiver) = mpsc::channel::<Option<Vec<u8>>>(IN_FLIGHT);
         let task = tokio::spawn(async move {
-            let mut copy = connection.copy_in_raw(&sql).await?;
+            connection.copy_in(&sql).await?;
             loop {
                 match receiver.recv().await {
-                    Some(Some(block)) => _ = copy.send(block).await?,
+                    Some(Some(mut block)) => connection.copy_write(&mut block).await?,
                     Some(None) => break,
                     // Given up: with the connection the server loses the transaction too.
-                    None => {
-                        drop(copy);
-                        return Err(sqlx::Error::WorkerCrashed);
-                    }
+                    None => return Err(Failure::Protocol("the COPY was given up")),
                 }
             }
-            let rows = copy.finish().await?;
+            let rows = connection.copy_finish().await?;
             Ok((connection, rows))
         });
         Self { blocks: Some(blocks), task: Task(task), source }
     }
 
-    /// Hands over a block.
+    /// Hands over a block, which begins with room for the head of its message.
     pub(super) async fn send(&mut self, block: Vec<u8>) -> Result<()> {
         let Some(blocks) = &self.blocks else { return Err(closed()) };
         if blocks.send(Some(block)).await.is_ok() {
@@ -124,7 +114,7 @@ impl CopyIn {
     }
 
     /// Ends the COPY; gives the connection and the number of rows that the server counted.
-    pub(super) async fn finish(mut self) -> Result<(PgConnection, u64)> {
+    pub(super) async fn finish(mut self) -> Result<(Connection, u64)> {
         if let Some(blocks) = self.blocks.take() {
             // If this fails the task has ended, and says why.
             _ = blocks.send(None).await;

@@ -1,4 +1,4 @@
-//! What sqlx and the server say, as errors of ETLRS.
+//! What a connection and the server say, as errors of ETLRS.
 //!
 //! Messages of the server may quote values of rows ("invalid input syntax for type uuid: …", "Key (id)=(5) already
 //! exists"), so of errors about data its words are not used, only the code and the names that come with it.
@@ -6,62 +6,36 @@
 use std::borrow::Cow;
 
 use etlrs_core::{Error, ErrorKind};
-use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-/// `cause` as an error that names `source`, a database or a table in it.
+use super::wire::{Failure, Refusal};
+
+/// `failure` as an error that names `source`, a database or a table in it.
 ///
 /// Transient are the errors that a new connection or another order of transactions may not meet again.
-pub(super) fn postgres_error(source: &str, cause: sqlx::Error) -> Error {
-    let error = match &cause {
-        sqlx::Error::Database(database) => match database.try_downcast_ref::<PgDatabaseError>() {
-            Some(database) => of_server(database),
-            None => Error::new(ErrorKind::Connection, "the server answered with an error"),
-        },
-        sqlx::Error::Io(io) => of_connection(io),
-        sqlx::Error::Tls(tls) => Error::new(ErrorKind::Connection, format!("TLS failed: {}", chain(&**tls)))
+pub(super) fn postgres_error(source: &str, failure: Failure) -> Error {
+    let error = match &failure {
+        Failure::Server(refusal) => of_server(refusal).caused_by(Code(refusal.code.clone())),
+        Failure::Io(io) => of_connection(io),
+        Failure::Tls(words) => Error::new(ErrorKind::Connection, format!("TLS failed: {words}"))
             .hint("sslrootcert=FILE names a certificate to trust; sslmode=disable does without TLS"),
-        sqlx::Error::Protocol(words) => {
+        Failure::Protocol(words) => {
             Error::new(ErrorKind::Connection, format!("the answer of the server is not understood: {words}"))
         }
-        sqlx::Error::Configuration(words) => Error::new(ErrorKind::InvalidConfig, words.to_string()),
-        _ => Error::new(ErrorKind::Connection, "the connection failed"),
     };
-    error.in_source(source).caused_by(Quiet(cause))
+    error.in_source(source)
 }
 
-/// Keeps what a server said out of `Debug`, which shows the chain of causes: it may quote rows.
-struct Quiet(sqlx::Error);
+/// What is kept of an error of the server for `Debug`: its words may quote rows.
+#[derive(Debug)]
+struct Code(String);
 
-impl std::fmt::Debug for Quiet {
+impl std::fmt::Display for Code {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{self}")
+        write!(f, "SQLSTATE {}", self.0)
     }
 }
 
-impl std::fmt::Display for Quiet {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.0 {
-            sqlx::Error::Database(error) => write!(f, "SQLSTATE {}", error.code().unwrap_or_default()),
-            sqlx::Error::Io(error) => error.fmt(f),
-            _ => f.write_str("sqlx"),
-        }
-    }
-}
-
-impl std::error::Error for Quiet {}
-
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !words.contains(&more) {
-            words = format!("{words}: {more}");
-        }
-        cause = error.source();
-    }
-    words
-}
+impl std::error::Error for Code {}
 
 fn of_connection(error: &std::io::Error) -> Error {
     use std::io::ErrorKind as Io;
@@ -81,9 +55,9 @@ fn of_connection(error: &std::io::Error) -> Error {
     }
 }
 
-fn of_server(error: &PgDatabaseError) -> Error {
-    let code = error.code();
-    let said = || error.message().to_owned();
+fn of_server(error: &Refusal) -> Error {
+    let code = error.code.as_str();
+    let said = || error.message.clone();
     match code {
         "28P01" | "28000" => Error::new(ErrorKind::PermissionDenied, said())
             .hint("the password comes from the URL, from PGPASSWORD or from ~/.pgpass"),
@@ -100,16 +74,16 @@ fn of_server(error: &PgDatabaseError) -> Error {
         "53200" => Error::new(ErrorKind::MemoryExceeded, "the server is out of memory"),
         "53300" | "57P01" | "57P02" | "57P03" => Error::new(ErrorKind::Connection, said()).transient(),
         "57014" => Error::new(ErrorKind::Cancelled, said()),
-        _ => match &code[..2.min(code.len())] {
+        _ => match code.get(..2).unwrap_or_default() {
             "08" => Error::new(ErrorKind::Connection, said()).transient(),
             "22" | "23" => of_data(error),
             "42" => Error::new(ErrorKind::InvalidConfig, said()),
             "53" | "54" | "55" | "58" => Error::new(ErrorKind::Io, said()),
             "0A" => Error::new(ErrorKind::Unsupported, said()),
             _ => {
-                let what = match error.severity() {
-                    PgSeverity::Fatal | PgSeverity::Panic => "the server ended the connection",
-                    _ if code.starts_with("P0") => "a trigger or a function of the database raised an exception",
+                let what = match code.get(..2) {
+                    _ if error.is_fatal() => "the server ended the connection",
+                    Some("P0") => "a trigger or a function of the database raised an exception",
                     _ => "the server refuses a statement",
                 };
                 Error::new(ErrorKind::InvalidData, format!("{what} (SQLSTATE {code})"))
@@ -120,9 +94,9 @@ fn of_server(error: &PgDatabaseError) -> Error {
 }
 
 /// An error about values, in words of our own.
-fn of_data(error: &PgDatabaseError) -> Error {
-    let constraint = error.constraint().unwrap_or_default();
-    let message: Cow<'static, str> = match error.code() {
+fn of_data(error: &Refusal) -> Error {
+    let constraint = error.constraint.as_deref().unwrap_or_default();
+    let message: Cow<'static, str> = match error.code.as_str() {
         "22001" => "a text is longer than the column's type allows".into(),
         "22003" => "a number is outside the range of the column's type".into(),
         "22007" | "22008" | "22009" => "a text is no date or time of the column's type".into(),
@@ -135,8 +109,8 @@ fn of_data(error: &PgDatabaseError) -> Error {
         "23P01" => format!("two rows conflict by the exclusion constraint {constraint:?}").into(),
         code => format!("a value is refused (SQLSTATE {code})").into(),
     };
-    let copied = error.r#where().and_then(copy_column);
-    let named = error.column().map(str::to_owned);
+    let copied = error.place.as_deref().and_then(copy_column);
+    let named = error.column.clone();
     let made = Error::new(ErrorKind::InvalidData, message);
     match named.or(copied) {
         Some(column) => made.at_column(column),

@@ -9,7 +9,6 @@ use etlrs_core::{
     BatchStream, Error, ErrorKind, Extractor, Fingerprint, Partition, Pushdown, Result, RunContext, Scan, ScanRequest,
     async_trait, unknown_name,
 };
-use sqlx::PgConnection;
 
 use super::catalog::{self, Kind, Relation, Server};
 use super::condition::condition;
@@ -20,6 +19,7 @@ use super::name::{TableName, quote};
 use super::server::{PostgresPool, close_all, execute, rows, text};
 use super::split::{self, Piece};
 use super::types::Reading;
+use super::wire::{Answer, Connection, Failure};
 use crate::PostgresSourceOptions;
 
 /// A table, a view or a query of a PostgreSQL database.
@@ -161,7 +161,7 @@ impl PostgresExtractor {
         })
     }
 
-    async fn find(&self, connection: &mut PgConnection, name: &TableName) -> Result<Relation> {
+    async fn find(&self, connection: &mut Connection, name: &TableName) -> Result<Relation> {
         let failed = |error| self.pool.failed(error);
         if let Some(relation) = Relation::find(connection, name).await.map_err(failed)? {
             return Ok(relation);
@@ -208,8 +208,8 @@ async fn describe(pool: &PostgresPool, sql: &str) -> Result<Vec<catalog::Column>
         execute(&mut connection, "ROLLBACK").await?;
         Ok(columns)
     };
-    let columns = described.await.map_err(|error| {
-        let read_only = matches!(&error, sqlx::Error::Database(error) if error.code().as_deref() == Some("25006"));
+    let columns = described.await.map_err(|error: Failure| {
+        let read_only = error.code() == Some("25006");
         let error = pool.failed(error);
         if read_only { error.hint("a standby takes no queries here; read a table or a view") } else { error }
     })?;
@@ -230,28 +230,28 @@ struct Snapshot {
     /// As the server calls it.
     id: String,
     /// The transaction that keeps it.
-    leader: Mutex<Option<PgConnection>>,
+    leader: Mutex<Option<Connection>>,
     /// In transactions of this snapshot, and free.
-    idle: Mutex<Vec<PgConnection>>,
+    idle: Mutex<Vec<Connection>>,
 }
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
-async fn export_snapshot(leader: &mut PgConnection) -> sqlx::Result<String> {
-    text(leader, "SELECT pg_export_snapshot()", &[]).await?.ok_or(sqlx::Error::RowNotFound)
+async fn export_snapshot(leader: &mut Connection) -> Answer<String> {
+    text(leader, "SELECT pg_export_snapshot()", &[]).await?.ok_or(Failure::Protocol("it gives no snapshot"))
 }
 
 /// Begins a transaction that keeps others from dropping, rewriting or truncating the table, and gives its snapshot.
 ///
 /// The lock comes first: whoever truncates a table while the snapshot is taken would leave nothing for it to see.
-async fn begin_locked(leader: &mut PgConnection, table: &Relation, notes: &mut Vec<String>) -> sqlx::Result<String> {
+async fn begin_locked(leader: &mut Connection, table: &Relation, notes: &mut Vec<String>) -> Answer<String> {
     // A refreshed materialized view and a table of another server cannot be locked.
     if matches!(table.kind, Kind::Table | Kind::Partitioned | Kind::View) {
         let name = table.name.quoted().unwrap_or_default();
         match execute(leader, &format!("{BEGIN}; LOCK TABLE {name} IN ACCESS SHARE MODE")).await {
             Ok(_) => return export_snapshot(leader).await,
             // Who may read only some columns may not lock.
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42501") => {
+            Err(error) if error.code() == Some("42501") => {
                 notes.push(
                     "without the privilege to read all columns the table cannot be locked against TRUNCATE".into(),
                 );
@@ -265,7 +265,7 @@ async fn begin_locked(leader: &mut PgConnection, table: &Relation, notes: &mut V
 }
 
 impl Snapshot {
-    async fn reader(&self) -> Result<PgConnection> {
+    async fn reader(&self) -> Result<Connection> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         if let Some(connection) = idle {
             return Ok(connection);
@@ -293,7 +293,7 @@ impl Snapshot {
             .in_source(self.pool.shown()))
     }
 
-    fn give_back(&self, connection: PgConnection) {
+    fn give_back(&self, connection: Connection) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
     }
 }

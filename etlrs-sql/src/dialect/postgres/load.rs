@@ -19,7 +19,6 @@ use etlrs_core::{
     Partition, PartitionId, PartitionWriter, Published, Receipt, Result, RunContext, RunId, Scan, ScanRequest,
     async_trait,
 };
-use sqlx::{Connection, PgConnection, Row};
 
 use super::PostgresExtractor;
 use super::copy::CopyIn;
@@ -30,6 +29,7 @@ use super::publish;
 use super::server::{PostgresPool, close_all, execute, rows, text};
 use super::target::{self, Publishing, Target};
 use super::types::Writing;
+use super::wire::{Answer, Connection, Failure, HEAD};
 use crate::{PostgresSourceOptions, PostgresTargetOptions};
 
 /// A table of a PostgreSQL database, which is created if need be.
@@ -72,7 +72,7 @@ impl PostgresLoader {
         format!("{}#{}", self.pool.shown(), self.table)
     }
 
-    async fn look(&self, connection: &mut PgConnection, plan: &LoadPlan) -> Result<Target> {
+    async fn look(&self, connection: &mut Connection, plan: &LoadPlan) -> Result<Target> {
         self.capabilities().require(plan.mode, self.source())?;
         if plan.mode == LoadMode::Merge && plan.keys.is_empty() {
             return Err(Error::new(ErrorKind::InvalidConfig, "mode merge needs the columns that are the key")
@@ -85,7 +85,7 @@ impl PostgresLoader {
     }
 
     /// The schema in which the target is or will be, and where its rows are staged.
-    async fn schema(&self, connection: &mut PgConnection) -> Result<String> {
+    async fn schema(&self, connection: &mut Connection) -> Result<String> {
         let source = self.source();
         let wrong = |kind, message: String| Error::new(kind, message).in_source(&source);
         let sql = "SELECT s.name, has_schema_privilege(n.oid, 'CREATE')
@@ -97,7 +97,7 @@ impl PostgresLoader {
         let found = found.map_err(|error| postgres_error(&source, error))?;
         let unclear = |error| postgres_error(&source, error);
         let (schema, may_create): (Option<String>, Option<bool>) = match found.first() {
-            Some(row) => (row.try_get(0).map_err(unclear)?, row.try_get(1).map_err(unclear)?),
+            Some(row) => (row.get(0).map_err(unclear)?, row.get(1).map_err(unclear)?),
             None => (None, None),
         };
         let Some(schema) = schema else {
@@ -198,7 +198,7 @@ impl Loader for PostgresLoader {
             })),
             Err(error) => {
                 // With the connection the lock goes, at once if it is closed properly.
-                _ = control.close().await;
+                control.close().await;
                 Err(error)
             }
         }
@@ -209,7 +209,7 @@ impl PostgresLoader {
     /// Looks at the target, which is locked, removes what dead runs left, and makes the staging table and its ledger.
     async fn stage(
         &self,
-        control: &mut PgConnection,
+        control: &mut Connection,
         cx: &RunContext,
         plan: &LoadPlan,
         names: &Names,
@@ -301,13 +301,13 @@ fn hash(text: &str) -> u64 {
 }
 
 /// Drops what dead runs staged for the target: the lock is held, so nobody else is at work on it.
-async fn remove_stale(connection: &mut PgConnection, schema: &str, hash: u64, run: RunId) -> sqlx::Result<()> {
+async fn remove_stale(connection: &mut Connection, schema: &str, hash: u64, run: RunId) -> Answer<()> {
     let sql =
         "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = $1 AND c.relkind = 'r' AND c.relname ~ ('^_etlrs_(staging|ledger)_' || $2 || '_[0-9a-z]{26}$')
             AND NOT c.relname LIKE '%' || $3";
     for row in rows(connection, sql, &[schema, &format!("{hash:016x}"), &run.to_string()]).await? {
-        let table: String = row.try_get(0)?;
+        let table: String = row.get(0)?;
         execute(connection, &format!("SET lock_timeout = '30s'; DROP TABLE IF EXISTS {table}; SET lock_timeout = 0"))
             .await?;
     }
@@ -326,7 +326,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn failed(&self, error: sqlx::Error) -> Error {
+    pub(super) fn failed(&self, error: Failure) -> Error {
         postgres_error(&self.source, error)
     }
 }
@@ -334,7 +334,7 @@ impl Shared {
 pub(super) struct PostgresSession {
     pub(super) shared: Arc<Shared>,
     /// The connection that holds the lock of the target.
-    control: Mutex<Option<PgConnection>>,
+    control: Mutex<Option<Connection>>,
     lock: i64,
     pub(super) name: TableName,
     pub(super) plan: LoadPlan,
@@ -344,7 +344,7 @@ pub(super) struct PostgresSession {
 }
 
 impl PostgresSession {
-    fn take_control(&self) -> Option<PgConnection> {
+    fn take_control(&self) -> Option<Connection> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -377,18 +377,19 @@ impl LoadSession for PostgresSession {
         let shared = self.shared.clone();
         let mut connection = shared.pool.take().await?;
         let failed = |error| shared.failed(error);
-        // What a crash of the server may take is taken together with its row in the ledger. The commit of the whole is as
-        // durable as the server is told to make it, and what was committed before it is too.
-        let begin = format!("{BEGIN}; SET LOCAL synchronous_commit = off");
-        execute(&mut connection, &begin).await.map_err(failed)?;
         if attempt > 1 {
             // The answer to the commit of the attempt before may have been lost.
+            execute(&mut connection, BEGIN).await.map_err(failed)?;
             forget(&mut connection, &shared.names, partition.id).await.map_err(failed)?;
+            execute(&mut connection, "COMMIT").await.map_err(failed)?;
         }
-        let copy = CopyIn::start(connection, shared.copy.clone(), shared.source.clone());
-        // Two blocks wait, one is filled and one is sent, and sqlx has a copy of that.
-        let block_size = (cx.writer_memory() / 6).clamp(LEAST_BLOCK, MOST_BLOCK);
-        let block = HEADER.to_vec();
+        // What a crash of the server may take is taken together with its row in the ledger. The commit of the whole is as
+        // durable as the server is told to make it, and what was committed before it is too.
+        let sql = format!("{BEGIN}; SET LOCAL synchronous_commit = off; {}", shared.copy);
+        let copy = CopyIn::start(connection, sql, shared.source.clone());
+        // Two blocks wait, one is filled and one is sent.
+        let block_size = (cx.writer_memory() / 4).clamp(LEAST_BLOCK, MOST_BLOCK);
+        let block = [&[0; HEAD], HEADER].concat();
         Ok(Box::new(PostgresWriter { shared, partition: partition.id, copy, block, block_size, rows: 0, bytes: 0 }))
     }
 
@@ -434,10 +435,10 @@ impl Drop for PostgresSession {
 }
 
 /// Removes what a finished attempt at `partition` left, and its row in the ledger.
-async fn forget(connection: &mut PgConnection, names: &Names, partition: PartitionId) -> sqlx::Result<()> {
+async fn forget(connection: &mut Connection, names: &Names, partition: PartitionId) -> Answer<()> {
     let sql = format!("DELETE FROM {} WHERE partition = $1::int8 RETURNING xid", names.ledger);
     for row in rows(connection, &sql, &[&partition.to_string()]).await? {
-        let xid: String = row.try_get(0)?;
+        let xid: String = row.get(0)?;
         let sql = format!("DELETE FROM {} WHERE xmin = {}::xid", names.staging, literal(&xid));
         execute(connection, &sql).await?;
     }
@@ -460,8 +461,9 @@ struct PostgresWriter {
 impl PostgresWriter {
     async fn send(&mut self) -> Result<()> {
         self.bytes += self.block.len() as u64;
-        let room = Vec::with_capacity(self.block_size + self.block_size / 8);
-        self.copy.send(std::mem::replace(&mut self.block, room)).await
+        let mut next = Vec::with_capacity(self.block_size + self.block_size / 8);
+        next.resize(HEAD, 0);
+        self.copy.send(std::mem::replace(&mut self.block, next)).await
     }
 }
 

@@ -1,8 +1,9 @@
-//! PostgreSQL 12 and later, through sqlx.
+//! PostgreSQL 12 and later.
 //!
-//! Rows travel as `COPY … (FORMAT binary)` both ways (<https://www.postgresql.org/docs/current/sql-copy.html>). sqlx does
-//! connecting, TLS and the frames of the protocol; what is in them is read in `decode.rs` and written in `encode.rs`.
+//! Rows travel as `COPY … (FORMAT binary)` both ways (<https://www.postgresql.org/docs/current/sql-copy.html>): `wire.rs`
+//! moves the bytes, `decode.rs` reads them and `encode.rs` writes them.
 
+mod address;
 mod catalog;
 mod condition;
 mod copy;
@@ -17,7 +18,9 @@ mod publish;
 mod server;
 mod split;
 mod target;
+mod tls;
 mod types;
+mod wire;
 
 pub use extract::PostgresExtractor;
 pub use load::PostgresLoader;

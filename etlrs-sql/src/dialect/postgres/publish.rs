@@ -3,13 +3,12 @@
 use std::time::{Duration, Instant};
 
 use etlrs_core::{Error, ErrorKind, Receipt, Result};
-use sqlx::PgConnection;
-use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use super::load::{BEGIN, ORDINAL, PostgresSession, create_table, key_list};
 use super::name::quote;
 use super::server::{execute, text};
 use super::target::{Publishing, Target};
+use super::wire::{Connection, Failure};
 
 /// How long a lock is waited for at a time. Readers queue behind a lock that waits, so it gives way now and then.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -17,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Publishes what is staged; gives the number of rows that became visible.
 pub(super) async fn publish(
     session: &PostgresSession,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     receipts: &[Receipt],
 ) -> Result<u64> {
     let end = Instant::now() + session.lock_timeout;
@@ -31,7 +30,7 @@ pub(super) async fn publish(
     }
 }
 
-async fn attempt(session: &PostgresSession, connection: &mut PgConnection, receipts: &[Receipt]) -> Result<u64> {
+async fn attempt(session: &PostgresSession, connection: &mut Connection, receipts: &[Receipt]) -> Result<u64> {
     let shared = &session.shared;
     let failed = |error| shared.failed(error);
     // Rows that somebody holds are waited for within a statement, which would be lost if it gave way.
@@ -67,10 +66,8 @@ async fn attempt(session: &PostgresSession, connection: &mut PgConnection, recei
 
 /// Whether the server itself says that it did not commit. That a connection ends may also be said by a pooler between, or by
 /// a server that is stopped.
-fn is_answer(error: &sqlx::Error) -> bool {
-    let sqlx::Error::Database(error) = error else { return false };
-    let found = error.try_downcast_ref::<PgDatabaseError>();
-    found.is_some_and(|error| !matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
+fn is_answer(error: &Failure) -> bool {
+    matches!(error, Failure::Server(refusal) if !refusal.is_fatal())
 }
 
 /// Whether a transaction was committed, as another connection tells.
@@ -90,7 +87,7 @@ async fn outcome(session: &PostgresSession, xid: &str) -> Option<bool> {
 }
 
 /// The ledger has each partition once, with the rows of its receipt.
-async fn check_ledger(session: &PostgresSession, connection: &mut PgConnection, receipts: &[Receipt]) -> Result<u64> {
+async fn check_ledger(session: &PostgresSession, connection: &mut Connection, receipts: &[Receipt]) -> Result<u64> {
     let shared = &session.shared;
     let sql = format!("SELECT count(*) || ' ' || coalesce(sum(rows), 0) FROM {}", shared.names.ledger);
     let found = text(connection, &sql, &[]).await.map_err(|error| shared.failed(error))?.unwrap_or_default();
@@ -105,7 +102,7 @@ async fn check_ledger(session: &PostgresSession, connection: &mut PgConnection, 
     Ok(rows)
 }
 
-async fn move_rows(session: &PostgresSession, connection: &mut PgConnection, rows: u64) -> Result<()> {
+async fn move_rows(session: &PostgresSession, connection: &mut Connection, rows: u64) -> Result<()> {
     let shared = &session.shared;
     let failed = |error| shared.failed(error);
     let staging = &shared.names.staging;
@@ -153,7 +150,7 @@ async fn move_rows(session: &PostgresSession, connection: &mut PgConnection, row
 }
 
 /// Locks the target, without keeping others waiting for long, and sees that it is still as it was planned for.
-async fn lock(session: &PostgresSession, connection: &mut PgConnection, target: &str, mode: &str) -> Result<()> {
+async fn lock(session: &PostgresSession, connection: &mut Connection, target: &str, mode: &str) -> Result<()> {
     if session.target.relation.is_none() {
         return Ok(());
     }
@@ -167,7 +164,7 @@ async fn lock(session: &PostgresSession, connection: &mut PgConnection, target: 
 }
 
 /// Refuses texts that the server would cut off or round on their way into a column.
-async fn check_casts(session: &PostgresSession, connection: &mut PgConnection) -> Result<()> {
+async fn check_casts(session: &PostgresSession, connection: &mut Connection) -> Result<()> {
     let shared = &session.shared;
     for (field, writing) in session.plan.schema.fields().iter().zip(&session.target.writings) {
         let Some(cast) = writing.cast.as_ref().filter(|_| writing.may_change()) else { continue };
@@ -190,7 +187,7 @@ async fn check_casts(session: &PostgresSession, connection: &mut PgConnection) -
 }
 
 /// Now that nobody else can change it, the target must still be as it was planned for.
-async fn recheck(session: &PostgresSession, connection: &mut PgConnection) -> Result<()> {
+async fn recheck(session: &PostgresSession, connection: &mut Connection) -> Result<()> {
     let shared = &session.shared;
     let failed = |error| shared.failed(error);
     let name = &session.name;
@@ -241,7 +238,7 @@ fn select_list(session: &PostgresSession, named: bool) -> Result<String> {
     Ok(columns.join(", "))
 }
 
-async fn insert(session: &PostgresSession, connection: &mut PgConnection, target: &str, rows: u64) -> Result<()> {
+async fn insert(session: &PostgresSession, connection: &mut Connection, target: &str, rows: u64) -> Result<()> {
     let shared = &session.shared;
     let (columns, select) = (Target::column_list(&session.plan.schema)?, select_list(session, false)?);
     let sql = format!(
@@ -260,7 +257,7 @@ async fn insert(session: &PostgresSession, connection: &mut PgConnection, target
 }
 
 /// Of staged rows with one key the last one counts, by their order in the source.
-async fn upsert(session: &PostgresSession, connection: &mut PgConnection, target: &str) -> Result<()> {
+async fn upsert(session: &PostgresSession, connection: &mut Connection, target: &str) -> Result<()> {
     let shared = &session.shared;
     let plan = &session.plan;
     let staging = &shared.names.staging;

@@ -9,11 +9,11 @@
 //! and rows with a null in the key are a piece of their own.
 
 use etlrs_core::{Partition, Result};
-use sqlx::{PgConnection, Row};
 
 use super::catalog::{Column, Kind, Relation};
 use super::name::{literal, quote};
 use super::server::{rows, text};
+use super::wire::{Answer, Connection};
 
 /// Pages of 8 KB in a partition, unless there would be too many: 16 MB.
 const PAGES: u64 = 2048;
@@ -63,11 +63,11 @@ const LEAVES: &str = "
 
 /// Pieces of a relation that hold each of its rows once; `wished`: how many.
 pub(super) async fn by_pages(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     relation: &Relation,
     version: u32,
     wished: Option<usize>,
-) -> sqlx::Result<Vec<Piece>> {
+) -> Answer<Vec<Piece>> {
     // Names are checked when they are parsed or come from the catalogue.
     let quoted = relation.name.quoted().unwrap_or_default();
     let whole = || vec![Piece::whole(quoted.clone())];
@@ -80,14 +80,14 @@ pub(super) async fn by_pages(
     let mut leaves = Vec::with_capacity(found.len());
     for row in &found {
         // Somebody may read a table and none of its partitions, or not all of their rows.
-        if !row.try_get::<bool, _>(4)? {
+        if !row.get::<bool>(4)? {
             return Ok(whole());
         }
-        let pages: i64 = row.try_get(3)?;
+        let pages: i64 = row.get(3)?;
         leaves.push(Leaf {
-            quoted: row.try_get(0)?,
-            words: row.try_get(1)?,
-            is_local: row.try_get(2)?,
+            quoted: row.get(0)?,
+            words: row.get(1)?,
+            is_local: row.get(2)?,
             pages: pages.unsigned_abs(),
         });
     }
@@ -129,11 +129,11 @@ impl Leaf {
 
 /// Pieces by ranges of `keys`, of what stands behind FROM; about so many as are `wished`.
 pub(super) async fn by_key(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     from: &str,
     keys: &[&Column],
     wished: usize,
-) -> sqlx::Result<Vec<Piece>> {
+) -> Answer<Vec<Piece>> {
     let names: Vec<_> = keys.iter().map(|key| quote(&key.name).unwrap_or_default()).collect();
     let list = names.join(", ");
     // IS NOT NULL looks into composite values.
@@ -164,12 +164,12 @@ pub(super) async fn by_key(
 
 /// Keys of some thousand rows, in their order, as text.
 async fn sample(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     from: &str,
     list: &str,
     names: &[String],
     present: &str,
-) -> sqlx::Result<Vec<Vec<String>>> {
+) -> Answer<Vec<Vec<String>>> {
     const ROWS: f64 = 20_000.0;
     // With names of their own, for ORDER BY would take a name of what is selected for the text of it.
     let texts = names.iter().enumerate().map(|(index, name)| format!("{name}::text AS _etlrs_{index}"));
@@ -182,7 +182,7 @@ async fn sample(
         ROWS as u64 * 10
     );
     let found = rows(connection, &sql, &[]).await?;
-    found.iter().map(|row| (0..names.len()).map(|index| row.try_get(index)).collect()).collect()
+    found.iter().map(|row| (0..names.len()).map(|index| row.get(index)).collect()).collect()
 }
 
 /// The number of rows that the planner expects.

@@ -2,12 +2,12 @@
 
 use arrow_schema::SchemaRef;
 use etlrs_core::{Error, ErrorKind, LoadMode, LoadPlan, Result};
-use sqlx::{PgConnection, Row};
 
 use super::catalog::{Column, Kind, Relation};
 use super::name::{TableName, quote};
 use super::server::{rows, text};
 use super::types::{Existing, Writing};
+use super::wire::{Answer, Connection, Failure};
 
 /// Columns that a table can have.
 const MOST_COLUMNS: usize = 1600;
@@ -52,10 +52,10 @@ impl Target {
     /// # Errors
     /// As [`Loader::check`](etlrs_core::Loader::check).
     pub(super) async fn look(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         name: &TableName,
         plan: &LoadPlan,
-        failed: &(dyn Fn(sqlx::Error) -> Error + Send + Sync),
+        failed: &(dyn Fn(Failure) -> Error + Send + Sync),
     ) -> Result<Self> {
         check_columns(&plan.schema)?;
         let Some(relation) = Relation::find(connection, name).await.map_err(failed)? else {
@@ -192,7 +192,7 @@ fn match_columns(schema: &SchemaRef, relation: &Relation) -> Result<Vec<Existing
 }
 
 /// Deleting the old rows could take rows of other tables along, or fail at the end.
-async fn refuse_references(connection: &mut PgConnection, relation: &Relation) -> sqlx::Result<Result<()>> {
+async fn refuse_references(connection: &mut Connection, relation: &Relation) -> Answer<Result<()>> {
     let sql = "
         WITH RECURSIVE tree(oid) AS (
             SELECT $1::oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid
@@ -201,13 +201,13 @@ async fn refuse_references(connection: &mut PgConnection, relation: &Relation) -
             AND confrelid IN (SELECT oid FROM tree) AND conrelid NOT IN (SELECT oid FROM tree) ORDER BY 1 LIMIT 1";
     let found = rows(connection, sql, &[&relation.oid.to_string()]).await?;
     let Some(row) = found.first() else { return Ok(Ok(())) };
-    let (constraint, table): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+    let (constraint, table): (String, String) = (row.get(0)?, row.get(1)?);
     let message = format!("the table {table} refers to the target by the foreign key {constraint:?}");
     Ok(Err(Error::new(ErrorKind::Unsupported, message).hint("use mode merge, or drop the foreign key first")))
 }
 
 /// What would be lost or broken if another table took the place of this one.
-async fn what_hangs_on(connection: &mut PgConnection, relation: &Relation) -> sqlx::Result<Vec<String>> {
+async fn what_hangs_on(connection: &mut Connection, relation: &Relation) -> Answer<Vec<String>> {
     const HANGING: &str = "
         WITH t AS (SELECT * FROM pg_class WHERE oid = $1::oid)
         SELECT 'its partitions' FROM t WHERE relkind <> 'r'
@@ -253,13 +253,13 @@ async fn what_hangs_on(connection: &mut PgConnection, relation: &Relation) -> sq
                 AND NOT (d.classid = 'pg_type'::regclass AND d.objid IN (y.oid, y.typarray))
                 AND NOT (d.classid = 'pg_class'::regclass AND d.objid = $1::oid)";
     let found = rows(connection, HANGING, &[&relation.oid.to_string()]).await?;
-    let mut names: Vec<String> = found.iter().map(|row| row.try_get(0)).collect::<sqlx::Result<_>>()?;
+    let mut names: Vec<String> = found.iter().map(|row| row.get(0)).collect::<Answer<_>>()?;
     names.dedup();
     Ok(names)
 }
 
 /// Whether rows of any new table are sent to subscribers.
-async fn publishes_all(connection: &mut PgConnection) -> sqlx::Result<bool> {
+async fn publishes_all(connection: &mut Connection) -> Answer<bool> {
     let sql = "SELECT (EXISTS (SELECT FROM pg_publication WHERE puballtables)
         OR to_regclass('pg_catalog.pg_publication_namespace') IS NOT NULL AND EXISTS (SELECT FROM pg_publication p
             WHERE NOT puballtables AND NOT EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid)))::text";
@@ -267,7 +267,7 @@ async fn publishes_all(connection: &mut PgConnection) -> sqlx::Result<bool> {
 }
 
 /// A hash of all that the catalogue has on columns, defaults, checks and comments of a table.
-pub(super) async fn definition(connection: &mut PgConnection, relation: &str) -> sqlx::Result<String> {
+pub(super) async fn definition(connection: &mut Connection, relation: &str) -> Answer<String> {
     // Numbers of columns that were dropped before make no difference.
     let sql = "SELECT md5(concat_ws('/',
         (SELECT string_agg(concat_ws(',', attname, atttypid, atttypmod, attnotnull, attcollation, attstorage, attidentity,
@@ -280,10 +280,10 @@ pub(super) async fn definition(connection: &mut PgConnection, relation: &str) ->
 }
 
 async fn require_privileges(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     relation: &Relation,
     privileges: &[&str],
-) -> sqlx::Result<Result<()>> {
+) -> Answer<Result<()>> {
     for privilege in privileges {
         let sql = "SELECT has_table_privilege($1::oid, $2)::text";
         if text(connection, sql, &[&relation.oid.to_string(), privilege]).await?.as_deref() != Some("true") {
@@ -296,8 +296,11 @@ async fn require_privileges(
 }
 
 /// Whether the server itself sees to it that a key is there once.
-async fn has_unique_index(connection: &mut PgConnection, relation: &Relation, keys: &[String]) -> sqlx::Result<bool> {
-    let sql = "SELECT array_agg(a.attname::text ORDER BY a.attname)::text[] FROM pg_index i
+async fn has_unique_index(connection: &mut Connection, relation: &Relation, keys: &[String]) -> Answer<bool> {
+    // As `quote` writes them, so that no name can be taken for two.
+    let sql =
+        "SELECT string_agg(format('\"%s\"', replace(a.attname, '\"', '\"\"')), ',' ORDER BY a.attname COLLATE \"C\")
+        FROM pg_index i
         CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n)
         JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
         WHERE i.indrelid = $1::oid AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL
@@ -305,10 +308,9 @@ async fn has_unique_index(connection: &mut PgConnection, relation: &Relation, ke
         GROUP BY i.indexrelid";
     let mut keys: Vec<_> = keys.to_vec();
     keys.sort();
+    let keys: Vec<_> = keys.iter().map(|key| quote(key).unwrap_or_default()).collect();
     for row in rows(connection, sql, &[&relation.oid.to_string()]).await? {
-        let mut columns: Vec<String> = row.try_get(0)?;
-        columns.sort();
-        if columns == keys {
+        if row.get::<&str>(0)? == keys.join(",") {
             return Ok(true);
         }
     }

@@ -1,0 +1,205 @@
+//! The socket of a connection, with TLS where it is wanted.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postgres_protocol::message::frontend;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+#[cfg(unix)]
+use tokio::net::UnixStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::client::WebPkiServerVerifier;
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::crypto::CryptoProvider;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme, crypto,
+};
+
+use super::address::{Address, Host, SslMode};
+use super::wire::{Answer, Failure, Socket};
+
+/// Connects, and agrees on TLS.
+pub(super) async fn connect(address: &Address) -> Answer<Box<dyn Socket>> {
+    let (name, mut socket) = match &address.host {
+        #[cfg(unix)]
+        Host::Socket(folder) => {
+            let path = folder.join(format!(".s.PGSQL.{}", address.port));
+            return Ok(Box::new(UnixStream::connect(path).await?));
+        }
+        #[cfg(not(unix))]
+        Host::Socket(_) => return Err(Failure::Tls("there are no sockets in files on this system".into())),
+        Host::Name(name) => (name, TcpStream::connect((name.as_str(), address.port)).await?),
+    };
+    // Small messages wait for nothing, and a server that vanished is noticed after some minutes.
+    socket.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10));
+    _ = SockRef::from(&socket).set_tcp_keepalive(&keepalive);
+    if address.ssl_mode == SslMode::Disable {
+        return Ok(Box::new(socket));
+    }
+    let mut request = bytes::BytesMut::new();
+    frontend::ssl_request(&mut request);
+    socket.write_all(&request).await?;
+    // One byte and no more: what follows it in clear could have been put there by anybody.
+    match socket.read_u8().await? {
+        b'S' => {}
+        b'N' if address.ssl_mode == SslMode::Prefer => return Ok(Box::new(socket)),
+        b'N' => return Err(Failure::Tls("the server has no TLS".into())),
+        _ => return Err(Failure::Protocol("it does not say whether it has TLS")),
+    }
+    let config = client_config(address)?;
+    let name = ServerName::try_from(name.clone()).map_err(|_| Failure::Tls("the host has no valid name".into()))?;
+    let secure = TlsConnector::from(Arc::new(config)).connect(name, socket).await.map_err(of_handshake)?;
+    Ok(Box::new(secure))
+}
+
+fn of_handshake(error: io::Error) -> Failure {
+    match error.get_ref().and_then(|error| error.downcast_ref::<TlsError>()) {
+        Some(TlsError::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            Failure::Tls("the certificate of the server is from no known authority".into())
+        }
+        Some(tls) => Failure::Tls(tls.to_string()),
+        None => Failure::Io(error),
+    }
+}
+
+fn client_config(address: &Address) -> Answer<ClientConfig> {
+    let failed = |what: &str| {
+        let words = format!("cannot {what}");
+        move |error: &dyn std::fmt::Display| Failure::Tls(format!("{words}: {error}"))
+    };
+    let provider = Arc::new(crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone());
+    let builder = builder.with_safe_default_protocol_versions().map_err(|error| failed("set up TLS")(&error))?;
+    let verifier: Arc<dyn ServerCertVerifier> = match address.ssl_mode {
+        SslMode::Prefer | SslMode::NoVerify => Arc::new(Anybody(provider)),
+        mode => {
+            let roots = Arc::new(roots(address)?);
+            let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
+            let verifier = verifier.map_err(|error| failed("use the authorities")(&error))?;
+            if mode == SslMode::VerifyCa { Arc::new(AnyName(verifier)) } else { verifier }
+        }
+    };
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+    match (&address.ssl_cert, &address.ssl_key) {
+        (Some(certificate), Some(key)) => {
+            let what = format!("read the client certificate {}", certificate.display());
+            let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+            let chain = chain.map_err(|error| failed(&what)(&error))?;
+            let what = format!("read the client key {}", key.display());
+            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| failed(&what)(&error))?;
+            builder.with_client_auth_cert(chain, key).map_err(|error| failed("use the client certificate")(&error))
+        }
+        (None, None) => Ok(builder.with_no_client_auth()),
+        _ => Err(Failure::Tls("sslcert and sslkey go together".into())),
+    }
+}
+
+/// The authorities that the user names, or those of the system.
+fn roots(address: &Address) -> Answer<RootCertStore> {
+    let mut store = RootCertStore::empty();
+    if let Some(file) = &address.ssl_root_cert {
+        let found = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let found =
+            found.map_err(|error| Failure::Tls(format!("cannot read sslrootcert {}: {error}", file.display())))?;
+        store.add_parsable_certificates(found);
+        if store.is_empty() {
+            return Err(Failure::Tls(format!("there is no certificate in sslrootcert {}", file.display())));
+        }
+        return Ok(store);
+    }
+    store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if store.is_empty() {
+        return Err(Failure::Tls("this system has no authorities to check a certificate with".into()));
+    }
+    Ok(store)
+}
+
+/// Takes any certificate, but for one that the server cannot prove to have.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        crypto::verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        crypto::verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Checks all of a certificate but the name that it is for.
+#[derive(Debug)]
+struct AnyName(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for AnyName {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        match self.0.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+            // The name is looked at last.
+            Err(TlsError::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            result => result,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.0.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.0.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
