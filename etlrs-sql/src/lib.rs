@@ -32,24 +32,36 @@
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(example()).unwrap();
 //! ```
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod connector;
 mod dialect;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod gather;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod network;
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod options;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod table;
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod value;
 
+#[cfg(feature = "mysql")]
+pub use connector::MysqlConnector;
 #[cfg(feature = "postgres")]
 pub use connector::PostgresConnector;
 #[cfg(feature = "sqlite")]
 pub use connector::SqliteConnector;
+#[cfg(feature = "mysql")]
+pub use dialect::mysql::{MysqlExtractor, MysqlLoader, MysqlPool};
 #[cfg(feature = "postgres")]
 pub use dialect::postgres::{PostgresExtractor, PostgresLoader, PostgresPool};
 #[cfg(feature = "sqlite")]
 pub use dialect::sqlite::{SqliteExtractor, SqliteLoader};
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 pub use options::Seconds;
+#[cfg(feature = "mysql")]
+pub use options::{MysqlSourceOptions, MysqlTargetOptions};
 #[cfg(feature = "postgres")]
 pub use options::{PostgresSourceOptions, PostgresTargetOptions};
 #[cfg(feature = "sqlite")]

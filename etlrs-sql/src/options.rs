@@ -2,6 +2,32 @@ use std::time::Duration;
 
 use etlrs_core::{ColumnTypes, OptionArgument, OptionValue};
 
+#[cfg(feature = "mysql")]
+etlrs_core::options! {
+    /// How a table, view or query of MySQL or MariaDB is read.
+    pub struct MysqlSourceOptions {
+        /// Types of single columns, over those that they have: text takes any value as the server writes it.
+        types, with_types: ColumnTypes = ColumnTypes::default();
+        /// One SELECT that is read in place of a table.
+        query, with_query: String = String::new();
+        /// Columns by whose values the rows are split, separated by commas; a table is split by its primary key without them.
+        split_by, with_split_by: String = String::new();
+        /// How long to wait for the server to answer when it is connected to.
+        connect_timeout, with_connect_timeout: Seconds = Seconds(30);
+    }
+}
+
+#[cfg(feature = "mysql")]
+etlrs_core::options! {
+    /// How a table of MySQL or MariaDB is written.
+    pub struct MysqlTargetOptions {
+        /// How long to wait for the server to answer when it is connected to.
+        connect_timeout, with_connect_timeout: Seconds = Seconds(30);
+        /// How long to wait, when all rows are staged, for transactions that hold a lock on the target.
+        lock_timeout, with_lock_timeout: Seconds = Seconds(600);
+    }
+}
+
 #[cfg(feature = "postgres")]
 etlrs_core::options! {
     /// How a PostgreSQL table, view or query is read.

@@ -40,6 +40,8 @@ pub use etlrs_csv::{CsvConnector, CsvExtractor, CsvLoader, CsvOptions, CsvWriteO
 pub use etlrs_engine::*;
 #[cfg(feature = "parquet")]
 pub use etlrs_parquet::{ParquetConnector, ParquetExtractor, ParquetLoader};
+#[cfg(feature = "mysql")]
+pub use etlrs_sql::{MysqlConnector, MysqlExtractor, MysqlLoader, MysqlPool};
 #[cfg(feature = "postgres")]
 pub use etlrs_sql::{PostgresConnector, PostgresExtractor, PostgresLoader, PostgresPool};
 #[cfg(feature = "sqlite")]
@@ -74,6 +76,8 @@ pub fn registry() -> Registry {
     let registry = registry.with(CsvConnector);
     #[cfg(feature = "parquet")]
     let registry = registry.with(ParquetConnector);
+    #[cfg(feature = "mysql")]
+    let registry = registry.with(MysqlConnector);
     #[cfg(feature = "postgres")]
     let registry = registry.with(PostgresConnector);
     #[cfg(feature = "sqlite")]

@@ -359,9 +359,9 @@ fn wrong_options_are_refused_with_the_right_guess() {
             ("copy ok.csv o.parqet", 2, &["o.parqet", ".parqet", "parquet"]),
             ("copy ok o.parquet", 2, &["ok: ", "no extension"]),
             (
-                "copy mysql://h/db#t o.parquet",
+                "copy oracle://h/db#t o.parquet",
                 2,
-                &["no connector serves mysql:", "the schemes are postgres, postgresql, sqlite"],
+                &["no connector serves oracle:", "the schemes are mysql, mariadb, postgres, postgresql, sqlite"],
             ),
             ("copy sqlite:o.db o.parquet", 2, &["sqlite:o.db", "no table", "sqlite:shop.db#orders"]),
             ("copy ok.csv sqlite:o.db", 2, &["sqlite:o.db", "no table"]),
@@ -695,7 +695,7 @@ fn json_has_the_documented_fields() {
 
     let connectors = json("connectors");
     let names: Vec<_> = connectors.as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["csv", "parquet", "postgres", "sqlite"]);
+    assert_eq!(names, ["csv", "parquet", "mysql", "postgres", "sqlite"]);
     let parquet = json("connectors parquet");
     assert_eq!(parquet, connectors[1]);
     assert_eq!(

@@ -2,11 +2,15 @@
 
 use etlrs_core::{Error, ErrorKind, OptionMap, Uri};
 
+#[cfg(feature = "mysql")]
+mod mysql;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
+#[cfg(feature = "mysql")]
+pub use mysql::MysqlConnector;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresConnector;
 #[cfg(feature = "sqlite")]

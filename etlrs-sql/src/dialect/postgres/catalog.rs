@@ -1,8 +1,9 @@
 //! What the catalogue says of tables and views (<https://www.postgresql.org/docs/current/catalogs.html>).
 
-use super::name::TableName;
 use super::server::rows;
-use super::wire::{Answer, Connection, Row};
+use super::wire::{Answer, Connection};
+use crate::network::Row;
+use crate::table::TableName;
 
 /// A table, a view or anything else that has columns.
 #[derive(Clone, Debug)]
@@ -71,7 +72,7 @@ impl Relation {
         let found = rows(connection, sql, &[&quoted]).await?;
         let Some(row) = found.first() else { return Ok(None) };
         let oid = oid(row.get(0)?);
-        let kind = match row.get::<&str>(3)? {
+        let kind = match row.get::<&str, _>(3)? {
             "r" => Kind::Table,
             "p" => Kind::Partitioned,
             "v" => Kind::View,

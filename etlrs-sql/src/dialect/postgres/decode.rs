@@ -3,23 +3,16 @@
 //! The stream is a header and then tuples: a count of fields in 16 bits, and for each a length in 32 bits, -1 for a null,
 //! with the value in the binary form of its type behind it. A count of -1 ends it
 //! (<https://www.postgresql.org/docs/current/sql-copy.html>, "Binary Format").
-//!
-//! Finding the fields of some rows and decoding them is done in two passes: the first is one tight loop over lengths, and
-//! the second one for each column, without a decision per value.
 
 use std::sync::Arc;
 
-use arrow_array::types::*;
-use arrow_array::{
-    ArrayRef, BinaryArray, BooleanArray, FixedSizeBinaryArray, PrimitiveArray, RecordBatch, RecordBatchOptions,
-    StringArray,
-};
-use arrow_buffer::{ArrowNativeType, BooleanBufferBuilder, NullBufferBuilder, OffsetBuffer, ScalarBuffer, i256};
-use arrow_schema::{DataType, Field, SchemaRef, TimeUnit};
-use etlrs_core::{Error, ErrorKind, Result, type_name};
+use arrow_array::{RecordBatch, RecordBatchOptions};
+use arrow_schema::{Field, SchemaRef};
+use etlrs_core::{Error, ErrorKind, Result};
 
 use super::numeric::{self, Misfit as NumericMisfit};
 use super::types::{Reading, Wire};
+use crate::gather::{Fixed, Gather, Misfit, Put, Span, Text, Values, decimal_of, each, variable};
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 
@@ -27,13 +20,6 @@ const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 pub(super) const EPOCH_DAYS: i32 = 10_957;
 pub(super) const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
 pub(super) const DAY_MICROSECONDS: i64 = 86_400_000_000;
-
-/// Where a field is among the bytes; a null has no length.
-#[derive(Clone, Copy)]
-struct Span {
-    start: u32,
-    length: i32,
-}
 
 /// Rows of one COPY on their way into batches.
 pub(super) struct Decoder {
@@ -160,7 +146,7 @@ impl Decoder {
         let rows = self.rows;
         let mut arrays = Vec::with_capacity(self.columns.len());
         for (column, field) in self.columns.iter_mut().zip(self.schema.fields()) {
-            let array = column.finish(rows).map_err(|misfit| misfit.of(field.name(), field.data_type()))?;
+            let array = column.gather.finish(rows).map_err(|misfit| misfit.of(field.name(), field.data_type()))?;
             if !field.is_nullable() && array.null_count() > 0 {
                 let message = "there is a null although the column is declared NOT NULL";
                 return Err(Error::new(ErrorKind::InvalidData, message).at_column(field.name()));
@@ -177,33 +163,6 @@ fn malformed(what: &str) -> Error {
     Error::new(ErrorKind::InvalidData, format!("the server sent a COPY whose {what} is not as it should be"))
 }
 
-/// What was found in place of a value of the column's type; never the value itself.
-#[derive(Debug, PartialEq)]
-enum Misfit {
-    Value(&'static str),
-    Malformed,
-}
-
-impl Misfit {
-    fn at(&self, schema: &SchemaRef, index: usize) -> Error {
-        let field = schema.field(index);
-        self.of(field.name(), field.data_type())
-    }
-
-    fn of(&self, column: &str, data_type: &DataType) -> Error {
-        match self {
-            Self::Value(found) => {
-                let message = format!("there is {found}, which {} cannot hold", type_name(data_type));
-                let other = if found.contains("UTF-8") { "binary" } else { "text" };
-                Error::new(ErrorKind::InvalidData, message)
-                    .hint(format!("the source option types={column}:{other} takes it as it is"))
-            }
-            Self::Malformed => malformed("value"),
-        }
-        .at_column(column)
-    }
-}
-
 impl From<NumericMisfit> for Misfit {
     fn from(misfit: NumericMisfit) -> Self {
         match misfit {
@@ -218,37 +177,18 @@ impl From<NumericMisfit> for Misfit {
 /// Gathers the values of one column.
 struct ColumnDecoder {
     wire: Wire,
-    data_type: DataType,
-    nulls: NullBufferBuilder,
-    values: Values,
-}
-
-enum Values {
-    Bits(BooleanBufferBuilder),
-    Int16(Vec<i16>),
-    Int32(Vec<i32>),
-    Int64(Vec<i64>),
-    Float32(Vec<f32>),
-    Float64(Vec<f64>),
-    Decimal128(Vec<i128>),
-    Decimal256(Vec<i256>),
-    /// Sixteen bytes each.
-    Uuid(Uuids),
-    /// Ends of the values, and their bytes.
-    Bytes(Vec<i32>, Vec<u8>),
+    gather: Gather,
 }
 
 impl ColumnDecoder {
     fn new(reading: &Reading, rows: usize) -> Self {
-        let data_type = reading.field.data_type().clone();
-        let values = Values::new(&data_type);
-        Self { wire: reading.wire, data_type, nulls: NullBufferBuilder::new(rows), values }
+        Self { wire: reading.wire, gather: Gather::new(reading.field.data_type(), rows) }
     }
 
     #[inline]
     fn append(&mut self, bytes: &[u8], fields: impl Iterator<Item = Span>) -> Result<(), Misfit> {
-        let Self { wire, data_type, nulls, values } = self;
-        match (wire, values) {
+        let Gather { data_type, nulls, values } = &mut self.gather;
+        match (self.wire, values) {
             (Wire::Bool, Values::Bits(values)) => {
                 each(bytes, fields, nulls, values, |field: [u8; 1]| Ok(field[0] != 0))
             }
@@ -285,7 +225,7 @@ impl ColumnDecoder {
                 }
                 time.checked_add(EPOCH_MICROSECONDS).ok_or(Misfit::Value("a timestamp after the year 294246"))
             }),
-            (Wire::Uuid, Values::Uuid(values)) => each(bytes, fields, nulls, values, |field: [u8; 16]| Ok(field)),
+            (Wire::Uuid, Values::Fixed(values)) => variable(bytes, fields, nulls, values, Fixed::put),
             (Wire::Numeric, Values::Decimal128(values)) => {
                 let (precision, scale) = decimal_of(data_type);
                 variable(bytes, fields, nulls, values, |values, field| {
@@ -329,184 +269,6 @@ impl ColumnDecoder {
             _ => Err(Misfit::Malformed),
         }
     }
-
-    fn finish(&mut self, rows: usize) -> Result<ArrayRef, Misfit> {
-        let nulls = self.nulls.finish();
-        let fresh = Values::new(&self.data_type);
-        let array: ArrayRef = match std::mem::replace(&mut self.values, fresh) {
-            Values::Bits(mut values) => Arc::new(BooleanArray::new(values.finish(), nulls)),
-            Values::Int16(values) => Arc::new(PrimitiveArray::<Int16Type>::new(values.into(), nulls)),
-            Values::Int32(values) => match self.data_type {
-                DataType::Date32 => Arc::new(PrimitiveArray::<Date32Type>::new(values.into(), nulls)),
-                _ => Arc::new(PrimitiveArray::<Int32Type>::new(values.into(), nulls)),
-            },
-            Values::Int64(values) => match &self.data_type {
-                DataType::Time64(_) => Arc::new(PrimitiveArray::<Time64MicrosecondType>::new(values.into(), nulls)),
-                DataType::Timestamp(TimeUnit::Microsecond, zone) => Arc::new(
-                    PrimitiveArray::<TimestampMicrosecondType>::new(values.into(), nulls)
-                        .with_timezone_opt(zone.clone()),
-                ),
-                _ => Arc::new(PrimitiveArray::<Int64Type>::new(values.into(), nulls)),
-            },
-            Values::Float32(values) => Arc::new(PrimitiveArray::<Float32Type>::new(values.into(), nulls)),
-            Values::Float64(values) => Arc::new(PrimitiveArray::<Float64Type>::new(values.into(), nulls)),
-            Values::Decimal128(values) => Arc::new(
-                PrimitiveArray::<Decimal128Type>::new(values.into(), nulls).with_data_type(self.data_type.clone()),
-            ),
-            Values::Decimal256(values) => Arc::new(
-                PrimitiveArray::<Decimal256Type>::new(values.into(), nulls).with_data_type(self.data_type.clone()),
-            ),
-            Values::Uuid(uuids) => Arc::new(FixedSizeBinaryArray::new(16, uuids.0.into(), nulls)),
-            Values::Bytes(ends, data) => {
-                debug_assert_eq!(ends.len(), rows + 1);
-                let offsets = OffsetBuffer::new(ScalarBuffer::from(ends));
-                match self.data_type {
-                    DataType::Utf8 => {
-                        // The server checks what it stores, but for databases with the encoding SQL_ASCII.
-                        let array = StringArray::try_new(offsets, data.into(), nulls);
-                        Arc::new(array.map_err(|_| Misfit::Value("text that is not UTF-8"))?)
-                    }
-                    _ => Arc::new(BinaryArray::new(offsets, data.into(), nulls)),
-                }
-            }
-        };
-        Ok(array)
-    }
-}
-
-fn decimal_of(data_type: &DataType) -> (u8, u8) {
-    match data_type {
-        // Scales here are never negative.
-        DataType::Decimal128(precision, scale) | DataType::Decimal256(precision, scale) => {
-            (*precision, scale.unsigned_abs())
-        }
-        _ => (0, 0),
-    }
-}
-
-impl Values {
-    fn new(data_type: &DataType) -> Self {
-        match data_type {
-            DataType::Boolean => Self::Bits(BooleanBufferBuilder::new(0)),
-            DataType::Int16 => Self::Int16(Vec::new()),
-            DataType::Int32 | DataType::Date32 => Self::Int32(Vec::new()),
-            DataType::Int64 | DataType::Time64(_) | DataType::Timestamp(..) => Self::Int64(Vec::new()),
-            DataType::Float32 => Self::Float32(Vec::new()),
-            DataType::Float64 => Self::Float64(Vec::new()),
-            DataType::Decimal128(..) => Self::Decimal128(Vec::new()),
-            DataType::Decimal256(..) => Self::Decimal256(Vec::new()),
-            DataType::FixedSizeBinary(16) => Self::Uuid(Uuids(Vec::new())),
-            _ => Self::Bytes(vec![0], Vec::new()),
-        }
-    }
-}
-
-/// What takes something in place of a null.
-trait Empty {
-    fn empty(&mut self);
-}
-
-/// What takes values.
-trait Put<T>: Empty {
-    fn put(&mut self, value: T);
-}
-
-impl<T: ArrowNativeType> Empty for Vec<T> {
-    #[inline]
-    fn empty(&mut self) {
-        self.push(T::default());
-    }
-}
-
-impl<T: ArrowNativeType> Put<T> for Vec<T> {
-    #[inline]
-    fn put(&mut self, value: T) {
-        self.push(value);
-    }
-}
-
-impl Empty for BooleanBufferBuilder {
-    #[inline]
-    fn empty(&mut self) {
-        self.append(false);
-    }
-}
-
-impl Put<bool> for BooleanBufferBuilder {
-    #[inline]
-    fn put(&mut self, value: bool) {
-        self.append(value);
-    }
-}
-
-struct Uuids(Vec<u8>);
-
-impl Empty for Uuids {
-    fn empty(&mut self) {
-        self.0.extend([0; 16]);
-    }
-}
-
-impl Put<[u8; 16]> for Uuids {
-    fn put(&mut self, value: [u8; 16]) {
-        self.0.extend(value);
-    }
-}
-
-struct Text<'a>(&'a mut Vec<i32>, &'a mut Vec<u8>);
-
-impl Text<'_> {
-    #[inline]
-    fn end(&mut self) -> Result<(), Misfit> {
-        // A batch has at most 1 GB and one more row, of which a field has at most 1 GB.
-        self.0.push(i32::try_from(self.1.len()).map_err(|_| Misfit::Value("more than 2 GB of text in one batch"))?);
-        Ok(())
-    }
-}
-
-impl Empty for Text<'_> {
-    fn empty(&mut self) {
-        self.0.push(self.0.last().copied().unwrap_or_default());
-    }
-}
-
-/// Values of one width.
-#[inline]
-fn each<T, V: Put<T>, const WIDTH: usize>(
-    bytes: &[u8],
-    fields: impl Iterator<Item = Span>,
-    nulls: &mut NullBufferBuilder,
-    values: &mut V,
-    convert: impl Fn([u8; WIDTH]) -> Result<T, Misfit>,
-) -> Result<(), Misfit> {
-    variable(bytes, fields, nulls, values, |values, field| {
-        values.put(convert(field.try_into().map_err(|_| Misfit::Malformed)?)?);
-        Ok(())
-    })
-}
-
-#[inline]
-fn variable<V: Empty>(
-    bytes: &[u8],
-    fields: impl Iterator<Item = Span>,
-    nulls: &mut NullBufferBuilder,
-    values: &mut V,
-    push: impl Fn(&mut V, &[u8]) -> Result<(), Misfit>,
-) -> Result<(), Misfit> {
-    for Span { start, length } in fields {
-        match usize::try_from(length) {
-            Ok(length) => {
-                let start = start as usize;
-                push(values, bytes.get(start..start + length).ok_or(Misfit::Malformed)?)?;
-                nulls.append_non_null();
-            }
-            Err(_) => {
-                values.empty();
-                nulls.append_null();
-            }
-        }
-    }
-    Ok(())
 }
 
 /// As PostgreSQL writes it: 8-4-4-4-12 hexadecimal digits in lower case.

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use etlrs_core::{Error, ErrorKind};
 
 use super::wire::{Failure, Refusal};
+use crate::network::connection_error;
 
 /// `failure` as an error that names `source`, a database or a table in it.
 ///
@@ -15,11 +16,8 @@ use super::wire::{Failure, Refusal};
 pub(super) fn postgres_error(source: &str, failure: Failure) -> Error {
     let error = match &failure {
         Failure::Server(refusal) => of_server(refusal).caused_by(Code(refusal.code.clone())),
-        Failure::Io(io) => of_connection(io),
-        Failure::Tls(words) => Error::new(ErrorKind::Connection, format!("TLS failed: {words}"))
-            .hint("sslrootcert=FILE names a certificate to trust; sslmode=disable does without TLS"),
-        Failure::Protocol(words) => {
-            Error::new(ErrorKind::Connection, format!("the answer of the server is not understood: {words}"))
+        other => {
+            connection_error(other, "sslrootcert=FILE names a certificate to trust; sslmode=disable does without TLS")
         }
     };
     error.in_source(source)
@@ -36,24 +34,6 @@ impl std::fmt::Display for Code {
 }
 
 impl std::error::Error for Code {}
-
-fn of_connection(error: &std::io::Error) -> Error {
-    use std::io::ErrorKind as Io;
-    let (message, hint): (Cow<'static, str>, _) = match error.kind() {
-        Io::ConnectionRefused => ("no server answers there".into(), Some("see that it runs, and check host and port")),
-        Io::NotFound => ("there is no such socket".into(), Some("see that the server runs, and check the host")),
-        Io::TimedOut => ("the server does not answer in time".into(), Some("check host, port and firewall")),
-        Io::UnexpectedEof | Io::ConnectionReset | Io::ConnectionAborted | Io::BrokenPipe => {
-            ("the connection was lost".into(), None)
-        }
-        _ => (format!("the connection failed: {error}").into(), None),
-    };
-    let error = Error::new(ErrorKind::Connection, message).transient();
-    match hint {
-        Some(hint) => error.hint(hint),
-        None => error,
-    }
-}
 
 fn of_server(error: &Refusal) -> Error {
     let code = error.code.as_str();

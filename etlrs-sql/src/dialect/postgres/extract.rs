@@ -12,15 +12,16 @@ use etlrs_core::{
 
 use super::catalog::{self, Kind, Relation, Server};
 use super::condition::condition;
-use super::copy::CopyOut;
 use super::decode::Decoder;
 use super::error::postgres_error;
-use super::name::{TableName, quote};
-use super::server::{PostgresPool, close_all, execute, rows, text};
+use super::name::quote;
+use super::server::{PostgresPool, execute, rows, text};
 use super::split::{self, Piece};
 use super::types::Reading;
-use super::wire::{Answer, Connection, Failure};
+use super::wire::{Answer, Connection, Failure, code};
 use crate::PostgresSourceOptions;
+use crate::network::{Incoming, Keep, close_all};
+use crate::table::TableName;
 
 /// A table, a view or a query of a PostgreSQL database.
 ///
@@ -60,7 +61,9 @@ impl PostgresExtractor {
     /// # Errors
     /// `InvalidConfig` for what is no name.
     pub fn table(pool: PostgresPool, name: &str) -> Result<Self> {
-        Ok(Self::of(pool, Subject::Table(TableName::parse(name)?)))
+        let name = TableName::parse(name)?;
+        name.quoted()?;
+        Ok(Self::of(pool, Subject::Table(name)))
     }
 
     /// Of what a query gives: one SELECT, which cannot change anything.
@@ -209,7 +212,7 @@ async fn describe(pool: &PostgresPool, sql: &str) -> Result<Vec<catalog::Column>
         Ok(columns)
     };
     let columns = described.await.map_err(|error: Failure| {
-        let read_only = error.code() == Some("25006");
+        let read_only = code(&error) == Some("25006");
         let error = pool.failed(error);
         if read_only { error.hint("a standby takes no queries here; read a table or a view") } else { error }
     })?;
@@ -251,7 +254,7 @@ async fn begin_locked(leader: &mut Connection, table: &Relation, notes: &mut Vec
         match execute(leader, &format!("{BEGIN}; LOCK TABLE {name} IN ACCESS SHARE MODE")).await {
             Ok(_) => return export_snapshot(leader).await,
             // Who may read only some columns may not lock.
-            Err(error) if error.code() == Some("42501") => {
+            Err(error) if code(&error) == Some("42501") => {
                 notes.push(
                     "without the privilege to read all columns the table cannot be locked against TRUNCATE".into(),
                 );
@@ -292,10 +295,17 @@ impl Snapshot {
             .hint("run again")
             .in_source(self.pool.shown()))
     }
+}
 
-    fn give_back(&self, connection: Connection) {
+impl Keep<Connection> for Arc<Snapshot> {
+    fn give_back(self, connection: Connection) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
     }
+
+    /// The server sees that it is closed, and ends the COPY; another one takes its place in the snapshot.
+    async fn abandon(self, _: Connection) {}
+
+    fn lost(self) {}
 }
 
 impl Drop for Snapshot {
@@ -390,7 +400,7 @@ struct Reader {
     source: String,
     decoder: Decoder,
     block_size: usize,
-    copy: Option<CopyOut>,
+    copy: Option<Incoming>,
     block: Vec<u8>,
     /// How much of the block is decoded.
     at: usize,
@@ -415,10 +425,11 @@ impl Reader {
             none => {
                 let connection = self.snapshot.reader().await?;
                 let statement = std::mem::take(&mut self.statement);
-                none.insert(CopyOut::start(connection, statement, self.block_size, self.source.clone()))
+                let home = self.snapshot.clone();
+                none.insert(Incoming::start(connection, statement, self.block_size, self.source.clone(), home))
             }
         };
-        match copy.next().await? {
+        match copy.next().await {
             Some(block) => {
                 self.cx.counters().bytes_read.add(block.len() as u64);
                 let rest = self.block.split_off(self.at);
@@ -427,7 +438,7 @@ impl Reader {
             }
             None => {
                 if let Some(copy) = self.copy.take() {
-                    self.snapshot.give_back(copy.finish().await?);
+                    copy.finish().await?;
                 }
                 if !self.decoder.has_ended() {
                     return Err(

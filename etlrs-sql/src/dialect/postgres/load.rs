@@ -21,15 +21,16 @@ use etlrs_core::{
 };
 
 use super::PostgresExtractor;
-use super::copy::CopyIn;
 use super::encode::{HEADER, Rows, TRAILER};
 use super::error::postgres_error;
-use super::name::{TableName, literal, quote};
+use super::name::{literal, quote};
 use super::publish;
-use super::server::{PostgresPool, close_all, execute, rows, text};
+use super::server::{CopyIn, PostgresPool, execute, rows, text};
 use super::target::{self, Publishing, Target};
 use super::types::Writing;
 use super::wire::{Answer, Connection, Failure, HEAD};
+use crate::network::{Connect, Outgoing, close_all};
+use crate::table::TableName;
 use crate::{PostgresSourceOptions, PostgresTargetOptions};
 
 /// A table of a PostgreSQL database, which is created if need be.
@@ -54,6 +55,7 @@ impl PostgresLoader {
     /// `InvalidConfig` for what is no name.
     pub fn new(pool: PostgresPool, name: &str) -> Result<Self> {
         let table = TableName::parse(name)?;
+        table.quoted()?;
         if table.name.starts_with("_etlrs_") {
             return Err(Error::new(ErrorKind::InvalidConfig, "names that begin with _etlrs_ are reserved")
                 .hint("give the table another name"));
@@ -386,7 +388,7 @@ impl LoadSession for PostgresSession {
         // What a crash of the server may take is taken together with its row in the ledger. The commit of the whole is as
         // durable as the server is told to make it, and what was committed before it is too.
         let sql = format!("{BEGIN}; SET LOCAL synchronous_commit = off; {}", shared.copy);
-        let copy = CopyIn::start(connection, sql, shared.source.clone());
+        let copy = Outgoing::start(CopyIn { connection, sql }, shared.source.clone());
         // Two blocks wait, one is filled and one is sent.
         let block_size = (cx.writer_memory() / 4).clamp(LEAST_BLOCK, MOST_BLOCK);
         let block = [&[0; HEAD], HEADER].concat();
@@ -451,7 +453,7 @@ const MOST_BLOCK: usize = 64 << 10;
 struct PostgresWriter {
     shared: Arc<Shared>,
     partition: PartitionId,
-    copy: CopyIn,
+    copy: Outgoing<CopyIn>,
     block: Vec<u8>,
     block_size: usize,
     rows: u64,

@@ -6,7 +6,6 @@
 mod address;
 mod catalog;
 mod condition;
-mod copy;
 mod decode;
 mod encode;
 mod error;
@@ -18,7 +17,6 @@ mod publish;
 mod server;
 mod split;
 mod target;
-mod tls;
 mod types;
 mod wire;
 

@@ -1,6 +1,6 @@
-use std::fmt;
-
 use etlrs_core::{Error, ErrorKind, Result};
+
+use crate::table::TableName;
 
 /// Bytes of a name that PostgreSQL keeps; of a longer one it would cut the end off without an error.
 const LONGEST: usize = 63;
@@ -31,42 +31,11 @@ pub(super) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// A table or view, in a schema or wherever the search path finds it.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct TableName {
-    pub(super) schema: Option<String>,
-    pub(super) name: String,
-}
-
 impl TableName {
-    /// As a user writes it: `orders`, `sales.orders`, or with quotes around a name that has a dot: `"2024.q1"`,
-    /// `sales."2024.q1"`. The case of letters counts.
+    /// As SQL names it.
     ///
     /// # Errors
-    /// `InvalidConfig` for what is none of these, or cannot be a name.
-    pub(crate) fn parse(text: &str) -> Result<Self> {
-        let mut parts = Vec::new();
-        let mut rest = text;
-        loop {
-            let part;
-            (part, rest) = first_part(rest).ok_or_else(|| malformed(text))?;
-            quote(&part)?;
-            parts.push(part);
-            match rest.strip_prefix('.') {
-                Some(more) => rest = more,
-                None if rest.is_empty() => break,
-                None => return Err(malformed(text)),
-            }
-        }
-        let name = parts.pop().unwrap_or_default();
-        match parts.len() {
-            0 => Ok(Self { schema: None, name }),
-            1 => Ok(Self { schema: parts.pop(), name }),
-            _ => Err(malformed(text)),
-        }
-    }
-
-    /// As SQL names it.
+    /// As [`quote`] does.
     pub(super) fn quoted(&self) -> Result<String> {
         let name = quote(&self.name)?;
         Ok(match &self.schema {
@@ -76,89 +45,14 @@ impl TableName {
     }
 }
 
-/// The name in quotes or before the next dot, and what follows.
-fn first_part(text: &str) -> Option<(String, &str)> {
-    let Some(quoted) = text.strip_prefix('"') else {
-        let end = text.find('.').unwrap_or(text.len());
-        return Some((text[..end].to_owned(), &text[end..]));
-    };
-    let mut name = String::new();
-    let mut rest = quoted;
-    loop {
-        let end = rest.find('"')?;
-        name.push_str(&rest[..end]);
-        rest = &rest[end + 1..];
-        match rest.strip_prefix('"') {
-            Some(more) => {
-                name.push('"');
-                rest = more;
-            }
-            None => return Some((name, rest)),
-        }
-    }
-}
-
-fn malformed(text: &str) -> Error {
-    Error::new(ErrorKind::InvalidConfig, format!("{text:?} is not the name of a table"))
-        .hint("write TABLE or SCHEMA.TABLE, with double quotes around a name that has a dot or a quote in it")
-}
-
-fn write_part(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
-    if name.contains(['.', '"']) { write!(f, "\"{}\"", name.replace('"', "\"\"")) } else { f.write_str(name) }
-}
-
-impl fmt::Display for TableName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(schema) = &self.schema {
-            write_part(f, schema)?;
-            f.write_str(".")?;
-        }
-        write_part(f, &self.name)
-    }
-}
-
-impl fmt::Debug for TableName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     #[test]
-    fn names_of_tables() {
-        for (text, expected) in [
-            ("orders", Some((None, "orders"))),
-            ("Sales.Orders", Some((Some("Sales"), "Orders"))),
-            ("\"2024.q1\"", Some((None, "2024.q1"))),
-            ("s.\"a\"\"b\"", Some((Some("s"), "a\"b"))),
-            ("with space", Some((None, "with space"))),
-            ("", None),
-            (".a", None),
-            ("a.", None),
-            ("a.b.c", None),
-            ("\"a", None),
-            ("\"a\"b", None),
-            ("a\0", None),
-        ] {
-            let found = TableName::parse(text).ok();
-            let found = found.as_ref().map(|name| (name.schema.as_deref(), name.name.as_str()));
-            assert_eq!(found, expected, "{text:?}");
-        }
+    fn names_and_constants_are_quoted() {
         assert!(quote(&"x".repeat(64)).is_err() && quote(&"x".repeat(63)).is_ok());
         assert_eq!(quote("a\"b").unwrap(), "\"a\"\"b\"");
         assert_eq!(literal("a'b\\"), "E'a''b\\\\'");
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_shown_is_parsed(schema in proptest::option::of("[a-zA-Z.\" ]{1,8}"), name in "[a-zA-Z.\" é]{1,8}") {
-            let name = TableName { schema, name };
-            prop_assert_eq!(TableName::parse(&name.to_string()).unwrap(), name);
-        }
     }
 }

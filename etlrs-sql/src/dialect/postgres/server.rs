@@ -1,14 +1,14 @@
 //! Connections to one database.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use etlrs_core::{Error, Result, Uri};
 
 use super::address::Address;
 use super::error::postgres_error;
-use super::wire::{Answer, Connection, Failure, Row};
+use super::wire::{Answer, Connection, Failure, Refusal};
+use crate::network::{Connect, Pool, ReadRows, Row, WriteRows};
 use crate::options::Seconds;
 
 /// Settings on which the text of values depends, and limits that a long copy would run into.
@@ -17,9 +17,6 @@ const SESSION: &str = "SET intervalstyle = 'postgres'; SET datestyle = 'ISO, YMD
     SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
     SET tcp_keepalives_idle = 60; SELECT set_config(name, '0', false) FROM pg_settings \
     WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
-
-/// How long an idle connection is taken to be alive without asking.
-const FRESH: Duration = Duration::from_secs(5);
 
 /// Connections to one PostgreSQL database, opened as they are needed and kept for the next use. Clones are the same pool.
 /// Connections belong to the async runtime in which they were opened, so a pool serves one runtime.
@@ -46,15 +43,7 @@ const FRESH: Duration = Duration::from_secs(5);
 ///
 /// Authorities are those of the system, or the one in the file that `sslrootcert` names.
 #[derive(Clone)]
-pub struct PostgresPool(Arc<Inner>);
-
-struct Inner {
-    address: Address,
-    shown: String,
-    connect_timeout: Duration,
-    /// With the time since which each is.
-    idle: Mutex<Vec<(Connection, Instant)>>,
-}
+pub struct PostgresPool(Arc<Pool<Connection>>);
 
 impl PostgresPool {
     /// The database at `url`: `postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=…`. Nothing is connected yet.
@@ -67,73 +56,94 @@ impl PostgresPool {
 
     pub(crate) fn from_uri(uri: &Uri, connect_timeout: Seconds) -> Result<Self> {
         let address = Address::new(uri).map_err(|error| error.in_source(uri))?;
-        let (shown, connect_timeout) = (address.shown(), connect_timeout.duration());
-        Ok(Self(Arc::new(Inner { address, shown, connect_timeout, idle: Mutex::default() })))
+        let shown = address.shown();
+        Ok(Self(Arc::new(Pool::new(address, shown, connect_timeout.duration()))))
     }
 
     /// The database without its password, for messages.
     pub(super) fn shown(&self) -> &str {
-        &self.0.shown
+        self.0.shown()
     }
 
     pub(super) fn failed(&self, error: Failure) -> Error {
-        postgres_error(&self.0.shown, error)
+        self.0.failed(error)
     }
 
     /// A connection outside any transaction.
     pub(super) async fn take(&self) -> Result<Connection> {
-        let idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        if let Some((mut connection, since)) = idle {
-            // The server, or somebody between, may have closed it.
-            if since.elapsed() < FRESH || connection.execute("").await.is_ok() {
-                return Ok(connection);
-            }
-        }
-        self.connect().await
+        self.0.take().await
     }
 
     /// Keeps a connection that is outside any transaction, with nothing on its way.
     pub(super) fn give_back(&self, connection: Connection) {
-        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).push((connection, Instant::now()));
+        self.0.give_back(connection);
     }
 
     pub(super) async fn connect(&self) -> Result<Connection> {
-        let connect = async {
-            let mut connection = Connection::open(&self.0.address).await?;
-            connection.execute(SESSION).await?;
-            Ok(connection)
-        };
-        let late = || Failure::Io(std::io::ErrorKind::TimedOut.into());
-        let connected = tokio::time::timeout(self.0.connect_timeout, connect).await;
-        connected.unwrap_or_else(|_| Err(late())).map_err(|error| self.failed(error))
+        self.0.connect().await
     }
 }
 
 impl fmt::Debug for PostgresPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PostgresPool({})", self.0.shown)
+        write!(f, "PostgresPool({})", self.shown())
     }
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
-        let idle = std::mem::take(self.idle.get_mut().unwrap_or_else(PoisonError::into_inner));
-        close_all(idle.into_iter().map(|(connection, _)| connection).collect());
+impl Connect for Connection {
+    type Address = Address;
+    type Refusal = Refusal;
+
+    async fn open(address: &Address) -> Answer<Self> {
+        let mut connection = Self::connect(address).await?;
+        connection.execute(SESSION).await?;
+        Ok(connection)
+    }
+
+    async fn is_alive(&mut self) -> bool {
+        self.execute("").await.is_ok()
+    }
+
+    async fn close(self) {
+        self.terminate().await;
+    }
+
+    fn error(source: &str, failure: Failure) -> Error {
+        postgres_error(source, failure)
     }
 }
 
-/// Says good-bye to the server, which otherwise writes to its log that clients vanish.
-pub(super) fn close_all(connections: Vec<Connection>) {
-    if connections.is_empty() {
-        return;
+/// The rows of a `COPY … TO STDOUT`.
+impl ReadRows for Connection {
+    async fn begin(&mut self, sql: &str) -> Answer<()> {
+        self.copy_out(sql).await
     }
-    // Outside a runtime they are just dropped.
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        runtime.spawn(async move {
-            for connection in connections {
-                connection.close().await;
-            }
-        });
+
+    async fn read(&mut self, block: &mut Vec<u8>, limit: usize) -> Answer<bool> {
+        self.copy_read(block, limit).await
+    }
+}
+
+/// A `COPY … FROM STDIN`. Blocks begin with room for the head of their message.
+pub(super) struct CopyIn {
+    pub(super) connection: Connection,
+    pub(super) sql: String,
+}
+
+impl WriteRows for CopyIn {
+    type Connection = Connection;
+
+    async fn begin(&mut self) -> Answer<()> {
+        self.connection.copy_in(&self.sql).await
+    }
+
+    async fn write(&mut self, mut block: Vec<u8>) -> Answer<()> {
+        self.connection.copy_write(&mut block).await
+    }
+
+    async fn finish(mut self) -> Answer<(Connection, u64)> {
+        let rows = self.connection.copy_finish().await?;
+        Ok((self.connection, rows))
     }
 }
 

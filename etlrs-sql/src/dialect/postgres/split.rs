@@ -80,7 +80,7 @@ pub(super) async fn by_pages(
     let mut leaves = Vec::with_capacity(found.len());
     for row in &found {
         // Somebody may read a table and none of its partitions, or not all of their rows.
-        if !row.get::<bool>(4)? {
+        if !row.get::<bool, _>(4)? {
             return Ok(whole());
         }
         let pages: i64 = row.get(3)?;

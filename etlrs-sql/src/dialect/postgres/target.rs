@@ -4,10 +4,11 @@ use arrow_schema::SchemaRef;
 use etlrs_core::{Error, ErrorKind, LoadMode, LoadPlan, Result};
 
 use super::catalog::{Column, Kind, Relation};
-use super::name::{TableName, quote};
+use super::name::quote;
 use super::server::{rows, text};
 use super::types::{Existing, Writing};
 use super::wire::{Answer, Connection, Failure};
+use crate::table::TableName;
 
 /// Columns that a table can have.
 const MOST_COLUMNS: usize = 1600;
@@ -310,7 +311,7 @@ async fn has_unique_index(connection: &mut Connection, relation: &Relation, keys
     keys.sort();
     let keys: Vec<_> = keys.iter().map(|key| quote(key).unwrap_or_default()).collect();
     for row in rows(connection, sql, &[&relation.oid.to_string()]).await? {
-        if row.get::<&str>(0)? == keys.join(",") {
+        if row.get::<&str, _>(0)? == keys.join(",") {
             return Ok(true);
         }
     }

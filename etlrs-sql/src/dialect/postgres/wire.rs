@@ -11,29 +11,17 @@ use postgres_protocol::IsNull;
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::backend::{DataRowBody, ErrorResponseBody, Message};
 use postgres_protocol::message::frontend;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::address::Address;
-use super::tls;
+use crate::network::{self, Host, Protection, Row, Socket, tls};
 
 /// Bytes asked of the socket at a time.
 const READ: usize = 64 << 10;
 
-/// What failed between us and the server.
-pub(super) enum Failure {
-    /// The server answers with an error.
-    Server(Box<Refusal>),
-    /// The connection cannot be made, or is lost.
-    Io(io::Error),
-    /// TLS cannot be agreed on, in words.
-    Tls(String),
-    /// The server does what it should not.
-    Protocol(&'static str),
-}
-
 /// An error of the server.
 #[derive(Default)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     pub(super) code: String,
     /// `ERROR`, or `FATAL` and `PANIC`, which end the connection.
     pub(super) severity: String,
@@ -44,25 +32,14 @@ pub(super) struct Refusal {
     pub(super) place: Option<String>,
 }
 
-pub(super) type Answer<T> = Result<T, Failure>;
+pub(super) type Failure = network::Failure<Refusal>;
+pub(super) type Answer<T> = network::Answer<T, Refusal>;
 
-impl Failure {
-    /// The SQLSTATE of an error of the server.
-    pub(super) fn code(&self) -> Option<&str> {
-        match self {
-            Self::Server(refusal) => Some(&refusal.code),
-            _ => None,
-        }
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        // `postgres-protocol` has no errors of its own.
-        match error.kind() {
-            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => Self::Protocol("it is malformed"),
-            _ => Self::Io(error),
-        }
+/// The SQLSTATE of an error of the server.
+pub(super) fn code(failure: &Failure) -> Option<&str> {
+    match failure {
+        Failure::Server(refusal) => Some(&refusal.code),
+        _ => None,
     }
 }
 
@@ -93,77 +70,17 @@ impl Refusal {
     }
 }
 
-/// A row of text.
-pub(super) struct Row(Vec<Option<String>>);
-
-impl Row {
-    fn new(body: &DataRowBody) -> Answer<Self> {
-        use fallible_iterator::FallibleIterator;
-        let (buffer, mut ranges, mut values) = (body.buffer(), body.ranges(), Vec::new());
-        while let Some(range) = ranges.next()? {
-            values.push(range.map(|range| String::from_utf8_lossy(buffer.get(range).unwrap_or_default()).into_owned()));
-        }
-        Ok(Self(values))
+fn row(body: &DataRowBody) -> Answer<Row> {
+    use fallible_iterator::FallibleIterator;
+    let (buffer, mut ranges, mut values) = (body.buffer(), body.ranges(), Vec::new());
+    while let Some(range) = ranges.next()? {
+        values.push(range.map(|range| String::from_utf8_lossy(buffer.get(range).unwrap_or_default()).into_owned()));
     }
-
-    /// The value of a column, which the query has cast to what it is wanted as.
-    pub(super) fn get<'a, T: FromText<'a>>(&'a self, index: usize) -> Answer<T> {
-        let value = self.0.get(index).and_then(Option::as_deref);
-        T::from_text(value).ok_or(Failure::Protocol("a column of the catalogue is not as it should be"))
-    }
+    Ok(Row::new(values))
 }
-
-/// What a value of the catalogue is wanted as.
-pub(super) trait FromText<'a>: Sized {
-    fn from_text(text: Option<&'a str>) -> Option<Self>;
-}
-
-impl<'a> FromText<'a> for &'a str {
-    fn from_text(text: Option<&'a str>) -> Option<Self> {
-        text
-    }
-}
-
-impl FromText<'_> for String {
-    fn from_text(text: Option<&str>) -> Option<Self> {
-        text.map(str::to_owned)
-    }
-}
-
-impl FromText<'_> for bool {
-    fn from_text(text: Option<&str>) -> Option<Self> {
-        text.map(|text| text == "t")
-    }
-}
-
-impl FromText<'_> for i64 {
-    fn from_text(text: Option<&str>) -> Option<Self> {
-        text?.parse().ok()
-    }
-}
-
-impl FromText<'_> for i32 {
-    fn from_text(text: Option<&str>) -> Option<Self> {
-        text?.parse().ok()
-    }
-}
-
-impl<'a, T: FromText<'a>> FromText<'a> for Option<T> {
-    fn from_text(text: Option<&'a str>) -> Option<Self> {
-        match text {
-            Some(_) => T::from_text(text).map(Some),
-            None => Some(None),
-        }
-    }
-}
-
-/// What a connection runs over.
-pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for T {}
 
 /// A connection to a server, after authentication.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     socket: Box<dyn Socket>,
     input: BytesMut,
     output: BytesMut,
@@ -171,8 +88,8 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Connects and authenticates.
-    pub(super) async fn open(address: &Address) -> Answer<Self> {
-        let socket = tls::connect(address).await?;
+    pub(super) async fn connect(address: &Address) -> Answer<Self> {
+        let socket = connect(address).await?;
         let mut connection = Self { socket, input: BytesMut::new(), output: BytesMut::new() };
         let mut parameters = vec![
             ("user", address.user.as_str()),
@@ -277,7 +194,7 @@ impl Connection {
         let mut rows = Vec::new();
         loop {
             match self.answer().await? {
-                Message::DataRow(body) => rows.push(Row::new(&body)?),
+                Message::DataRow(body) => rows.push(row(&body)?),
                 Message::ReadyForQuery(_) => return Ok(rows),
                 _ => {}
             }
@@ -365,7 +282,7 @@ impl Connection {
     }
 
     /// Says good-bye, so that the server does not note in its log that a client vanished.
-    pub(super) async fn close(mut self) {
+    pub(super) async fn terminate(mut self) {
         frontend::terminate(&mut self.output);
         if self.flush().await.is_ok() {
             _ = self.socket.shutdown().await;
@@ -407,6 +324,28 @@ impl Connection {
         // A fatal error is the last thing that comes.
         while !refusal.is_fatal() && !matches!(self.message().await?, Message::ReadyForQuery(_)) {}
         Err(Failure::Server(Box::new(refusal)))
+    }
+}
+
+/// Connects, and agrees on TLS.
+async fn connect(address: &Address) -> Answer<Box<dyn Socket>> {
+    let name = match &address.host {
+        Host::Socket(folder) => return Ok(tls::connect_file(&folder.join(format!(".s.PGSQL.{}", address.port))).await?),
+        Host::Name(name) => name,
+    };
+    let mut socket = tls::connect(name, address.port).await?;
+    if address.tls.protection == Protection::Disable {
+        return Ok(Box::new(socket));
+    }
+    let mut request = BytesMut::new();
+    frontend::ssl_request(&mut request);
+    socket.write_all(&request).await?;
+    // One byte and no more: what follows it in clear could have been put there by anybody.
+    match socket.read_u8().await? {
+        b'S' => tls::secure(Box::new(socket), name, &address.tls).await,
+        b'N' if address.tls.protection == Protection::Prefer => Ok(Box::new(socket)),
+        b'N' => Err(Failure::Tls("the server has no TLS".into())),
+        _ => Err(Failure::Protocol("it does not say whether it has TLS")),
     }
 }
 

@@ -1,15 +1,11 @@
-//! PostgreSQL as a source and as a target, against private servers.
+//! Databases as sources and as targets, against private servers.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-mod extract;
-mod faults;
-mod load;
-mod names;
-mod round_trip;
-mod secrets;
-mod tls;
+mod mysql;
+mod postgres;
 
 use etlrs::*;
+pub use etlrs_tests::mariadb::MariaDb;
 pub use etlrs_tests::postgres::Postgres;
 
 /// A runtime such as the program has.
@@ -70,4 +66,15 @@ impl Drop for Done<'_> {
     fn drop(&mut self) {
         self.0.store(true, std::sync::atomic::Ordering::Relaxed);
     }
+}
+
+/// The strings of the suite, with which other programs had trouble.
+pub fn naughty_strings() -> Option<Vec<String>> {
+    let suites =
+        std::env::var_os("ETLRS_SUITES").map_or_else(|| etlrs_tests::root().join("../shared/suites"), Into::into);
+    let Ok(text) = std::fs::read_to_string(suites.join("blns/blns.json")) else {
+        eprintln!("SKIPPED: the suite of naughty strings is not at {}", suites.display());
+        return None;
+    };
+    Some(serde_json::from_str(&text).unwrap())
 }

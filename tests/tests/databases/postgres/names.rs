@@ -5,17 +5,6 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 
-/// The strings of the suite, with which other programs had trouble.
-fn naughty_strings() -> Option<Vec<String>> {
-    let suites =
-        std::env::var_os("ETLRS_SUITES").map_or_else(|| etlrs_tests::root().join("../shared/suites"), Into::into);
-    let Ok(text) = std::fs::read_to_string(suites.join("blns/blns.json")) else {
-        eprintln!("SKIPPED: the suite of naughty strings is not at {}", suites.display());
-        return None;
-    };
-    Some(serde_json::from_str(&text).unwrap())
-}
-
 #[test]
 fn naughty_strings_are_values_like_others() {
     let Some(strings) = naughty_strings() else { return };

@@ -1,12 +1,12 @@
-//! The socket of a connection, with TLS where it is wanted.
+//! Sockets, and TLS on them.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postgres_protocol::message::frontend;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
@@ -20,45 +20,42 @@ use tokio_rustls::rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme, crypto,
 };
 
-use super::address::{Address, Host, SslMode};
-use super::wire::{Answer, Failure, Socket};
+use super::{Answer, Failure, Protection, Tls};
 
-/// Connects, and agrees on TLS.
-pub(super) async fn connect(address: &Address) -> Answer<Box<dyn Socket>> {
-    let (name, mut socket) = match &address.host {
-        #[cfg(unix)]
-        Host::Socket(folder) => {
-            let path = folder.join(format!(".s.PGSQL.{}", address.port));
-            return Ok(Box::new(UnixStream::connect(path).await?));
-        }
-        #[cfg(not(unix))]
-        Host::Socket(_) => return Err(Failure::Tls("there are no sockets in files on this system".into())),
-        Host::Name(name) => (name, TcpStream::connect((name.as_str(), address.port)).await?),
-    };
-    // Small messages wait for nothing, and a server that vanished is noticed after some minutes.
+/// What a connection runs over.
+pub(crate) trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for T {}
+
+/// A socket on which small messages wait for nothing, and a server that vanished is noticed after some minutes.
+pub(crate) async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let socket = TcpStream::connect((host, port)).await?;
     socket.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10));
     _ = SockRef::from(&socket).set_tcp_keepalive(&keepalive);
-    if address.ssl_mode == SslMode::Disable {
-        return Ok(Box::new(socket));
-    }
-    let mut request = bytes::BytesMut::new();
-    frontend::ssl_request(&mut request);
-    socket.write_all(&request).await?;
-    // One byte and no more: what follows it in clear could have been put there by anybody.
-    match socket.read_u8().await? {
-        b'S' => {}
-        b'N' if address.ssl_mode == SslMode::Prefer => return Ok(Box::new(socket)),
-        b'N' => return Err(Failure::Tls("the server has no TLS".into())),
-        _ => return Err(Failure::Protocol("it does not say whether it has TLS")),
-    }
-    let config = client_config(address)?;
-    let name = ServerName::try_from(name.clone()).map_err(|_| Failure::Tls("the host has no valid name".into()))?;
+    Ok(socket)
+}
+
+/// A socket in the file system.
+#[cfg(unix)]
+pub(crate) async fn connect_file(path: &Path) -> io::Result<Box<dyn Socket>> {
+    Ok(Box::new(UnixStream::connect(path).await?))
+}
+
+#[cfg(not(unix))]
+pub(crate) async fn connect_file(_: &Path) -> io::Result<Box<dyn Socket>> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "there are no sockets in files on this system"))
+}
+
+/// Agrees on TLS with the server, which expects just that now.
+pub(crate) async fn secure<R>(socket: Box<dyn Socket>, host: &str, tls: &Tls) -> Answer<Box<dyn Socket>, R> {
+    let config = client_config(tls)?;
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| Failure::Tls("the host has no valid name".into()))?;
     let secure = TlsConnector::from(Arc::new(config)).connect(name, socket).await.map_err(of_handshake)?;
     Ok(Box::new(secure))
 }
 
-fn of_handshake(error: io::Error) -> Failure {
+fn of_handshake<R>(error: io::Error) -> Failure<R> {
     match error.get_ref().and_then(|error| error.downcast_ref::<TlsError>()) {
         Some(TlsError::InvalidCertificate(CertificateError::UnknownIssuer)) => {
             Failure::Tls("the certificate of the server is from no known authority".into())
@@ -68,7 +65,7 @@ fn of_handshake(error: io::Error) -> Failure {
     }
 }
 
-fn client_config(address: &Address) -> Answer<ClientConfig> {
+fn client_config<R>(tls: &Tls) -> Answer<ClientConfig, R> {
     let failed = |what: &str| {
         let words = format!("cannot {what}");
         move |error: &dyn std::fmt::Display| Failure::Tls(format!("{words}: {error}"))
@@ -76,17 +73,17 @@ fn client_config(address: &Address) -> Answer<ClientConfig> {
     let provider = Arc::new(crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone());
     let builder = builder.with_safe_default_protocol_versions().map_err(|error| failed("set up TLS")(&error))?;
-    let verifier: Arc<dyn ServerCertVerifier> = match address.ssl_mode {
-        SslMode::Prefer | SslMode::NoVerify => Arc::new(Anybody(provider)),
+    let verifier: Arc<dyn ServerCertVerifier> = match tls.protection {
+        Protection::Prefer | Protection::NoVerify => Arc::new(Anybody(provider)),
         mode => {
-            let roots = Arc::new(roots(address)?);
+            let roots = Arc::new(roots(tls)?);
             let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
             let verifier = verifier.map_err(|error| failed("use the authorities")(&error))?;
-            if mode == SslMode::VerifyCa { Arc::new(AnyName(verifier)) } else { verifier }
+            if mode == Protection::VerifyCa { Arc::new(AnyName(verifier)) } else { verifier }
         }
     };
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
-    match (&address.ssl_cert, &address.ssl_key) {
+    match (&tls.cert, &tls.key) {
         (Some(certificate), Some(key)) => {
             let what = format!("read the client certificate {}", certificate.display());
             let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
@@ -101,9 +98,9 @@ fn client_config(address: &Address) -> Answer<ClientConfig> {
 }
 
 /// The authorities that the user names, or those of the system.
-fn roots(address: &Address) -> Answer<RootCertStore> {
+fn roots<R>(tls: &Tls) -> Answer<RootCertStore, R> {
     let mut store = RootCertStore::empty();
-    if let Some(file) = &address.ssl_root_cert {
+    if let Some(file) = &tls.root_cert {
         let found = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         let found =
             found.map_err(|error| Failure::Tls(format!("cannot read sslrootcert {}: {error}", file.display())))?;

@@ -1,0 +1,65 @@
+use std::sync::Arc;
+
+use etlrs_core::{Connector, Error, ErrorKind, Extractor, Loader, OptionMap, OptionSet, OptionSpec, Result, Uri};
+
+use super::{no_table, pairs, table};
+use crate::{MysqlExtractor, MysqlLoader, MysqlPool, MysqlSourceOptions, MysqlTargetOptions};
+
+/// Serves `mysql://user@host/database#table`; `mariadb:` means the same.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MysqlConnector;
+
+impl Connector for MysqlConnector {
+    fn name(&self) -> &'static str {
+        "mysql"
+    }
+
+    fn summary(&self) -> &'static str {
+        "tables, views and queries of MySQL and MariaDB databases"
+    }
+
+    fn example(&self) -> &'static str {
+        "mysql://user@host/database#orders"
+    }
+
+    fn schemes(&self) -> &'static [&'static str] {
+        &["mysql", "mariadb"]
+    }
+
+    fn source_options(&self) -> Option<Vec<OptionSpec>> {
+        Some(MysqlSourceOptions::specs())
+    }
+
+    fn target_options(&self) -> Option<Vec<OptionSpec>> {
+        Some(MysqlTargetOptions::specs())
+    }
+
+    fn extractor(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Extractor>> {
+        let options = MysqlSourceOptions::from_pairs(pairs(options))?;
+        let pool = MysqlPool::from_uri(uri, options.connect_timeout)?;
+        let extractor = match (table(uri), options.query.as_str()) {
+            (Some(_), query) if !query.is_empty() => {
+                return Err(Error::new(ErrorKind::InvalidConfig, "there are both a table and a query")
+                    .hint("leave out what follows #, or the query")
+                    .in_source(uri));
+            }
+            (Some(table), _) => MysqlExtractor::table(pool, table).map_err(|error| error.in_source(uri))?,
+            (None, "") => {
+                return Err(
+                    no_table(uri).hint("write it at the end, as in mysql://user@host/database#orders, or give a query")
+                );
+            }
+            (None, query) => MysqlExtractor::query(pool, query),
+        };
+        Ok(Arc::new(extractor.with_options(options)))
+    }
+
+    fn loader(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Loader>> {
+        let options = MysqlTargetOptions::from_pairs(pairs(options))?;
+        let pool = MysqlPool::from_uri(uri, options.connect_timeout)?;
+        let table = table(uri)
+            .ok_or_else(|| no_table(uri).hint("write it at the end, as in mysql://user@host/database#orders"))?;
+        let loader = MysqlLoader::new(pool, table).map_err(|error| error.in_source(uri))?;
+        Ok(Arc::new(loader.with_options(options)))
+    }
+}

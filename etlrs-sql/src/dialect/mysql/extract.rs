@@ -1,0 +1,365 @@
+use std::sync::Arc;
+
+use arrow_schema::{Schema, SchemaRef};
+use etlrs_core::{
+    BatchStream, Error, ErrorKind, Extractor, Fingerprint, Partition, Pushdown, Result, RunContext, Scan, ScanRequest,
+    async_trait, unknown_name,
+};
+
+use super::catalog::{self, Column, Relation};
+use super::condition::condition;
+use super::decode::Decoder;
+use super::name::quote;
+use super::server::MysqlPool;
+use super::snapshot::Snapshot;
+use super::split::{self, Piece};
+use super::types::Reading;
+use super::wire::{ColumnDefinition, Connection};
+use crate::MysqlSourceOptions;
+use crate::network::Incoming;
+use crate::table::TableName;
+
+/// A table, a view or a query of a database of MySQL or MariaDB.
+///
+/// All partitions are of one moment, so what is written meanwhile changes nothing: the readers begin while the table is locked
+/// against writing, for some milliseconds. Without the privilege for that, and for a query, there is one reader. A table is
+/// split by its primary key; `docs/type-mapping.md` tells how types map.
+///
+/// ```no_run
+/// // Needs a server.
+/// use etlrs_core::*;
+/// use etlrs_sql::{MysqlExtractor, MysqlPool};
+///
+/// # async fn example() -> Result<()> {
+/// let pool = MysqlPool::connect_lazy("mysql://me@127.0.0.1/shop")?;
+/// let cx = RunContext::new(PerformanceConfig::default());
+/// let scan = MysqlExtractor::table(pool, "orders")?.scan(&cx, &ScanRequest::all()).await?;
+/// let orders = DatasetSnapshot::collect(&cx, &*scan).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct MysqlExtractor {
+    pool: MysqlPool,
+    subject: Subject,
+    options: MysqlSourceOptions,
+}
+
+#[derive(Clone, Debug)]
+enum Subject {
+    Table(TableName),
+    Query(String),
+}
+
+impl MysqlExtractor {
+    /// Of a table or view: `orders`, `sales.orders`, `` `a name with dots.`.t ``.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for what is no name.
+    pub fn table(pool: MysqlPool, name: &str) -> Result<Self> {
+        let name = TableName::parse(name)?;
+        name.backquoted()?;
+        Ok(Self::of(pool, Subject::Table(name)))
+    }
+
+    /// Of what a query gives: one SELECT, in a transaction that cannot change anything.
+    pub fn query(pool: MysqlPool, sql: impl Into<String>) -> Self {
+        let sql: String = sql.into();
+        Self::of(pool, Subject::Query(sql.trim().trim_end_matches(';').to_owned()))
+    }
+
+    fn of(pool: MysqlPool, subject: Subject) -> Self {
+        Self { pool, subject, options: MysqlSourceOptions::default() }
+    }
+
+    /// With options other than the defaults.
+    #[must_use]
+    pub fn with_options(mut self, options: MysqlSourceOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    async fn look(&self, cx: &RunContext, request: &ScanRequest) -> Result<TableScan> {
+        let source = match &self.subject {
+            Subject::Table(name) => format!("{}#{name}", self.pool.shown()),
+            Subject::Query(_) => format!("{}, the query", self.pool.shown()),
+        };
+        let mut notes = Vec::new();
+        let looked = self.pieces(cx, request, &mut notes).await.map_err(|error| error.in_source(&source))?;
+        let Looked { snapshot, from, definitions, columns, pieces } = looked;
+        let in_source = |error: Error| error.in_source(&source);
+        let readings = self.readings(&definitions, &columns).map_err(in_source)?;
+        let all = Schema::new(readings.iter().map(|reading| reading.field.clone()).collect::<Vec<_>>());
+        let conditions: Vec<_> = request.filter.iter().filter_map(|test| condition(test, &readings)).collect();
+        let projection = request.projection(&all).map_err(in_source)?;
+        let readings: Vec<_> = projection.iter().map(|&position| readings[position].clone()).collect();
+        let found = split::partitions(&pieces);
+        let partitions = match &request.recorded {
+            Some(recorded) => split::check_recorded(recorded, found).map_err(in_source)?,
+            None => found,
+        };
+        let list = readings.iter().map(select_item).collect::<Result<Vec<_>>>()?.join(", ");
+        // Without columns there are still rows to count.
+        let list = if list.is_empty() { "1".to_owned() } else { list };
+        let statement = |piece: &Piece| {
+            let terms: Vec<_> = piece.condition.iter().chain(&conditions).map(|term| format!("({term})")).collect();
+            let condition = if terms.is_empty() { String::new() } else { format!(" WHERE {}", terms.join(" AND ")) };
+            format!("SELECT {list} FROM {from}{condition}")
+        };
+        Ok(TableScan {
+            schema: Arc::new(all.project(&projection)?),
+            readings: readings.into(),
+            statements: pieces.iter().map(statement).collect(),
+            partitions,
+            notes,
+            source,
+            readers: snapshot.readers(),
+            snapshot: Arc::new(snapshot),
+        })
+    }
+
+    /// Fixes the moment, and what is read of it.
+    async fn pieces(&self, cx: &RunContext, request: &ScanRequest, notes: &mut Vec<String>) -> Result<Looked> {
+        let failed = |error| self.pool.failed(error);
+        let mut leader = self.pool.take().await?;
+        let name = match &self.subject {
+            Subject::Table(name) => name,
+            Subject::Query(sql) => {
+                if !self.options.split_by.is_empty() {
+                    notes.push(
+                        "split_by is for tables and views: the readers of a query could not share a moment".into(),
+                    );
+                }
+                notes.push("a query is read by one reader".into());
+                // A comment at the end of the query must not take the parenthesis in.
+                let from = format!("({sql}\n) AS query");
+                let definitions = leader.describe(&format!("SELECT * FROM {from}")).await.map_err(failed)?;
+                let snapshot = Snapshot::single(&self.pool, leader).await?;
+                return Ok(Looked { snapshot, from, definitions, columns: Vec::new(), pieces: vec![Piece::whole()] });
+            }
+        };
+        let relation = self.find(&mut leader, name).await?;
+        let from = relation.name.backquoted()?;
+        let indexes = catalog::indexes(&mut leader, &relation.name).await.map_err(failed)?;
+        let keys = split::key(&relation, &indexes, &self.keys(&relation)?);
+        let wished = split::count(&relation, request.partitions);
+        let readers = match keys.as_slice() {
+            [] => 1,
+            _ => cx.config().workers().min(cx.config().connections().saturating_sub(1)).clamp(1, wished.max(1)),
+        };
+        if keys.is_empty() && (wished > 1 || relation.is_view) {
+            let what = if relation.is_view { "a view" } else { "a table without a primary key" };
+            notes.push(format!("{what} is read by one reader; the source option split_by=COLUMN lets several read it"));
+        }
+        let snapshot = Snapshot::shared(&self.pool, leader, &relation, readers, notes).await?;
+        let mut reader = snapshot.reader().await?;
+        let looked = async {
+            let definitions = reader.describe(&format!("SELECT * FROM {from}")).await?;
+            let pieces = if keys.is_empty() || wished < 2 {
+                vec![Piece::whole()]
+            } else {
+                split::by_key(&mut reader, &relation, &indexes, &keys, wished).await?
+            };
+            Ok((definitions, pieces))
+        };
+        let (definitions, pieces) = looked.await.map_err(failed)?;
+        snapshot.put_back(reader);
+        Ok(Looked { snapshot, from, definitions, columns: relation.columns, pieces })
+    }
+
+    async fn find(&self, connection: &mut Connection, name: &TableName) -> Result<Relation> {
+        if name.schema.is_none() && self.pool.database().is_none() {
+            return Err(no_database());
+        }
+        let failed = |error| self.pool.failed(error);
+        if let Some(relation) = Relation::find(connection, name).await.map_err(failed)? {
+            return Ok(relation);
+        }
+        let names = catalog::names(connection, name.schema.as_deref()).await.map_err(failed)?;
+        Err(unknown_name("table", &name.name, &names))
+    }
+
+    /// The columns that the user wants the rows split by.
+    fn keys<'c>(&self, relation: &'c Relation) -> Result<Vec<&'c Column>> {
+        let names: Vec<_> = relation.columns.iter().map(|column| column.name.as_str()).collect();
+        let wanted = self.options.split_by.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let found = |name: &str| {
+            let column = relation.column(name).ok_or_else(|| unknown_name("column", name, &names))?;
+            if split::is_usable(column) {
+                return Ok(column);
+            }
+            let message = format!("rows cannot be split by a column of type {}", column.data_type);
+            Err(Error::new(ErrorKind::InvalidConfig, message)
+                .at_column(name)
+                .hint("choose one of numbers, text, bytes or dates"))
+        };
+        wanted.map(found).collect()
+    }
+
+    fn readings(&self, definitions: &[ColumnDefinition], columns: &[Column]) -> Result<Vec<Reading>> {
+        let names: Vec<_> = definitions.iter().map(|column| column.name.as_str()).collect();
+        if let Some((name, _)) = self.options.types.0.iter().find(|(name, _)| !names.contains(&name.as_str())) {
+            return Err(unknown_name("column", name, &names));
+        }
+        let column = |name: &str| columns.iter().find(|column| column.name == name);
+        let reading = |definition: &ColumnDefinition| {
+            Reading::new(definition, column(&definition.name), self.options.types.get(&definition.name))
+        };
+        definitions.iter().map(reading).collect()
+    }
+}
+
+pub(super) fn no_database() -> Error {
+    Error::new(ErrorKind::InvalidConfig, "the URL names no database")
+        .hint("write mysql://USER@HOST/DATABASE#TABLE, or DATABASE.TABLE")
+}
+
+/// What a scan found.
+struct Looked {
+    snapshot: Snapshot,
+    from: String,
+    definitions: Vec<ColumnDefinition>,
+    columns: Vec<Column>,
+    pieces: Vec<Piece>,
+}
+
+fn select_item(reading: &Reading) -> Result<String> {
+    let name = quote(reading.field.name())?;
+    Ok(match &reading.cast {
+        Some(cast) => cast.replace("{}", &name),
+        None => name,
+    })
+}
+
+#[async_trait]
+impl Extractor for MysqlExtractor {
+    async fn scan(&self, cx: &RunContext, request: &ScanRequest) -> Result<Arc<dyn Scan>> {
+        Ok(Arc::new(self.look(cx, request).await?))
+    }
+}
+
+struct TableScan {
+    schema: SchemaRef,
+    readings: Arc<[Reading]>,
+    /// One query for each partition.
+    statements: Vec<String>,
+    partitions: Vec<Partition>,
+    notes: Vec<String>,
+    source: String,
+    readers: usize,
+    snapshot: Arc<Snapshot>,
+}
+
+#[async_trait]
+impl Scan for TableScan {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn partitions(&self) -> &[Partition] {
+        &self.partitions
+    }
+
+    fn pushdown(&self) -> Pushdown {
+        Pushdown::columns()
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    fn min_memory(&self) -> usize {
+        4 * LEAST_BLOCK
+    }
+
+    fn max_readers(&self) -> usize {
+        self.readers
+    }
+
+    /// What is read is fixed by the snapshot, as long as a connection of it lives.
+    async fn fingerprint(&self) -> Result<Fingerprint> {
+        self.snapshot.check().await.map_err(|error| error.in_source(&self.source))?;
+        Ok(Fingerprint::new(self.snapshot.id.clone()))
+    }
+
+    fn read(&self, cx: &RunContext, partition: &Partition) -> Result<BatchStream> {
+        let statement = self.statements.get(partition.id.index()).ok_or_else(|| {
+            Error::new(ErrorKind::Internal, format!("{:?} is no partition of this scan", partition.descriptor))
+        })?;
+        let config = cx.config();
+        let decoder = Decoder::new(self.schema.clone(), &self.readings, config.batch_size, cx.batch_memory());
+        let reader = Reader {
+            cx: cx.clone(),
+            snapshot: self.snapshot.clone(),
+            statement: statement.clone(),
+            source: self.source.clone(),
+            decoder,
+            // Two blocks wait, one is filled and one is decoded.
+            block_size: (cx.reader_memory() / 4).clamp(LEAST_BLOCK, MOST_BLOCK),
+            rows: None,
+            block: Vec::new(),
+            at: 0,
+            ended: false,
+        };
+        let batches = futures_util::stream::try_unfold(reader, async |mut reader| {
+            let batch = reader.next().await.map_err(|error| error.in_source(&reader.source))?;
+            Ok(batch.map(|batch| (batch, reader)))
+        });
+        Ok(Box::pin(batches))
+    }
+}
+
+const LEAST_BLOCK: usize = 32 << 10;
+const MOST_BLOCK: usize = 256 << 10;
+
+/// One query that is being read.
+struct Reader {
+    cx: RunContext,
+    snapshot: Arc<Snapshot>,
+    statement: String,
+    source: String,
+    decoder: Decoder,
+    block_size: usize,
+    rows: Option<Incoming>,
+    block: Vec<u8>,
+    /// How much of the block is decoded.
+    at: usize,
+    ended: bool,
+}
+
+impl Reader {
+    async fn next(&mut self) -> Result<Option<arrow_array::RecordBatch>> {
+        loop {
+            self.at += self.decoder.take(&self.block[self.at..])?;
+            if self.decoder.is_full() || self.ended {
+                return self.decoder.batch();
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Gets more rows, of which blocks hold whole ones.
+    async fn fill(&mut self) -> Result<()> {
+        let rows = match &mut self.rows {
+            Some(rows) => rows,
+            none => {
+                let connection = self.snapshot.reader().await?;
+                let (statement, home) = (std::mem::take(&mut self.statement), self.snapshot.clone());
+                none.insert(Incoming::start(connection, statement, self.block_size, self.source.clone(), home))
+            }
+        };
+        match rows.next().await {
+            Some(block) => {
+                self.cx.counters().bytes_read.add(block.len() as u64);
+                (self.block, self.at) = (block, 0);
+            }
+            None => {
+                if let Some(rows) = self.rows.take() {
+                    rows.finish().await?;
+                }
+                self.ended = true;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,569 @@
+//! Design note. Rows go into a staging table, `_etlrs_staging_…`, beside the target, by several connections at a time. Each
+//! partition is one transaction, together with a row in a ledger, `_etlrs_ledger_…`, that says how many rows it has. The commit
+//! (`publish.rs`) renames the staging table, or moves its rows in one more transaction.
+//!
+//! When the answer to the commit of a partition is lost, the ledger tells whether it took place. If it did, the next attempt at
+//! the partition writes nothing: what it is handed are the same rows, and it counts them.
+//!
+//! The session's own connection holds a lock of the server's (`GET_LOCK`), which dies with it. Whoever has the lock may remove
+//! what other runs staged for that target.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow_array::RecordBatch;
+use arrow_schema::{DataType, TimeUnit};
+use etlrs_core::{
+    ColumnTypes, Error, ErrorKind, Extractor, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader,
+    Partition, PartitionId, PartitionWriter, Published, Receipt, Result, RunContext, RunId, Scan, ScanRequest,
+    async_trait,
+};
+
+use super::MysqlExtractor;
+use super::encode::{Rows, Style};
+use super::error::mysql_error;
+use super::extract::no_database;
+use super::name::{check_file_name, literal, quote};
+use super::publish;
+use super::server::{self, MysqlPool, Statement};
+use super::target::{Publishing, Target};
+use super::types::{Put, Taken, Writing};
+use super::wire::{Answer, Connection, Failure};
+use crate::network::{Connect, Outgoing, close_all};
+use crate::table::TableName;
+use crate::{MysqlSourceOptions, MysqlTargetOptions};
+
+/// A table of a database of MySQL or MariaDB, which is created if need be.
+///
+/// Modes: `create`; `append` and `replace`, which match columns by name and refuse a column that cannot hold the data;
+/// `merge`, by a unique index of the keys. A table that is replaced keeps its definition: columns, defaults, indexes, checks,
+/// privileges, and the views on it. Readers see the old rows until the commit and the new ones after it.
+/// `docs/type-mapping.md` tells how types map.
+///
+/// Rows are sent by `LOAD DATA LOCAL`, from memory: no file is ever read for it, whatever the server asks for. Where the server
+/// has `local_infile` off they are sent by INSERT, which takes about twice as long. The user needs the privileges to create
+/// and drop tables in the database of the target, where rows are staged.
+#[derive(Clone, Debug)]
+pub struct MysqlLoader {
+    pool: MysqlPool,
+    table: TableName,
+    options: MysqlTargetOptions,
+}
+
+impl MysqlLoader {
+    /// Into the table `name`: `orders`, `sales.orders`.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for what is no name.
+    pub fn new(pool: MysqlPool, name: &str) -> Result<Self> {
+        let table = TableName::parse(name)?;
+        table.backquoted()?;
+        check_file_name(&table.name)?;
+        if table.name.to_lowercase().starts_with("_etlrs_") {
+            return Err(Error::new(ErrorKind::InvalidConfig, "names that begin with _etlrs_ are reserved")
+                .hint("give the table another name"));
+        }
+        Ok(Self { pool, table, options: MysqlTargetOptions::default() })
+    }
+
+    /// With options other than the defaults.
+    #[must_use]
+    pub fn with_options(mut self, options: MysqlTargetOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    fn source(&self) -> String {
+        format!("{}#{}", self.pool.shown(), self.table)
+    }
+
+    /// The name with its database.
+    fn name(&self) -> Result<TableName> {
+        let schema = self.table.schema.as_deref().or(self.pool.database());
+        let schema = schema.ok_or_else(|| no_database().in_source(self.source()))?.to_owned();
+        Ok(TableName { schema: Some(schema), name: self.table.name.clone() })
+    }
+
+    async fn look(&self, connection: &mut Connection, name: &TableName, plan: &LoadPlan) -> Result<Target> {
+        self.capabilities().require(plan.mode, self.source())?;
+        if plan.mode == LoadMode::Merge && plan.keys.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidConfig, "mode merge needs the columns that are the key")
+                .hint("name them with --key")
+                .in_source(self.source()));
+        }
+        let source = self.source();
+        Target::look(connection, name, plan, &source).await.map_err(|error| error.in_source(&source))
+    }
+}
+
+/// The statement that makes a table for the plan.
+pub(super) fn create_table(
+    name: &str,
+    plan: &LoadPlan,
+    writings: &[Writing],
+    staged: bool,
+    collation: &str,
+) -> Result<String> {
+    let mut columns = Vec::with_capacity(writings.len() + 1);
+    for (field, writing) in plan.schema.fields().iter().zip(writings) {
+        let is_key = plan.keys.contains(field.name());
+        let not_null = if field.is_nullable() && !is_key { "" } else { " NOT NULL" };
+        let declared = if staged { &writing.staged } else { &writing.declared };
+        // Keys are the same only if all their bytes are.
+        let is_text = declared.starts_with("varchar") || declared.starts_with("char");
+        let collate = if is_key && is_text && !staged { format!(" COLLATE {collation}") } else { String::new() };
+        // A timestamp that says nothing of null is not, and sets itself.
+        let null =
+            if not_null.is_empty() && declared.starts_with("timestamp") { " NULL DEFAULT NULL" } else { not_null };
+        columns.push(format!("{} {declared}{collate}{null}", quote(field.name())?));
+    }
+    if plan.mode == LoadMode::Merge {
+        columns.push(if staged {
+            format!("{ORDINAL} bigint unsigned NOT NULL PRIMARY KEY")
+        } else {
+            format!("PRIMARY KEY ({})", key_list(plan)?)
+        });
+    }
+    Ok(format!("CREATE TABLE {name} ({}) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4", columns.join(", ")))
+}
+
+/// In which two texts are the same only if they are in all their bytes.
+fn exact_collation(connection: &Connection) -> &'static str {
+    let number = |part: &str| part.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0);
+    let version: Vec<u32> = connection.version.split('.').map(number).collect();
+    match version.as_slice() {
+        _ if connection.is_mariadb() => "utf8mb4_nopad_bin",
+        [8, 0, patch, ..] if *patch < 17 => "utf8mb4_bin",
+        [8..=u32::MAX, ..] => "utf8mb4_0900_bin",
+        _ => "utf8mb4_bin",
+    }
+}
+
+/// The keys, as SQL lists them.
+pub(super) fn key_list(plan: &LoadPlan) -> Result<String> {
+    Ok(plan.keys.iter().map(|key| quote(key)).collect::<Result<Vec<_>>>()?.join(", "))
+}
+
+#[async_trait]
+impl Loader for MysqlLoader {
+    fn capabilities(&self) -> LoadCapabilities {
+        LoadCapabilities::one_writer().max_writers(usize::MAX).modes(&LoadMode::ALL)
+    }
+
+    async fn check(&self, _: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
+        let name = self.name()?;
+        let mut connection = self.pool.take().await?;
+        let target = self.look(&mut connection, &name, plan).await?;
+        let collation = exact_collation(&connection);
+        self.pool.give_back(connection);
+        let mut preview = LoadPreview::default();
+        preview.column_types = target.writings.iter().map(|writing| writing.declared.clone()).collect();
+        if target.relation.is_none() {
+            preview.ddl.push(create_table(&self.table.backquoted()?, plan, &target.writings, false, collation)?);
+        }
+        preview.notes = target.notes;
+        Ok(preview)
+    }
+
+    async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
+        let name = self.name()?;
+        let source = self.source();
+        let failed = |error| mysql_error(&source, error);
+        let mut control = self.pool.take().await?;
+        let hash = hash(&name);
+        let lock = literal(&format!("etlrs {hash:016x}"));
+        let locked = control.rows(&format!("SELECT coalesce(get_lock({lock}, 0), 0)")).await.map_err(failed)?;
+        if locked.first().map(|row| row.get::<bool, _>(0)).transpose().map_err(failed)? != Some(true) {
+            self.pool.give_back(control);
+            return Err(Error::new(ErrorKind::Locked, "another run is writing to this table")
+                .hint("wait until it is done")
+                .in_source(&source));
+        }
+        let names = Names::new(&name, hash, cx.run_id())?;
+        match self.stage(&mut control, cx, &plan, &names, hash, &name).await {
+            Ok((target, statement)) => Ok(Box::new(MysqlSession {
+                shared: Arc::new(Shared {
+                    pool: self.pool.clone(),
+                    source,
+                    statement,
+                    head: format!("INSERT INTO {} ({}) VALUES ", names.staging, staged_columns(&plan)?).into_bytes(),
+                    names,
+                    writings: target.writings.clone(),
+                    merge: plan.mode == LoadMode::Merge,
+                }),
+                collation: exact_collation(&control),
+                control: Mutex::new(Some(control)),
+                lock,
+                name,
+                plan,
+                target,
+                lock_timeout: self.options.lock_timeout.duration(),
+                connections: cx.config().connections(),
+            })),
+            Err(error) => {
+                // With the connection the lock goes, at once if it is closed properly.
+                control.close().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+impl MysqlLoader {
+    /// Looks at the target, which is locked, removes what dead runs left, and makes the staging table and its ledger.
+    async fn stage(
+        &self,
+        control: &mut Connection,
+        cx: &RunContext,
+        plan: &LoadPlan,
+        names: &Names,
+        hash: u64,
+        name: &TableName,
+    ) -> Result<(Target, Statement)> {
+        let source = self.source();
+        let failed = |error| mysql_error(&source, error);
+        let target = self.look(control, name, plan).await?;
+        remove_stale(control, name, hash, cx.run_id()).await.map_err(failed)?;
+        let sql = match (&target.relation, target.publishing) {
+            (Some(relation), Publishing::Swap) => {
+                format!("CREATE TABLE {} LIKE {}", names.staging, relation.name.backquoted()?)
+            }
+            _ => create_table(&names.staging, plan, &target.writings, true, exact_collation(control))?,
+        };
+        control.execute(&sql).await.map_err(failed)?;
+        let sql = format!(
+            "CREATE TABLE {} (partition_id bigint NOT NULL PRIMARY KEY, row_count bigint unsigned NOT NULL) ENGINE=InnoDB",
+            names.ledger
+        );
+        control.execute(&sql).await.map_err(failed)?;
+        let allowed = control.rows("SELECT @@GLOBAL.local_infile").await.map_err(failed)?;
+        let allowed = allowed.first().map(|row| row.get::<bool, _>(0)).transpose().map_err(failed)?;
+        let statement = match allowed {
+            Some(true) => Statement::Load(load_statement(&names.staging, plan, &target.writings)?),
+            _ => Statement::Insert,
+        };
+        Ok((target, statement))
+    }
+}
+
+/// `LOAD DATA` of bytes, so that nothing of them is taken for a character of the set of some column.
+fn load_statement(staging: &str, plan: &LoadPlan, writings: &[Writing]) -> Result<String> {
+    let (mut columns, mut sets) = (Vec::new(), Vec::new());
+    for (index, (field, writing)) in plan.schema.fields().iter().zip(writings).enumerate() {
+        let name = quote(field.name())?;
+        let value = match writing.taken {
+            Taken::Plain => {
+                columns.push(name);
+                continue;
+            }
+            Taken::Converted => format!("CONVERT(@etlrs_{index} USING utf8mb4)"),
+            Taken::Number => format!("CAST(@etlrs_{index} AS UNSIGNED)"),
+        };
+        columns.push(format!("@etlrs_{index}"));
+        sets.push(format!("{name} = {value}"));
+    }
+    if plan.mode == LoadMode::Merge {
+        columns.push(ORDINAL.to_owned());
+    }
+    let sets = if sets.is_empty() { String::new() } else { format!(" SET {}", sets.join(", ")) };
+    Ok(format!(
+        "LOAD DATA LOCAL INFILE 'rows of etlrs' INTO TABLE {staging} CHARACTER SET binary \
+         FIELDS TERMINATED BY X'09' ESCAPED BY X'5C' LINES TERMINATED BY X'0A' ({}){sets}",
+        columns.join(", ")
+    ))
+}
+
+/// In the staging table of a merge: the place of a row in the source, so that of two with one key the later one wins.
+pub(super) const ORDINAL: &str = "`_etlrs_ordinal`";
+
+fn staged_columns(plan: &LoadPlan) -> Result<String> {
+    let columns = Target::column_list(&plan.schema)?;
+    Ok(if plan.mode == LoadMode::Merge { format!("{columns}, {ORDINAL}") } else { columns })
+}
+
+/// Names of what a run stages. They have 58 characters at the most, of the 64 that MySQL keeps.
+pub(super) struct Names {
+    pub(super) staging: String,
+    pub(super) ledger: String,
+    /// The target, while another table takes its place.
+    pub(super) old: String,
+    /// A target that is not there yet.
+    pub(super) new: String,
+}
+
+impl Names {
+    fn new(name: &TableName, hash: u64, run: RunId) -> Result<Self> {
+        let schema = quote(name.schema.as_deref().unwrap_or_default())?;
+        let named = |what: &str| format!("{schema}.`_etlrs_{what}_{hash:016x}_{run}`");
+        Ok(Self { staging: named("staging"), ledger: named("ledger"), old: named("old"), new: named("new") })
+    }
+
+    fn all(&self) -> String {
+        [&self.staging, &self.ledger, &self.old, &self.new].map(String::as_str).join(", ")
+    }
+}
+
+/// FNV-1a: the same in every version, for others look for it.
+fn hash(name: &TableName) -> u64 {
+    let text = format!("{}.{}", name.schema.as_deref().unwrap_or_default(), name.name);
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Drops what dead runs staged for the target: the lock is held, so nobody else is at work on it.
+async fn remove_stale(connection: &mut Connection, name: &TableName, hash: u64, run: RunId) -> Answer<()> {
+    let schema = name.schema.as_deref().unwrap_or_default();
+    let sql = format!(
+        "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = {}
+             AND TABLE_NAME REGEXP '^_etlrs_(staging|ledger|old|new)_{hash:016x}_[0-9a-z]{{26}}$'
+             AND TABLE_NAME NOT LIKE '%{run}'",
+        literal(schema)
+    );
+    for row in connection.rows(&sql).await? {
+        let stale = TableName { schema: Some(schema.to_owned()), name: row.get(0)? };
+        let Ok(stale) = stale.backquoted() else { continue };
+        connection.execute("SET SESSION lock_wait_timeout = 30").await?;
+        connection.execute(&format!("DROP TABLE IF EXISTS {stale}")).await?;
+        connection.execute("SET SESSION lock_wait_timeout = DEFAULT").await?;
+    }
+    Ok(())
+}
+
+/// What the session and its writers share.
+pub(super) struct Shared {
+    pub(super) pool: MysqlPool,
+    /// The database and the table, for errors.
+    pub(super) source: String,
+    pub(super) names: Names,
+    statement: Statement,
+    /// What an INSERT begins with.
+    head: Vec<u8>,
+    writings: Vec<Writing>,
+    merge: bool,
+}
+
+impl Shared {
+    pub(super) fn failed(&self, error: Failure) -> Error {
+        mysql_error(&self.source, error)
+    }
+}
+
+pub(super) struct MysqlSession {
+    pub(super) shared: Arc<Shared>,
+    /// The connection that holds the lock of the target.
+    control: Mutex<Option<Connection>>,
+    pub(super) lock: String,
+    pub(super) name: TableName,
+    pub(super) plan: LoadPlan,
+    pub(super) target: Target,
+    pub(super) lock_timeout: std::time::Duration,
+    pub(super) collation: &'static str,
+    connections: usize,
+}
+
+impl MysqlSession {
+    fn control(&self) -> std::sync::MutexGuard<'_, Option<Connection>> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn clean(&mut self) -> Result<()> {
+        let Some(mut control) = self.control().take() else { return Ok(()) };
+        let drop = format!("DROP TABLE IF EXISTS {}", self.shared.names.all());
+        let release = format!("DO release_lock({})", self.lock);
+        let statements = [
+            "ROLLBACK",
+            "SET SESSION lock_wait_timeout = 10",
+            &drop,
+            "SET SESSION lock_wait_timeout = DEFAULT",
+            &release,
+        ];
+        for sql in statements {
+            control.execute(sql).await.map_err(|error| self.shared.failed(error))?;
+        }
+        self.shared.pool.give_back(control);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl LoadSession for MysqlSession {
+    fn min_memory(&self) -> usize {
+        4 * LEAST_BLOCK
+    }
+
+    fn max_writers(&self) -> usize {
+        // One connection holds the lock.
+        self.connections.saturating_sub(1).max(1)
+    }
+
+    async fn writer(&self, cx: &RunContext, partition: &Partition, attempt: u32) -> Result<Box<dyn PartitionWriter>> {
+        let shared = self.shared.clone();
+        if attempt > 1
+            && let Some(staged) = staged_rows(&shared, partition.id).await?
+        {
+            return Ok(Box::new(StagedWriter { shared, partition: partition.id, staged, rows: 0 }));
+        }
+        let connection = shared.pool.take().await?;
+        let rows = server::Rows { connection, statement: shared.statement.clone(), taken: 0 };
+        let style = if matches!(shared.statement, Statement::Load(_)) { Style::Load } else { Style::Insert };
+        let rows = Outgoing::start(rows, shared.source.clone());
+        // Two blocks wait, one is filled and one is sent.
+        let block_size = (cx.writer_memory() / 4).clamp(LEAST_BLOCK, MOST_BLOCK);
+        let mut writer = MysqlWriter {
+            shared,
+            partition: partition.id,
+            out: rows,
+            style,
+            block: Vec::new(),
+            block_size,
+            rows: 0,
+            bytes: 0,
+        };
+        writer.begin_block();
+        Ok(Box::new(writer))
+    }
+
+    async fn read_back(&mut self, cx: &RunContext, _: &[Receipt]) -> Result<Option<Arc<dyn Scan>>> {
+        let fields = self.plan.schema.fields();
+        let types = fields.iter().zip(&self.target.writings).filter_map(|(field, writing)| {
+            let read = match (field.data_type(), &writing.put) {
+                (DataType::Boolean, Put::Integer { .. }) if writing.staged.starts_with("tinyint") => DataType::Boolean,
+                (DataType::Timestamp(_, Some(_)), _) if writing.staged.starts_with("datetime") => {
+                    DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")))
+                }
+                _ => return None,
+            };
+            Some((field.name().clone(), read))
+        });
+        let options = MysqlSourceOptions { types: ColumnTypes(types.collect()), ..MysqlSourceOptions::default() };
+        let request = ScanRequest::all().columns(fields.iter().map(|field| field.name()));
+        let staged = MysqlExtractor::table(self.shared.pool.clone(), &self.shared.names.staging.replace('`', "\""))?;
+        staged.with_options(options).scan(cx, &request).await.map(Some)
+    }
+
+    async fn commit(mut self: Box<Self>, receipts: Vec<Receipt>) -> Result<Published> {
+        let lost = || Error::new(ErrorKind::Internal, "the connection of the session is gone");
+        let mut control = self.control().take().ok_or_else(lost)?;
+        let published = publish::publish(&self, &mut control, &receipts).await;
+        // What is left of the staging area is removed; if that fails now, by the next run on this table.
+        *self.control() = Some(control);
+        _ = self.clean().await;
+        Ok(Published::new(published?, receipts.iter().map(|receipt| receipt.bytes).sum()))
+    }
+
+    async fn abort(mut self: Box<Self>) -> Result<()> {
+        self.clean().await
+    }
+}
+
+impl Drop for MysqlSession {
+    fn drop(&mut self) {
+        // What is staged is removed by the next run on this table.
+        let control = self.control().take();
+        close_all(control.into_iter().collect());
+    }
+}
+
+/// The rows of a partition, if a transaction that staged it was committed. Waits for one that is still on its way.
+async fn staged_rows(shared: &Shared, partition: PartitionId) -> Result<Option<u64>> {
+    let mut connection = shared.pool.take().await?;
+    let sql = format!("SELECT row_count FROM {} WHERE partition_id = {partition} FOR UPDATE", shared.names.ledger);
+    let found = connection.rows(&sql).await.map_err(|error| shared.failed(error))?;
+    let rows = found.first().map(|row| row.get(0)).transpose().map_err(|error| shared.failed(error))?;
+    shared.pool.give_back(connection);
+    Ok(rows)
+}
+
+const LEAST_BLOCK: usize = 32 << 10;
+const MOST_BLOCK: usize = 256 << 10;
+
+struct MysqlWriter {
+    shared: Arc<Shared>,
+    partition: PartitionId,
+    out: Outgoing<server::Rows>,
+    style: Style,
+    block: Vec<u8>,
+    block_size: usize,
+    rows: u64,
+    bytes: u64,
+}
+
+impl MysqlWriter {
+    fn begin_block(&mut self) {
+        self.block = Vec::with_capacity(self.block_size + self.block_size / 8);
+        if self.style == Style::Insert {
+            self.block.extend_from_slice(&self.shared.head);
+        }
+    }
+
+    async fn send(&mut self) -> Result<()> {
+        let block = std::mem::take(&mut self.block);
+        let is_empty = self.style == Style::Insert && block.len() == self.shared.head.len();
+        if !is_empty {
+            self.bytes += block.len() as u64;
+            self.out.send(block).await?;
+        }
+        self.begin_block();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl PartitionWriter for MysqlWriter {
+    async fn write(&mut self, batch: RecordBatch) -> Result<()> {
+        let shared = self.shared.clone();
+        let source = &shared.source;
+        let ordinal = shared.merge.then_some((u64::from(self.partition.0) << 40) + self.rows);
+        let mut rows = Rows::new(&batch, &shared.writings, ordinal, self.style).ok_or_else(|| {
+            Error::new(ErrorKind::Internal, "a batch has another schema than was planned").in_source(source)
+        })?;
+        let (before, partition) = (self.rows, self.partition);
+        let place = |row: usize| format!("row {} of partition {partition}", before + row as u64 + 1);
+        while rows.write(&mut self.block, self.block_size, place).map_err(|error| error.in_source(source))? {
+            self.send().await?;
+        }
+        self.rows += batch.num_rows() as u64;
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<Receipt> {
+        self.send().await?;
+        let Self { shared, partition, out, rows, bytes, .. } = *self;
+        let (mut connection, taken) = out.finish().await?;
+        if taken != rows {
+            let message = format!("the server took {taken} of {rows} rows of partition {partition}");
+            return Err(Error::new(ErrorKind::VerifyFailed, message).in_source(&shared.source));
+        }
+        let sql = format!("INSERT INTO {} VALUES ({partition}, {rows})", shared.names.ledger);
+        connection.execute(&sql).await.map_err(|error| shared.failed(error))?;
+        // If the answer is lost, the next attempt finds out.
+        connection.execute("COMMIT").await.map_err(|error| shared.failed(error).transient())?;
+        shared.pool.give_back(connection);
+        Ok(Receipt::new(partition, rows, bytes))
+    }
+}
+
+/// Of a partition that is staged already.
+struct StagedWriter {
+    shared: Arc<Shared>,
+    partition: PartitionId,
+    staged: u64,
+    rows: u64,
+}
+
+#[async_trait]
+impl PartitionWriter for StagedWriter {
+    async fn write(&mut self, batch: RecordBatch) -> Result<()> {
+        self.rows += batch.num_rows() as u64;
+        Ok(())
+    }
+
+    async fn finish(self: Box<Self>) -> Result<Receipt> {
+        if self.rows != self.staged {
+            let message = format!(
+                "partition {} was staged with {} rows and has {} when it is read again",
+                self.partition, self.staged, self.rows
+            );
+            return Err(Error::new(ErrorKind::VerifyFailed, message).in_source(&self.shared.source));
+        }
+        Ok(Receipt::new(self.partition, self.staged, 0))
+    }
+}

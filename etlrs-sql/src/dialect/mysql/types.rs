@@ -1,0 +1,642 @@
+//! How Arrow types and those of MySQL and MariaDB stand for each other. `docs/type-mapping.md` has the tables.
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use arrow_schema::{DataType, Field, TimeUnit};
+use etlrs_core::{Error, ErrorKind, Result, type_name};
+
+use super::catalog::Column;
+use super::wire::ColumnDefinition;
+
+/// In the metadata of a field: the type that its column has, for a table that is made of it again.
+pub(super) const TYPE_KEY: &str = "mysql.type";
+
+/// How a value is written in the binary form of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wire {
+    Int8,
+    UInt8,
+    Int16,
+    UInt16,
+    Int32,
+    UInt32,
+    Int64,
+    UInt64,
+    Float,
+    Double,
+    /// Digits.
+    Decimal,
+    Text,
+    Bytes,
+    /// The most significant byte first.
+    Bit,
+    Date,
+    DateTime,
+    Time,
+}
+
+/// The number that a column of bytes has for a character set.
+const BINARY: u16 = 63;
+
+mod flag {
+    pub(super) const NOT_NULL: u16 = 1;
+    pub(super) const UNSIGNED: u16 = 32;
+}
+
+/// How a column is read.
+#[derive(Clone, Debug)]
+pub(super) struct Reading {
+    pub(super) field: Arc<Field>,
+    pub(super) wire: Wire,
+    /// What is selected in place of the column, with `{}` for it.
+    pub(super) cast: Option<String>,
+}
+
+impl Reading {
+    /// Of a column of a result; `column` is what the catalogue has on it, and `wished` the type that the user names.
+    pub(super) fn new(
+        definition: &ColumnDefinition,
+        column: Option<&Column>,
+        wished: Option<&DataType>,
+    ) -> Result<Self> {
+        let (data_type, wire) = declared(definition);
+        let nullable = definition.flags & flag::NOT_NULL == 0;
+        let mut field = Field::new(&definition.name, data_type, nullable);
+        if let Some(wished) = wished.filter(|wished| *wished != field.data_type()) {
+            let cast = cast(definition, wire, wished)?;
+            let wire = match wished {
+                DataType::Utf8 => Wire::Text,
+                DataType::Decimal128(..) | DataType::Decimal256(..) => Wire::Decimal,
+                _ => wire,
+            };
+            let field = Field::new(&definition.name, wished.clone(), nullable);
+            return Ok(Self { field: Arc::new(field), wire, cast });
+        }
+        if let Some(column) = column.filter(|column| remade(&column.column_type).is_some()) {
+            field = field.with_metadata(HashMap::from([(TYPE_KEY.to_owned(), column.column_type.clone())]));
+        }
+        Ok(Self { field: Arc::new(field), wire, cast: None })
+    }
+}
+
+/// The Arrow type for a column of a result. The numbers of the types are those of `enum_field_types`
+/// (`include/field_types.h`).
+fn declared(definition: &ColumnDefinition) -> (DataType, Wire) {
+    let unsigned = definition.flags & flag::UNSIGNED != 0;
+    let either = |signed, not| if unsigned { not } else { signed };
+    match definition.kind {
+        1 => either((DataType::Int8, Wire::Int8), (DataType::UInt8, Wire::UInt8)),
+        2 => either((DataType::Int16, Wire::Int16), (DataType::UInt16, Wire::UInt16)),
+        // YEAR has no sign and two bytes.
+        13 => (DataType::Int16, Wire::Int16),
+        3 | 9 => either((DataType::Int32, Wire::Int32), (DataType::UInt32, Wire::UInt32)),
+        8 => either((DataType::Int64, Wire::Int64), (DataType::UInt64, Wire::UInt64)),
+        4 => (DataType::Float32, Wire::Float),
+        5 => (DataType::Float64, Wire::Double),
+        0 | 246 => {
+            // A point and a sign count.
+            let scale = definition.decimals;
+            let signs = u32::from(scale > 0) + u32::from(!unsigned);
+            let precision = definition.length.saturating_sub(signs).clamp(1, 65) as u8;
+            (decimal(precision.max(scale), scale), Wire::Decimal)
+        }
+        7 => (DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC"))), Wire::DateTime),
+        12 => (DataType::Timestamp(TimeUnit::Microsecond, None), Wire::DateTime),
+        10 | 14 => (DataType::Date32, Wire::Date),
+        11 => (DataType::Time64(TimeUnit::Microsecond), Wire::Time),
+        16 if definition.length == 1 => (DataType::Boolean, Wire::Bit),
+        16 => (DataType::UInt64, Wire::Bit),
+        // JSON is of bytes for the protocol.
+        245 => (DataType::Utf8, Wire::Text),
+        254 if definition.charset == BINARY && definition.length > 0 => {
+            // At most 255.
+            (DataType::FixedSizeBinary(definition.length.min(255) as i32), Wire::Bytes)
+        }
+        // Text, blobs, vectors and shapes.
+        15 | 242 | 249..=255 if definition.charset == BINARY => (DataType::Binary, Wire::Bytes),
+        _ => (DataType::Utf8, Wire::Text),
+    }
+}
+
+fn decimal(precision: u8, scale: u8) -> DataType {
+    // A scale is at most 38.
+    let scale = scale as i8;
+    if precision <= 38 { DataType::Decimal128(precision, scale) } else { DataType::Decimal256(precision, scale) }
+}
+
+/// What has the server give another type, if that can be done exactly.
+fn cast(definition: &ColumnDefinition, wire: Wire, wished: &DataType) -> Result<Option<String>> {
+    let (own, _) = declared(definition);
+    let integer = own.is_integer() && wire != Wire::Bit;
+    let text = match wire {
+        // A float as text has six digits.
+        Wire::Float => "CAST({} + 0e0 AS CHAR)",
+        Wire::Bit => "CAST({} + 0 AS CHAR)",
+        _ => "CAST({} AS CHAR)",
+    };
+    let sql = match wished {
+        DataType::Utf8 if wire != Wire::Bytes => text,
+        DataType::Boolean if matches!(wire, Wire::Int8 | Wire::UInt8) => return Ok(None),
+        // A time of UTC, if the user says so.
+        DataType::Timestamp(TimeUnit::Microsecond, Some(zone)) if wire == Wire::DateTime && &**zone == "UTC" => {
+            return Ok(None);
+        }
+        // Widened as they are read.
+        DataType::Int64 if integer && wire != Wire::UInt64 => return Ok(None),
+        DataType::UInt64 if matches!(wire, Wire::UInt8 | Wire::UInt16 | Wire::UInt32) => return Ok(None),
+        DataType::Float64 if wire == Wire::Float || integer && digits(&own).is_some_and(|(whole, _)| whole <= 10) => {
+            return Ok(None);
+        }
+        DataType::Decimal128(precision, scale) | DataType::Decimal256(precision, scale)
+            if (integer || wire == Wire::Decimal) && *scale >= 0 && *precision <= 65 && *scale <= 30 =>
+        {
+            let (whole, fraction) = digits(&own).unwrap_or_default();
+            if whole <= i32::from(*precision) - i32::from(*scale) && fraction <= i32::from(*scale) {
+                return Ok(Some(format!("CAST({{}} AS DECIMAL({precision},{scale}))")));
+            }
+            ""
+        }
+        _ => "",
+    };
+    if sql.is_empty() {
+        let message = format!("{} cannot be read as {} exactly", type_name(&own), type_name(wished));
+        return Err(Error::new(ErrorKind::InvalidConfig, message)
+            .at_column(&definition.name)
+            .hint("read it as text, or cast it in a query"));
+    }
+    Ok(Some(sql.to_owned()))
+}
+
+/// A type that a column may be given by the metadata of a field, taken apart and put together again. What is in a file is not
+/// to be trusted, so nothing but what this makes reaches SQL.
+pub(super) fn remade(name: &str) -> Option<String> {
+    /// Types that are not what [`natural`] gives, by the number of their arguments.
+    const PLAIN: &[&str] = &[
+        "tinytext",
+        "text",
+        "mediumtext",
+        "tinyblob",
+        "blob",
+        "mediumblob",
+        "json",
+        "uuid",
+        "inet4",
+        "inet6",
+        "geometry",
+        "point",
+        "linestring",
+        "polygon",
+        "multipoint",
+        "multilinestring",
+        "multipolygon",
+        "geometrycollection",
+        "datetime",
+        "timestamp",
+        "time",
+        "mediumint",
+        "mediumint unsigned",
+        "year",
+    ];
+    const OF_LENGTH: &[&str] = &["char", "varchar", "varbinary", "bit", "datetime", "timestamp", "time", "vector"];
+    let name = name.trim_end_matches(" zerofill");
+    if PLAIN.contains(&name) {
+        return Some(name.to_owned());
+    }
+    let (base, rest) = name.split_once('(')?;
+    if matches!(base, "enum" | "set") {
+        let values = values_of_list(rest.strip_suffix(')')?)?;
+        let quoted = values.iter().map(|value| format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''")));
+        return Some(format!("{base}({})", quoted.collect::<Vec<_>>().join(",")));
+    }
+    let (arguments, after) = rest.split_once(')')?;
+    // Widths for display, which say nothing of the values.
+    match (base, after) {
+        ("mediumint", "" | " unsigned") if arguments.parse::<u8>().is_ok() => return Some(format!("mediumint{after}")),
+        ("year", "") if arguments == "4" => return Some("year".into()),
+        ("tinyint", "") if arguments == "1" => return Some("tinyint(1)".into()),
+        _ => {}
+    }
+    let length: u16 = arguments.parse().ok()?;
+    (after.is_empty() && OF_LENGTH.contains(&base)).then(|| format!("{base}({length})"))
+}
+
+/// The texts of `'a','it''s'`, with what stands behind a backslash as MySQL writes it.
+fn values_of_list(list: &str) -> Option<Vec<String>> {
+    let (mut values, mut rest) = (Vec::new(), list);
+    loop {
+        let (mut value, mut characters) = (String::new(), rest.strip_prefix('\'')?.chars());
+        loop {
+            match characters.next()? {
+                '\'' if characters.as_str().starts_with('\'') => {
+                    characters.next();
+                    value.push('\'');
+                }
+                '\'' => break,
+                '\\' => value.push(match characters.next()? {
+                    'n' => '\n',
+                    'r' => '\r',
+                    '0' => '\0',
+                    other => other,
+                }),
+                other => value.push(other),
+            }
+        }
+        values.push(value);
+        rest = characters.as_str();
+        match rest.strip_prefix(',') {
+            Some(more) => rest = more,
+            None if rest.is_empty() => return Some(values),
+            None => return None,
+        }
+    }
+}
+
+/// How the server is given a value, and what it must be like to arrive unchanged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Put {
+    Integer {
+        least: i64,
+        most: u64,
+    },
+    /// From 1901 to 2155, or 0. The server would complete others.
+    Year,
+    Float {
+        single: bool,
+    },
+    Decimal,
+    /// With so many characters and bytes at the most; `trimmed`: the server forgets blanks at the end.
+    Text {
+        characters: u64,
+        octets: u64,
+        trimmed: bool,
+    },
+    /// With so many bytes, of which the least are made up by zeros.
+    Bytes {
+        least: u64,
+        most: u64,
+    },
+    Date,
+    Time {
+        step: i64,
+    },
+    /// In microseconds, which are a multiple of `step`.
+    DateTime {
+        step: i64,
+        range: RangeInclusive<i64>,
+    },
+}
+
+/// How the bytes of LOAD DATA become a value of a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// By themselves.
+    Plain,
+    /// As text: it is of another character set, or of a type that looks at bytes in its own way.
+    Converted,
+    /// As a number: as text they would be the bits.
+    Number,
+}
+
+/// How a column is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Writing {
+    /// The type of the column in the target, as SQL names it.
+    pub(super) declared: String,
+    /// The type of the column in the staging table.
+    pub(super) staged: String,
+    pub(super) put: Put,
+    pub(super) taken: Taken,
+}
+
+/// Why a type cannot be stored, and the cast that would help.
+fn refuse<T>(field: &Field, reason: &str, hint: &'static str) -> Result<T> {
+    let message = format!("{} {reason}", type_name(field.data_type()));
+    Err(Error::new(ErrorKind::SchemaMismatch, message).at_column(field.name()).hint(hint))
+}
+
+const ANY_TEXT: Put = Put::Text { characters: u64::MAX, octets: u64::MAX, trimmed: false };
+const ANY_BYTES: Put = Put::Bytes { least: 0, most: u64::MAX };
+
+/// What a server can.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dialect {
+    pub(super) is_mariadb: bool,
+    /// The greatest number of digits behind the point.
+    pub(super) most_scale: i32,
+}
+
+impl Dialect {
+    pub(super) fn of(is_mariadb: bool) -> Self {
+        Self { is_mariadb, most_scale: if is_mariadb { 38 } else { 30 } }
+    }
+}
+
+/// What holds every value of `data_type`.
+fn natural(field: &Field, data_type: &DataType, dialect: Dialect) -> Result<(String, Put)> {
+    use DataType::*;
+    let integer = |least, most| Put::Integer { least, most };
+    let (name, put) = match data_type {
+        Boolean => ("tinyint(1)", integer(0, 1)),
+        Int8 => ("tinyint", integer(i8::MIN.into(), i8::MAX as u64)),
+        UInt8 => ("tinyint unsigned", integer(0, u8::MAX.into())),
+        Int16 => ("smallint", integer(i16::MIN.into(), i16::MAX as u64)),
+        UInt16 => ("smallint unsigned", integer(0, u16::MAX.into())),
+        Int32 => ("int", integer(i32::MIN.into(), i32::MAX as u64)),
+        UInt32 => ("int unsigned", integer(0, u32::MAX.into())),
+        Int64 => ("bigint", integer(i64::MIN, i64::MAX as u64)),
+        UInt64 => ("bigint unsigned", integer(0, u64::MAX)),
+        Float16 | Float32 => ("float", Put::Float { single: true }),
+        Float64 => ("double", Put::Float { single: false }),
+        Utf8 | LargeUtf8 | Utf8View if field.extension_type_name() == Some("arrow.json") => ("json", ANY_TEXT),
+        // All that a column of type null holds is nulls.
+        Null | Utf8 | LargeUtf8 | Utf8View => ("longtext", ANY_TEXT),
+        FixedSizeBinary(length @ 1..=255) => {
+            let bytes = u64::try_from(*length).unwrap_or_default();
+            return Ok((format!("binary({length})"), Put::Bytes { least: bytes, most: bytes }));
+        }
+        Binary | LargeBinary | BinaryView | FixedSizeBinary(_) => ("longblob", ANY_BYTES),
+        Date32 => ("date", Put::Date),
+        Time32(_) | Time64(_) => ("time(6)", Put::Time { step: 1 }),
+        Timestamp(..) => ("datetime(6)", Put::DateTime { step: 1, range: DATETIMES }),
+        Decimal32(..) | Decimal64(..) | Decimal128(..) | Decimal256(..) => {
+            let (whole, scale) = digits(data_type).unwrap_or_default();
+            if whole + scale > 65 || scale > dialect.most_scale {
+                let reason = format!(
+                    "has more digits than a decimal of this server, which has 65, {} of them behind the point",
+                    dialect.most_scale
+                );
+                return refuse(field, &reason, "cast it to text, or to a decimal of fewer digits");
+            }
+            return Ok((format!("decimal({},{scale})", (whole + scale).max(1)), Put::Decimal));
+        }
+        Dictionary(_, values) => return natural(field, values, dialect),
+        Date64 => return refuse(field, "is a date in milliseconds", "cast it to date or timestamp"),
+        Duration(_) | Interval(_) => return refuse(field, "has no counterpart here", "cast it to int64 or text"),
+        _ => return refuse(field, "has no counterpart in MySQL", "cast it to text, or leave the column out"),
+    };
+    Ok((name.to_owned(), put))
+}
+
+/// Microseconds since 1970 that a DATETIME may have: the years 0 to 9999.
+const DATETIMES: RangeInclusive<i64> = -62_167_219_200_000_000..=253_402_300_799_999_999;
+/// The same of a TIMESTAMP, which counts seconds from 1 in 31 bits.
+const TIMESTAMPS: RangeInclusive<i64> = 1_000_000..=2_147_483_647_999_999;
+
+/// Digits before and after the point that values of a number type may have.
+fn digits(data_type: &DataType) -> Option<(i32, i32)> {
+    use DataType::*;
+    Some(match data_type {
+        Boolean => (1, 0),
+        Int8 | UInt8 => (3, 0),
+        Int16 | UInt16 => (5, 0),
+        Int32 | UInt32 => (10, 0),
+        Int64 => (19, 0),
+        UInt64 => (20, 0),
+        Decimal32(p, s) | Decimal64(p, s) | Decimal128(p, s) | Decimal256(p, s) => {
+            let (precision, scale) = (i32::from(*p), i32::from(*s));
+            ((precision - scale).max(0), scale.max(0))
+        }
+        _ => return None,
+    })
+}
+
+fn values_of(data_type: &DataType) -> &DataType {
+    match data_type {
+        DataType::Dictionary(_, values) => values,
+        other => other,
+    }
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
+
+fn is_binary(data_type: &DataType) -> bool {
+    use DataType::*;
+    matches!(data_type, Binary | LargeBinary | BinaryView | FixedSizeBinary(_))
+}
+
+/// Microseconds between the times of a column with so many digits of a second.
+fn step(digits: u64) -> i64 {
+    10_i64.pow(6 - u32::try_from(digits.min(6)).unwrap_or(6))
+}
+
+/// How a column that is there can be written.
+pub(super) struct Existing {
+    /// Into a staging table of types that read back as what was written, from which the rows are moved.
+    pub(super) moved: Writing,
+    /// Into one of the target's types, if they do so as well.
+    pub(super) direct: Option<Writing>,
+}
+
+impl Writing {
+    /// Into a table that is made for it; a column of the key is part of an index.
+    pub(super) fn created(field: &Field, is_key: bool, keys: usize, dialect: Dialect) -> Result<Self> {
+        let (name, put) = natural(field, field.data_type(), dialect)?;
+        let plain = |declared: String, put| Self { staged: declared.clone(), declared, put, taken: Taken::Plain };
+        let source = values_of(field.data_type());
+        let remembered = field.metadata().get(TYPE_KEY).and_then(|name| remade(name));
+        let remembered =
+            remembered.filter(|name| dialect.is_mariadb || !matches!(name.as_str(), "uuid" | "inet4" | "inet6"));
+        if let Some(declared) = remembered
+            && let Some(column) = column_of(&declared)
+            && !(is_key && column.data_type.ends_with("text"))
+            && let Some((put, taken)) = fit(source, &column, None)
+        {
+            return Ok(Self { put, taken, ..plain(declared, ANY_TEXT) });
+        }
+        if is_key && matches!(name.as_str(), "longtext" | "longblob") {
+            // An index has 3072 bytes at the most, and a character four.
+            let most = 3072 / keys.max(1) as u64;
+            let (declared, put) = if name == "longtext" {
+                let characters = most / 4;
+                (format!("varchar({characters})"), Put::Text { characters, octets: u64::MAX, trimmed: false })
+            } else {
+                (format!("varbinary({most})"), Put::Bytes { least: 0, most })
+            };
+            return Ok(plain(declared, put));
+        }
+        let taken = if name == "json" { Taken::Converted } else { Taken::Plain };
+        Ok(Self { taken, ..plain(name, put) })
+    }
+
+    /// Into a column that is there.
+    pub(super) fn existing(field: &Field, column: &Column, dialect: Dialect) -> Result<Existing> {
+        let source = values_of(field.data_type());
+        let (staged, _) = natural(field, source, dialect)?;
+        let Some((put, taken)) = fit(source, column, Some(field)) else {
+            let (from, to) = (type_name(field.data_type()), &column.column_type);
+            let message = format!("{from} cannot be stored unchanged in a column of type {to}");
+            return Err(Error::new(ErrorKind::SchemaMismatch, message)
+                .at_column(field.name())
+                .hint("cast the column to the type of the target's"));
+        };
+        let declared = column.column_type.clone();
+        let family = |name: &str| name.split(['(', ' ']).next().unwrap_or_default().to_owned();
+        let same = match &put {
+            Put::Integer { .. } | Put::Year => source.is_integer() && taken == Taken::Plain,
+            Put::Float { single } => *single == matches!(source, DataType::Float16 | DataType::Float32),
+            Put::Decimal => digits(source).is_some_and(|(_, scale)| column.scale == u64::try_from(scale).ok()),
+            Put::Text { .. } => taken == Taken::Plain,
+            Put::DateTime { .. } => {
+                matches!(source, DataType::Timestamp(_, zone) if zone.is_some() == (column.data_type == "timestamp"))
+            }
+            _ => family(&staged) == family(&column.data_type),
+        };
+        let same = same && *source != DataType::Null && *source != DataType::Boolean;
+        let direct =
+            same.then(|| Self { declared: declared.clone(), staged: declared.clone(), put: put.clone(), taken });
+        Ok(Existing { moved: Self { declared, staged, put, taken: Taken::Plain }, direct })
+    }
+}
+
+/// A column of that type, as the catalogue would have it.
+fn column_of(declared: &str) -> Option<Column> {
+    let data_type = declared.split(['(', ' ']).next()?.to_owned();
+    let argument = declared.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')?.parse().ok());
+    let octets = match data_type.as_str() {
+        "tinytext" | "tinyblob" => Some(255),
+        "text" | "blob" => Some(65_535),
+        "mediumtext" | "mediumblob" => Some(16_777_215),
+        "varbinary" => argument,
+        _ => None,
+    };
+    Some(Column {
+        name: String::new(),
+        column_type: declared.to_owned(),
+        not_null: false,
+        has_default: false,
+        generated: false,
+        charset: Some("utf8mb4".into()),
+        characters: argument,
+        octets,
+        precision: argument,
+        scale: None,
+        fraction: Some(argument.unwrap_or(0)),
+        data_type,
+    })
+}
+
+/// How values of `source` get into a column, if it can hold them. What does not depend on the types alone is checked value by
+/// value: by the encoder, or by the server, which refuses a number that is too large. `field` has what a text was before.
+fn fit(source: &DataType, column: &Column, field: Option<&Field>) -> Option<(Put, Taken)> {
+    use DataType::*;
+    let unsigned = column.is_unsigned();
+    let integer = |bits: u32| {
+        let most = u64::MAX >> (64 - bits);
+        if unsigned {
+            Put::Integer { least: 0, most }
+        } else {
+            Put::Integer { least: -((most >> 1) as i64) - 1, most: most >> 1 }
+        }
+    };
+    let number = source.is_integer() || *source == Boolean;
+    let exact = |most: u64| Put::Integer { least: -(most as i64), most };
+    let octets = column.octets.unwrap_or(u64::MAX);
+    let fraction = column.fraction.unwrap_or(0);
+    let plain = |put| Some((put, Taken::Plain));
+    let converted = |put| Some((put, Taken::Converted));
+    match column.data_type.as_str() {
+        // All that it holds is nulls.
+        _ if *source == Null => plain(ANY_TEXT),
+        "tinyint" if number => plain(integer(8)),
+        "smallint" if number => plain(integer(16)),
+        "mediumint" if number => plain(integer(24)),
+        "int" | "integer" if number => plain(integer(32)),
+        "bigint" if number => plain(integer(64)),
+        "year" if number => plain(Put::Year),
+        "bit" if number => {
+            let bits = column.precision.unwrap_or(1).clamp(1, 64) as u32;
+            Some((Put::Integer { least: 0, most: u64::MAX >> (64 - bits) }, Taken::Number))
+        }
+        "float" if matches!(source, Float16 | Float32) => plain(Put::Float { single: true }),
+        "float" if number && *source != UInt64 => plain(exact(1 << 24)),
+        "double" if matches!(source, Float16 | Float32 | Float64) => plain(Put::Float { single: false }),
+        "double" if number && *source != UInt64 => plain(exact(1 << 53)),
+        "decimal" if digits(source).is_some() => {
+            let (_, scale) = digits(source)?;
+            (u64::try_from(scale).ok()? <= column.scale?).then_some((Put::Decimal, Taken::Plain))
+        }
+        "char" | "varchar" if is_text(source) => {
+            let characters = column.characters.unwrap_or(u64::MAX);
+            let taken = if column.charset.as_deref() == Some("utf8mb4") { Taken::Plain } else { Taken::Converted };
+            Some((Put::Text { characters, octets: u64::MAX, trimmed: column.data_type == "char" }, taken))
+        }
+        "tinytext" | "text" | "mediumtext" | "longtext" if is_text(source) => {
+            let taken = if column.charset.as_deref() == Some("utf8mb4") { Taken::Plain } else { Taken::Converted };
+            Some((Put::Text { characters: u64::MAX, octets, trimmed: false }, taken))
+        }
+        "json" | "enum" | "set" | "uuid" | "inet4" | "inet6" if is_text(source) => converted(ANY_TEXT),
+        // Text that was read from such a column.
+        "date" | "datetime" | "timestamp" | "time" | "decimal" | "float" | "double"
+            if is_text(source) && field.is_some_and(|field| remembers(field, &column.column_type)) =>
+        {
+            converted(ANY_TEXT)
+        }
+        "binary" if is_binary(source) => plain(Put::Bytes { least: octets, most: octets }),
+        "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" | "vector" if is_binary(source) => {
+            plain(Put::Bytes { least: 0, most: octets })
+        }
+        "geometry" | "point" | "linestring" | "polygon" | "multipoint" | "multilinestring" | "multipolygon"
+        | "geometrycollection" | "geomcollection"
+            if is_binary(source) =>
+        {
+            plain(ANY_BYTES)
+        }
+        "date" if *source == Date32 => plain(Put::Date),
+        "time" if matches!(source, Time32(_) | Time64(_)) => plain(Put::Time { step: step(fraction) }),
+        "datetime" if matches!(source, Timestamp(..)) => {
+            plain(Put::DateTime { step: step(fraction), range: DATETIMES })
+        }
+        "timestamp" if matches!(source, Timestamp(_, Some(_))) => {
+            plain(Put::DateTime { step: step(fraction), range: TIMESTAMPS })
+        }
+        _ => None,
+    }
+}
+
+fn remembers(field: &Field, name: &str) -> bool {
+    field.metadata().get(TYPE_KEY).is_some_and(|remembered| remembered == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_but_known_types_is_taken_from_metadata() {
+        for (name, expected) in [
+            ("varchar(20)", Some("varchar(20)")),
+            ("enum('a','it''s','b\\\\c')", Some("enum('a','it''s','b\\\\c')")),
+            ("mediumint(8) unsigned", Some("mediumint unsigned")),
+            ("tinyint(1)", Some("tinyint(1)")),
+            ("bit(3)", Some("bit(3)")),
+            ("datetime(3)", Some("datetime(3)")),
+            ("varchar(20); DROP TABLE t", None),
+            ("varchar(x)", None),
+            ("enum('a') x", None),
+            ("enum('a', SLEEP(1))", None),
+            ("enum('a\\')", None),
+            ("int(11)", None),
+            ("", None),
+        ] {
+            assert_eq!(remade(name).as_deref(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn decimals_have_the_digits_that_are_declared() {
+        for (length, decimals, flags, expected) in [
+            (12, 2, 0, DataType::Decimal128(10, 2)),
+            (11, 2, 32, DataType::Decimal128(10, 2)),
+            (11, 0, 0, DataType::Decimal128(10, 0)),
+            (67, 30, 0, DataType::Decimal256(65, 30)),
+            (4, 2, 0, DataType::Decimal128(2, 2)),
+        ] {
+            let definition = ColumnDefinition { name: "c".into(), charset: 63, length, kind: 246, flags, decimals };
+            assert_eq!(declared(&definition).0, expected, "{length} {decimals}");
+        }
+    }
+}

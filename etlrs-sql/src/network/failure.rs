@@ -1,0 +1,58 @@
+use std::borrow::Cow;
+use std::io;
+
+use etlrs_core::{Error, ErrorKind};
+
+/// What failed between us and a server; `R` is an error of the server's own.
+pub(crate) enum Failure<R> {
+    /// The server answers with an error.
+    Server(Box<R>),
+    /// The connection cannot be made, or is lost.
+    Io(io::Error),
+    /// TLS cannot be agreed on, in words.
+    Tls(String),
+    /// The server does what it should not.
+    Protocol(&'static str),
+}
+
+pub(crate) type Answer<T, R> = Result<T, Failure<R>>;
+
+impl<R> From<io::Error> for Failure<R> {
+    fn from(error: io::Error) -> Self {
+        // Libraries that take messages apart have no errors of their own.
+        match error.kind() {
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => Self::Protocol("it is malformed"),
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// A failure that is no error of the server; `tls_hint` says what to do about TLS.
+pub(crate) fn connection_error<R>(failure: &Failure<R>, tls_hint: &'static str) -> Error {
+    match failure {
+        Failure::Tls(words) => Error::new(ErrorKind::Connection, format!("TLS failed: {words}")).hint(tls_hint),
+        Failure::Io(error) => of_io(error),
+        Failure::Protocol(words) => {
+            Error::new(ErrorKind::Connection, format!("the answer of the server is not understood: {words}"))
+        }
+        Failure::Server(_) => Error::new(ErrorKind::Internal, "an error of the server is none of the connection"),
+    }
+}
+
+fn of_io(error: &io::Error) -> Error {
+    use io::ErrorKind as Io;
+    let (message, hint): (Cow<'static, str>, _) = match error.kind() {
+        Io::ConnectionRefused => ("no server answers there".into(), Some("see that it runs, and check host and port")),
+        Io::NotFound => ("there is no such socket".into(), Some("see that the server runs, and check the host")),
+        Io::TimedOut => ("the server does not answer in time".into(), Some("check host, port and firewall")),
+        Io::UnexpectedEof | Io::ConnectionReset | Io::ConnectionAborted | Io::BrokenPipe => {
+            ("the connection was lost".into(), None)
+        }
+        _ => (format!("the connection failed: {error}").into(), None),
+    };
+    let error = Error::new(ErrorKind::Connection, message).transient();
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}

@@ -1,0 +1,16 @@
+//! What databases behind a network have in common: URLs, sockets with TLS, pools of connections, and tasks that move bytes in
+//! bulk.
+
+mod failure;
+mod pool;
+mod row;
+pub(crate) mod tls;
+mod transfer;
+mod url;
+
+pub(crate) use failure::{Answer, Failure, connection_error};
+pub(crate) use pool::{Connect, Pool, close_all};
+pub(crate) use row::Row;
+pub(crate) use tls::Socket;
+pub(crate) use transfer::{Incoming, Keep, Outgoing, ReadRows, WriteRows};
+pub(crate) use url::{Environment, Host, Parts, Protection, Tls, malformed};

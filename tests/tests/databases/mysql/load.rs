@@ -1,0 +1,345 @@
+//! Modes, what a target keeps, and what is refused.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+
+/// A table with all that can hang on one.
+const FURNISHED: &str = "
+    CREATE USER reader;
+    CREATE TABLE t (id int PRIMARY KEY, name varchar(20) NOT NULL DEFAULT 'none' COMMENT 'too', amount decimal(10,2) CHECK (amount >= 0),
+        doubled decimal(11,2) AS (amount * 2) STORED, INDEX by_name (name)) COMMENT 'kept';
+    GRANT SELECT ON t TO reader; GRANT UPDATE (name) ON t TO reader;
+    CREATE VIEW v AS SELECT id, upper(name) AS name FROM t; CREATE TABLE log (id int);
+    INSERT INTO t (id, name, amount) VALUES (1, 'old', 1), (2, 'old', 2);";
+
+const TRIGGER: &str = "CREATE TRIGGER noting AFTER INSERT ON t FOR EACH ROW INSERT INTO log VALUES (NEW.id);";
+
+const DESCRIPTION: &str = "SHOW CREATE TABLE t; SHOW GRANTS FOR reader; SHOW CREATE VIEW v; SHOW TRIGGERS";
+
+fn csv(text: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in.csv");
+    std::fs::write(&path, text).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (folder, path)
+}
+
+#[test]
+fn create_makes_a_table_and_refuses_one_that_is_there() {
+    let server = MariaDb::start();
+    let (_folder, file) = csv("id,name\n1,a\n2,\n");
+    copy(&file, &server.uri("t"), LoadMode::Create).unwrap();
+    assert_eq!(server.sql("SELECT * FROM t ORDER BY 1"), "1\ta\n2\tNULL");
+    let error = copy(&file, &server.uri("t"), LoadMode::Create).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    server.sql("CREATE DATABASE s");
+    copy(&file, &server.uri("s.T"), LoadMode::Create).unwrap();
+    assert_eq!(server.sql("SELECT count(*) FROM s.T"), "2");
+    let error = copy(&file, &server.uri("nowhere.t"), LoadMode::Create).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert_eq!(server.left_over(), "");
+}
+
+#[test]
+fn a_replaced_table_keeps_all_that_hangs_on_it() {
+    let server = MariaDb::start();
+    server.sql(FURNISHED);
+    // Without the trigger the table is swapped, with it its rows are replaced.
+    for (trigger, noted) in [("", "0"), (TRIGGER, "4")] {
+        server.sql(trigger);
+        let before = server.sql(DESCRIPTION);
+        for rows in ["7,new\n8,newer", "7,new\n9,newest"] {
+            let rows = rows.replace(',', ",10.25,");
+            let (_folder, file) = csv(&format!("id,amount,name\n{rows}\n"));
+            let types = [("types", "amount:decimal(10,2),id:int32")];
+            let copy = Copy { mode: LoadMode::Replace, source_options: &types, ..Copy::default() };
+            copy.run(&file, &server.uri("t")).unwrap();
+        }
+        assert_eq!(server.sql("SELECT * FROM t ORDER BY id"), "7\tnew\t10.25\t20.50\n9\tnewest\t10.25\t20.50");
+        assert_eq!(server.sql("SELECT * FROM v ORDER BY id"), "7\tNEW\n9\tNEWEST");
+        assert_eq!(server.sql(DESCRIPTION), before);
+        assert_eq!(server.sql("SELECT count(*) FROM log"), noted);
+    }
+    // What the table refuses leaves the old rows.
+    let types = [("types", "amount:decimal(10,2),id:int32")];
+    for (text, said) in [("id,amount\n1,1\n1,2\n", "same key"), ("id,amount\n1,-1\n", "breaks a check")] {
+        for drop in ["", "DROP TRIGGER noting"] {
+            server.sql(drop);
+            let (_folder, file) = csv(text);
+            let copy = Copy { mode: LoadMode::Replace, source_options: &types, ..Copy::default() };
+            let error = copy.run(&file, &server.uri("t")).unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+            assert_eq!(server.sql("SELECT count(*), min(id) FROM t"), "2\t7");
+        }
+        server.sql(TRIGGER);
+    }
+    assert_eq!(server.left_over(), "");
+}
+
+#[test]
+fn the_next_number_of_a_key_goes_on() {
+    let server = MariaDb::start();
+    server.sql("CREATE TABLE t (id bigint AUTO_INCREMENT PRIMARY KEY, name varchar(9)) AUTO_INCREMENT = 1000");
+    let (_folder, file) = csv("id,name\n0,zero\n5,five\n");
+    copy(&file, &server.uri("t"), LoadMode::Replace).unwrap();
+    server.sql("INSERT INTO t (name) VALUES ('next')");
+    assert_eq!(server.sql("SELECT * FROM t ORDER BY id"), "0\tzero\n5\tfive\n1000\tnext");
+    // Keys that the server makes itself.
+    let (_folder, file) = csv("name\nmore\n");
+    copy(&file, &server.uri("t"), LoadMode::Append).unwrap();
+    assert_eq!(server.sql("SELECT id FROM t WHERE name = 'more'"), "1001");
+}
+
+#[test]
+fn append_adds_all_rows_or_none() {
+    let server = MariaDb::start();
+    server.sql(FURNISHED);
+    let types = [("types", "amount:decimal(10,2),id:int32")];
+    let append = |text: &str| {
+        let (_folder, file) = csv(text);
+        Copy { mode: LoadMode::Append, source_options: &types, ..Copy::default() }.run(&file, &server.uri("t"))
+    };
+    append("id,name,amount\n3,c,1.5\n4,d,2.5\n").unwrap();
+    assert_eq!(server.sql("SELECT id FROM t ORDER BY 1"), "1\n2\n3\n4");
+    let error = append("id,name,amount\n5,c,1.5\n4,d,2.5\n").unwrap_err();
+    assert!(error.to_string().contains("same key"), "{error}");
+    assert_eq!(error.kind(), ErrorKind::InvalidData);
+    assert_eq!(server.sql("SELECT count(*) FROM t"), "4");
+    assert_eq!(server.left_over(), "");
+}
+
+#[test]
+fn merge_updates_known_keys_and_inserts_others() {
+    let server = MariaDb::start();
+    let merge = |text: &str, table: &str| {
+        let (_folder, file) = csv(text);
+        Copy { mode: LoadMode::Merge, keys: &["b", "a"], ..Copy::default() }.run(&file, &server.uri(table))
+    };
+    // Into a table that is made for it, and again into what is there. Keys are the same only if all their bytes are.
+    for _ in 0..2 {
+        merge("a,b,x\n1,p,one\n1,q,two\n2,p,three\n1,P,other\n1,p,last\n1,\"p \",blank\n", "t").unwrap();
+        assert_eq!(
+            server.sql("SELECT a, b, x FROM t ORDER BY a, hex(b)"),
+            "1\tP\tother\n1\tp\tlast\n1\tp \tblank\n1\tq\ttwo\n2\tp\tthree"
+        );
+    }
+    server.sql("ALTER TABLE t ADD COLUMN untouched int DEFAULT 5; UPDATE t SET untouched = 6; DELETE FROM t WHERE x IN ('other', 'blank')");
+    merge("a,b,x\n1,q,new\n9,z,other\n", "t").unwrap();
+    assert_eq!(
+        server.sql("SELECT * FROM t ORDER BY a, b"),
+        "1\tp\tlast\t6\n1\tq\tnew\t6\n2\tp\tthree\t6\n9\tz\tother\t5"
+    );
+    server.sql("CREATE TABLE u (a bigint, b varchar(9), x text); CREATE TABLE w (a bigint, b varchar(9), x text, PRIMARY KEY (a, b), u int UNIQUE)");
+    for (table, said) in [("u", "no unique index"), ("w", "another unique index")] {
+        let error = merge("a,b,x\n1,q,new\n", table).unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+    }
+    let error = merge("a,b,x\n1,q,new\n,z,other\n", "t").unwrap_err();
+    assert!(error.to_string().contains("there is a null in a column that is NOT NULL"), "{error}");
+    assert_eq!(server.left_over(), "");
+}
+
+#[test]
+fn targets_that_cannot_hold_the_data_are_refused_before_anything_is_staged() {
+    let server = MariaDb::start();
+    let (_folder, file) = csv("id,name,at,price\n1,a,2024-01-01 00:00:00,1.25\n");
+    let types = [("types", "id:int64,name:text,at:timestamp,price:decimal(10,2)")];
+    for (columns, said) in [
+        ("id bigint, name text, at datetime", "column \"price\": the target has no such column"),
+        ("id bigint, name text, at date, price decimal(10,2)", "column \"at\""),
+        ("id bigint, name int, at datetime, price decimal(10,2)", "column \"name\""),
+        ("id bigint, name text, at datetime, price decimal(10,1)", "column \"price\""),
+        ("id bigint, name text, at datetime, price decimal(10,2), more int NOT NULL", "column \"more\""),
+        ("id datetime, name text, at datetime, price decimal(10,2)", "column \"id\""),
+        ("id bigint, name text, at timestamp NULL, price decimal(10,2)", "column \"at\""),
+    ] {
+        server.sql(&format!("DROP TABLE IF EXISTS t; CREATE TABLE t ({columns})"));
+        for mode in [LoadMode::Append, LoadMode::Replace] {
+            let error =
+                Copy { mode, source_options: &types, ..Copy::default() }.run(&file, &server.uri("t")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::SchemaMismatch, "{error}");
+            assert!(error.to_string().contains(said), "{error}");
+        }
+    }
+    server.sql("DROP TABLE t; CREATE TABLE t (id bigint, name text, at datetime, price double) ENGINE=MyISAM");
+    let error = copy(&file, &server.uri("t"), LoadMode::Append).unwrap_err();
+    assert!(error.to_string().contains("MyISAM") && error.to_string().contains("ENGINE=InnoDB"), "{error}");
+    server.sql(
+        "DROP TABLE t; CREATE TABLE t (id bigint PRIMARY KEY, name text, at datetime, price double);
+        CREATE TABLE child (t bigint, FOREIGN KEY (t) REFERENCES t (id) ON DELETE CASCADE)",
+    );
+    let error = copy(&file, &server.uri("t"), LoadMode::Replace).unwrap_err();
+    assert!(error.to_string().contains("the table child refers to the target"), "{error}");
+    assert_eq!(server.left_over(), "");
+}
+
+#[test]
+fn values_that_a_column_would_change_are_refused() {
+    let server = MariaDb::start();
+    for (column, data_type, value, said) in [
+        ("tinyint", "int64", "128", "a number that the column's type cannot hold"),
+        ("tinyint unsigned", "int64", "-1", "a number that the column's type cannot hold"),
+        ("float", "int64", "16777217", "a number that the column's type cannot hold"),
+        ("decimal(4,2)", "decimal(10,2)", "123.45", "outside the range"),
+        ("year", "int64", "70", "a year"),
+        ("varchar(3)", "text", "名名名名", "longer"),
+        ("tinytext", "text", &"x".repeat(256), "longer"),
+        ("char(9)", "text", "a ", "ends with a blank"),
+        ("varchar(9) CHARACTER SET latin1", "text", "名", "no value of the column's type"),
+        ("enum('a')", "text", "b", "no value of the column's type"),
+        ("datetime", "timestamp", "2024-01-01 00:00:00.5", "finer"),
+        ("datetime(6)", "timestamp", "-0001-01-01 00:00:00", ""),
+        ("time(1)", "time", "00:00:00.25", "finer"),
+        ("json", "text", "{", "breaks a check"),
+    ] {
+        server.sql(&format!(
+            "DROP TABLE IF EXISTS t; CREATE TABLE t (id bigint PRIMARY KEY, c {column}); INSERT INTO t (id) VALUES (7)"
+        ));
+        let (_folder, file) = csv(&format!("id,c\n1,\n2,\"{value}\"\n"));
+        let types = format!("id:int64,c:{data_type}");
+        let types = [("types", types.as_str())];
+        for mode in [LoadMode::Append, LoadMode::Replace, LoadMode::Merge] {
+            let error = Copy {
+                mode,
+                keys: if mode == LoadMode::Merge { &["id"] } else { &[] },
+                source_options: &types,
+                ..Copy::default()
+            }
+            .run(&file, &server.uri("t"))
+            .unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(said) && text.contains('c'), "{column} {mode}: {text}");
+            assert!(value.len() < 3 || !text.contains(value), "{column} {mode}: {text}");
+            assert_eq!(server.sql("SELECT id FROM t"), "7", "{column} {mode}");
+        }
+    }
+    assert_eq!(server.left_over(), "");
+}
+
+#[test]
+fn readers_of_a_replaced_table_see_the_old_rows_or_the_new_ones() {
+    let server = MariaDb::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |rows: usize| {
+        let path = folder.path().join(format!("{rows}.csv"));
+        let lines: String = (0..rows).map(|id| format!("{id},{rows}\n")).collect();
+        std::fs::write(&path, format!("id,version\n{lines}")).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let files = [file(3000), file(5000)];
+    // One that is swapped and one that is filled again.
+    for table in ["plain", "noted"] {
+        copy(&files[0], &server.uri(table), LoadMode::Create).unwrap();
+    }
+    server.sql("CREATE TABLE log (id int); CREATE TRIGGER noting AFTER DELETE ON noted FOR EACH ROW INSERT INTO log VALUES (1)");
+    let done = AtomicBool::new(false);
+    let polls = std::thread::scope(|scope| {
+        let poller = scope.spawn(|| {
+            let mut polls = 0;
+            while !done.load(Ordering::Relaxed) {
+                // 50 statements of one connection, 10 ms apart.
+                let sql = "SELECT 'plain', count(*), min(version), max(version) FROM plain;
+                    SELECT 'noted', count(*), min(version), max(version) FROM noted; DO sleep(0.01);";
+                for line in server.sql(&sql.repeat(50)).lines().filter(|line| !line.is_empty()) {
+                    let ok = ["\t3000\t3000\t3000", "\t5000\t5000\t5000"].iter().any(|end| line.ends_with(end));
+                    assert!(ok, "a reader saw {line}");
+                    polls += 1;
+                }
+            }
+            polls
+        });
+        let over = Done(&done);
+        for round in 1..=10 {
+            for table in ["plain", "noted"] {
+                copy(&files[round % 2], &server.uri(table), LoadMode::Replace).unwrap();
+            }
+        }
+        drop(over);
+        poller.join().unwrap()
+    });
+    assert!(polls >= 100, "{polls}");
+}
+
+#[test]
+fn a_lock_that_does_not_go_away_leaves_the_target() {
+    use std::io::Write;
+    let server = MariaDb::start();
+    server.sql("CREATE TABLE t (id bigint); INSERT INTO t VALUES (1)");
+    let (_folder, file) = csv("id\n2\n");
+    let mut holder = server.client().arg("--unbuffered").stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let input = holder.stdin.as_mut().unwrap();
+    writeln!(input, "START TRANSACTION; SELECT * FROM t; DO sleep(1000);").unwrap();
+    while server.sql("SELECT count(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'DO sleep%'") == "0" {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let options = [("lock_timeout", "1")];
+    let replace = Copy { mode: LoadMode::Replace, target_options: &options, ..Copy::default() };
+    let error = replace.run(&file, &server.uri("t")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
+    assert_eq!(server.sql("SELECT * FROM t"), "1");
+    assert_eq!(server.left_over(), "");
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+}
+
+#[test]
+fn two_runs_on_one_table_exclude_each_other_and_the_next_removes_what_is_left() {
+    let server = MariaDb::start();
+    let (_folder, file) = csv("id\n2\n");
+    let options = OptionMap::new();
+    let target = Uri::new(server.uri("t"));
+    let loader = registry().find(&target).unwrap().loader(&target, &options).unwrap();
+    block_on(async {
+        let cx = RunContext::new(PerformanceConfig::default());
+        let schema = arrow_schema::Schema::new(vec![arrow_schema::Field::new("id", DataType::Int64, true)]);
+        let plan = LoadPlan::new(std::sync::Arc::new(schema), LoadMode::Create, vec![Partition::new(0, "all")]);
+        let session = loader.begin(&cx, plan.clone()).await.unwrap();
+        let second = loader.begin(&RunContext::new(PerformanceConfig::default()), plan).await;
+        assert_eq!(second.err().map(|error| error.kind()), Some(ErrorKind::Locked));
+        // Dropped, not aborted: what it staged is there until the next run on this table.
+        drop(session);
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    });
+    assert_eq!(server.left_over().lines().count(), 2);
+    copy(&file, &server.uri("t"), LoadMode::Create).unwrap();
+    assert_eq!(server.left_over(), "");
+}
+
+#[test]
+fn a_target_that_is_changed_while_rows_are_staged_is_not_published_over() {
+    let server = MariaDb::start();
+    let batch = arrow_array::RecordBatch::try_from_iter([(
+        "id",
+        std::sync::Arc::new(arrow_array::Int64Array::from(vec![1])) as arrow_array::ArrayRef,
+    )])
+    .unwrap();
+    let options = OptionMap::new();
+    for (change, mode) in [
+        ("ALTER TABLE t ADD COLUMN more int", LoadMode::Replace),
+        ("CREATE INDEX i ON t (id)", LoadMode::Replace),
+        ("DROP TABLE t", LoadMode::Append),
+        ("CREATE TRIGGER noting AFTER INSERT ON t FOR EACH ROW SET @a = 1", LoadMode::Replace),
+    ] {
+        server.sql("DROP TABLE IF EXISTS t; CREATE TABLE t (id bigint)");
+        let target = Uri::new(server.uri("t"));
+        let loader = registry().find(&target).unwrap().loader(&target, &options).unwrap();
+        let error = block_on(async {
+            let cx = RunContext::new(PerformanceConfig::default());
+            let partition = Partition::new(0, "all");
+            let plan = LoadPlan::new(batch.schema(), mode, vec![partition.clone()]);
+            let session = loader.begin(&cx, plan).await.unwrap();
+            let mut writer = session.writer(&cx, &partition, 1).await.unwrap();
+            writer.write(batch.clone()).await.unwrap();
+            let receipt = writer.finish().await.unwrap();
+            // An attempt after one that was committed counts and writes nothing.
+            let mut again = session.writer(&cx, &partition, 2).await.unwrap();
+            again.write(batch.clone()).await.unwrap();
+            assert_eq!(again.finish().await.unwrap().rows, receipt.rows);
+            server.sql(change);
+            session.commit(vec![receipt]).await.unwrap_err()
+        });
+        assert_eq!(error.kind(), ErrorKind::SourceChanged, "{change}: {error}");
+        assert_eq!(server.left_over(), "");
+    }
+}
