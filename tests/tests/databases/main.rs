@@ -1,8 +1,10 @@
 //! Databases as sources and as targets, against private servers.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+mod faults;
 mod mysql;
 mod postgres;
+mod secrets;
 
 use etlrs::*;
 pub use etlrs_tests::mariadb::MariaDb;

@@ -19,6 +19,7 @@ use etlrs_core::{
 };
 
 use super::MysqlExtractor;
+use super::catalog;
 use super::encode::{Rows, Style};
 use super::error::mysql_error;
 use super::extract::no_database;
@@ -180,7 +181,8 @@ impl Loader for MysqlLoader {
         }
         let names = Names::new(&name, hash, cx.run_id())?;
         match self.stage(&mut control, cx, &plan, &names, hash, &name).await {
-            Ok((target, statement)) => Ok(Box::new(MysqlSession {
+            Ok((target, statement, keyed)) => Ok(Box::new(MysqlSession {
+                keyed,
                 shared: Arc::new(Shared {
                     pool: self.pool.clone(),
                     source,
@@ -218,7 +220,7 @@ impl MysqlLoader {
         names: &Names,
         hash: u64,
         name: &TableName,
-    ) -> Result<(Target, Statement)> {
+    ) -> Result<(Target, Statement, bool)> {
         let source = self.source();
         let failed = |error| mysql_error(&source, error);
         let target = self.look(control, name, plan).await?;
@@ -235,13 +237,20 @@ impl MysqlLoader {
             names.ledger
         );
         control.execute(&sql).await.map_err(failed)?;
+        let keyed = match (&target.relation, target.publishing) {
+            (Some(relation), Publishing::Swap) => {
+                let indexes = catalog::indexes(control, &relation.name).await.map_err(failed)?;
+                indexes.iter().any(|index| index.unique && index.whole && !index.nullable)
+            }
+            _ => plan.mode == LoadMode::Merge,
+        };
         let allowed = control.rows("SELECT @@GLOBAL.local_infile").await.map_err(failed)?;
         let allowed = allowed.first().map(|row| row.get::<bool, _>(0)).transpose().map_err(failed)?;
         let statement = match allowed {
             Some(true) => Statement::Load(load_statement(&names.staging, plan, &target.writings)?),
             _ => Statement::Insert,
         };
-        Ok((target, statement))
+        Ok((target, statement, keyed))
     }
 }
 
@@ -357,6 +366,8 @@ pub(super) struct MysqlSession {
     pub(super) lock_timeout: std::time::Duration,
     pub(super) collation: &'static str,
     connections: usize,
+    /// Whether the staging table has a primary key.
+    keyed: bool,
 }
 
 impl MysqlSession {
@@ -390,6 +401,10 @@ impl LoadSession for MysqlSession {
     }
 
     fn max_writers(&self) -> usize {
+        if !self.keyed {
+            // The server numbers rows without a key itself, one after another: two writers take longer than one.
+            return 1;
+        }
         // One connection holds the lock.
         self.connections.saturating_sub(1).max(1)
     }

@@ -23,15 +23,43 @@ enum Slot {
     Variable,
 }
 
+/// How a kind of server is told a password.
+struct Kind {
+    scheme: &'static str,
+    variable: &'static str,
+    /// The name of the file of passwords, and what is in it.
+    file: (&'static str, &'static str),
+    /// Parameters of URLs that cannot work.
+    broken: [&'static str; 4],
+    denied: &'static str,
+}
+
+const POSTGRES: Kind = Kind {
+    scheme: "postgres",
+    variable: "PGPASSWORD",
+    file: (".pgpass", "# a comment\nbroken:PASSWORD\n*:*:*:me:PASSWORD\n"),
+    broken: ["sslmode=require", "sslmode=nonsense", "sslrootcert=/no/such/file&sslmode=verify-full", "unknown=1"],
+    denied: "password authentication failed",
+};
+
+const MYSQL: Kind = Kind {
+    scheme: "mysql",
+    variable: "MYSQL_PWD",
+    file: (".my.cnf", "# a comment\nbroken PASSWORD\n[client]\npassword = \"PASSWORD\"\n"),
+    broken: ["ssl-mode=required", "ssl-mode=nonsense", "ssl-ca=/no/such/file&ssl-mode=verify_identity", "unknown=1"],
+    denied: "Access denied",
+};
+
 /// Runs the program with the password in `slot`, and asserts that it shows it nowhere.
-fn run(folder: &Path, slot: Slot, address: &str, table: &str, arguments: Arguments<'_>) -> Ran {
+fn run(kind: &Kind, folder: &Path, slot: Slot, address: &str, table: &str, arguments: Arguments<'_>) -> Ran {
     let (credentials, parameters) = match slot {
         Slot::Url | Slot::Variable => (format!("me:{CANARY}@"), String::new()),
         Slot::Parameter => ("me@".to_owned(), format!("?password={CANARY}")),
         Slot::Environment | Slot::File => ("me@".to_owned(), String::new()),
     };
     let separator = if address.contains('?') { parameters.replace('?', "&") } else { parameters };
-    let uri = format!("postgres://{credentials}{address}{separator}#{table}");
+    let scheme = kind.scheme;
+    let uri = format!("{scheme}://{credentials}{address}{separator}#{table}");
     let mut command = match slot {
         Slot::Variable => {
             let uri = uri.replace(CANARY, "${SECRET}");
@@ -46,15 +74,17 @@ fn run(folder: &Path, slot: Slot, address: &str, table: &str, arguments: Argumen
             etlrs(PROGRAM, folder, &arguments)
         }
     };
-    command.env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full").env("SECRET", CANARY).env_remove("PGPASSWORD");
-    command.env("PGPASSFILE", folder.join("none"));
+    command.env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full").env("SECRET", CANARY);
+    // The files of passwords are in the home of the user.
+    command.env_remove("PGPASSFILE").env_remove("PGPASSWORD").env_remove("MYSQL_PWD").env("HOME", folder);
+    let (name, text) = kind.file;
+    let file = folder.join(name);
+    _ = std::fs::remove_file(&file);
     match slot {
-        Slot::Environment => _ = command.env("PGPASSWORD", CANARY),
+        Slot::Environment => _ = command.env(kind.variable, CANARY),
         Slot::File => {
-            let file = folder.join("pgpass");
-            std::fs::write(&file, format!("# a comment\nbroken:{CANARY}\n*:*:*:me:{CANARY}\n")).unwrap();
+            std::fs::write(&file, text.replace("PASSWORD", CANARY)).unwrap();
             Command::new("chmod").arg("600").arg(&file).status().unwrap();
-            command.env("PGPASSFILE", file);
         }
         _ => {}
     }
@@ -64,14 +94,10 @@ fn run(folder: &Path, slot: Slot, address: &str, table: &str, arguments: Argumen
     ran
 }
 
-#[test]
-fn a_password_is_shown_nowhere() {
-    let server = Postgres::start();
-    server.add_user_with_password("me", CANARY);
-    server.sql("CREATE TABLE t AS SELECT generate_series(1, 10) AS id");
+/// Forces every path with an error, with a user `me` of the password and a table `t` at `port`; `sql` speaks to the server.
+fn force_every_error(kind: &Kind, port: u16, sql: &dyn Fn(&str), change_password: &str) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("in.csv"), "id\n1\n").unwrap();
-    let port = server.port();
     let good = format!("127.0.0.1:{port}/test");
     let strings = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let read = |uri: &str| strings(&["copy", uri, "out.csv", "--mode", "replace"]);
@@ -79,23 +105,20 @@ fn a_password_is_shown_nowhere() {
     let plan = |uri: &str| strings(&["plan", uri, "out.parquet"]);
     let inspect = |uri: &str| strings(&["inspect", uri]);
     let ways: [Arguments<'_>; 4] = [&read, &write, &plan, &inspect];
-    let broken = [
+    let mut broken = vec![
         ("127.0.0.1:1/test".to_owned(), "t"),
         (format!("no-such-host.invalid:{port}/test"), "t"),
         (format!("127.0.0.1:{port}/nowhere"), "t"),
-        (format!("127.0.0.1:{port}/test?sslmode=require"), "t"),
-        (format!("127.0.0.1:{port}/test?sslmode=nonsense"), "t"),
-        (format!("127.0.0.1:{port}/test?sslrootcert=/no/such/file&sslmode=verify-full"), "t"),
-        (format!("127.0.0.1:{port}/test?unknown=1"), "t"),
         ("127.0.0.1:port/test".to_owned(), "t"),
         ("[::1/test".to_owned(), "t"),
         (good.clone(), "no_such_table"),
         (good.clone(), "a.b.c"),
         (good.clone(), ""),
     ];
+    broken.extend(kind.broken.map(|parameters| (format!("{good}?{parameters}"), "t")));
     for slot in [Slot::Url, Slot::Parameter, Slot::Environment, Slot::File, Slot::Variable] {
         for way in ways {
-            let ran = run(folder.path(), slot, &good, "t", way);
+            let ran = run(kind, folder.path(), slot, &good, "t", way);
             assert_eq!(ran.code, 0, "{slot:?} {ran:?}");
             if matches!(slot, Slot::Variable) {
                 break;
@@ -104,19 +127,37 @@ fn a_password_is_shown_nowhere() {
         for (address, table) in &broken {
             for way in [ways[0], ways[1]] {
                 // A table that is appended to comes into being.
-                let ran = run(folder.path(), slot, address, table, way);
+                let ran = run(kind, folder.path(), slot, address, table, way);
                 let made = *table == "no_such_table";
                 assert!(made || ran.code == 1 || ran.code == 2, "{slot:?} {address}#{table} {ran:?}");
-                server.sql("DROP TABLE IF EXISTS no_such_table");
+                sql("DROP TABLE IF EXISTS no_such_table");
             }
         }
     }
     // A wrong password.
-    server.sql("ALTER ROLE me PASSWORD 'changed'");
+    sql(change_password);
     for slot in [Slot::Url, Slot::Parameter, Slot::Environment, Slot::File, Slot::Variable] {
-        let ran = run(folder.path(), slot, &good, "t", &read);
-        assert!(ran.code == 1 && ran.stderr.contains("password authentication failed"), "{ran:?}");
+        let ran = run(kind, folder.path(), slot, &good, "t", &read);
+        assert!(ran.code == 1 && ran.stderr.contains(kind.denied), "{ran:?}");
     }
+}
+
+#[test]
+fn a_password_of_postgres_is_shown_nowhere() {
+    let server = Postgres::start();
+    server.add_user_with_password("me", CANARY);
+    server.sql("CREATE TABLE t AS SELECT generate_series(1, 10) AS id");
+    let sql = |sql: &str| _ = server.sql(sql);
+    force_every_error(&POSTGRES, server.port(), &sql, "ALTER ROLE me PASSWORD 'changed'");
+}
+
+#[test]
+fn a_password_of_mysql_is_shown_nowhere() {
+    let server = MariaDb::start();
+    server.sql(&format!("CREATE USER me IDENTIFIED BY '{CANARY}'; GRANT ALL ON *.* TO me"));
+    server.sql("CREATE TABLE t AS SELECT seq AS id FROM seq_1_to_10");
+    let sql = |sql: &str| _ = server.sql(sql);
+    force_every_error(&MYSQL, server.port(), &sql, "ALTER USER me IDENTIFIED BY 'changed'");
 }
 
 #[test]

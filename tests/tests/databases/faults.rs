@@ -28,21 +28,89 @@ enum Way {
 
 const WAYS: [Way; 4] = [Way::Swap, Way::Refill, Way::Append, Way::Merge];
 
-struct Bed {
-    server: Postgres,
+/// A server of either kind.
+trait Server {
+    fn start() -> Self;
+    fn uri(&self, table: &str) -> String;
+    /// Rows on lines, with `|` between columns.
+    fn sql(&self, sql: &str) -> String;
+    fn left_over(&self) -> String;
+    /// What keeps another table from taking the place of this one.
+    const HANGING: &str;
+    /// Ends one of the connections of a run.
+    fn end_a_connection(&self);
+}
+
+impl Server for Postgres {
+    fn start() -> Self {
+        Postgres::start()
+    }
+
+    fn uri(&self, table: &str) -> String {
+        Postgres::uri(self, table)
+    }
+
+    fn sql(&self, sql: &str) -> String {
+        Postgres::sql(self, sql)
+    }
+
+    fn left_over(&self) -> String {
+        Postgres::left_over(self)
+    }
+
+    const HANGING: &str = "CREATE INDEX ON t (id); CREATE VIEW v AS SELECT * FROM t";
+
+    fn end_a_connection(&self) {
+        self.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE application_name = 'etlrs' ORDER BY random() LIMIT 1",
+        );
+    }
+}
+
+impl Server for MariaDb {
+    fn start() -> Self {
+        MariaDb::start()
+    }
+
+    fn uri(&self, table: &str) -> String {
+        MariaDb::uri(self, table)
+    }
+
+    fn sql(&self, sql: &str) -> String {
+        MariaDb::sql(self, sql).replace('\t', "|")
+    }
+
+    fn left_over(&self) -> String {
+        MariaDb::left_over(self)
+    }
+
+    const HANGING: &str = "CREATE TRIGGER noting AFTER INSERT ON t FOR EACH ROW SET @noted = 1";
+
+    fn end_a_connection(&self) {
+        let sql = "SELECT ID FROM information_schema.PROCESSLIST WHERE USER = 'root' AND ID <> connection_id()
+            ORDER BY rand() LIMIT 1";
+        let id = self.sql(sql);
+        // It may be gone by now.
+        _ = self.try_sql(&format!("KILL {id}"));
+    }
+}
+
+struct Bed<S> {
+    server: S,
     folder: tempfile::TempDir,
     way: Way,
 }
 
-impl Bed {
+impl<S: Server> Bed<S> {
     /// With version 0 in the table.
     fn new(way: Way) -> Self {
-        let bed = Self { server: Postgres::start(), folder: tempfile::tempdir().unwrap(), way };
+        let bed = Self { server: S::start(), folder: tempfile::tempdir().unwrap(), way };
         bed.source(0);
         let first = if way == Way::Merge { Way::Merge } else { Way::Swap };
         assert_eq!(Self::end(bed.start(first, 0)).code, 0);
         if way == Way::Refill {
-            bed.server.sql("CREATE INDEX ON t (id); CREATE VIEW v AS SELECT * FROM t");
+            bed.server.sql(S::HANGING);
         }
         bed
     }
@@ -139,24 +207,37 @@ impl Bed {
     }
 }
 
-#[test]
-fn a_killed_run_leaves_whole_versions() {
+fn kill_runs<S: Server>() {
     for way in WAYS {
-        Bed::new(way).disturb(|_, child| {
+        Bed::<S>::new(way).disturb(|_, child| {
             let pid = rustix::process::Pid::from_child(child);
             _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         });
     }
 }
 
-#[test]
-fn a_run_that_loses_connections_goes_on_or_leaves_the_old_rows() {
+fn end_connections<S: Server>() {
     for way in WAYS {
-        Bed::new(way).disturb(|bed, _| {
-            bed.server.sql(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                WHERE application_name = 'etlrs' ORDER BY random() LIMIT 1",
-            );
-        });
+        Bed::<S>::new(way).disturb(|bed, _| bed.server.end_a_connection());
     }
+}
+
+#[test]
+fn a_killed_run_leaves_whole_versions_in_postgres() {
+    kill_runs::<Postgres>();
+}
+
+#[test]
+fn a_killed_run_leaves_whole_versions_in_mysql() {
+    kill_runs::<MariaDb>();
+}
+
+#[test]
+fn a_run_that_loses_connections_of_postgres_goes_on_or_leaves_the_old_rows() {
+    end_connections::<Postgres>();
+}
+
+#[test]
+fn a_run_that_loses_connections_of_mysql_goes_on_or_leaves_the_old_rows() {
+    end_connections::<MariaDb>();
 }
