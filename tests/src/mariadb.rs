@@ -40,7 +40,9 @@ impl MariaDb {
         // Nobody needs the data after the test. Dies with the thread that starts it.
         let mut command = as_user(true, &program("mariadbd"));
         command.args(options(&data)).args(["--port", &port.to_string(), "--bind-address=127.0.0.1"]);
-        command.arg(format!("--socket={}", data.join("socket").display())).args(settings);
+        command.arg(format!("--socket={}", data.join("socket").display()));
+        // A server that starts removes the temporary tables of others from a folder that they share.
+        command.arg(format!("--tmpdir={}", folder.path().display())).args(settings);
         let server = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         let mut mariadb = Self { server, port, folder };
         mariadb.wait();
@@ -112,6 +114,9 @@ impl MariaDb {
 
 impl Drop for MariaDb {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the log of the server:\n{}", self.log());
+        }
         _ = self.server.kill();
         _ = self.server.wait();
         let end = Instant::now() + Duration::from_secs(5);

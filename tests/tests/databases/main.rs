@@ -3,6 +3,7 @@
 
 mod faults;
 mod mysql;
+mod pairs;
 mod postgres;
 mod secrets;
 
@@ -28,6 +29,8 @@ pub struct Copy<'a> {
     pub target_options: &'a [(&'a str, &'a str)],
     /// How many pieces.
     pub partitions: Option<usize>,
+    /// How many at a time.
+    pub threads: Option<usize>,
     /// Columns of the source.
     pub columns: Option<&'a [&'a str]>,
 }
@@ -45,7 +48,11 @@ impl Copy<'_> {
             )?
             .mode(self.mode)
             .keys(self.keys.iter().copied())
-            .verify(Verify::Full);
+            .verify(Verify::Full)
+            .config(PerformanceConfig {
+                max_threads: self.threads.unwrap_or(PerformanceConfig::default().max_threads),
+                ..PerformanceConfig::default()
+            });
             let mut request = ScanRequest::all();
             request.partitions = self.partitions;
             if let Some(columns) = self.columns {

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
-use arrow_buffer::i256;
+use arrow_buffer::{NullBufferBuilder, i256};
 use arrow_schema::{Field, SchemaRef};
 use etlrs_core::{Error, ErrorKind, Result};
 
@@ -242,13 +242,10 @@ impl ColumnDecoder {
                     _ => Err(Misfit::Value("a number that is not 0 or 1")),
                 })
             }
-            (Wire::Bit, Values::UInt64(values)) => variable(bytes, fields, nulls, values, |values, field| {
-                if field.len() > 8 {
-                    return Err(Misfit::Malformed);
-                }
-                values.put(field.iter().fold(0, |bits, byte| bits << 8 | u64::from(*byte)));
-                Ok(())
-            }),
+            (Wire::Bit, Values::UInt8(values)) => bits(bytes, fields, nulls, values),
+            (Wire::Bit, Values::UInt16(values)) => bits(bytes, fields, nulls, values),
+            (Wire::Bit, Values::UInt32(values)) => bits(bytes, fields, nulls, values),
+            (Wire::Bit, Values::UInt64(values)) => bits(bytes, fields, nulls, values),
             (Wire::Date, Values::Int32(values)) => variable(bytes, fields, nulls, values, |values, field| {
                 values.put(i32::try_from(day(field)?).map_err(|_| Misfit::Malformed)?);
                 Ok(())
@@ -292,6 +289,26 @@ impl ColumnDecoder {
             _ => Err(Misfit::Malformed),
         }
     }
+}
+
+/// Numbers of up to eight bytes, the most significant first.
+fn bits<T: TryFrom<u64>>(
+    bytes: &[u8],
+    fields: impl Iterator<Item = Span>,
+    nulls: &mut NullBufferBuilder,
+    values: &mut Vec<T>,
+) -> Result<(), Misfit>
+where
+    Vec<T>: Put<T>,
+{
+    variable(bytes, fields, nulls, values, |values, field| {
+        if field.len() > 8 {
+            return Err(Misfit::Malformed);
+        }
+        let number = field.iter().fold(0, |bits, byte| bits << 8 | u64::from(*byte));
+        values.put(T::try_from(number).map_err(|_| Misfit::Malformed)?);
+        Ok(())
+    })
 }
 
 /// Days since 1970-01-01 of a date, which is a year in two bytes, a month and a day.

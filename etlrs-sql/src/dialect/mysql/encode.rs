@@ -110,6 +110,16 @@ fn put(out: &mut Vec<u8>, writing: &Writing, value: Scalar<'_>, style: Style) ->
             }
             out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
         }
+        (Put::Integer { least, most }, Scalar::Decimal(value, 0)) => {
+            if value < i128::from(*least) || value > i128::from(*most) {
+                return Err(NUMBER);
+            }
+            out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+        }
+        (Put::Integer { .. }, Scalar::Wide(value, 0)) => {
+            let value = value.to_i128().ok_or(NUMBER)?;
+            put(out, writing, Scalar::Decimal(value, 0), style)?;
+        }
         (Put::Integer { .. }, Scalar::Bool(value)) => out.push(b'0' + u8::from(value)),
         (Put::Year, value) => {
             let year = match value {

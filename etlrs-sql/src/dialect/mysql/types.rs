@@ -106,8 +106,16 @@ fn declared(definition: &ColumnDefinition) -> (DataType, Wire) {
         12 => (DataType::Timestamp(TimeUnit::Microsecond, None), Wire::DateTime),
         10 | 14 => (DataType::Date32, Wire::Date),
         11 => (DataType::Time64(TimeUnit::Microsecond), Wire::Time),
-        16 if definition.length == 1 => (DataType::Boolean, Wire::Bit),
-        16 => (DataType::UInt64, Wire::Bit),
+        16 => {
+            let data_type = match definition.length {
+                0..=1 => DataType::Boolean,
+                2..=8 => DataType::UInt8,
+                9..=16 => DataType::UInt16,
+                17..=32 => DataType::UInt32,
+                _ => DataType::UInt64,
+            };
+            (data_type, Wire::Bit)
+        }
         // JSON is of bytes for the protocol.
         245 => (DataType::Utf8, Wire::Text),
         254 if definition.charset == BINARY && definition.length > 0 => {
@@ -532,7 +540,9 @@ fn fit(source: &DataType, column: &Column, field: Option<&Field>) -> Option<(Put
             Put::Integer { least: -((most >> 1) as i64) - 1, most: most >> 1 }
         }
     };
-    let number = source.is_integer() || *source == Boolean;
+    // Without digits behind the point a decimal is an integer.
+    let whole = matches!(source, Decimal32(_, 0) | Decimal64(_, 0) | Decimal128(_, 0) | Decimal256(_, 0));
+    let number = source.is_integer() || *source == Boolean || whole;
     let exact = |most: u64| Put::Integer { least: -(most as i64), most };
     let octets = column.octets.unwrap_or(u64::MAX);
     let fraction = column.fraction.unwrap_or(0);

@@ -93,26 +93,36 @@ fn all_readers_see_one_moment_whatever_is_written_meanwhile() {
     // Each transaction keeps the sum; and rows come and go.
     server.sql(
         "CREATE TABLE t (id bigint PRIMARY KEY, amount bigint NOT NULL, pad varchar(300));
-         INSERT INTO t SELECT seq * 1000, 100, repeat('x', seq % 300) FROM seq_1_to_4000",
+         INSERT INTO t SELECT seq * 1000, 100, repeat('x', seq % 300) FROM seq_1_to_4000;
+         DELIMITER //
+         CREATE PROCEDURE churn() BEGIN
+             DECLARE n int DEFAULT 500;
+             DECLARE one, other bigint;
+             WHILE n > 0 DO
+                 SET one = 1000 * (1 + floor(rand() * 4000)), other = 1000 * (1 + floor(rand() * 4000));
+                 START TRANSACTION;
+                 UPDATE t SET amount = amount - 7 WHERE id = one;
+                 UPDATE t SET amount = amount + 7 WHERE id = other;
+                 COMMIT;
+                 SET n = n - 1;
+             END WHILE;
+         END //
+         DELIMITER ;",
     );
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let mut round = 0;
             while !stop.load(Ordering::Relaxed) {
-                round += 1;
-                let (one, other) = (1 + round * 7919 % 4000, 1 + round * 104_729 % 4000);
-                server.sql(&format!(
-                    "START TRANSACTION; UPDATE t SET amount = amount - 7 WHERE id = {one}000;
-                     UPDATE t SET amount = amount + 7 WHERE id = {other}000;
-                     DELETE FROM t WHERE id % 1000 = 1; INSERT INTO t SELECT seq * 1000 + 1, 0, '' FROM seq_1_to_50; COMMIT"
-                ));
+                server.sql(
+                    "CALL churn(); START TRANSACTION; DELETE FROM t WHERE id % 1000 = 1;
+                     INSERT INTO t SELECT seq * 1000 + 1, 0, '' FROM seq_1_to_50; COMMIT",
+                );
             }
         });
         let _over = Done(&stop);
         for partitions in [1, 2, 7, 50, 2, 7, 50] {
             server.sql("DROP TABLE IF EXISTS arrived");
-            let copy = Copy { partitions: Some(partitions), ..Copy::default() };
+            let copy = Copy { partitions: Some(partitions), threads: Some(8), ..Copy::default() };
             copy.run(&server.uri("t"), &server.uri("arrived")).unwrap();
             let found = server.sql("SELECT sum(amount), sum(id % 1000 = 0), count(DISTINCT id) = count(*), sum(id % 1000 = 1) IN (0, 50) FROM arrived");
             assert_eq!(found, "400000\t4000\t1\t1", "{partitions} partitions");

@@ -3,6 +3,6 @@
 mod extract;
 mod load;
 mod names;
-mod round_trip;
+pub(crate) mod round_trip;
 
 use super::*;

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Columns of every type, each with the type that a table made of the data has in its place where that is another one.
-const COLUMNS: &[(&str, &str)] = &[
+pub(crate) const COLUMNS: &[(&str, &str)] = &[
     ("tinyint(4)", ""),
     ("tinyint(1)", ""),
     ("tinyint(3) unsigned", ""),
@@ -117,7 +117,7 @@ fn values(data_type: &str) -> &'static [&'static str] {
 }
 
 /// A table with a row of nulls and rows of all values.
-fn every_type(server: &MariaDb) {
+pub(crate) fn every_type(server: &MariaDb) {
     let null = |name: &str| if name.starts_with("timestamp") { " NULL DEFAULT NULL" } else { "" };
     let columns: Vec<_> =
         COLUMNS.iter().enumerate().map(|(index, (name, _))| format!("c{index} {name}{}", null(name))).collect();
@@ -138,13 +138,17 @@ fn every_type(server: &MariaDb) {
     server.sql(&sql);
 }
 
+/// What tells the value of a column exactly.
+pub(crate) fn exact(index: usize, data_type: &str) -> String {
+    match data_type {
+        "float" => format!("CAST(c{index} AS DOUBLE)"),
+        _ if data_type.starts_with("bit") => format!("c{index} + 0"),
+        _ => format!("hex(c{index})"),
+    }
+}
+
 /// Rows of a table with all their bytes, by their ids.
 fn rows(server: &MariaDb, table: &str) -> String {
-    let exact = |index: usize, name: &str| match name {
-        "float" => format!("CAST(c{index} AS DOUBLE)"),
-        _ if name.starts_with("bit") => format!("c{index} + 0"),
-        _ => format!("hex(c{index})"),
-    };
     let columns: Vec<_> = COLUMNS.iter().enumerate().map(|(index, (name, _))| exact(index, name)).collect();
     server.sql(&format!("SELECT id, {} FROM {table} ORDER BY id", columns.join(", ")))
 }

@@ -3,7 +3,7 @@
 mod extract;
 mod load;
 mod names;
-mod round_trip;
+pub(crate) mod round_trip;
 mod tls;
 
 use super::*;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::*;
 
 /// Columns of every type, each with the type that a table made of the data has in its place where that is another one.
-const COLUMNS: &[(&str, &str)] = &[
+pub(crate) const COLUMNS: &[(&str, &str)] = &[
     ("boolean", ""),
     ("smallint", ""),
     ("integer", ""),
@@ -150,7 +150,7 @@ const TYPES: &str = "CREATE TYPE mood AS ENUM ('sad', 'it''s, \"ok\"', '');
     CREATE DOMAIN inner_domain AS varchar(5); CREATE DOMAIN nested AS inner_domain;";
 
 /// A table with a row of nulls and rows of all values.
-fn every_type(server: &Postgres) {
+pub(crate) fn every_type(server: &Postgres) {
     server.sql(TYPES);
     let columns: Vec<_> = COLUMNS.iter().map(|(name, _)| format!("{} {name}", column(name))).collect();
     let mut sql = format!("CREATE TABLE every (id int NOT NULL, {});\n", columns.join(", "));
@@ -169,7 +169,7 @@ fn every_type(server: &Postgres) {
     server.sql(&sql);
 }
 
-fn column(data_type: &str) -> String {
+pub(crate) fn column(data_type: &str) -> String {
     let name: String = data_type.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
     format!("c_{name}")
 }
