@@ -25,6 +25,10 @@ etlrs_core::options! {
         connect_timeout, with_connect_timeout: Seconds = Seconds(30);
         /// How long to wait, when all rows are staged, for transactions that hold a lock on the target.
         lock_timeout, with_lock_timeout: Seconds = Seconds(600);
+        /// SQL that is run before anything is staged.
+        pre_sql, with_pre_sql: String = String::new();
+        /// SQL that is run when the rows are published; if it fails, they are there all the same.
+        post_sql, with_post_sql: String = String::new();
     }
 }
 
@@ -51,6 +55,10 @@ etlrs_core::options! {
         connect_timeout, with_connect_timeout: Seconds = Seconds(30);
         /// How long to wait, when all rows are staged, for transactions that hold a lock on the target.
         lock_timeout, with_lock_timeout: Seconds = Seconds(600);
+        /// SQL that is run before anything is staged, in a transaction of its own.
+        pre_sql, with_pre_sql: String = String::new();
+        /// SQL that is run in the transaction that publishes the rows, after them; if it fails, they are not there.
+        post_sql, with_post_sql: String = String::new();
     }
 }
 
@@ -78,6 +86,12 @@ etlrs_core::options! {
     pub struct SqliteTargetOptions {
         /// How long to wait for a database that another program has locked.
         busy_timeout, with_busy_timeout: Seconds = Seconds(5);
+        /// Whether a table that is made is STRICT, so that it holds only values of its types, which are fewer.
+        strict, with_strict: bool = false;
+        /// SQL that is run before anything is staged, in a transaction of its own.
+        pre_sql, with_pre_sql: String = String::new();
+        /// SQL that is run in the transaction that publishes the rows, after them; if it fails, they are not there.
+        post_sql, with_post_sql: String = String::new();
     }
 }
 

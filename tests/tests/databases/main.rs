@@ -6,6 +6,7 @@ mod mysql;
 mod pairs;
 mod postgres;
 mod secrets;
+mod sql;
 
 use etlrs::*;
 pub use etlrs_tests::mariadb::MariaDb;

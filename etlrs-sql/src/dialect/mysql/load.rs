@@ -172,7 +172,8 @@ impl Loader for MysqlLoader {
         let mut control = self.pool.take().await?;
         let hash = hash(&name);
         let lock = literal(&format!("etlrs {hash:016x}"));
-        let locked = control.rows(&format!("SELECT coalesce(get_lock({lock}, 0), 0)")).await.map_err(failed)?;
+        let locked =
+            control.rows(&format!("SELECT coalesce(get_lock({lock}, {PATIENCE}), 0)")).await.map_err(failed)?;
         if locked.first().map(|row| row.get::<bool, _>(0)).transpose().map_err(failed)? != Some(true) {
             self.pool.give_back(control);
             return Err(Error::new(ErrorKind::Locked, "another run is writing to this table")
@@ -180,6 +181,10 @@ impl Loader for MysqlLoader {
                 .in_source(&source));
         }
         let names = Names::new(&name, hash, cx.run_id())?;
+        if !self.options.pre_sql.is_empty() {
+            let done = control.script(&self.options.pre_sql).await;
+            done.map_err(|error| failed(error).hint("that is the option pre_sql"))?;
+        }
         match self.stage(&mut control, cx, &plan, &names, hash, &name).await {
             Ok((target, statement, keyed)) => Ok(Box::new(MysqlSession {
                 keyed,
@@ -199,10 +204,12 @@ impl Loader for MysqlLoader {
                 plan,
                 target,
                 lock_timeout: self.options.lock_timeout.duration(),
+                post_sql: self.options.post_sql.clone(),
                 connections: cx.config().connections(),
             })),
             Err(error) => {
-                // With the connection the lock goes, at once if it is closed properly.
+                // The server lets go of it with the connection too, but some time after that.
+                _ = control.execute(&format!("DO release_lock({lock})")).await;
                 control.close().await;
                 Err(error)
             }
@@ -253,6 +260,9 @@ impl MysqlLoader {
         Ok((target, statement, keyed))
     }
 }
+
+/// Seconds to wait for the lock of a run that has just ended.
+const PATIENCE: u32 = 2;
 
 /// `LOAD DATA` of bytes, so that nothing of them is taken for a character of the set of some column.
 fn load_statement(staging: &str, plan: &LoadPlan, writings: &[Writing]) -> Result<String> {
@@ -364,6 +374,7 @@ pub(super) struct MysqlSession {
     pub(super) plan: LoadPlan,
     pub(super) target: Target,
     pub(super) lock_timeout: std::time::Duration,
+    post_sql: String,
     pub(super) collation: &'static str,
     connections: usize,
     /// Whether the staging table has a primary key.
@@ -457,7 +468,15 @@ impl LoadSession for MysqlSession {
     async fn commit(mut self: Box<Self>, receipts: Vec<Receipt>) -> Result<Published> {
         let lost = || Error::new(ErrorKind::Internal, "the connection of the session is gone");
         let mut control = self.control().take().ok_or_else(lost)?;
-        let published = publish::publish(&self, &mut control, &receipts).await;
+        let mut published = publish::publish(&self, &mut control, &receipts).await;
+        if published.is_ok() && !self.post_sql.is_empty() {
+            // Statements that define something end a transaction in MySQL, so it could not be part of one.
+            let done = control.script(&self.post_sql).await;
+            if let Err(error) = done {
+                let hint = "that is the option post_sql; the rows are published";
+                published = Err(self.shared.failed(error).hint(hint));
+            }
+        }
         // What is left of the staging area is removed; if that fails now, by the next run on this table.
         *self.control() = Some(control);
         _ = self.clean().await;

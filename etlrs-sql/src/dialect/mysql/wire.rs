@@ -47,6 +47,7 @@ pub(super) fn code(failure: &Failure) -> Option<u16> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Done {
     pub(super) rows: u64,
+    status: u16,
     pub(super) warnings: u16,
 }
 
@@ -92,6 +93,7 @@ mod command {
     pub(super) const PREPARE: u8 = 22;
     pub(super) const EXECUTE: u8 = 23;
     pub(super) const CLOSE: u8 = 25;
+    pub(super) const SET_OPTION: u8 = 27;
 }
 
 /// A connection to a server, after authentication.
@@ -228,6 +230,27 @@ impl Connection {
                 Ok(Done::default())
             }
         }
+    }
+
+    /// Statements with semicolons between them, whose rows nobody wants.
+    pub(super) async fn script(&mut self, sql: &str) -> Answer<()> {
+        /// In the status: another result follows.
+        const MORE: u16 = 8;
+        self.command(&[command::SET_OPTION, 0, 0]).await?;
+        self.answer().await?;
+        self.query(sql.as_bytes()).await?;
+        loop {
+            let packet = self.answer().await?;
+            let status = match packet.first() {
+                Some(0) => done(packet)?.status,
+                _ => self.skip_result(packet).await?,
+            };
+            if status & MORE == 0 {
+                break;
+            }
+        }
+        self.command(&[command::SET_OPTION, 1, 0]).await?;
+        self.answer().await.map(|_| ())
     }
 
     /// The rows of a statement, as text.
@@ -531,11 +554,25 @@ impl Connection {
         }
     }
 
-    async fn skip_result(&mut self, mut first: Bytes) -> Answer<()> {
+    /// Gives the status at the end.
+    async fn skip_result(&mut self, mut first: Bytes) -> Answer<u16> {
         let count = length(&mut first)? as usize;
         self.columns(count).await?;
-        while self.row().await?.is_some() {}
-        Ok(())
+        loop {
+            let mut packet = self.packet().await?;
+            match packet.first() {
+                Some(0xff) => return Err(Failure::Server(Box::new(Refusal::parse(&packet)))),
+                Some(0xfe) if packet.len() < LONGEST => {
+                    packet.advance(1);
+                    if self.capabilities & capability::DEPRECATE_EOF != 0 {
+                        return ended(packet).map(|done| done.status);
+                    }
+                    // Warnings, status.
+                    return if packet.len() < 4 { Err(MALFORMED) } else { Ok((packet.get_u32_le() >> 16) as u16) };
+                }
+                _ => {}
+            }
+        }
     }
 }
 
@@ -611,13 +648,16 @@ fn done(mut packet: Bytes) -> Answer<Done> {
     if !packet.has_remaining() || packet.get_u8() != 0 {
         return Err(MALFORMED);
     }
+    ended(packet)
+}
+
+fn ended(mut packet: Bytes) -> Answer<Done> {
     let rows = length(&mut packet)?;
     length(&mut packet)?;
     if packet.len() < 4 {
         return Err(MALFORMED);
     }
-    packet.advance(2);
-    Ok(Done { rows, warnings: packet.get_u16_le() })
+    Ok(Done { rows, status: packet.get_u16_le(), warnings: packet.get_u16_le() })
 }
 
 /// A number of one byte, or of as many as its first byte tells.

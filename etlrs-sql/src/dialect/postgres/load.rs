@@ -180,6 +180,10 @@ impl Loader for PostgresLoader {
                 .in_source(self.source()));
         }
         let names = Names::new(&schema, hash, cx.run_id());
+        if !self.options.pre_sql.is_empty() {
+            let done = execute(&mut control, &self.options.pre_sql).await;
+            done.map_err(|error| postgres_error(&self.source(), error).hint("that is the option pre_sql"))?;
+        }
         match self.stage(&mut control, cx, &plan, &names, hash, &name).await {
             Ok(target) => Ok(Box::new(PostgresSession {
                 shared: Arc::new(Shared {
@@ -196,10 +200,12 @@ impl Loader for PostgresLoader {
                 plan,
                 target,
                 lock_timeout: self.options.lock_timeout.duration(),
+                post_sql: self.options.post_sql.clone(),
                 connections: cx.config().connections(),
             })),
             Err(error) => {
-                // With the connection the lock goes, at once if it is closed properly.
+                // The server lets go of it with the connection too, but some time after that.
+                _ = execute(&mut control, &format!("ROLLBACK; SELECT pg_advisory_unlock({lock})")).await;
                 control.close().await;
                 Err(error)
             }
@@ -342,6 +348,7 @@ pub(super) struct PostgresSession {
     pub(super) plan: LoadPlan,
     pub(super) target: Target,
     pub(super) lock_timeout: std::time::Duration,
+    pub(super) post_sql: String,
     connections: usize,
 }
 

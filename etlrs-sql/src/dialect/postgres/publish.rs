@@ -37,11 +37,13 @@ async fn attempt(session: &PostgresSession, connection: &mut Connection, receipt
     let limit = session.lock_timeout.as_millis().max(1);
     let begun = format!("{BEGIN}; SET LOCAL lock_timeout = {limit}; SET LOCAL row_security = off");
     execute(connection, &begun).await.map_err(failed)?;
-    let moved = match check_ledger(session, connection, receipts).await {
-        Ok(rows) => move_rows(session, connection, rows).await.map(|()| rows),
-        Err(error) => Err(error),
+    let moved = async {
+        let rows = check_ledger(session, connection, receipts).await?;
+        move_rows(session, connection, rows).await?;
+        post_sql(session, connection).await?;
+        Ok(rows)
     };
-    let rows = match moved {
+    let rows = match moved.await {
         Ok(rows) => rows,
         Err(error) => {
             // The first error is the one that counts.
@@ -62,6 +64,23 @@ async fn attempt(session: &PostgresSession, connection: &mut Connection, receipt
             ))),
         },
     }
+}
+
+/// Runs what the user wants run together with the rows.
+async fn post_sql(session: &PostgresSession, connection: &mut Connection) -> Result<()> {
+    if session.post_sql.is_empty() {
+        return Ok(());
+    }
+    let failed = |error| session.shared.failed(error).hint("that is the option post_sql");
+    let before = text(connection, "SELECT txid_current()::text", &[]).await.map_err(failed)?;
+    execute(connection, &session.post_sql).await.map_err(failed)?;
+    if text(connection, "SELECT txid_current()::text", &[]).await.map_err(failed)? == before {
+        return Ok(());
+    }
+    let message = "the option post_sql ended the transaction, so the rows may be published or not";
+    Err(Error::new(ErrorKind::InvalidConfig, message)
+        .hint("leave out COMMIT and ROLLBACK, and look at the table")
+        .in_source(&session.shared.source))
 }
 
 /// Whether the server itself says that it did not commit. That a connection ends may also be said by a pooler between, or by

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, SchemaRef};
 use etlrs_core::{
-    Error, ErrorKind, Extractor, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Partition,
-    PartitionId, PartitionWriter, Published, Receipt, Result, RunContext, RunId, Scan, ScanRequest, async_trait,
-    type_name,
+    ColumnTypes, Error, ErrorKind, Extractor, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader,
+    Partition, PartitionId, PartitionWriter, Published, Receipt, Result, RunContext, RunId, Scan, ScanRequest,
+    async_trait, type_name,
 };
 use etlrs_files::TargetLock;
 use rusqlite::config::DbConfig;
@@ -26,7 +26,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::catalog::{self, Kind, Table};
 use super::encode::{Column, Refused};
 use super::error::{sqlite_error, words};
-use super::types::{can_append, declared_type};
+use super::types::{can_append, declared_type, read_type, strict_type};
 use super::{open, open_to_read, quote, set_cache};
 use crate::options::Seconds;
 use crate::{SqliteExtractor, SqliteSourceOptions, SqliteTargetOptions};
@@ -78,13 +78,14 @@ impl SqliteLoader {
     fn check_plan(&self, plan: &LoadPlan) -> Result<LoadPreview> {
         self.capabilities().require(plan.mode, self.source())?;
         check_name(&self.table)?;
-        let types = column_types(&plan.schema).map_err(|error| error.in_source(self.source()))?;
+        let strict = self.options.strict;
+        let types = column_types(&plan.schema, strict).map_err(|error| error.in_source(self.source()))?;
         if plan.mode == LoadMode::Merge && plan.keys.is_empty() {
             return Err(Error::new(ErrorKind::InvalidConfig, "mode merge needs the columns that are the key")
                 .hint("name them with --key")
                 .in_source(self.source()));
         }
-        let ddl = create_table(&self.table, &plan.schema, &types, &plan.keys)?;
+        let ddl = create_table(&self.table, &plan.schema, &types, &plan.keys, strict)?;
         let mut preview = LoadPreview::default();
         let exists = match std::fs::metadata(&self.path) {
             Ok(_) => true,
@@ -131,7 +132,7 @@ impl SqliteLoader {
             }
             return Ok(None);
         };
-        check_target(&table, plan).map_err(|error| error.in_source(self.source()))?;
+        check_target(&table, plan, self.options.strict).map_err(|error| error.in_source(self.source()))?;
         if plan.mode == LoadMode::Merge && !is_unique(&connection, &table, &plan.keys)? {
             let keys = plan.keys.join(", ");
             return Err(Error::new(ErrorKind::InvalidConfig, "the target has no unique index of the keys")
@@ -163,6 +164,12 @@ impl Loader for SqliteLoader {
         // The lock is beside the database itself, whichever link leads to it.
         let path = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.components().collect());
         let lock = TargetLock::acquire(&path, &lock_part(&self.table), cx.run_id())?;
+        if !self.options.pre_sql.is_empty() {
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+            let connection = open(&path, flags, self.options.busy_timeout)?;
+            let failed = |error| sqlite_error(&path, error).hint("that is the option pre_sql");
+            in_transaction(&connection, failed, || connection.execute_batch(&self.options.pre_sql).map_err(failed))?;
+        }
         // Another run may have published between the check and the lock.
         self.check_plan(&plan)?;
         Ok(Box::new(SqliteSession::open(cx, path, self, plan, lock)?))
@@ -170,7 +177,7 @@ impl Loader for SqliteLoader {
 }
 
 /// The target exists: may this plan write to it?
-fn check_target(table: &Table, plan: &LoadPlan) -> Result<()> {
+fn check_target(table: &Table, plan: &LoadPlan, strict: bool) -> Result<()> {
     let mismatch = |message: String| Error::new(ErrorKind::SchemaMismatch, message);
     match table.kind {
         Kind::Table => {}
@@ -191,7 +198,9 @@ fn check_target(table: &Table, plan: &LoadPlan) -> Result<()> {
                 .at_column(field.name())
                 .hint(format!("it has {}", names.join(", "))));
         };
-        if !can_append(field.data_type(), &column.declared) {
+        // A strict table says less of its columns than what is written into them by such a load.
+        let like_ours = strict && column.declared.eq_ignore_ascii_case(strict_type(field.data_type()));
+        if !like_ours && !can_append(field.data_type(), &column.declared) {
             let (from, to) = (type_name(field.data_type()), &column.declared);
             return Err(mismatch(format!("{from} cannot be stored unchanged in a column declared {to}"))
                 .at_column(field.name())
@@ -229,7 +238,8 @@ fn check_name(table: &str) -> Result<()> {
     Err(Error::new(ErrorKind::InvalidConfig, wrong).hint("give the table another name"))
 }
 
-fn column_types(schema: &SchemaRef) -> Result<Vec<String>> {
+/// The types of a table that is made, which may be a strict one.
+fn column_types(schema: &SchemaRef, strict: bool) -> Result<Vec<String>> {
     const MOST: usize = 2000;
     let mismatch = |message: String| Error::new(ErrorKind::SchemaMismatch, message);
     let fields = schema.fields();
@@ -243,16 +253,15 @@ fn column_types(schema: &SchemaRef) -> Result<Vec<String>> {
                 .at_column(field.name())
                 .hint("rename one"));
         }
-        types.push(
-            declared_type(field.data_type())
-                .map_err(|refusal| mismatch(refusal.reason).at_column(field.name()).hint(refusal.hint))?,
-        );
+        let declared = declared_type(field.data_type())
+            .map_err(|refusal| mismatch(refusal.reason).at_column(field.name()).hint(refusal.hint))?;
+        types.push(if strict { strict_type(field.data_type()).to_owned() } else { declared });
     }
     Ok(types)
 }
 
 /// The statement that makes a table whose primary key are `keys`, if there are any.
-fn create_table(name: &str, schema: &SchemaRef, types: &[String], keys: &[String]) -> Result<String> {
+fn create_table(name: &str, schema: &SchemaRef, types: &[String], keys: &[String], strict: bool) -> Result<String> {
     let mut columns = Vec::with_capacity(types.len() + 1);
     for (field, declared) in schema.fields().iter().zip(types) {
         let not_null = if field.is_nullable() && !keys.contains(field.name()) { "" } else { " NOT NULL" };
@@ -261,7 +270,8 @@ fn create_table(name: &str, schema: &SchemaRef, types: &[String], keys: &[String
     if !keys.is_empty() {
         columns.push(format!("PRIMARY KEY ({})", name_list(keys)?));
     }
-    Ok(format!("CREATE TABLE {} ({})", quote(name)?, columns.join(", ")))
+    let strict = if strict { " STRICT" } else { "" };
+    Ok(format!("CREATE TABLE {} ({}){strict}", quote(name)?, columns.join(", ")))
 }
 
 /// Whether the database sees to it that `keys` are there once, which it tells when an upsert by them is compiled.
@@ -356,7 +366,7 @@ struct SqliteSession {
     plan: LoadPlan,
     /// The file was not there before.
     created: bool,
-    busy_timeout: Seconds,
+    options: SqliteTargetOptions,
     cleaned: bool,
     /// Freed last, when nothing of this session is left.
     _lock: TargetLock,
@@ -365,7 +375,8 @@ struct SqliteSession {
 impl SqliteSession {
     fn open(cx: &RunContext, path: PathBuf, loader: &SqliteLoader, plan: LoadPlan, lock: TargetLock) -> Result<Self> {
         let run = cx.run_id();
-        let types = column_types(&plan.schema)?;
+        let strict = loader.options.strict;
+        let types = column_types(&plan.schema, strict)?;
         let staging = format!("{}{run}", staging_prefix(&loader.table));
         let mut columns = Vec::with_capacity(types.len());
         for field in plan.schema.fields() {
@@ -374,7 +385,7 @@ impl SqliteSession {
         let parameters: Vec<_> = (1..=columns.len()).map(|index| format!("?{index}")).collect();
         let insert =
             format!("INSERT INTO {} ({}) VALUES ({})", quote(&staging)?, columns.join(", "), parameters.join(", "));
-        let create = create_table(&staging, &plan.schema, &types, &[])?;
+        let create = create_table(&staging, &plan.schema, &types, &[], strict)?;
 
         let busy_timeout = loader.options.busy_timeout;
         let file_lock = wait_for_file(&path, run, busy_timeout)?;
@@ -395,7 +406,7 @@ impl SqliteSession {
             }),
             plan,
             created,
-            busy_timeout,
+            options: loader.options.clone(),
             cleaned: false,
             _lock: lock,
         };
@@ -435,6 +446,14 @@ impl SqliteSession {
         in_transaction(&connection, failed, || {
             let staging = quote(&shared.staging)?;
             connection.execute_batch(&format!("DROP TABLE IF EXISTS {staging}")).map_err(failed)?;
+            let post_sql = connection.execute_batch(&self.options.post_sql);
+            post_sql.map_err(|error| failed(error).hint("that is the option post_sql"))?;
+            if connection.is_autocommit() {
+                let message = "the option post_sql ended the transaction, so the rows may be published or not";
+                return Err(Error::new(ErrorKind::InvalidConfig, message)
+                    .hint("leave out COMMIT and ROLLBACK, and look at the table")
+                    .in_source(&shared.source));
+            }
             shared.close_ledger(&connection).map_err(failed)
         })?;
         if self.created {
@@ -478,8 +497,9 @@ impl SqliteSession {
             let rename = format!("ALTER TABLE {} RENAME TO {}", quote(&shared.staging)?, quote(&shared.target)?);
             match old {
                 None if self.plan.mode == LoadMode::Merge => {
-                    let types = column_types(&self.plan.schema)?;
-                    let create = create_table(&shared.target, &self.plan.schema, &types, &self.plan.keys)?;
+                    let types = column_types(&self.plan.schema, self.options.strict)?;
+                    let create =
+                        create_table(&shared.target, &self.plan.schema, &types, &self.plan.keys, self.options.strict)?;
                     connection.execute_batch(&create).map_err(failed)?;
                     shared.merge(&connection, &shared.target, &self.plan.keys)?;
                 }
@@ -491,13 +511,22 @@ impl SqliteSession {
                 }
                 Some(old) => {
                     // It may have changed since the load was planned.
-                    check_target(&old, &self.plan).map_err(|error| error.in_source(&shared.source))?;
+                    check_target(&old, &self.plan, self.options.strict)
+                        .map_err(|error| error.in_source(&shared.source))?;
                     match self.plan.mode {
                         LoadMode::Append => shared.append(&connection, &old, rows)?,
                         LoadMode::Merge => shared.merge(&connection, &old.name, &self.plan.keys)?,
                         _ => shared.replace(&connection, &old, &rename)?,
                     }
                 }
+            }
+            let post_sql = connection.execute_batch(&self.options.post_sql);
+            post_sql.map_err(|error| failed(error).hint("that is the option post_sql"))?;
+            if connection.is_autocommit() {
+                let message = "the option post_sql ended the transaction, so the rows may be published or not";
+                return Err(Error::new(ErrorKind::InvalidConfig, message)
+                    .hint("leave out COMMIT and ROLLBACK, and look at the table")
+                    .in_source(&shared.source));
             }
             shared.close_ledger(&connection).map_err(failed)
         })?;
@@ -690,7 +719,12 @@ impl LoadSession for SqliteSession {
     }
 
     async fn read_back(&mut self, cx: &RunContext, _: &[Receipt]) -> Result<Option<Arc<dyn Scan>>> {
-        let options = SqliteSourceOptions::default().with_busy_timeout(self.busy_timeout);
+        // A strict table has fewer types than there are in Arrow.
+        let fields = self.plan.schema.fields().iter().filter(|_| self.options.strict);
+        let types = fields.filter_map(|field| Some((field.name().clone(), read_type(field.data_type())?)));
+        let options = SqliteSourceOptions::default()
+            .with_busy_timeout(self.options.busy_timeout)
+            .with_types(ColumnTypes(types.collect()));
         let staged = SqliteExtractor::new(&self.shared.path, &self.shared.staging).with_options(options);
         staged.scan(cx, &ScanRequest::all()).await.map(Some)
     }
@@ -702,7 +736,7 @@ impl LoadSession for SqliteSession {
     }
 
     async fn abort(mut self: Box<Self>) -> Result<()> {
-        let busy_timeout = self.busy_timeout;
+        let busy_timeout = self.options.busy_timeout;
         self.clean(busy_timeout)
     }
 }

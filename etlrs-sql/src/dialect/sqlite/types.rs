@@ -96,6 +96,25 @@ pub(super) fn declared_type(data_type: &DataType) -> Result<String, Refusal> {
     Ok(name.to_owned())
 }
 
+/// The type for a column of `data_type` in a STRICT table (<https://www.sqlite.org/stricttables.html>), which says less.
+pub(super) fn strict_type(data_type: &DataType) -> &'static str {
+    use DataType::*;
+    match data_type {
+        Boolean => "INTEGER",
+        integer if integer.is_integer() => "INTEGER",
+        Float16 | Float32 | Float64 => "REAL",
+        Binary | LargeBinary | BinaryView | FixedSizeBinary(_) => "BLOB",
+        Dictionary(_, values) => strict_type(values),
+        // Decimals, dates and times are stored as text.
+        _ => "TEXT",
+    }
+}
+
+/// What a column of ours for `data_type` is read as.
+pub(super) fn read_type(data_type: &DataType) -> Option<DataType> {
+    arrow_type(&declared_type(data_type).ok()?)
+}
+
 /// The Arrow type of a column of another program or our own; `None`: the values have to tell.
 pub(super) fn arrow_type(declared: &str) -> Option<DataType> {
     use DataType::*;

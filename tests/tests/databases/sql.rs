@@ -1,0 +1,95 @@
+//! SQL of the user's own before and after a load, and tables of SQLite that are strict.
+
+use super::*;
+
+/// One row in a file, into table `t` of a server of each kind.
+fn each_kind(test: impl Fn(&str, &dyn Fn(&str, &[(&str, &str)]) -> Result<RunReport>, &dyn Fn(&str) -> String)) {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("in.csv");
+    std::fs::write(&source, "id\n1\n").unwrap();
+    let source = source.to_str().unwrap();
+    let copy = |uri: &str, table: &str, options: &[(&str, &str)]| {
+        Copy { target_options: options, mode: LoadMode::Append, ..Copy::default() }
+            .run(source, &format!("{uri}#{table}"))
+    };
+    let server = Postgres::start();
+    test("postgres", &|table, options| copy(&server.uri(""), table, options), &|sql| server.sql(sql));
+    let server = MariaDb::start();
+    test("mysql", &|table, options| copy(&server.uri(""), table, options), &|sql| server.sql(sql));
+    let file = folder.path().join("t.db");
+    let ask = |sql: &str| {
+        let connection = rusqlite::Connection::open(&file).unwrap();
+        if !sql.starts_with("SELECT") {
+            connection.execute_batch(sql).unwrap();
+            return String::new();
+        }
+        let found = connection.query_row(sql, [], |row| row.get::<_, rusqlite::types::Value>(0)).unwrap();
+        match found {
+            rusqlite::types::Value::Integer(number) => number.to_string(),
+            rusqlite::types::Value::Text(text) => text,
+            other => format!("{other:?}"),
+        }
+    };
+    test("sqlite", &|table, options| copy(&format!("sqlite:{}", file.display()), table, options), &ask);
+}
+
+#[test]
+fn sql_is_run_before_and_after_a_load() {
+    each_kind(|kind, copy, sql| {
+        let before = "CREATE TABLE t (id bigint); INSERT INTO t VALUES (5); CREATE TABLE seen (n bigint)";
+        let after = "INSERT INTO seen SELECT count(*) FROM t; UPDATE t SET id = id + 100 WHERE id = 5";
+        copy("t", &[("pre_sql", before), ("post_sql", after)]).unwrap();
+        assert_eq!(sql("SELECT n FROM seen"), "2", "{kind}");
+        assert_eq!(sql("SELECT sum(id) FROM t"), "106", "{kind}");
+
+        // What fails before leaves all as it was, and what fails after, too, where that is one transaction.
+        let error = copy("t", &[("pre_sql", "DELETE FROM nowhere")]).unwrap_err().to_string();
+        assert!(error.contains("nowhere") && error.contains("pre_sql"), "{error}");
+        assert_eq!(sql("SELECT count(*) FROM t"), "2", "{kind}");
+        let error = copy("t", &[("post_sql", "DELETE FROM seen; DELETE FROM nowhere")]).unwrap_err().to_string();
+        assert!(error.contains("nowhere") && error.contains("post_sql"), "{error}");
+        let (rows, seen) = if kind == "mysql" { ("3", "0") } else { ("2", "1") };
+        assert_eq!(
+            (sql("SELECT count(*) FROM t").as_str(), sql("SELECT count(*) FROM seen").as_str()),
+            (rows, seen),
+            "{kind}"
+        );
+        assert_eq!(error.contains("the rows are published"), kind == "mysql", "{error}");
+        if kind != "mysql" {
+            let error = copy("t", &[("post_sql", "COMMIT")]).unwrap_err().to_string();
+            assert!(error.contains("post_sql ended the transaction"), "{error}");
+        }
+    });
+}
+
+#[test]
+fn strict_tables_hold_the_values_of_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("in.csv");
+    std::fs::write(
+        &source,
+        "b,i,f,t,d,ts,dec,day\ntrue,9223372036854775807,0.1,it's,2024-02-29,2024-02-29 12:00:00.5,123.45,x\n,,,,,,,\n",
+    )
+    .unwrap();
+    let target = format!("sqlite:{}#t", folder.path().join("t.db").display());
+    let types = [("types", "b:bool,i:int64,f:float64,t:text,d:date,ts:timestamp,dec:decimal(10,2)")];
+    for mode in [LoadMode::Create, LoadMode::Append, LoadMode::Replace] {
+        let copy = Copy { mode, source_options: &types, target_options: &[("strict", "true")], ..Copy::default() };
+        copy.run(source.to_str().unwrap(), &target).unwrap();
+    }
+    let connection = rusqlite::Connection::open(folder.path().join("t.db")).unwrap();
+    let ddl: String =
+        connection.query_row("SELECT sql FROM sqlite_master WHERE name = 't'", [], |row| row.get(0)).unwrap();
+    assert!(ddl.ends_with("STRICT"), "{ddl}");
+    let row: String = connection
+        .query_row(
+            "SELECT group_concat(quote(b) || quote(i) || quote(f) || quote(t) || quote(d) || quote(ts) || quote(dec), ';') FROM t",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(
+        row,
+        "192233720368547758070.1'it''s''2024-02-29''2024-02-29 12:00:00.500000''123.45';NULLNULLNULLNULLNULLNULLNULL"
+    );
+}
