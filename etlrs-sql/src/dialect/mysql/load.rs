@@ -181,10 +181,6 @@ impl Loader for MysqlLoader {
                 .in_source(&source));
         }
         let names = Names::new(&name, hash, cx.run_id())?;
-        if !self.options.pre_sql.is_empty() {
-            let done = control.script(&self.options.pre_sql).await;
-            done.map_err(|error| failed(error).hint("that is the option pre_sql"))?;
-        }
         match self.stage(&mut control, cx, &plan, &names, hash, &name).await {
             Ok((target, statement, keyed)) => Ok(Box::new(MysqlSession {
                 keyed,
@@ -230,6 +226,10 @@ impl MysqlLoader {
     ) -> Result<(Target, Statement, bool)> {
         let source = self.source();
         let failed = |error| mysql_error(&source, error);
+        if !self.options.pre_sql.is_empty() {
+            let done = control.script(&self.options.pre_sql).await;
+            done.map_err(|error| failed(error).hint("that is the option pre_sql"))?;
+        }
         let target = self.look(control, name, plan).await?;
         remove_stale(control, name, hash, cx.run_id()).await.map_err(failed)?;
         let sql = match (&target.relation, target.publishing) {

@@ -180,10 +180,6 @@ impl Loader for PostgresLoader {
                 .in_source(self.source()));
         }
         let names = Names::new(&schema, hash, cx.run_id());
-        if !self.options.pre_sql.is_empty() {
-            let done = execute(&mut control, &self.options.pre_sql).await;
-            done.map_err(|error| postgres_error(&self.source(), error).hint("that is the option pre_sql"))?;
-        }
         match self.stage(&mut control, cx, &plan, &names, hash, &name).await {
             Ok(target) => Ok(Box::new(PostgresSession {
                 shared: Arc::new(Shared {
@@ -226,6 +222,10 @@ impl PostgresLoader {
     ) -> Result<Target> {
         let source = self.source();
         let failed = |error| postgres_error(&source, error);
+        if !self.options.pre_sql.is_empty() {
+            let done = execute(control, &self.options.pre_sql).await;
+            done.map_err(|error| failed(error).hint("that is the option pre_sql"))?;
+        }
         let mut target = self.look(control, plan).await?;
         let schema = name.schema.as_deref().unwrap_or_default();
         remove_stale(control, schema, hash, cx.run_id()).await.map_err(failed)?;
