@@ -38,6 +38,9 @@ pub(crate) fn run_text(source: &Uri, target: &Uri, quarantine: Option<&Uri>, rep
     if let Some(first) = &report.first_rejected {
         line("first", format!("rejected: {first}"));
     }
+    if let Some(cursor) = &report.cursor {
+        line("cursor", format!("read up to {cursor}"));
+    }
     for note in &report.notes {
         line("note", note.clone());
     }
@@ -69,6 +72,7 @@ pub(crate) fn run_json(source: &Uri, target: &Uri, quarantine: Option<&Uri>, rep
         "partitions": report.partitions,
         "threads": report.workers,
         "retries": report.retries,
+        "cursor": report.cursor,
         "notes": report.notes,
     })
 }

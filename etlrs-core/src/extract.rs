@@ -57,6 +57,11 @@ pub trait Scan: Send + Sync {
         &[]
     }
 
+    /// The value up to which a column that grows was read, where the user has chosen one: the next scan can go on behind it.
+    fn cursor(&self) -> Option<&str> {
+        None
+    }
+
     /// Bytes that one reader holds at the least, besides the batch that it has handed over: its buffers.
     /// The engine never runs a reader with less; see [`RunContext::reader_memory`] for what it may use.
     fn min_memory(&self) -> usize {

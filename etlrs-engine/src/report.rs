@@ -63,6 +63,8 @@ pub struct RunReport {
     pub retries: u64,
     /// Wall time from the first look at the source to the commit.
     pub elapsed: Duration,
+    /// The value up to which a column that grows was read, if the source was asked to go by one.
+    pub cursor: Option<String>,
     /// What there is to know about the source.
     pub notes: Vec<String>,
 }

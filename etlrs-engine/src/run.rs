@@ -231,6 +231,7 @@ impl<'a> Run<'a> {
             workers: shares.workers,
             retries: self.cx.counters().retries.get(),
             elapsed: self.started.elapsed(),
+            cursor: self.scan.cursor().map(str::to_owned),
             notes: self.scan.notes().to_vec(),
             load,
         })

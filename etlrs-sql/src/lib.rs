@@ -34,6 +34,8 @@
 
 #[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod connector;
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+mod cursor;
 mod dialect;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod gather;

@@ -12,6 +12,13 @@ etlrs_core::options! {
         query, with_query: String = String::new();
         /// Columns by whose values the rows are split, separated by commas; a table is split by its primary key without them.
         split_by, with_split_by: String = String::new();
+        /// Column that grows with time. Of its values only those are read that come after cursor_after, up to the greatest
+        /// that there is at the start, which the result tells; rows without a value are left out.
+        cursor, with_cursor: String = String::new();
+        /// What the cursor was at the end of the run before.
+        cursor_after, with_cursor_after: String = String::new();
+        /// How far before cursor_after to read again, for rows that came late: a number, or seconds. Use it with mode merge.
+        cursor_lag, with_cursor_lag: u32 = 0;
         /// How long to wait for the server to answer when it is connected to.
         connect_timeout, with_connect_timeout: Seconds = Seconds(30);
     }
@@ -42,6 +49,13 @@ etlrs_core::options! {
         query, with_query: String = String::new();
         /// Columns by whose values the rows are split, separated by commas; a table is split by its pages without them.
         split_by, with_split_by: String = String::new();
+        /// Column that grows with time. Of its values only those are read that come after cursor_after, up to the greatest
+        /// that there is at the start, which the result tells; rows without a value are left out.
+        cursor, with_cursor: String = String::new();
+        /// What the cursor was at the end of the run before.
+        cursor_after, with_cursor_after: String = String::new();
+        /// How far before cursor_after to read again, for rows that came late: a number, or seconds. Use it with mode merge.
+        cursor_lag, with_cursor_lag: u32 = 0;
         /// How long to wait for the server to answer when it is connected to.
         connect_timeout, with_connect_timeout: Seconds = Seconds(30);
     }
@@ -75,6 +89,13 @@ etlrs_core::options! {
     pub struct SqliteSourceOptions {
         /// Types of single columns, over the declared ones; text keeps whatever value is stored.
         types, with_types: ColumnTypes = ColumnTypes::default();
+        /// Column that grows with time. Of its values only those are read that come after cursor_after, up to the greatest
+        /// that there is at the start, which the result tells; rows without a value are left out.
+        cursor, with_cursor: String = String::new();
+        /// What the cursor was at the end of the run before.
+        cursor_after, with_cursor_after: String = String::new();
+        /// How far before cursor_after to read again, for rows that came late: a number. Use it with mode merge.
+        cursor_lag, with_cursor_lag: u32 = 0;
         /// How long to wait for a database that another program has locked.
         busy_timeout, with_busy_timeout: Seconds = Seconds(5);
     }

@@ -93,3 +93,73 @@ fn strict_tables_hold_the_values_of_others() {
         "192233720368547758070.1'it''s''2024-02-29''2024-02-29 12:00:00.500000''123.45';NULLNULLNULLNULLNULLNULLNULL"
     );
 }
+
+/// A server of each kind with a table `t`, given by the URI and by what runs SQL there.
+fn each_source(columns: &str, test: impl Fn(&str, &str, &dyn Fn(&str))) {
+    let create = format!("CREATE TABLE t ({columns})");
+    let server = Postgres::start();
+    server.sql(&create);
+    test("postgres", &server.uri("t"), &|sql| _ = server.sql(sql));
+    let server = MariaDb::start();
+    server.sql(&create);
+    test("mysql", &server.uri("t"), &|sql| _ = server.sql(sql));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("t.db");
+    let run = |sql: &str| rusqlite::Connection::open(&file).unwrap().execute_batch(sql).unwrap();
+    run(&create);
+    test("sqlite", &format!("sqlite:{}#t", file.display()), &run);
+}
+
+#[test]
+fn what_is_new_is_read_by_a_cursor() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("out.csv");
+    let read = |uri: &str, options: &[(&str, &str)]| -> Result<(String, Option<String>)> {
+        let copy = Copy { mode: LoadMode::Replace, source_options: options, partitions: Some(3), ..Copy::default() };
+        let report = copy.run(uri, file.to_str().unwrap())?;
+        let text = std::fs::read_to_string(&file).unwrap();
+        let mut ids: Vec<_> = text.lines().skip(1).map(|line| line.split(',').next().unwrap().to_owned()).collect();
+        ids.sort_by_key(|id| id.parse::<i64>().unwrap());
+        Ok((ids.join(" "), report.cursor))
+    };
+    each_source("id int PRIMARY KEY, at timestamp NULL, name varchar(9)", |kind, uri, sql| {
+        sql("INSERT INTO t VALUES (1, '2024-01-01 00:00:00', 'a'), (2, '2024-01-02 00:00:00', 'b'), (3, NULL, 'c')");
+        let (ids, by_id) = read(uri, &[("cursor", "id")]).unwrap();
+        assert_eq!((ids.as_str(), by_id.as_deref()), ("1 2 3", Some("3")), "{kind}");
+        let (ids, by_time) = read(uri, &[("cursor", "at")]).unwrap();
+        assert_eq!(ids, "1 2", "{kind}");
+        let by_time = by_time.unwrap();
+        assert!(by_time.starts_with("2024-01-02"), "{kind}: {by_time}");
+        // Nothing is new.
+        for (cursor, after) in [("id", "3"), ("at", by_time.as_str())] {
+            let (ids, again) = read(uri, &[("cursor", cursor), ("cursor_after", after)]).unwrap();
+            assert_eq!((ids.as_str(), again.as_deref()), ("", Some(after)), "{kind}");
+        }
+        sql("INSERT INTO t VALUES (4, '2024-01-03 00:00:00', 'd'), (5, '2024-01-01 12:00:00', 'late')");
+        assert_eq!(
+            read(uri, &[("cursor", "id"), ("cursor_after", "3")]).unwrap(),
+            ("4 5".into(), Some("5".into())),
+            "{kind}"
+        );
+        assert_eq!(read(uri, &[("cursor", "at"), ("cursor_after", &by_time)]).unwrap().0, "4", "{kind}");
+        assert_eq!(
+            read(uri, &[("cursor", "id"), ("cursor_after", "5"), ("cursor_lag", "2")]).unwrap().0,
+            "3 4 5",
+            "{kind}"
+        );
+        if kind != "sqlite" {
+            let lagging = [("cursor", "at"), ("cursor_after", by_time.as_str()), ("cursor_lag", "43200")];
+            assert_eq!(read(uri, &lagging).unwrap().0, "2 4 5", "{kind}");
+        }
+        for (options, said) in [
+            (&[("cursor", "nothing")][..], "nothing"),
+            (&[("cursor", "id"), ("cursor_after", "x' OR 1=1")], "cursor_after is no value"),
+            (&[("cursor", "name"), ("cursor_after", "a"), ("cursor_lag", "1")], "cannot be a cursor with a lag"),
+            (&[("cursor_after", "3")], "without a cursor"),
+        ] {
+            let error = read(uri, options).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{kind}: {error}");
+            assert!(error.to_string().contains(said), "{kind}: {error}");
+        }
+    });
+}

@@ -3,19 +3,20 @@ use std::sync::Arc;
 use arrow_schema::{Schema, SchemaRef};
 use etlrs_core::{
     BatchStream, Error, ErrorKind, Extractor, Fingerprint, Partition, Pushdown, Result, RunContext, Scan, ScanRequest,
-    async_trait, unknown_name,
+    async_trait, type_name, unknown_name,
 };
 
 use super::catalog::{self, Column, Relation};
 use super::condition::condition;
 use super::decode::Decoder;
-use super::name::quote;
+use super::name::{literal, quote};
 use super::server::MysqlPool;
 use super::snapshot::Snapshot;
 use super::split::{self, Piece};
-use super::types::Reading;
+use super::types::{Reading, Wire};
 use super::wire::{ColumnDefinition, Connection};
 use crate::MysqlSourceOptions;
+use crate::cursor::{Bounds, Cursor};
 use crate::network::Incoming;
 use crate::table::TableName;
 
@@ -90,7 +91,9 @@ impl MysqlExtractor {
         let in_source = |error: Error| error.in_source(&source);
         let readings = self.readings(&definitions, &columns).map_err(in_source)?;
         let all = Schema::new(readings.iter().map(|reading| reading.field.clone()).collect::<Vec<_>>());
-        let conditions: Vec<_> = request.filter.iter().filter_map(|test| condition(test, &readings)).collect();
+        let bounds = self.bounds(&snapshot, &from, &readings).await.map_err(in_source)?;
+        let conditions = request.filter.iter().filter_map(|test| condition(test, &readings));
+        let conditions: Vec<_> = conditions.chain(bounds.iter().map(|bounds| bounds.condition.clone())).collect();
         let projection = request.projection(&all).map_err(in_source)?;
         let readings: Vec<_> = projection.iter().map(|&position| readings[position].clone()).collect();
         let found = split::partitions(&pieces);
@@ -113,6 +116,7 @@ impl MysqlExtractor {
             partitions,
             notes,
             source,
+            cursor: bounds.and_then(|bounds| bounds.reached),
             readers: snapshot.readers(),
             snapshot: Arc::new(snapshot),
         })
@@ -196,6 +200,44 @@ impl MysqlExtractor {
         wanted.map(found).collect()
     }
 
+    /// The rows that are new by the cursor that the user wants, as of the snapshot.
+    async fn bounds(&self, snapshot: &Snapshot, from: &str, readings: &[Reading]) -> Result<Option<Bounds>> {
+        let options = &self.options;
+        let Some(cursor) = Cursor::new(&options.cursor, &options.cursor_after, options.cursor_lag)? else {
+            return Ok(None);
+        };
+        let names: Vec<_> = readings.iter().map(|reading| reading.field.name().as_str()).collect();
+        let reading = readings.iter().find(|reading| reading.field.name() == cursor.column);
+        let reading = reading.ok_or_else(|| unknown_name("column", cursor.column, &names))?;
+        let type_name = type_name(reading.field.data_type());
+        let wrong = || {
+            Error::new(ErrorKind::InvalidConfig, format!("cursor_after is no value of type {type_name}"))
+                .at_column(cursor.column)
+        };
+        let is_time = matches!(reading.wire, Wire::Date | Wire::DateTime);
+        let after = cursor.after.map(|after| constant(reading, after).ok_or_else(wrong)).transpose()?;
+        let after = match after {
+            Some(after) if cursor.lag == 0 => Some(after),
+            Some(after) if is_time => Some(format!("({after} - INTERVAL {} SECOND)", cursor.lag)),
+            Some(after) if reading.wire != Wire::Text => Some(format!("({after} - {})", cursor.lag)),
+            Some(_) => return Err(cursor.unusable(&type_name)),
+            None => None,
+        };
+        let name = quote(cursor.column)?;
+        let newer = cursor.newer(&name, after.as_deref());
+        let sql = format!("SELECT CAST(max({name}) AS CHAR) FROM {from} WHERE {newer}");
+        let mut reader = snapshot.reader().await?;
+        let found = reader.rows(&sql).await.map_err(|error| self.pool.failed(error))?;
+        let greatest = found.first().map(|row| row.get::<Option<String>, _>(0)).transpose();
+        let greatest = greatest.map_err(|error| self.pool.failed(error))?.flatten();
+        snapshot.put_back(reader);
+        let with_constant = |text: String| {
+            let constant = constant(reading, &text).ok_or_else(|| cursor.unusable(&type_name))?;
+            Ok::<_, Error>((constant, text))
+        };
+        Ok(Some(cursor.bounds(newer, &name, greatest.map(with_constant).transpose()?)))
+    }
+
     fn readings(&self, definitions: &[ColumnDefinition], columns: &[Column]) -> Result<Vec<Reading>> {
         let names: Vec<_> = definitions.iter().map(|column| column.name.as_str()).collect();
         if let Some((name, _)) = self.options.types.0.iter().find(|(name, _)| !names.contains(&name.as_str())) {
@@ -223,6 +265,20 @@ struct Looked {
     pieces: Vec<Piece>,
 }
 
+/// A value of a column as SQL; `None` for what is none, or of a type that is not compared so.
+fn constant(reading: &Reading, text: &str) -> Option<String> {
+    let digits = text.bytes().filter(u8::is_ascii_digit).count();
+    let plain = |others: &[u8]| text.bytes().all(|byte| byte.is_ascii_digit() || others.contains(&byte)) && digits > 0;
+    match reading.wire {
+        Wire::Decimal => (plain(b"-.") && text.rfind('-').unwrap_or(0) == 0).then(|| text.to_owned()),
+        Wire::Date => plain(b"-").then(|| format!("DATE'{text}'")),
+        Wire::DateTime => plain(b"-: .").then(|| format!("TIMESTAMP'{text}'")),
+        Wire::Text => Some(literal(text)),
+        _ if reading.field.data_type().is_integer() => text.parse::<i128>().ok().map(|number| number.to_string()),
+        _ => None,
+    }
+}
+
 fn select_item(reading: &Reading) -> Result<String> {
     let name = quote(reading.field.name())?;
     Ok(match &reading.cast {
@@ -246,6 +302,7 @@ struct TableScan {
     partitions: Vec<Partition>,
     notes: Vec<String>,
     source: String,
+    cursor: Option<String>,
     readers: usize,
     snapshot: Arc<Snapshot>,
 }
@@ -266,6 +323,10 @@ impl Scan for TableScan {
 
     fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    fn cursor(&self) -> Option<&str> {
+        self.cursor.as_deref()
     }
 
     fn min_memory(&self) -> usize {

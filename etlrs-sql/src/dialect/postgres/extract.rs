@@ -14,12 +14,13 @@ use super::catalog::{self, Kind, Relation, Server};
 use super::condition::condition;
 use super::decode::Decoder;
 use super::error::postgres_error;
-use super::name::quote;
+use super::name::{literal, quote};
 use super::server::{PostgresPool, execute, rows, text};
 use super::split::{self, Piece};
-use super::types::Reading;
+use super::types::{Reading, Wire};
 use super::wire::{Answer, Connection, Failure, code};
 use crate::PostgresSourceOptions;
+use crate::cursor::{Bounds, Cursor};
 use crate::network::{Incoming, Keep, close_all};
 use crate::table::TableName;
 
@@ -113,6 +114,7 @@ impl PostgresExtractor {
             }
         };
         let server = Server::ask(&mut leader).await.map_err(failed)?;
+        let bounds = self.bounds(&mut leader, &from, &columns).await.map_err(|error| error.in_source(&source))?;
         let keys = self.keys(&columns).map_err(|error| error.in_source(&source))?;
         let pieces = match &relation {
             _ if !keys.is_empty() => {
@@ -136,8 +138,8 @@ impl PostgresExtractor {
         }
         let readings = self.readings(&columns).map_err(|error| error.in_source(&source))?;
         let all = Schema::new(readings.iter().map(|reading| reading.field.clone()).collect::<Vec<_>>());
-        let conditions: Vec<_> =
-            request.filter.iter().filter_map(|test| condition(test, &readings, server.is_utf8)).collect();
+        let conditions = request.filter.iter().filter_map(|test| condition(test, &readings, server.is_utf8));
+        let conditions: Vec<_> = conditions.chain(bounds.iter().map(|bounds| bounds.condition.clone())).collect();
         let projection = request.projection(&all).map_err(|error| error.in_source(&source))?;
         let readings: Vec<_> = projection.iter().map(|&position| readings[position].clone()).collect();
         notes.extend(readings.iter().filter_map(|reading| reading.note.clone()));
@@ -159,6 +161,7 @@ impl PostgresExtractor {
             partitions,
             notes,
             source,
+            cursor: bounds.and_then(|bounds| bounds.reached),
             connections: cx.config().connections(),
             snapshot: Arc::new(snapshot),
         })
@@ -179,6 +182,43 @@ impl PostgresExtractor {
         let wanted = self.options.split_by.split(',').map(str::trim).filter(|name| !name.is_empty());
         let found = |name| columns.iter().find(|column| column.name == name);
         wanted.map(|name| found(name).ok_or_else(|| unknown_name("column", name, &names))).collect()
+    }
+
+    /// The rows that are new by the cursor that the user wants, as of the snapshot.
+    async fn bounds(&self, leader: &mut Connection, from: &str, columns: &[catalog::Column]) -> Result<Option<Bounds>> {
+        let options = &self.options;
+        let Some(cursor) = Cursor::new(&options.cursor, &options.cursor_after, options.cursor_lag)? else {
+            return Ok(None);
+        };
+        let names: Vec<_> = columns.iter().map(|column| column.name.as_str()).collect();
+        let column = columns.iter().find(|column| column.name == cursor.column);
+        let column = column.ok_or_else(|| unknown_name("column", cursor.column, &names))?;
+        let (name, type_name) = (quote(&column.name)?, &column.type_name);
+        let after = cursor.after.map(|after| format!("{}::{type_name}", literal(after)));
+        let after = match (after, Reading::new(column, None)?.wire) {
+            (Some(after), _) if cursor.lag == 0 => Some(after),
+            (Some(after), Wire::Int2 | Wire::Int4 | Wire::Int8 | Wire::Numeric) => {
+                Some(format!("({after}::numeric - {})", cursor.lag))
+            }
+            (Some(after), Wire::Date | Wire::Timestamp) => {
+                Some(format!("({after} - interval '{} seconds')", cursor.lag))
+            }
+            (Some(_), _) => return Err(cursor.unusable(type_name)),
+            (None, _) => None,
+        };
+        let newer = cursor.newer(&name, after.as_deref());
+        let sql = format!("SELECT max({name})::text FROM {from} WHERE {newer}");
+        let greatest = text(leader, &sql, &[]).await.map_err(|error| match code(&error) {
+            // There is no max() of such a type.
+            Some("42883") => cursor.unusable(type_name),
+            Some(code) if code.starts_with("22") => {
+                let message = format!("cursor_after is no value of type {type_name}");
+                Error::new(ErrorKind::InvalidConfig, message).at_column(&column.name)
+            }
+            _ => self.pool.failed(error),
+        })?;
+        let greatest = greatest.map(|text| (format!("{}::{type_name}", literal(&text)), text));
+        Ok(Some(cursor.bounds(newer, &name, greatest)))
     }
 
     fn readings(&self, columns: &[catalog::Column]) -> Result<Vec<Reading>> {
@@ -324,6 +364,7 @@ struct TableScan {
     partitions: Vec<Partition>,
     notes: Vec<String>,
     source: String,
+    cursor: Option<String>,
     connections: usize,
     snapshot: Arc<Snapshot>,
 }
@@ -344,6 +385,10 @@ impl Scan for TableScan {
 
     fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    fn cursor(&self) -> Option<&str> {
+        self.cursor.as_deref()
     }
 
     fn min_memory(&self) -> usize {

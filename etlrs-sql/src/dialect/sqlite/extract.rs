@@ -28,6 +28,7 @@ use super::error::sqlite_error;
 use super::types::{StorageClasses, arrow_type};
 use super::{open_to_read, quote, set_cache};
 use crate::SqliteSourceOptions;
+use crate::cursor::{Bounds, Cursor};
 
 /// A table or view of a SQLite database. The database is opened read-only and never created. Of one with a write-ahead
 /// log SQLite keeps an empty `-wal` and a `-shm` file beside it, which the next writer removes.
@@ -79,6 +80,7 @@ impl SqliteExtractor {
             self.typed_columns(&connection, &table, request, &mut notes).map_err(|error| error.in_source(&source))?;
         let fields: Vec<_> = columns.iter().map(|column| column.field.clone()).collect();
         let all = Schema::new(fields);
+        let bounds = self.bounds(&connection, &table, &columns).map_err(|error| error.in_source(&source))?;
         let projection = request.projection(&all).map_err(|error| error.in_source(&source))?;
         let columns: Vec<_> = projection.iter().map(|&position| columns[position].clone()).collect();
         let partitions = match &request.recorded {
@@ -90,14 +92,52 @@ impl SqliteExtractor {
             query: Query {
                 path: self.path.clone(),
                 source,
-                sql: select(&table, &columns)?,
+                sql: select(&table, &columns, bounds.as_ref().map(|bounds| bounds.condition.as_str()))?,
                 keyed: table.rowid.is_some(),
                 columns: columns.into(),
                 options: self.options.clone(),
             },
             partitions,
             notes,
+            cursor: bounds.and_then(|bounds| bounds.reached),
         })
+    }
+
+    /// The rows that are new by the cursor that the user wants.
+    fn bounds(&self, connection: &Connection, table: &Table, columns: &[TypedColumn]) -> Result<Option<Bounds>> {
+        let options = &self.options;
+        let Some(cursor) = Cursor::new(&options.cursor, &options.cursor_after, options.cursor_lag)? else {
+            return Ok(None);
+        };
+        let names: Vec<_> = columns.iter().map(|column| column.field.name().as_str()).collect();
+        let column = columns.iter().find(|column| column.field.name() == cursor.column);
+        let column = column.ok_or_else(|| unknown_name("column", cursor.column, &names))?;
+        let data_type = column.field.data_type();
+        let is_number = data_type.is_integer();
+        let is_text = matches!(data_type, DataType::Utf8 | DataType::Date32 | DataType::Timestamp(..));
+        if !is_number && (!is_text || cursor.lag > 0) {
+            return Err(cursor.unusable(&type_name(data_type)));
+        }
+        let constant = |text: &str| match is_number {
+            true => text.parse::<i64>().ok().map(|number| number.to_string()),
+            false => Some(format!("'{}'", text.replace('\'', "''"))).filter(|_| !text.contains('\0')),
+        };
+        let wrong = || {
+            let message = format!("cursor_after is no value of type {}", type_name(data_type));
+            Error::new(ErrorKind::InvalidConfig, message).at_column(cursor.column)
+        };
+        let after = cursor.after.map(|after| constant(after).ok_or_else(wrong)).transpose()?;
+        let after = after.map(|after| if cursor.lag > 0 { format!("({after} - {})", cursor.lag) } else { after });
+        let name = quote(cursor.column)?;
+        let newer = cursor.newer(&name, after.as_deref());
+        let sql = format!("SELECT CAST(max({name}) AS TEXT) FROM {} WHERE {newer}", quote(&table.name)?);
+        let greatest: Option<String> =
+            connection.query_row(&sql, [], |row| row.get(0)).map_err(|error| sqlite_error(&self.path, error))?;
+        let with_constant = |text: String| {
+            let constant = constant(&text).ok_or_else(|| cursor.unusable(&type_name(data_type)))?;
+            Ok::<_, Error>((constant, text))
+        };
+        Ok(Some(cursor.bounds(newer, &name, greatest.map(with_constant).transpose()?)))
     }
 
     /// All columns with their types: what the user says, else what is declared, else what the values are.
@@ -226,7 +266,7 @@ struct TypedColumn {
     lenient: bool,
 }
 
-fn select(table: &Table, columns: &[TypedColumn]) -> Result<String> {
+fn select(table: &Table, columns: &[TypedColumn], condition: Option<&str>) -> Result<String> {
     let mut list = Vec::with_capacity(columns.len() + 1);
     // Also what makes a statement of no columns valid.
     list.push(table.rowid.unwrap_or("NULL").to_owned());
@@ -234,9 +274,12 @@ fn select(table: &Table, columns: &[TypedColumn]) -> Result<String> {
         list.push(quote(column.field.name())?);
     }
     let (list, name) = (list.join(", "), quote(&table.name)?);
+    let condition = condition.unwrap_or("true");
     Ok(match table.rowid {
-        Some(rowid) => format!("SELECT {list} FROM {name} WHERE {rowid} BETWEEN ?1 AND ?2 ORDER BY {rowid} LIMIT ?3"),
-        None => format!("SELECT {list} FROM {name}"),
+        Some(rowid) => format!(
+            "SELECT {list} FROM {name} WHERE {rowid} BETWEEN ?1 AND ?2 AND ({condition}) ORDER BY {rowid} LIMIT ?3"
+        ),
+        None => format!("SELECT {list} FROM {name} WHERE {condition}"),
     })
 }
 
@@ -300,6 +343,7 @@ struct TableScan {
     query: Query,
     partitions: Vec<Partition>,
     notes: Vec<String>,
+    cursor: Option<String>,
 }
 
 #[derive(Clone)]
@@ -329,6 +373,10 @@ impl Scan for TableScan {
 
     fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    fn cursor(&self) -> Option<&str> {
+        self.cursor.as_deref()
     }
 
     fn min_memory(&self) -> usize {
