@@ -18,6 +18,7 @@ pub(crate) struct Span {
     pub(crate) length: i32,
 }
 
+#[cfg(feature = "mysql")]
 impl Span {
     pub(crate) const NULL: Self = Self { start: 0, length: -1 };
 }

@@ -36,6 +36,8 @@
 mod connector;
 #[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod cursor;
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+mod database;
 mod dialect;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod gather;
@@ -54,6 +56,8 @@ pub use connector::MysqlConnector;
 pub use connector::PostgresConnector;
 #[cfg(feature = "sqlite")]
 pub use connector::SqliteConnector;
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+pub use database::{BatchLoader, DatabaseExtractor, DatabasePool};
 #[cfg(feature = "mysql")]
 pub use dialect::mysql::{MysqlExtractor, MysqlLoader, MysqlPool};
 #[cfg(feature = "postgres")]

@@ -19,6 +19,10 @@ etlrs_core::options! {
         cursor_after, with_cursor_after: String = String::new();
         /// How far before cursor_after to read again, for rows that came late: a number, or seconds. Use it with mode merge.
         cursor_lag, with_cursor_lag: u32 = 0;
+        /// Rows that are handed on at a time, as far as batch_size allows; 0 is batch_size.
+        fetch_size, with_fetch_size: u32 = 0;
+        /// Queries that run at the same time at the most; 0 is as many as there are threads.
+        parallel_queries, with_parallel_queries: u32 = 0;
         /// How long to wait for the server to answer when it is connected to.
         connect_timeout, with_connect_timeout: Seconds = Seconds(30);
     }
@@ -56,6 +60,10 @@ etlrs_core::options! {
         cursor_after, with_cursor_after: String = String::new();
         /// How far before cursor_after to read again, for rows that came late: a number, or seconds. Use it with mode merge.
         cursor_lag, with_cursor_lag: u32 = 0;
+        /// Rows that are handed on at a time, as far as batch_size allows; 0 is batch_size.
+        fetch_size, with_fetch_size: u32 = 0;
+        /// Queries that run at the same time at the most; 0 is as many as there are threads.
+        parallel_queries, with_parallel_queries: u32 = 0;
         /// How long to wait for the server to answer when it is connected to.
         connect_timeout, with_connect_timeout: Seconds = Seconds(30);
     }
@@ -96,6 +104,12 @@ etlrs_core::options! {
         cursor_after, with_cursor_after: String = String::new();
         /// How far before cursor_after to read again, for rows that came late: a number. Use it with mode merge.
         cursor_lag, with_cursor_lag: u32 = 0;
+        /// Rows that are handed on at a time, as far as batch_size allows; 0 is batch_size.
+        fetch_size, with_fetch_size: u32 = 0;
+        /// Queries that run at the same time at the most; 0 is as many as there are threads.
+        parallel_queries, with_parallel_queries: u32 = 0;
+        /// Whether a statement is compiled once for all the batches of a piece, and not anew for each.
+        prepared_statements, with_prepared_statements: bool = true;
         /// How long to wait for a database that another program has locked.
         busy_timeout, with_busy_timeout: Seconds = Seconds(5);
     }
@@ -113,6 +127,22 @@ etlrs_core::options! {
         pre_sql, with_pre_sql: String = String::new();
         /// SQL that is run in the transaction that publishes the rows, after them; if it fails, they are not there.
         post_sql, with_post_sql: String = String::new();
+    }
+}
+
+/// Rows of a batch, of which the user wishes at most so many.
+pub(crate) fn rows_at_a_time(batch_size: usize, fetch_size: u32) -> usize {
+    match usize::try_from(fetch_size) {
+        Ok(0) | Err(_) => batch_size,
+        Ok(fetch_size) => fetch_size.min(batch_size),
+    }
+}
+
+/// Readers of a scan, of which the user wishes at most so many.
+pub(crate) fn readers_at_a_time(readers: usize, parallel_queries: u32) -> usize {
+    match usize::try_from(parallel_queries) {
+        Ok(0) | Err(_) => readers,
+        Ok(queries) => queries.min(readers),
     }
 }
 

@@ -40,6 +40,8 @@ pub use etlrs_csv::{CsvConnector, CsvExtractor, CsvLoader, CsvOptions, CsvWriteO
 pub use etlrs_engine::*;
 #[cfg(feature = "parquet")]
 pub use etlrs_parquet::{ParquetConnector, ParquetExtractor, ParquetLoader};
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+pub use etlrs_sql::{BatchLoader, DatabaseExtractor, DatabasePool};
 #[cfg(feature = "mysql")]
 pub use etlrs_sql::{MysqlConnector, MysqlExtractor, MysqlLoader, MysqlPool};
 #[cfg(feature = "postgres")]

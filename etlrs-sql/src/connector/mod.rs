@@ -15,6 +15,8 @@ pub use mysql::MysqlConnector;
 pub use postgres::PostgresConnector;
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteConnector;
+#[cfg(feature = "sqlite")]
+pub(crate) use sqlite::path;
 
 fn pairs(options: &OptionMap) -> impl Iterator<Item = (&str, &str)> {
     options.iter().map(|(key, value)| (key.as_str(), value.as_str()))

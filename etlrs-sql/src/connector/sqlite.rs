@@ -71,7 +71,7 @@ impl Connector for SqliteConnector {
     }
 }
 
-fn path(uri: &Uri) -> Result<PathBuf> {
+pub(crate) fn path(uri: &Uri) -> Result<PathBuf> {
     let body = uri.body();
     // After // other schemes have a host, so a relative path there would be a guess.
     let path = match body.strip_prefix("//") {

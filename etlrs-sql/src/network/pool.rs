@@ -45,6 +45,7 @@ impl<C: Connect> Pool<C> {
         &self.shown
     }
 
+    #[cfg(feature = "mysql")]
     pub(crate) fn address(&self) -> &C::Address {
         &self.address
     }

@@ -163,3 +163,54 @@ fn what_is_new_is_read_by_a_cursor() {
         }
     });
 }
+
+#[test]
+fn databases_of_any_kind_are_read_and_written_by_one_name() {
+    each_source("id int PRIMARY KEY, name varchar(9)", |kind, uri, sql| {
+        let rows: Vec<_> = (0..1000).map(|id| format!("({id}, 'n{id}')")).collect();
+        sql(&format!("INSERT INTO t VALUES {}", rows.join(", ")));
+        let url = uri.strip_suffix("#t").unwrap();
+        block_on(async {
+            let pool = DatabasePool::connect_lazy(url).unwrap();
+            let cx = RunContext::new(PerformanceConfig::default());
+            let extractor =
+                DatabaseExtractor::new(pool.clone()).table("t").with_fetch_size(64).with_parallel_queries(1);
+            let scan = extractor.scan(&cx, &ScanRequest::all().partitions(3)).await.unwrap();
+            assert_eq!(scan.max_readers(), 1, "{kind}");
+            let mut found = 0;
+            for partition in scan.partitions() {
+                let mut batches = scan.read(&cx, partition).unwrap();
+                while let Some(batch) = futures(&mut batches).await {
+                    let rows = batch.unwrap().num_rows();
+                    assert!(rows <= 64, "{kind}: {rows}");
+                    found += rows;
+                }
+            }
+            assert_eq!(found, 1000, "{kind}");
+            drop(scan);
+            // Two runs share one connection for writing.
+            let config = PerformanceConfig { max_threads: 3, ..PerformanceConfig::default() };
+            let batch_size = 7;
+            let loader =
+                |table: &str| BatchLoader::new(pool.clone(), table).with_batch_size(batch_size).with_max_connections(1);
+            let shared = loader("one");
+            let run = |loader: BatchLoader, mode| {
+                let source = DatabaseExtractor::new(pool.clone()).table("t").with_prepared_statements(kind == "mysql");
+                let pipeline = PipelineBuilder::new().extract(source).load(loader).config(config.clone());
+                pipeline.mode(mode).verify(Verify::Full).build().unwrap()
+            };
+            if kind != "sqlite" {
+                let (one, again) = (run(shared.clone(), LoadMode::Create), run(shared, LoadMode::Append));
+                assert_eq!(one.execute().await.unwrap().load.records_loaded, 1000, "{kind}");
+                assert_eq!(again.execute().await.unwrap().load.records_loaded, 1000, "{kind}");
+            }
+        });
+        for wrong in ["oracle://h/db", "nothing"] {
+            assert_eq!(DatabasePool::connect_lazy(wrong).unwrap_err().kind(), ErrorKind::InvalidConfig, "{wrong}");
+        }
+    });
+}
+
+async fn futures(batches: &mut BatchStream) -> Option<Result<arrow_array::RecordBatch>> {
+    std::future::poll_fn(|cx| batches.as_mut().poll_next(cx)).await
+}

@@ -18,6 +18,7 @@ use super::wire::{ColumnDefinition, Connection};
 use crate::MysqlSourceOptions;
 use crate::cursor::{Bounds, Cursor};
 use crate::network::Incoming;
+use crate::options::{readers_at_a_time, rows_at_a_time};
 use crate::table::TableName;
 
 /// A table, a view or a query of a database of MySQL or MariaDB.
@@ -118,6 +119,7 @@ impl MysqlExtractor {
             source,
             cursor: bounds.and_then(|bounds| bounds.reached),
             readers: snapshot.readers(),
+            fetch_size: self.options.fetch_size,
             snapshot: Arc::new(snapshot),
         })
     }
@@ -149,7 +151,10 @@ impl MysqlExtractor {
         let wished = split::count(&relation, request.partitions);
         let readers = match keys.as_slice() {
             [] => 1,
-            _ => cx.config().workers().min(cx.config().connections().saturating_sub(1)).clamp(1, wished.max(1)),
+            _ => {
+                let readers = cx.config().workers().min(cx.config().connections().saturating_sub(1));
+                readers_at_a_time(readers, self.options.parallel_queries).clamp(1, wished.max(1))
+            }
         };
         if keys.is_empty() && (wished > 1 || relation.is_view) {
             let what = if relation.is_view { "a view" } else { "a table without a primary key" };
@@ -304,6 +309,7 @@ struct TableScan {
     source: String,
     cursor: Option<String>,
     readers: usize,
+    fetch_size: u32,
     snapshot: Arc<Snapshot>,
 }
 
@@ -348,7 +354,12 @@ impl Scan for TableScan {
             Error::new(ErrorKind::Internal, format!("{:?} is no partition of this scan", partition.descriptor))
         })?;
         let config = cx.config();
-        let decoder = Decoder::new(self.schema.clone(), &self.readings, config.batch_size, cx.batch_memory());
+        let decoder = Decoder::new(
+            self.schema.clone(),
+            &self.readings,
+            rows_at_a_time(config.batch_size, self.fetch_size),
+            cx.batch_memory(),
+        );
         let reader = Reader {
             cx: cx.clone(),
             snapshot: self.snapshot.clone(),

@@ -22,6 +22,7 @@ use super::wire::{Answer, Connection, Failure, code};
 use crate::PostgresSourceOptions;
 use crate::cursor::{Bounds, Cursor};
 use crate::network::{Incoming, Keep, close_all};
+use crate::options::{readers_at_a_time, rows_at_a_time};
 use crate::table::TableName;
 
 /// A table, a view or a query of a PostgreSQL database.
@@ -162,7 +163,12 @@ impl PostgresExtractor {
             notes,
             source,
             cursor: bounds.and_then(|bounds| bounds.reached),
-            connections: cx.config().connections(),
+            // One connection holds the snapshot.
+            readers: readers_at_a_time(
+                cx.config().connections().saturating_sub(1).max(1),
+                self.options.parallel_queries,
+            ),
+            fetch_size: self.options.fetch_size,
             snapshot: Arc::new(snapshot),
         })
     }
@@ -365,7 +371,8 @@ struct TableScan {
     notes: Vec<String>,
     source: String,
     cursor: Option<String>,
-    connections: usize,
+    readers: usize,
+    fetch_size: u32,
     snapshot: Arc<Snapshot>,
 }
 
@@ -395,9 +402,8 @@ impl Scan for TableScan {
         4 * LEAST_BLOCK
     }
 
-    /// One connection holds the snapshot.
     fn max_readers(&self) -> usize {
-        self.connections.saturating_sub(1).max(1)
+        self.readers
     }
 
     /// What is read is fixed by the snapshot, as long as the transaction that keeps it lives.
@@ -411,7 +417,12 @@ impl Scan for TableScan {
             Error::new(ErrorKind::Internal, format!("{:?} is no partition of this scan", partition.descriptor))
         })?;
         let config = cx.config();
-        let decoder = Decoder::new(self.schema.clone(), &self.readings, config.batch_size, cx.batch_memory());
+        let decoder = Decoder::new(
+            self.schema.clone(),
+            &self.readings,
+            rows_at_a_time(config.batch_size, self.fetch_size),
+            cx.batch_memory(),
+        );
         // Two blocks wait, one is filled and one is decoded.
         let block = (cx.reader_memory() / 4).clamp(LEAST_BLOCK, MOST_BLOCK);
         let reader = Reader {

@@ -29,6 +29,7 @@ use super::types::{StorageClasses, arrow_type};
 use super::{open_to_read, quote, set_cache};
 use crate::SqliteSourceOptions;
 use crate::cursor::{Bounds, Cursor};
+use crate::options::{readers_at_a_time, rows_at_a_time};
 
 /// A table or view of a SQLite database. The database is opened read-only and never created. Of one with a write-ahead
 /// log SQLite keeps an empty `-wal` and a `-shm` file beside it, which the next writer removes.
@@ -379,6 +380,10 @@ impl Scan for TableScan {
         self.cursor.as_deref()
     }
 
+    fn max_readers(&self) -> usize {
+        readers_at_a_time(usize::MAX, self.query.options.parallel_queries)
+    }
+
     fn min_memory(&self) -> usize {
         256 << 10
     }
@@ -426,6 +431,9 @@ fn read_range(cx: RunContext, query: Query, mut gather: Gather, range: RangeIncl
             none => none.insert(connect(&cx, &query)?),
         };
         let failed = |error| sqlite_error(&query.path, error).in_source(&query.source);
+        if !query.options.prepared_statements {
+            connection.flush_prepared_statement_cache();
+        }
         let mut statement = connection.prepare_cached(&query.sql).map_err(failed)?;
         let limit = i64::try_from(gather.max_rows).unwrap_or(i64::MAX);
         let mut rows = statement.query((from, last, limit)).map_err(failed)?;
@@ -535,7 +543,7 @@ impl Gather {
     fn new(cx: &RunContext, query: &Query, schema: SchemaRef) -> Result<Self> {
         // Offsets of text and blobs are 32 bits wide, and a single value may have 1 GB.
         let max_bytes = cx.batch_memory().clamp(1, 1 << 30);
-        let max_rows = cx.config().batch_size.max(1);
+        let max_rows = rows_at_a_time(cx.config().batch_size, query.options.fetch_size).max(1);
         // An offset or a bit counts as four bytes and one.
         let width = |field: &Arc<Field>| field.data_type().primitive_width().unwrap_or(4) + 1;
         let row_bytes = schema.fields().iter().map(width).sum();
