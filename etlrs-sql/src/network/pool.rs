@@ -59,7 +59,12 @@ impl<C: Connect> Pool<C> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         if let Some((mut connection, since)) = idle {
             // The server, or somebody between, may have closed it.
-            if since.elapsed() < FRESH || connection.is_alive().await {
+            let mut usable = since.elapsed() < FRESH;
+            if !usable {
+                let is_alive = tokio::time::timeout(self.connect_timeout, connection.is_alive());
+                usable = is_alive.await.unwrap_or(false);
+            }
+            if usable {
                 return Ok(connection);
             }
         }

@@ -40,6 +40,10 @@ impl Parts {
             );
         }
         let (authority, path) = place.split_once('/').unwrap_or((place, ""));
+        // A database whose name has these is written with %2F and %40; without, they are of a password.
+        if path.contains(['/', '@']) {
+            return Err(malformed());
+        }
         let (credentials, host) = authority.rsplit_once('@').map_or(("", authority), |(user, host)| (user, host));
         let (user, password) = match credentials.split_once(':') {
             Some((user, password)) => (user, Some(password)),

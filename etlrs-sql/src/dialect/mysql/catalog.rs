@@ -13,8 +13,9 @@ pub(super) struct Relation {
     pub(super) is_table: bool,
     /// Keeps the history of its rows, which replacing it would end.
     pub(super) is_versioned: bool,
-    /// Whether its engine has transactions and snapshots, and what it is called.
+    /// Whether its engine has transactions, whether these see snapshots, and what it is called.
     pub(super) transactional: bool,
+    pub(super) has_snapshots: bool,
     pub(super) engine: String,
     /// As the server estimates.
     pub(super) bytes: u64,
@@ -34,6 +35,7 @@ pub(super) struct Column {
     /// Computed by the server, which takes no value for it.
     pub(super) generated: bool,
     pub(super) charset: Option<String>,
+    pub(super) collation: Option<String>,
     pub(super) characters: Option<u64>,
     pub(super) octets: Option<u64>,
     pub(super) precision: Option<u64>,
@@ -77,12 +79,13 @@ impl Relation {
         let found = connection.rows(&sql).await?;
         let Some(row) = found.first() else { return Ok(None) };
         let name = TableName { schema: Some(row.get(0)?), name: row.get(1)? };
-        let kind: String = row.get(2)?;
+        let (kind, engine): (String, String) = (row.get(2)?, row.get(3)?);
         Ok(Some(Self {
             is_view: kind.ends_with("VIEW"),
             is_table: kind == "BASE TABLE" || kind == "SYSTEM VERSIONED",
             is_versioned: kind == "SYSTEM VERSIONED",
-            engine: row.get(3)?,
+            has_snapshots: matches!(engine.to_ascii_lowercase().as_str(), "innodb" | "rocksdb"),
+            engine,
             bytes: row.get(4)?,
             transactional: row.get(5)?,
             columns: columns(connection, &name).await?,
@@ -103,7 +106,7 @@ async fn columns(connection: &mut Connection, name: &TableName) -> Answer<Vec<Co
                 OR EXTRA LIKE '%DEFAULT_GENERATED%',
             GENERATION_EXPRESSION IS NOT NULL AND GENERATION_EXPRESSION <> '',
             CHARACTER_SET_NAME, CHARACTER_MAXIMUM_LENGTH, CHARACTER_OCTET_LENGTH, NUMERIC_PRECISION, NUMERIC_SCALE,
-            DATETIME_PRECISION
+            DATETIME_PRECISION, COLLATION_NAME
          FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = {} AND TABLE_NAME = {} ORDER BY ORDINAL_POSITION",
         schema_of(name),
         literal(&name.name)
@@ -123,6 +126,7 @@ async fn columns(connection: &mut Connection, name: &TableName) -> Answer<Vec<Co
             precision: row.get(9)?,
             scale: row.get(10)?,
             fraction: row.get(11)?,
+            collation: row.get(12)?,
         })
     };
     connection.rows(&sql).await?.iter().map(column).collect()

@@ -12,12 +12,11 @@ use super::types::{Reading, Wire};
 pub(super) fn condition(test: &ColumnTest, readings: &[Reading]) -> Option<String> {
     let reading = readings.iter().find(|reading| reading.field.name() == &test.column)?;
     let column = quote(&test.column).ok()?;
-    // For dates that are none, 0000-00-00 IS NULL.
-    let is_date = matches!(reading.wire, Wire::Date | Wire::DateTime);
     match &test.test {
         _ if reading.cast.is_some() => None,
-        Test::IsNull => Some(format!("{column} IS NULL")),
-        Test::IsNotNull if !is_date => Some(format!("{column} IS NOT NULL")),
+        // 0000-00-00 in a column that is NOT NULL `IS NULL`.
+        Test::IsNull => Some(format!("{column} <=> NULL")),
+        Test::IsNotNull => Some(format!("NOT {column} <=> NULL")),
         Test::Compare(comparison, value) => compare(&column, reading, *comparison, value),
         Test::In(values) => {
             let equal = |value| compare(&column, reading, Comparison::Eq, value);

@@ -97,6 +97,9 @@ const NUMBER: Refused = ("a number that the column's type cannot hold", "widen t
 #[inline]
 fn put(out: &mut Vec<u8>, writing: &Writing, value: Scalar<'_>, style: Style) -> Result<(), Refused> {
     match (&writing.put, value) {
+        (_, Scalar::Null) if writing.not_null => {
+            return Err(("a null where the column is NOT NULL", "leave such rows out, or replace the nulls"));
+        }
         (_, Scalar::Null) => out.extend_from_slice(if style == Style::Load { br"\N" } else { b"NULL" }),
         (Put::Integer { least, most }, Scalar::Int(value)) => {
             if value < *least || u64::try_from(value).is_ok_and(|value| value > *most) {
@@ -145,6 +148,15 @@ fn put(out: &mut Vec<u8>, writing: &Writing, value: Scalar<'_>, style: Style) ->
             }
             // Bits are numbers.
             debug_assert_ne!(writing.taken, Taken::Number);
+            quoted(out, text.as_bytes(), "", style);
+        }
+        (Put::Form(form), Scalar::Text(text)) => {
+            if !form.holds(text) {
+                return Err((
+                    "a text that is no value of the column's type, or not as it is written",
+                    "change the text",
+                ));
+            }
             quoted(out, text.as_bytes(), "", style);
         }
         (Put::Bytes { least, most }, Scalar::Bytes(bytes)) => {

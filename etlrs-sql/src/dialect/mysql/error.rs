@@ -56,7 +56,12 @@ fn of_server(refusal: &Refusal) -> Error {
         1040 | 1053 | 1077 | 1152 | 1158..=1161 | 1203 | 1927 | 3169 | 4031 => {
             Error::new(ErrorKind::Connection, said()).transient()
         }
-        1317 | 1907 | 1969 | 3024 => Error::new(ErrorKind::Cancelled, "the server ended the statement early"),
+        1317 | 1907 | 1969 | 3024 => {
+            Error::new(ErrorKind::Connection, "the statement was ended at the server").hint("run again")
+        }
+        1226 | 1047 => Error::new(ErrorKind::Connection, said()).transient(),
+        1173 | 3750 => Error::new(ErrorKind::Unsupported, "this server wants a primary key in every table")
+            .hint("create the table first, or use mode merge with --key"),
         1153 => Error::new(ErrorKind::InvalidData, "a row is larger than the server takes")
             .hint("raise max_allowed_packet of the server"),
         1025 if refusal.message.contains("name too long") => {
@@ -86,6 +91,8 @@ pub(super) fn of_data(code: u16) -> Option<Cow<'static, str>> {
     Some(match code {
         1048 | 1263 | 1364 => "there is a null in a column that is NOT NULL".into(),
         1062 | 1586 => "two rows have the same key".into(),
+        1260 => "a text that was put together was cut off; raise group_concat_max_len".into(),
+        1301 => "a value was larger than max_allowed_packet, and became null".into(),
         1264 | 1690 | 1916 => "a number is outside the range of the column's type".into(),
         1406 => "a value is longer than the column's type allows".into(),
         1265 | 1292 | 1366 | 1411 => "a text is no value of the column's type".into(),
@@ -103,6 +110,10 @@ pub(super) fn of_data(code: u16) -> Option<Cow<'static, str>> {
 pub(super) fn column_of(message: &str) -> Option<String> {
     if let Some(rest) = message.strip_prefix("Column '") {
         return Some(rest.split_once("' ")?.0.to_owned());
+    }
+    // "Duplicate entry 'VALUE' for key 'NAME'" names no column.
+    if message.contains(" for key ") {
+        return None;
     }
     // Behind the value, which may have anything in it.
     let (_, rest) = message.rsplit_once(" column ")?;
@@ -125,6 +136,7 @@ mod tests {
             ("Incorrect integer value: 'x column y' for column `d`.`t`.`c` at row 7", Some("c")),
             ("Column 'c' cannot be null", Some("c")),
             ("Duplicate entry '5' for key 'PRIMARY'", None),
+            ("Duplicate entry 'x column 'y' for key 'PRIMARY'", None),
         ] {
             assert_eq!(column_of(message).as_deref(), expected, "{message}");
         }

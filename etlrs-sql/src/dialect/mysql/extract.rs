@@ -9,12 +9,12 @@ use etlrs_core::{
 use super::catalog::{self, Column, Relation};
 use super::condition::condition;
 use super::decode::Decoder;
-use super::name::{literal, quote};
+use super::name::{literal, quote, quote_given};
 use super::server::MysqlPool;
 use super::snapshot::Snapshot;
 use super::split::{self, Piece};
 use super::types::{Reading, Wire};
-use super::wire::{ColumnDefinition, Connection};
+use super::wire::{ColumnDefinition, Connection, forms};
 use crate::MysqlSourceOptions;
 use crate::cursor::{Bounds, Cursor};
 use crate::network::Incoming;
@@ -70,6 +70,10 @@ impl MysqlExtractor {
         Self::of(pool, Subject::Query(sql.trim().trim_end_matches(';').to_owned()))
     }
 
+    pub(super) fn of_table(pool: MysqlPool, name: TableName) -> Self {
+        Self::of(pool, Subject::Table(name))
+    }
+
     fn of(pool: MysqlPool, subject: Subject) -> Self {
         Self { pool, subject, options: MysqlSourceOptions::default() }
     }
@@ -88,11 +92,14 @@ impl MysqlExtractor {
         };
         let mut notes = Vec::new();
         let looked = self.pieces(cx, request, &mut notes).await.map_err(|error| error.in_source(&source))?;
-        let Looked { snapshot, from, definitions, columns, pieces } = looked;
+        let Looked { snapshot, from, whole, definitions, columns, pieces } = looked;
         let in_source = |error: Error| error.in_source(&source);
         let readings = self.readings(&definitions, &columns).map_err(in_source)?;
         let all = Schema::new(readings.iter().map(|reading| reading.field.clone()).collect::<Vec<_>>());
         let bounds = self.bounds(&snapshot, &from, &readings).await.map_err(in_source)?;
+        if bounds.is_some() {
+            notes.push(format!("rows whose {} is null are not read", self.options.cursor));
+        }
         let conditions = request.filter.iter().filter_map(|test| condition(test, &readings));
         let conditions: Vec<_> = conditions.chain(bounds.iter().map(|bounds| bounds.condition.clone())).collect();
         let projection = request.projection(&all).map_err(in_source)?;
@@ -102,18 +109,28 @@ impl MysqlExtractor {
             Some(recorded) => split::check_recorded(recorded, found).map_err(in_source)?,
             None => found,
         };
-        let list = readings.iter().map(select_item).collect::<Result<Vec<_>>>()?.join(", ");
+        let list = readings.iter().map(select_item).collect::<Vec<_>>().join(", ");
         // Without columns there are still rows to count.
         let list = if list.is_empty() { "1".to_owned() } else { list };
+        let is_whole = projection.iter().copied().eq(0..all.fields().len())
+            && readings.iter().all(|reading| reading.cast.is_none())
+            && conditions.is_empty();
         let statement = |piece: &Piece| {
+            if let Some(sql) = whole.as_ref().filter(|_| is_whole) {
+                // As it is, for an order of its own is lost within another query.
+                return sql.clone();
+            }
             let terms: Vec<_> = piece.condition.iter().chain(&conditions).map(|term| format!("({term})")).collect();
             let condition = if terms.is_empty() { String::new() } else { format!(" WHERE {}", terms.join(" AND ")) };
             format!("SELECT {list} FROM {from}{condition}")
         };
+        let statements: Vec<_> = pieces.iter().map(statement).collect();
+        let expected = self.forms(&snapshot, &statements[0]).await.map_err(in_source)?;
         Ok(TableScan {
             schema: Arc::new(all.project(&projection)?),
             readings: readings.into(),
-            statements: pieces.iter().map(statement).collect(),
+            expected,
+            statements,
             partitions,
             notes,
             source,
@@ -139,9 +156,17 @@ impl MysqlExtractor {
                 notes.push("a query is read by one reader".into());
                 // A comment at the end of the query must not take the parenthesis in.
                 let from = format!("({sql}\n) AS query");
-                let definitions = leader.describe(&format!("SELECT * FROM {from}")).await.map_err(failed)?;
+                let definitions = leader.describe(sql).await.map_err(failed)?;
                 let snapshot = Snapshot::single(&self.pool, leader).await?;
-                return Ok(Looked { snapshot, from, definitions, columns: Vec::new(), pieces: vec![Piece::whole()] });
+                let pieces = vec![Piece::whole()];
+                return Ok(Looked {
+                    snapshot,
+                    from,
+                    whole: Some(sql.clone()),
+                    definitions,
+                    columns: Vec::new(),
+                    pieces,
+                });
             }
         };
         let relation = self.find(&mut leader, name).await?;
@@ -162,8 +187,10 @@ impl MysqlExtractor {
         }
         let snapshot = Snapshot::shared(&self.pool, leader, &relation, readers, notes).await?;
         let mut reader = snapshot.reader().await?;
+        // By their names, for `*` leaves out those that are invisible.
+        let names: Vec<_> = relation.columns.iter().map(|column| quote_given(&column.name)).collect();
         let looked = async {
-            let definitions = reader.describe(&format!("SELECT * FROM {from}")).await?;
+            let definitions = reader.describe(&format!("SELECT {} FROM {from}", names.join(", "))).await?;
             let pieces = if keys.is_empty() || wished < 2 {
                 vec![Piece::whole()]
             } else {
@@ -173,7 +200,7 @@ impl MysqlExtractor {
         };
         let (definitions, pieces) = looked.await.map_err(failed)?;
         snapshot.put_back(reader);
-        Ok(Looked { snapshot, from, definitions, columns: relation.columns, pieces })
+        Ok(Looked { snapshot, from, whole: None, definitions, columns: relation.columns, pieces })
     }
 
     async fn find(&self, connection: &mut Connection, name: &TableName) -> Result<Relation> {
@@ -205,6 +232,14 @@ impl MysqlExtractor {
         wanted.map(found).collect()
     }
 
+    /// How the values of a statement are written, which must be so when it is run.
+    async fn forms(&self, snapshot: &Snapshot, statement: &str) -> Result<Vec<(u8, u16, u16)>> {
+        let mut reader = snapshot.reader().await?;
+        let definitions = reader.describe(statement).await.map_err(|error| self.pool.failed(error))?;
+        snapshot.put_back(reader);
+        Ok(forms(&definitions))
+    }
+
     /// The rows that are new by the cursor that the user wants, as of the snapshot.
     async fn bounds(&self, snapshot: &Snapshot, from: &str, readings: &[Reading]) -> Result<Option<Bounds>> {
         let options = &self.options;
@@ -215,6 +250,9 @@ impl MysqlExtractor {
         let reading = readings.iter().find(|reading| reading.field.name() == cursor.column);
         let reading = reading.ok_or_else(|| unknown_name("column", cursor.column, &names))?;
         let type_name = type_name(reading.field.data_type());
+        if reading.cast.is_some() {
+            return Err(cursor.unusable(&type_name));
+        }
         let wrong = || {
             Error::new(ErrorKind::InvalidConfig, format!("cursor_after is no value of type {type_name}"))
                 .at_column(cursor.column)
@@ -265,6 +303,8 @@ pub(super) fn no_database() -> Error {
 struct Looked {
     snapshot: Snapshot,
     from: String,
+    /// The query, if it is one.
+    whole: Option<String>,
     definitions: Vec<ColumnDefinition>,
     columns: Vec<Column>,
     pieces: Vec<Piece>,
@@ -284,12 +324,12 @@ fn constant(reading: &Reading, text: &str) -> Option<String> {
     }
 }
 
-fn select_item(reading: &Reading) -> Result<String> {
-    let name = quote(reading.field.name())?;
-    Ok(match &reading.cast {
-        Some(cast) => cast.replace("{}", &name),
+fn select_item(reading: &Reading) -> String {
+    let name = quote_given(reading.field.name());
+    match &reading.cast {
+        Some(cast) => format!("{} AS {name}", cast.replace("{}", &name)),
         None => name,
-    })
+    }
 }
 
 #[async_trait]
@@ -302,6 +342,7 @@ impl Extractor for MysqlExtractor {
 struct TableScan {
     schema: SchemaRef,
     readings: Arc<[Reading]>,
+    expected: Vec<(u8, u16, u16)>,
     /// One query for each partition.
     statements: Vec<String>,
     partitions: Vec<Partition>,
@@ -364,6 +405,7 @@ impl Scan for TableScan {
             cx: cx.clone(),
             snapshot: self.snapshot.clone(),
             statement: statement.clone(),
+            expected: self.expected.clone(),
             source: self.source.clone(),
             decoder,
             // Two blocks wait, one is filled and one is decoded.
@@ -389,6 +431,7 @@ struct Reader {
     cx: RunContext,
     snapshot: Arc<Snapshot>,
     statement: String,
+    expected: Vec<(u8, u16, u16)>,
     source: String,
     decoder: Decoder,
     block_size: usize,
@@ -415,7 +458,8 @@ impl Reader {
         let rows = match &mut self.rows {
             Some(rows) => rows,
             none => {
-                let connection = self.snapshot.reader().await?;
+                let mut connection = self.snapshot.reader().await?;
+                connection.expect(std::mem::take(&mut self.expected));
                 let (statement, home) = (std::mem::take(&mut self.statement), self.snapshot.clone());
                 none.insert(Incoming::start(connection, statement, self.block_size, self.source.clone(), home))
             }

@@ -19,15 +19,15 @@ use etlrs_core::{
 };
 
 use super::MysqlExtractor;
-use super::catalog;
+use super::catalog::{self, Relation};
 use super::encode::{Rows, Style};
 use super::error::mysql_error;
 use super::extract::no_database;
 use super::name::{check_file_name, literal, quote};
 use super::publish;
 use super::server::{self, MysqlPool, Statement};
-use super::target::{Publishing, Target};
-use super::types::{Put, Taken, Writing};
+use super::target::{self, Publishing, Target};
+use super::types::{Dialect, Put, Taken, Writing};
 use super::wire::{Answer, Connection, Failure};
 use crate::network::{Connect, Outgoing, close_all};
 use crate::table::TableName;
@@ -96,38 +96,33 @@ impl MysqlLoader {
     }
 }
 
-/// The statement that makes a table for the plan.
-pub(super) fn create_table(
-    name: &str,
-    plan: &LoadPlan,
-    writings: &[Writing],
-    staged: bool,
-    collation: &str,
-) -> Result<String> {
-    let mut columns = Vec::with_capacity(writings.len() + 1);
-    for (field, writing) in plan.schema.fields().iter().zip(writings) {
-        let is_key = plan.keys.contains(field.name());
-        let not_null = if field.is_nullable() && !is_key { "" } else { " NOT NULL" };
-        let declared = if staged { &writing.staged } else { &writing.declared };
-        // Keys are the same only if all their bytes are.
-        let is_text = declared.starts_with("varchar") || declared.starts_with("char");
-        let collate = if is_key && is_text && !staged { format!(" COLLATE {collation}") } else { String::new() };
-        // A timestamp that says nothing of null is not, and sets itself.
-        let null =
-            if not_null.is_empty() && declared.starts_with("timestamp") { " NULL DEFAULT NULL" } else { not_null };
-        columns.push(format!("{} {declared}{collate}{null}", quote(field.name())?));
-    }
-    if plan.mode == LoadMode::Merge {
-        columns.push(if staged {
-            format!("{ORDINAL} bigint unsigned NOT NULL PRIMARY KEY")
-        } else {
-            format!("PRIMARY KEY ({})", key_list(plan)?)
-        });
-    }
-    Ok(format!("CREATE TABLE {name} ({}) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4", columns.join(", ")))
+/// What a server is like, as far as a load has to know.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Server {
+    /// In which two texts are the same only if they are in all their bytes.
+    pub(super) collation: &'static str,
+    /// A timestamp that says nothing of it sets itself.
+    sets_timestamps: bool,
+    /// Names of tables that differ by case alone are the same.
+    folds_names: bool,
+    /// LOAD DATA LOCAL is allowed.
+    loads: bool,
 }
 
-/// In which two texts are the same only if they are in all their bytes.
+impl Server {
+    async fn ask(connection: &mut Connection) -> Answer<Self> {
+        let sql = "SELECT @@lower_case_table_names <> 0, @@explicit_defaults_for_timestamp, @@GLOBAL.local_infile";
+        let found = connection.rows(sql).await?;
+        let at = |index| found.first().map(|row| row.get::<bool, _>(index)).transpose();
+        Ok(Self {
+            collation: exact_collation(connection),
+            folds_names: at(0)?.unwrap_or(false),
+            sets_timestamps: !at(1)?.unwrap_or(true),
+            loads: at(2)?.unwrap_or(false),
+        })
+    }
+}
+
 fn exact_collation(connection: &Connection) -> &'static str {
     let number = |part: &str| part.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0);
     let version: Vec<u32> = connection.version.split('.').map(number).collect();
@@ -137,6 +132,47 @@ fn exact_collation(connection: &Connection) -> &'static str {
         [8..=u32::MAX, ..] => "utf8mb4_0900_bin",
         _ => "utf8mb4_bin",
     }
+}
+
+/// The statement that makes the target of a plan.
+pub(super) fn create_table(name: &str, plan: &LoadPlan, writings: &[Writing], server: Server) -> Result<String> {
+    let declared = writings.iter().map(|writing| writing.declared.as_str());
+    let key = match plan.mode {
+        LoadMode::Merge => Some(format!("PRIMARY KEY ({})", key_list(plan)?)),
+        _ => None,
+    };
+    create(name, plan, declared, server, key)
+}
+
+/// The statement that makes a table from which the rows are moved to the target.
+fn create_staging(name: &str, plan: &LoadPlan, writings: &[Writing], server: Server) -> Result<String> {
+    let staged = writings.iter().map(|writing| writing.staged.as_str());
+    create(name, plan, staged, server, Some(format!("{ORDINAL} bigint unsigned NOT NULL PRIMARY KEY")))
+}
+
+fn create<'a>(
+    name: &str,
+    plan: &LoadPlan,
+    types: impl Iterator<Item = &'a str>,
+    server: Server,
+    last: Option<String>,
+) -> Result<String> {
+    let mut columns = Vec::with_capacity(plan.schema.fields().len() + 1);
+    for (field, declared) in plan.schema.fields().iter().zip(types) {
+        let is_key = plan.keys.contains(field.name());
+        let is_text = declared.starts_with("varchar") || declared.starts_with("char");
+        let collate = if is_key && is_text { format!(" COLLATE {}", server.collation) } else { String::new() };
+        let is_timestamp = declared.starts_with("timestamp");
+        let null = match (field.is_nullable() && !is_key, is_timestamp) {
+            (true, true) => " NULL DEFAULT NULL",
+            (true, false) => "",
+            (false, true) if server.sets_timestamps => " NOT NULL DEFAULT '1970-01-01 00:00:01'",
+            (false, _) => " NOT NULL",
+        };
+        columns.push(format!("{} {declared}{collate}{null}", quote(field.name())?));
+    }
+    columns.extend(last);
+    Ok(format!("CREATE TABLE {name} ({}) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4", columns.join(", ")))
 }
 
 /// The keys, as SQL lists them.
@@ -154,12 +190,12 @@ impl Loader for MysqlLoader {
         let name = self.name()?;
         let mut connection = self.pool.take().await?;
         let target = self.look(&mut connection, &name, plan).await?;
-        let collation = exact_collation(&connection);
+        let server = Server::ask(&mut connection).await.map_err(|error| mysql_error(&self.source(), error))?;
         self.pool.give_back(connection);
         let mut preview = LoadPreview::default();
         preview.column_types = target.writings.iter().map(|writing| writing.declared.clone()).collect();
         if target.relation.is_none() {
-            preview.ddl.push(create_table(&self.table.backquoted()?, plan, &target.writings, false, collation)?);
+            preview.ddl.push(create_table(&self.table.backquoted()?, plan, &target.writings, server)?);
         }
         preview.notes = target.notes;
         Ok(preview)
@@ -170,7 +206,8 @@ impl Loader for MysqlLoader {
         let source = self.source();
         let failed = |error| mysql_error(&source, error);
         let mut control = self.pool.take().await?;
-        let hash = hash(&name);
+        let server = Server::ask(&mut control).await.map_err(failed)?;
+        let hash = hash(&name, server.folds_names);
         let lock = literal(&format!("etlrs {hash:016x}"));
         let locked =
             control.rows(&format!("SELECT coalesce(get_lock({lock}, {PATIENCE}), 0)")).await.map_err(failed)?;
@@ -181,19 +218,20 @@ impl Loader for MysqlLoader {
                 .in_source(&source));
         }
         let names = Names::new(&name, hash, cx.run_id())?;
-        match self.stage(&mut control, cx, &plan, &names, hash, &name).await {
-            Ok((target, statement, keyed)) => Ok(Box::new(MysqlSession {
+        match self.stage(&mut control, cx, &plan, &names, hash, &name, server).await {
+            Ok(Staged { target, statement, keyed, moved }) => Ok(Box::new(MysqlSession {
                 keyed,
                 shared: Arc::new(Shared {
                     pool: self.pool.clone(),
                     source,
                     statement,
-                    head: format!("INSERT INTO {} ({}) VALUES ", names.staging, staged_columns(&plan)?).into_bytes(),
+                    head: format!("INSERT INTO {} ({}) VALUES ", names.staging, staged_columns(&plan, moved)?)
+                        .into_bytes(),
                     names,
                     writings: target.writings.clone(),
-                    merge: plan.mode == LoadMode::Merge,
+                    moved,
                 }),
-                collation: exact_collation(&control),
+                server,
                 control: Mutex::new(Some(control)),
                 lock,
                 name,
@@ -215,6 +253,7 @@ impl Loader for MysqlLoader {
 
 impl MysqlLoader {
     /// Looks at the target, which is locked, removes what dead runs left, and makes the staging table and its ledger.
+    #[allow(clippy::too_many_arguments, reason = "each is something else")]
     async fn stage(
         &self,
         control: &mut Connection,
@@ -223,49 +262,75 @@ impl MysqlLoader {
         names: &Names,
         hash: u64,
         name: &TableName,
-    ) -> Result<(Target, Statement, bool)> {
+        server: Server,
+    ) -> Result<Staged> {
         let source = self.source();
         let failed = |error| mysql_error(&source, error);
         if !self.options.pre_sql.is_empty() {
-            let done = control.script(&self.options.pre_sql).await;
+            let done = run_script(&self.pool, &self.options.pre_sql).await?;
             done.map_err(|error| failed(error).hint("that is the option pre_sql"))?;
         }
-        let target = self.look(control, name, plan).await?;
         remove_stale(control, name, hash, cx.run_id()).await.map_err(failed)?;
-        let sql = match (&target.relation, target.publishing) {
-            (Some(relation), Publishing::Swap) => {
-                format!("CREATE TABLE {} LIKE {}", names.staging, relation.name.backquoted()?)
+        let mut target = self.look(control, name, plan).await?;
+        let mut keyed = true;
+        if let (Some(relation), Publishing::Swap) = (&target.relation, target.publishing) {
+            let sql = format!("CREATE TABLE {} LIKE {}", names.staging, relation.name.backquoted()?);
+            control.execute(&sql).await.map_err(failed)?;
+            let indexes = catalog::indexes(control, &relation.name).await.map_err(failed)?;
+            keyed = indexes.iter().any(|index| index.unique && index.whole && !index.nullable);
+            if target::definition_of(control, &names.staging).await.map_err(failed)? != target.definition {
+                // The copy is not like it in all that counts, so the table itself has to stay.
+                control.execute(&format!("DROP TABLE {}", names.staging)).await.map_err(failed)?;
+                target = target.refill(plan, Dialect::of(control.is_mariadb()))?;
+                keyed = true;
             }
-            _ => create_table(&names.staging, plan, &target.writings, true, exact_collation(control))?,
-        };
-        control.execute(&sql).await.map_err(failed)?;
+        }
+        let moved = !matches!(target.publishing, Publishing::Swap | Publishing::Rename);
+        if target.publishing == Publishing::Rename {
+            let sql = create_table(&names.staging, plan, &target.writings, server)?;
+            control.execute(&sql).await.map_err(failed)?;
+            keyed = false;
+        } else if moved {
+            let sql = create_staging(&names.staging, plan, &target.writings, server)?;
+            control.execute(&sql).await.map_err(failed)?;
+        }
         let sql = format!(
             "CREATE TABLE {} (partition_id bigint NOT NULL PRIMARY KEY, row_count bigint unsigned NOT NULL) ENGINE=InnoDB",
             names.ledger
         );
         control.execute(&sql).await.map_err(failed)?;
-        let keyed = match (&target.relation, target.publishing) {
-            (Some(relation), Publishing::Swap) => {
-                let indexes = catalog::indexes(control, &relation.name).await.map_err(failed)?;
-                indexes.iter().any(|index| index.unique && index.whole && !index.nullable)
-            }
-            _ => plan.mode == LoadMode::Merge,
+        let statement = if server.loads {
+            Statement::Load(load_statement(&names.staging, plan, &target.writings, moved)?)
+        } else {
+            Statement::Insert
         };
-        let allowed = control.rows("SELECT @@GLOBAL.local_infile").await.map_err(failed)?;
-        let allowed = allowed.first().map(|row| row.get::<bool, _>(0)).transpose().map_err(failed)?;
-        let statement = match allowed {
-            Some(true) => Statement::Load(load_statement(&names.staging, plan, &target.writings)?),
-            _ => Statement::Insert,
-        };
-        Ok((target, statement, keyed))
+        Ok(Staged { target, statement, keyed, moved })
     }
+}
+
+/// A staging area that is ready.
+struct Staged {
+    target: Target,
+    statement: Statement,
+    /// The staging table has a primary key.
+    keyed: bool,
+    /// Rows are moved from it to the target, in their order.
+    moved: bool,
+}
+
+/// Runs the user's SQL on a connection of its own, for it may set what would change the meaning of ours.
+async fn run_script(pool: &MysqlPool, sql: &str) -> Result<Answer<()>> {
+    let mut connection = pool.connect().await?;
+    let done = connection.script(sql).await;
+    connection.close().await;
+    Ok(done)
 }
 
 /// Seconds to wait for the lock of a run that has just ended.
 const PATIENCE: u32 = 2;
 
 /// `LOAD DATA` of bytes, so that nothing of them is taken for a character of the set of some column.
-fn load_statement(staging: &str, plan: &LoadPlan, writings: &[Writing]) -> Result<String> {
+fn load_statement(staging: &str, plan: &LoadPlan, writings: &[Writing], moved: bool) -> Result<String> {
     let (mut columns, mut sets) = (Vec::new(), Vec::new());
     for (index, (field, writing)) in plan.schema.fields().iter().zip(writings).enumerate() {
         let name = quote(field.name())?;
@@ -280,7 +345,7 @@ fn load_statement(staging: &str, plan: &LoadPlan, writings: &[Writing]) -> Resul
         columns.push(format!("@etlrs_{index}"));
         sets.push(format!("{name} = {value}"));
     }
-    if plan.mode == LoadMode::Merge {
+    if moved {
         columns.push(ORDINAL.to_owned());
     }
     let sets = if sets.is_empty() { String::new() } else { format!(" SET {}", sets.join(", ")) };
@@ -291,17 +356,18 @@ fn load_statement(staging: &str, plan: &LoadPlan, writings: &[Writing]) -> Resul
     ))
 }
 
-/// In the staging table of a merge: the place of a row in the source, so that of two with one key the later one wins.
+/// In a staging table from which rows are moved: the place of a row in the source. Of two with one key the later one wins.
 pub(super) const ORDINAL: &str = "`_etlrs_ordinal`";
 
-fn staged_columns(plan: &LoadPlan) -> Result<String> {
+fn staged_columns(plan: &LoadPlan, moved: bool) -> Result<String> {
     let columns = Target::column_list(&plan.schema)?;
-    Ok(if plan.mode == LoadMode::Merge { format!("{columns}, {ORDINAL}") } else { columns })
+    Ok(if moved { format!("{columns}, {ORDINAL}") } else { columns })
 }
 
 /// Names of what a run stages. They have 58 characters at the most, of the 64 that MySQL keeps.
 pub(super) struct Names {
     pub(super) staging: String,
+    staging_name: TableName,
     pub(super) ledger: String,
     /// The target, while another table takes its place.
     pub(super) old: String,
@@ -313,7 +379,14 @@ impl Names {
     fn new(name: &TableName, hash: u64, run: RunId) -> Result<Self> {
         let schema = quote(name.schema.as_deref().unwrap_or_default())?;
         let named = |what: &str| format!("{schema}.`_etlrs_{what}_{hash:016x}_{run}`");
-        Ok(Self { staging: named("staging"), ledger: named("ledger"), old: named("old"), new: named("new") })
+        let staging_name = TableName { schema: name.schema.clone(), name: format!("_etlrs_staging_{hash:016x}_{run}") };
+        Ok(Self {
+            staging: named("staging"),
+            staging_name,
+            ledger: named("ledger"),
+            old: named("old"),
+            new: named("new"),
+        })
     }
 
     fn all(&self) -> String {
@@ -322,8 +395,9 @@ impl Names {
 }
 
 /// FNV-1a: the same in every version, for others look for it.
-fn hash(name: &TableName) -> u64 {
+fn hash(name: &TableName, folded: bool) -> u64 {
     let text = format!("{}.{}", name.schema.as_deref().unwrap_or_default(), name.name);
+    let text = if folded { text.to_lowercase() } else { text };
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
@@ -336,12 +410,25 @@ async fn remove_stale(connection: &mut Connection, name: &TableName, hash: u64, 
              AND TABLE_NAME NOT LIKE '%{run}'",
         literal(schema)
     );
+    let mut stale = Vec::new();
     for row in connection.rows(&sql).await? {
-        let stale = TableName { schema: Some(schema.to_owned()), name: row.get(0)? };
+        stale.push(TableName { schema: Some(schema.to_owned()), name: row.get(0)? });
+    }
+    // Before MariaDB 10.6 a crash may come between the two renames of one statement.
+    let is_old = |stale: &&TableName| stale.name.starts_with("_etlrs_old_");
+    if let Some(old) = stale.iter().find(is_old)
+        && Relation::find(connection, name).await?.is_none()
+        && let (Ok(from), Ok(to)) = (old.backquoted(), name.backquoted())
+    {
+        connection.execute(&format!("RENAME TABLE {from} TO {to}")).await?;
+    }
+    for stale in stale {
         let Ok(stale) = stale.backquoted() else { continue };
-        connection.execute("SET SESSION lock_wait_timeout = 30").await?;
-        connection.execute(&format!("DROP TABLE IF EXISTS {stale}")).await?;
-        connection.execute("SET SESSION lock_wait_timeout = DEFAULT").await?;
+        match connection.execute(&format!("DROP TABLE IF EXISTS {stale}")).await {
+            // Whoever has a key or a lock on it may keep it, for nobody takes it for data.
+            Ok(_) | Err(Failure::Server(_)) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
@@ -356,7 +443,7 @@ pub(super) struct Shared {
     /// What an INSERT begins with.
     head: Vec<u8>,
     writings: Vec<Writing>,
-    merge: bool,
+    moved: bool,
 }
 
 impl Shared {
@@ -375,7 +462,7 @@ pub(super) struct MysqlSession {
     pub(super) target: Target,
     pub(super) lock_timeout: std::time::Duration,
     post_sql: String,
-    pub(super) collation: &'static str,
+    pub(super) server: Server,
     connections: usize,
     /// Whether the staging table has a primary key.
     keyed: bool,
@@ -386,22 +473,25 @@ impl MysqlSession {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The target, while another table takes its place.
+    pub(super) fn old_name(&self) -> TableName {
+        let name = self.shared.names.staging_name.name.replacen("_staging_", "_old_", 1);
+        TableName { schema: self.name.schema.clone(), name }
+    }
+
     async fn clean(&mut self) -> Result<()> {
         let Some(mut control) = self.control().take() else { return Ok(()) };
         let drop = format!("DROP TABLE IF EXISTS {}", self.shared.names.all());
         let release = format!("DO release_lock({})", self.lock);
-        let statements = [
-            "ROLLBACK",
-            "SET SESSION lock_wait_timeout = 10",
-            &drop,
-            "SET SESSION lock_wait_timeout = DEFAULT",
-            &release,
-        ];
-        for sql in statements {
-            control.execute(sql).await.map_err(|error| self.shared.failed(error))?;
+        let mut done = Ok(());
+        for sql in ["ROLLBACK", "SET SESSION lock_wait_timeout = 10", &drop, &release] {
+            if let Err(error) = control.execute(sql).await {
+                done = Err(self.shared.failed(error));
+            }
         }
-        self.shared.pool.give_back(control);
-        Ok(())
+        // What was set for the commit goes with the connection.
+        control.close().await;
+        done
     }
 }
 
@@ -461,7 +551,7 @@ impl LoadSession for MysqlSession {
         });
         let options = MysqlSourceOptions { types: ColumnTypes(types.collect()), ..MysqlSourceOptions::default() };
         let request = ScanRequest::all().columns(fields.iter().map(|field| field.name()));
-        let staged = MysqlExtractor::table(self.shared.pool.clone(), &self.shared.names.staging.replace('`', "\""))?;
+        let staged = MysqlExtractor::of_table(self.shared.pool.clone(), self.shared.names.staging_name.clone());
         staged.with_options(options).scan(cx, &request).await.map(Some)
     }
 
@@ -471,10 +561,9 @@ impl LoadSession for MysqlSession {
         let mut published = publish::publish(&self, &mut control, &receipts).await;
         if published.is_ok() && !self.post_sql.is_empty() {
             // Statements that define something end a transaction in MySQL, so it could not be part of one.
-            let done = control.script(&self.post_sql).await;
-            if let Err(error) = done {
-                let hint = "that is the option post_sql; the rows are published";
-                published = Err(self.shared.failed(error).hint(hint));
+            let done = run_script(&self.shared.pool, &self.post_sql).await;
+            if let Err(error) = done.and_then(|done| done.map_err(|error| self.shared.failed(error))) {
+                published = Err(error.hint("that is the option post_sql; the rows are published"));
             }
         }
         // What is left of the staging area is removed; if that fails now, by the next run on this table.
@@ -545,7 +634,7 @@ impl PartitionWriter for MysqlWriter {
     async fn write(&mut self, batch: RecordBatch) -> Result<()> {
         let shared = self.shared.clone();
         let source = &shared.source;
-        let ordinal = shared.merge.then_some((u64::from(self.partition.0) << 40) + self.rows);
+        let ordinal = shared.moved.then_some((u64::from(self.partition.0) << 40) + self.rows);
         let mut rows = Rows::new(&batch, &shared.writings, ordinal, self.style).ok_or_else(|| {
             Error::new(ErrorKind::Internal, "a batch has another schema than was planned").in_source(source)
         })?;

@@ -32,6 +32,11 @@ pub(super) fn quote(name: &str) -> Result<String> {
     Ok(format!("`{}`", name.replace('`', "``")))
 }
 
+/// A name that the server itself gave to a column of a result, as an identifier.
+pub(super) fn quote_given(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
 /// A table is a file of its name, with `@` and some digits for most characters
 /// (<https://dev.mysql.com/doc/refman/8.4/en/identifier-mapping.html>).
 ///

@@ -6,8 +6,8 @@ use etlrs_core::{Error, ErrorKind, Receipt, Result};
 
 use super::load::{MysqlSession, ORDINAL, create_table};
 use super::name::{literal, quote};
-use super::target::{Publishing, Target};
-use super::wire::{Connection, Failure};
+use super::target::{self, Publishing, Target};
+use super::wire::{Connection, Failure, code};
 
 /// Seconds to wait for a lock at a time. Readers queue behind a rename that waits, so it gives way now and then.
 const PATIENCE: u64 = 2;
@@ -42,19 +42,22 @@ async fn attempt(session: &MysqlSession, connection: &mut Connection, receipts: 
     connection.execute(&sql).await.map_err(failed)?;
     check_lock(session, connection).await?;
     let rows = check_ledger(session, connection, receipts).await?;
-    recheck(session, connection).await?;
     let names = &shared.names;
     let target = session.name.backquoted()?;
     let last = match session.target.publishing {
-        Publishing::Rename => format!("RENAME TABLE {} TO {target}", names.staging),
+        Publishing::Rename => {
+            recheck(session, connection).await?;
+            format!("RENAME TABLE {} TO {target}", names.staging)
+        }
         Publishing::Swap => {
+            recheck(session, connection).await?;
             keep_counter(session, connection).await?;
             format!("RENAME TABLE {target} TO {}, {} TO {target}", names.old, names.staging)
         }
         Publishing::UpsertNew => {
             // A table of an earlier attempt may have rows.
             connection.execute(&format!("DROP TABLE IF EXISTS {}", names.new)).await.map_err(failed)?;
-            let sql = create_table(&names.new, &session.plan, &session.target.writings, false, session.collation)?;
+            let sql = create_table(&names.new, &session.plan, &session.target.writings, session.server)?;
             connection.execute(&sql).await.map_err(failed)?;
             upsert(session, connection, &names.new).await?;
             format!("RENAME TABLE {} TO {target}", names.new)
@@ -69,18 +72,68 @@ async fn attempt(session: &MysqlSession, connection: &mut Connection, receipts: 
         }
     };
     let error = match connection.execute(&last).await {
+        Ok(_) if session.target.publishing == Publishing::Swap => {
+            check_swap(session, connection, &target).await?;
+            return Ok(rows);
+        }
         Ok(_) => return Ok(rows),
-        Err(error @ Failure::Server(_)) => return Err(failed(error)),
+        Err(error) if is_answer(&error) => return Err(failed(error)),
         Err(error) => error,
     };
     // The answer is lost, which says nothing of the commit itself.
     match outcome(session, connection.id).await {
-        Some(true) => Ok(rows),
+        Some(true) => {
+            if session.target.publishing == Publishing::Swap
+                && let Ok(mut other) = shared.pool.connect().await
+            {
+                check_swap(session, &mut other, &target).await?;
+            }
+            Ok(rows)
+        }
         Some(false) => Err(failed(error)),
         None => Err(failed(error).hint(
             "it is not known whether the commit took place: look at the table when the server is back, before running again",
         )),
     }
+}
+
+/// Whether the server itself says that it did not do it. That a connection ends may also be said by a proxy between, or by a
+/// server that is stopped.
+fn is_answer(error: &Failure) -> bool {
+    code(error).is_some_and(|code| !matches!(code, 1053 | 1077 | 1152..=1161 | 1927 | 2006 | 2013 | 4031 | 9000..))
+}
+
+/// A table that was altered, or that something was hung on, while the rename waited for it, is put back: nothing of that may be
+/// lost. For a moment readers have seen the new rows.
+async fn check_swap(session: &MysqlSession, connection: &mut Connection, target: &str) -> Result<()> {
+    let shared = &session.shared;
+    let failed = |error| shared.failed(error);
+    let (old, staging) = (&shared.names.old, &shared.names.staging);
+    let mut same = target::definition_of(connection, old).await.map_err(failed)? == session.target.definition;
+    let mut why = "the target was changed while its place was taken, so it was put back";
+    if let Some(relation) = &session.target.relation
+        && same
+    {
+        let mut replaced = relation.clone();
+        replaced.name = session.old_name();
+        let hanging = target::what_hangs_on(connection, &replaced).await.map_err(failed)?;
+        // Whether all triggers are seen was asked for the name that the privileges are for.
+        same = hanging.iter().all(|what| what.starts_with("triggers, if"));
+    }
+    if same {
+        match connection.execute(&format!("DROP TABLE {old}")).await {
+            Ok(_) => return Ok(()),
+            // A foreign key of a table that this user may not see.
+            Err(error) if matches!(code(&error), Some(1451 | 3730)) => {
+                why = "a table that this user may not see refers to the target by a foreign key, so it was put back";
+            }
+            // It is removed later.
+            Err(_) => return Ok(()),
+        }
+    }
+    let back = format!("RENAME TABLE {target} TO {staging}, {old} TO {target}");
+    connection.execute(&back).await.map_err(failed)?;
+    Err(Error::new(ErrorKind::SourceChanged, why).hint("run again, or use mode merge").in_source(&shared.source))
 }
 
 /// Whether what was committed last is there, as another connection tells.
@@ -98,14 +151,19 @@ async fn outcome(session: &MysqlSession, lost: u32) -> Option<bool> {
 
 async fn ask(session: &MysqlSession, connection: &mut Connection, lost: u32) -> Result<bool> {
     let failed = |error| session.shared.failed(error);
-    // The server may still be at it.
-    _ = connection.execute(&format!("KILL {lost}")).await;
-    let sql = format!("SELECT count(*) FROM information_schema.PROCESSLIST WHERE ID = {lost}");
+    // The server may still be at it, which the lock of the run tells: its number alone may be another's by now.
+    let sql = format!("SELECT coalesce(is_used_lock({}) = {lost}, 0)", session.lock);
+    let end = Instant::now() + Duration::from_secs(30);
     loop {
         let found = connection.rows(&sql).await.map_err(failed)?;
-        if found.first().map(|row| row.get::<u64, _>(0)).transpose().map_err(failed)? == Some(0) {
+        if found.first().map(|row| row.get::<bool, _>(0)).transpose().map_err(failed)? != Some(true) {
             break;
         }
+        if Instant::now() > end {
+            let message = "the server still works at what was lost";
+            return Err(Error::new(ErrorKind::Connection, message).in_source(&session.shared.source));
+        }
+        _ = connection.execute(&format!("KILL {lost}")).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let names = &session.shared.names;
@@ -138,7 +196,7 @@ async fn check_lock(session: &MysqlSession, connection: &mut Connection) -> Resu
     if ours == Some(true) {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Locked, "the lock on the target was lost, so nothing was published")
+    Err(Error::new(ErrorKind::Connection, "the lock on the target was lost, so nothing was published")
         .hint("run again")
         .in_source(&shared.source))
 }
@@ -175,15 +233,12 @@ async fn recheck(session: &MysqlSession, connection: &mut Connection) -> Result<
         && now.definition == planned.definition
         && now.publishing == planned.publishing
         && now.writings == planned.writings;
-    if same {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::SourceChanged,
-        "the target was changed while rows were staged for it, so nothing was published",
-    )
-    .hint("run again")
-    .in_source(&shared.source))
+    if same { Ok(()) } else { Err(changed(session)) }
+}
+
+fn changed(session: &MysqlSession) -> Error {
+    let message = "the target was changed while rows were staged for it, so nothing was published";
+    Error::new(ErrorKind::SourceChanged, message).hint("run again").in_source(&session.shared.source)
 }
 
 /// The next number of a key that the server counts goes on from where it was.
@@ -206,9 +261,18 @@ async fn move_rows(session: &MysqlSession, connection: &mut Connection, target: 
     let shared = &session.shared;
     let failed = |error| shared.failed(error);
     connection.execute("START TRANSACTION").await.map_err(failed)?;
+    // From now on nobody alters it, until the commit.
+    match connection.rows(&format!("SELECT 1 FROM {target} LIMIT 0")).await {
+        Err(error) if code(&error) == Some(1146) => return Err(changed(session)),
+        found => found.map_err(failed)?,
+    };
+    recheck(session, connection).await?;
     match session.target.publishing {
         Publishing::Refill => {
+            // Rows of a table that this user may not see are not deleted along.
+            connection.execute("SET SESSION foreign_key_checks = 0").await.map_err(failed)?;
             connection.execute(&format!("DELETE FROM {target}")).await.map_err(failed)?;
+            connection.execute("SET SESSION foreign_key_checks = 1").await.map_err(failed)?;
             insert(session, connection, target, rows).await?;
         }
         Publishing::Upsert => upsert(session, connection, target).await?,
@@ -222,10 +286,12 @@ async fn move_rows(session: &MysqlSession, connection: &mut Connection, target: 
 async fn insert(session: &MysqlSession, connection: &mut Connection, target: &str, rows: u64) -> Result<()> {
     let shared = &session.shared;
     let columns = Target::column_list(&session.plan.schema)?;
-    let sql = format!("INSERT INTO {target} ({columns}) SELECT {columns} FROM {}", shared.names.staging);
-    let inserted = connection.execute(&sql).await.map_err(|error| shared.failed(error))?.rows;
-    if inserted != rows {
-        let message = format!("the table took {inserted} of {rows} rows");
+    let sql =
+        format!("INSERT INTO {target} ({columns}) SELECT {columns} FROM {} ORDER BY {ORDINAL}", shared.names.staging);
+    let done = connection.execute(&sql).await.map_err(|error| shared.failed(error))?;
+    connection.refuse_warnings(done).await.map_err(|error| shared.failed(error))?;
+    if done.rows != rows {
+        let message = format!("the table took {} of {rows} rows", done.rows);
         return Err(Error::new(ErrorKind::VerifyFailed, message).in_source(&shared.source));
     }
     Ok(())
@@ -236,22 +302,59 @@ async fn upsert(session: &MysqlSession, connection: &mut Connection, target: &st
     let shared = &session.shared;
     let plan = &session.plan;
     let columns = Target::column_list(&plan.schema)?;
+    check_keys(session, connection).await?;
     let is_key = |name: &String| plan.keys.iter().any(|key| key.to_lowercase() == name.to_lowercase());
     let mut sets = Vec::new();
     for field in plan.schema.fields().iter().filter(|field| !is_key(field.name())) {
         let name = quote(field.name())?;
-        sets.push(format!("{name} = VALUES({name})"));
+        sets.push(format!("{name} = {}.{name}", shared.names.staging));
     }
     if sets.is_empty() {
         // Something that changes nothing.
         let key = quote(plan.schema.field(etlrs_core::column_index(&plan.schema, &plan.keys[0])?).name())?;
-        sets.push(format!("{key} = VALUES({key})"));
+        sets.push(format!("{key} = {}.{key}", shared.names.staging));
     }
     let sql = format!(
         "INSERT INTO {target} ({columns}) SELECT {columns} FROM {} ORDER BY {ORDINAL} ON DUPLICATE KEY UPDATE {}",
         shared.names.staging,
         sets.join(", ")
     );
-    connection.execute(&sql).await.map_err(|error| shared.failed(error))?;
-    Ok(())
+    let done = connection.execute(&sql).await.map_err(|error| shared.failed(error))?;
+    connection.refuse_warnings(done).await.map_err(|error| shared.failed(error))
+}
+
+/// Refuses keys that are two in the source and one for the collation of the target.
+async fn check_keys(session: &MysqlSession, connection: &mut Connection) -> Result<()> {
+    let shared = &session.shared;
+    let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+    for key in &session.plan.keys {
+        let name = quote(key)?;
+        let column = session.target.relation.as_ref().and_then(|relation| relation.column(key));
+        let collation = column.and_then(|column| Some((column.charset.as_ref()?, column.collation.as_ref()?)));
+        theirs.push(match collation {
+            // Names of the server's own, which are plain.
+            Some((charset, collation)) => format!("CONVERT({name} USING {charset}) COLLATE {collation}"),
+            None => name.clone(),
+        });
+        ours.push(if collation.is_some() { format!("BINARY {name}") } else { name });
+    }
+    if theirs == ours {
+        return Ok(());
+    }
+    let sql = format!(
+        "SELECT count(DISTINCT {}) = count(DISTINCT {}) FROM {}",
+        theirs.join(", "),
+        ours.join(", "),
+        shared.names.staging
+    );
+    let found = connection.rows(&sql).await.map_err(|error| shared.failed(error))?;
+    let same = found.first().map(|row| row.get::<bool, _>(0)).transpose().map_err(|error| shared.failed(error))?;
+    if same == Some(true) {
+        return Ok(());
+    }
+    let message = "two keys of the source are one for the collation of the target, so a row would be lost";
+    Err(Error::new(ErrorKind::InvalidData, message)
+        .hint("give the key columns a collation that tells all texts apart, such as utf8mb4_bin")
+        .at_column(session.plan.keys.join(", "))
+        .in_source(&shared.source))
 }

@@ -15,7 +15,11 @@ use crate::options::Seconds;
 /// and what a column cannot hold is an error.
 const SESSION: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO', \
     time_zone = '+00:00', autocommit = 1, sql_auto_is_null = 0, sql_safe_updates = 0, sql_select_limit = DEFAULT, \
-    foreign_key_checks = 1, unique_checks = 1, net_read_timeout = 3600, net_write_timeout = 3600, wait_timeout = 86400";
+    foreign_key_checks = 1, unique_checks = 1, net_read_timeout = 3600, net_write_timeout = 3600, wait_timeout = 86400, \
+    max_sort_length = 8388608";
+
+/// Seconds to wait for whoever is altering a table, unless it is said.
+pub(super) const LOCK_WAIT: u64 = 60;
 
 /// Connections to one database of MySQL or MariaDB, opened as they are needed and kept for the next use. Clones are the same
 /// pool. Connections belong to the async runtime in which they were opened, so a pool serves one runtime.
@@ -110,6 +114,7 @@ impl Connect for Connection {
         connection.execute("SET NAMES utf8mb4").await?;
         connection.execute(SESSION).await?;
         connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
+        connection.execute(&format!("SET SESSION lock_wait_timeout = {LOCK_WAIT}")).await?;
         let limit = if connection.is_mariadb() { "max_statement_time" } else { "max_execution_time" };
         connection.execute(&format!("SET SESSION {limit} = 0")).await?;
         Ok(connection)
@@ -188,16 +193,20 @@ impl WriteRows for Rows {
     }
 }
 
+/// Warnings that are about statements: deprecated syntax, and what is unsafe to replicate as text.
+const OF_STATEMENTS: &[u16] = &[1287, 1592, 1681];
+
 impl Connection {
     /// Makes an error of the first warning about values.
-    async fn refuse_warnings(&mut self, done: super::wire::Done) -> Answer<()> {
+    pub(super) async fn refuse_warnings(&mut self, done: super::wire::Done) -> Answer<()> {
         if done.warnings == 0 {
             return Ok(());
         }
-        let warnings = self.rows("SHOW WARNINGS LIMIT 1").await?;
-        let row = warnings.first().ok_or(Failure::Protocol("it warns of a value and does not say why"))?;
-        let code: u64 = row.get(1)?;
-        let refusal = Refusal { code: u16::try_from(code).unwrap_or_default(), message: row.get(2)? };
-        Err(Failure::Server(Box::new(refusal)))
+        let warnings = self.warnings().await?;
+        if warnings.is_empty() {
+            return Err(Failure::Protocol("it warns of a value and does not say why"));
+        }
+        let found = warnings.into_iter().find(|warning| !OF_STATEMENTS.contains(&warning.code));
+        found.map_or(Ok(()), |warning| Err(Failure::Server(Box::new(warning))))
     }
 }

@@ -2,6 +2,8 @@
 //! which all readers begin a transaction with a snapshot of their own: nothing can be committed to it in between, and they
 //! all see the same rows. mydumper does it in the same way. Who may not lock reads with one connection.
 //!
+//! A distributed transaction (XA) that was prepared by a connection which is gone is committed past such a lock.
+//!
 //! A reader that is lost cannot be replaced, for a new one would see another moment.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,8 +13,8 @@ use etlrs_core::{Error, ErrorKind, Result};
 use tokio::sync::Semaphore;
 
 use super::catalog::Relation;
-use super::server::MysqlPool;
-use super::wire::{Answer, Connection, code};
+use super::server::{LOCK_WAIT, MysqlPool};
+use super::wire::{Connection, Failure, code};
 use crate::network::{Keep, close_all};
 
 /// Seconds to wait for those who are writing to the table. Whoever wants to write waits behind us.
@@ -49,50 +51,58 @@ impl Snapshot {
         wished: usize,
         notes: &mut Vec<String>,
     ) -> Result<Self> {
-        if wished < 2 && table.transactional {
+        // What a view is made of is taken to have snapshots.
+        let has_snapshots = table.has_snapshots || table.is_view;
+        if wished < 2 && has_snapshots {
             return Self::single(pool, leader).await;
         }
         let failed = |error| pool.failed(error);
         let name = table.name.backquoted()?;
-        let lock = format!("LOCK TABLES {name} READ");
         leader.execute(&format!("SET SESSION lock_wait_timeout = {PATIENCE}")).await.map_err(failed)?;
-        let locked = match leader.execute(&lock).await {
-            Ok(_) => true,
-            Err(error) => {
-                let why = match code(&error) {
-                    Some(1044 | 1142 | 1227) => "the user lacks the privilege LOCK TABLES",
-                    Some(1205) => "others are writing to the table",
-                    _ => return Err(failed(error)),
-                };
-                notes.push(if table.transactional {
-                    format!("read by one reader, for {why}, and several readers share a moment only if the table is locked for it")
-                } else {
-                    format!("the engine {} has no snapshots, and {why}: rows that are written meanwhile may come or not", table.engine)
-                });
-                false
-            }
+        let locked = match leader.execute(&format!("LOCK TABLES {name} READ")).await {
+            Ok(_) => Ok(()),
+            Err(error @ Failure::Server(_)) => Err(why_not(&error)),
+            Err(error) => return Err(failed(error)),
         };
-        leader.execute("SET SESSION lock_wait_timeout = DEFAULT").await.map_err(failed)?;
-        match (table.transactional, locked) {
-            (true, false) => Self::single(pool, leader).await,
-            (true, true) => {
-                let readers = begin_all(pool, &name, wished).await?;
-                leader.execute("UNLOCK TABLES").await.map_err(failed)?;
-                pool.give_back(leader);
-                Ok(Self::of(pool, readers, None))
-            }
-            (false, locked) => {
-                if locked {
-                    notes.push(format!(
-                        "the engine {} has no snapshots: whoever writes to the table waits until it is read",
-                        table.engine
-                    ));
-                }
+        let readers = match (has_snapshots, &locked) {
+            (true, Ok(())) => begin_all(pool, &name, wished).await,
+            (true, Err(why)) => Ok(Err(*why)),
+            (false, _) => {
                 let mut readers = Vec::with_capacity(wished);
                 for _ in 0..wished.max(1) {
                     readers.push(pool.take().await?);
                 }
-                Ok(Self::of(pool, readers, Some(leader).filter(|_| locked)))
+                Ok(Ok(readers))
+            }
+        };
+        leader.execute(&format!("SET SESSION lock_wait_timeout = {LOCK_WAIT}")).await.map_err(failed)?;
+        if !has_snapshots {
+            notes.push(match locked {
+                Ok(()) => format!(
+                    "the engine {} has no snapshots: whoever writes to the table waits until it is read",
+                    table.engine
+                ),
+                Err(why) => format!(
+                    "the engine {} has no snapshots, and {why}: rows that are written meanwhile may come or not",
+                    table.engine
+                ),
+            });
+            let readers = readers?.unwrap_or_default();
+            return Ok(Self::of(pool, readers, Some(leader).filter(|_| locked.is_ok())));
+        }
+        if locked.is_ok() {
+            leader.execute("UNLOCK TABLES").await.map_err(failed)?;
+        }
+        match readers? {
+            Ok(readers) => {
+                pool.give_back(leader);
+                Ok(Self::of(pool, readers, None))
+            }
+            Err(why) => {
+                notes.push(format!(
+                    "read by one reader, for {why}, and several share a moment only if the table is locked for it"
+                ));
+                Self::single(pool, leader).await
             }
         }
     }
@@ -168,20 +178,39 @@ impl Snapshot {
     }
 }
 
-async fn begin_all(pool: &MysqlPool, table: &str, wished: usize) -> Result<Vec<Connection>> {
+/// Why the table cannot be locked, or looked at while it is.
+fn why_not(error: &Failure) -> &'static str {
+    match code(error) {
+        Some(1205) => "others are writing to the table or altering it",
+        Some(1044 | 1142 | 1227 | 1356) => "the user lacks the privilege LOCK TABLES",
+        _ => "the server does not lock the table",
+    }
+}
+
+/// Readers that begin while the table is locked, or why they cannot: somebody who alters the table may have come between.
+async fn begin_all(
+    pool: &MysqlPool,
+    table: &str,
+    wished: usize,
+) -> Result<std::result::Result<Vec<Connection>, &'static str>> {
     let mut readers = Vec::with_capacity(wished);
     for _ in 0..wished {
         let mut reader = pool.take().await?;
         let begun = async {
+            // Not for long: who alters the table waits for the lock, and we would wait for him.
+            reader.execute(&format!("SET SESSION lock_wait_timeout = {PATIENCE}")).await?;
             reader.execute(BEGIN).await?;
             // Whoever alters the table waits from now on.
-            reader.rows(&format!("SELECT 1 FROM {table} LIMIT 0")).await
+            reader.rows(&format!("SELECT 1 FROM {table} LIMIT 0")).await?;
+            reader.execute(&format!("SET SESSION lock_wait_timeout = {LOCK_WAIT}")).await
         };
-        let begun: Answer<_> = begun.await;
-        begun.map_err(|error| pool.failed(error))?;
-        readers.push(reader);
+        match begun.await {
+            Ok(_) => readers.push(reader),
+            Err(error) if code(&error) == Some(1205) => return Ok(Err(why_not(&error))),
+            Err(error) => return Err(pool.failed(error)),
+        }
     }
-    Ok(readers)
+    Ok(Ok(readers))
 }
 
 impl Keep<Connection> for Arc<Snapshot> {

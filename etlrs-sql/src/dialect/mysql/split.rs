@@ -8,7 +8,7 @@ use etlrs_core::{Partition, Result};
 
 use super::catalog::{Column, Index, Relation};
 use super::name::{hexadecimal, literal, quote};
-use super::wire::{Answer, Connection};
+use super::wire::{Answer, Connection, code};
 
 /// Bytes of a piece, about: small enough to be taken as workers come free.
 const PIECE_BYTES: u64 = 16 << 20;
@@ -83,13 +83,17 @@ pub(super) async fn by_key(
     let bounds: Vec<Vec<String>> = match (keys.first().and_then(|key| kind(key)), indexes.iter().find(leads)) {
         (Some(Kind::Integer), Some(index)) => {
             let index = quote(&index.name).unwrap_or_default();
-            halve(connection, &from, &names[0], &index, wished).await?
+            match halve(connection, &from, &names[0], &index, wished).await {
+                // The server keeps the index and does not use it.
+                Err(error) if code(&error) == Some(1176) => quantiles(connection, &from, keys, &names, wished).await?,
+                bounds => bounds?,
+            }
         }
         _ => quantiles(connection, &from, keys, &names, wished).await?,
     };
-    // Only where it may be: 0000-00-00 in a column that is NOT NULL is null as well.
+    // Not `IS NULL`, which 0000-00-00 in a column that is NOT NULL is as well.
     let nullable: Vec<_> = keys.iter().zip(&names).filter(|(key, _)| !key.not_null).map(|(_, name)| name).collect();
-    let present = nullable.iter().map(|name| format!("{name} IS NOT NULL")).collect::<Vec<_>>();
+    let present = nullable.iter().map(|name| format!("NOT {name} <=> NULL")).collect::<Vec<_>>();
     let list = names.join(", ");
     let (mut pieces, mut below) = (Vec::with_capacity(bounds.len() + 2), None);
     for above in bounds.iter().map(Some).chain([None]) {
@@ -102,7 +106,7 @@ pub(super) async fn by_key(
         below = above;
     }
     if !nullable.is_empty() {
-        let absent = nullable.iter().map(|name| format!("{name} IS NULL")).collect::<Vec<_>>().join(" OR ");
+        let absent = nullable.iter().map(|name| format!("{name} <=> NULL")).collect::<Vec<_>>().join(" OR ");
         pieces.push(Piece { condition: Some(format!("({absent})")), words: format!("nulls of {list}") });
     }
     Ok(pieces)
@@ -199,7 +203,7 @@ async fn quantiles(
         _ => format!("CAST({name} AS CHAR)"),
     });
     let (texts, list) = (texts.collect::<Vec<_>>().join(", "), names.join(", "));
-    let present = names.iter().map(|name| format!("{name} IS NOT NULL")).collect::<Vec<_>>().join(" AND ");
+    let present = names.iter().map(|name| format!("NOT {name} <=> NULL")).collect::<Vec<_>>().join(" AND ");
     let rows = planned_rows(connection, &format!("EXPLAIN SELECT {list} FROM {from}")).await?;
     let share = (ROWS / rows.max(1) as f64).min(1.0);
     let sql = format!(

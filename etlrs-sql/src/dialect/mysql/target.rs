@@ -104,7 +104,8 @@ impl Target {
             _ => {
                 refuse_references(connection, &relation).await.map_err(failed)??;
                 let hanging = what_hangs_on(connection, &relation).await.map_err(failed)?;
-                match direct.filter(|_| hanging.is_empty()) {
+                let direct = direct.filter(|_| hanging.is_empty() && plan.mode == LoadMode::Replace);
+                match direct {
                     Some(direct) => {
                         writings = direct;
                         Publishing::Swap
@@ -121,6 +122,14 @@ impl Target {
             }
         };
         Ok(Self { relation: Some(relation), writings, publishing, definition, notes })
+    }
+
+    /// The same, to be moved into the table that is there instead of another one taking its place.
+    pub(super) fn refill(self, plan: &LoadPlan, dialect: Dialect) -> Result<Self> {
+        let Some(relation) = &self.relation else { return Ok(self) };
+        let columns = match_columns(&plan.schema, relation, dialect)?;
+        let writings = columns.into_iter().map(|column| column.moved).collect();
+        Ok(Self { writings, publishing: Publishing::Refill, ..self })
     }
 
     /// The columns that are written, as SQL lists them.
@@ -198,7 +207,12 @@ async fn check_keys(connection: &mut Connection, relation: &Relation, keys: &[St
 /// The table as conditions on the catalogue, whose columns for it begin with `prefix`.
 fn at(relation: &Relation, schema: &str, table: &str) -> String {
     let name = &relation.name;
-    format!("{schema} = {} AND {table} = {}", literal(name.schema.as_deref().unwrap_or_default()), literal(&name.name))
+    // Names that differ by case alone are those of two tables.
+    format!(
+        "BINARY {schema} = {} AND BINARY {table} = {}",
+        literal(name.schema.as_deref().unwrap_or_default()),
+        literal(&name.name)
+    )
 }
 
 /// Deleting the old rows could take rows of other tables along, or fail at the end.
@@ -217,7 +231,7 @@ async fn refuse_references(connection: &mut Connection, relation: &Relation) -> 
 }
 
 /// What would be lost if another table took the place of this one. Privileges and views are of the name, and stay.
-async fn what_hangs_on(connection: &mut Connection, relation: &Relation) -> Answer<Vec<String>> {
+pub(super) async fn what_hangs_on(connection: &mut Connection, relation: &Relation) -> Answer<Vec<String>> {
     let sql = format!(
         "SELECT 'triggers' FROM information_schema.TRIGGERS WHERE {}
          UNION SELECT 'foreign keys' FROM information_schema.REFERENTIAL_CONSTRAINTS WHERE {}
@@ -231,16 +245,48 @@ async fn what_hangs_on(connection: &mut Connection, relation: &Relation) -> Answ
     if relation.is_versioned {
         names.push("its history".into());
     }
+    if names.is_empty() && !sees_triggers(connection, relation).await? {
+        names.push("triggers, if it has any, which this user may not see".into());
+    }
     Ok(names)
 }
 
-/// The statement that would make the table, without the next number of a key.
-pub(super) async fn definition(connection: &mut Connection, name: &TableName) -> Answer<String> {
-    let sql = format!("SHOW CREATE TABLE {}", name.backquoted().unwrap_or_default());
+/// The catalogue shows triggers only to those who may make them.
+async fn sees_triggers(connection: &mut Connection, relation: &Relation) -> Answer<bool> {
+    let host = "substring_index(current_user(), '@', -1)";
+    let user = format!("left(current_user(), length(current_user()) - length({host}) - 1)");
+    let who = format!(
+        "GRANTEE = concat(char(39), {user}, char(39), '@', char(39), {host}, char(39)) AND PRIVILEGE_TYPE = 'TRIGGER'"
+    );
+    let (schema, table) = (literal(relation.name.schema.as_deref().unwrap_or_default()), literal(&relation.name.name));
+    let sql = format!(
+        "SELECT EXISTS (SELECT 1 FROM information_schema.USER_PRIVILEGES WHERE {who})
+            OR EXISTS (SELECT 1 FROM information_schema.SCHEMA_PRIVILEGES WHERE {who} AND {schema} LIKE TABLE_SCHEMA)
+            OR EXISTS (SELECT 1 FROM information_schema.TABLE_PRIVILEGES
+                WHERE {who} AND TABLE_SCHEMA = {schema} AND TABLE_NAME = {table})"
+    );
     let found = connection.rows(&sql).await?;
+    Ok(found.first().map(|row| row.get(0)).transpose()?.unwrap_or(false))
+}
+
+/// The statement that would make the table, without its name and the next number of a key.
+pub(super) async fn definition(connection: &mut Connection, name: &TableName) -> Answer<String> {
+    let quoted = name.backquoted().unwrap_or_default();
+    definition_of(connection, &quoted).await
+}
+
+/// The same of a table whose name is quoted.
+pub(super) async fn definition_of(connection: &mut Connection, quoted: &str) -> Answer<String> {
+    let found = connection.rows(&format!("SHOW CREATE TABLE {quoted}")).await?;
     let text: String = found.first().map(|row| row.get(1)).transpose()?.unwrap_or_default();
-    Ok(match text.split_once(" AUTO_INCREMENT=") {
-        Some((head, rest)) => format!("{head}{}", rest.trim_start_matches(|digit: char| digit.is_ascii_digit())),
+    let text = text.split_once(" (\n").map(|(_, rest)| rest.to_owned()).unwrap_or(text);
+    // Only the last line has options of the table.
+    let (columns, options) = text.rsplit_once('\n').unwrap_or(("", &text));
+    Ok(match options.split_once(" AUTO_INCREMENT=") {
+        Some((head, rest)) => {
+            let rest = rest.trim_start_matches(|digit: char| digit.is_ascii_digit());
+            format!("{columns}\n{head}{rest}")
+        }
         None => text,
     })
 }

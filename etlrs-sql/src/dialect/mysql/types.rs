@@ -8,7 +8,7 @@ use arrow_schema::{DataType, Field, TimeUnit};
 use etlrs_core::{Error, ErrorKind, Result, type_name};
 
 use super::catalog::Column;
-use super::wire::ColumnDefinition;
+use super::wire::{ColumnDefinition, UNSIGNED};
 
 /// In the metadata of a field: the type that its column has, for a table that is made of it again.
 pub(super) const TYPE_KEY: &str = "mysql.type";
@@ -40,10 +40,8 @@ pub(super) enum Wire {
 /// The number that a column of bytes has for a character set.
 const BINARY: u16 = 63;
 
-mod flag {
-    pub(super) const NOT_NULL: u16 = 1;
-    pub(super) const UNSIGNED: u16 = 32;
-}
+/// The flag of a column that is never null.
+const NOT_NULL: u16 = 1;
 
 /// How a column is read.
 #[derive(Clone, Debug)]
@@ -61,8 +59,8 @@ impl Reading {
         column: Option<&Column>,
         wished: Option<&DataType>,
     ) -> Result<Self> {
-        let (data_type, wire) = declared(definition);
-        let nullable = definition.flags & flag::NOT_NULL == 0;
+        let (data_type, wire) = declared(definition, column);
+        let nullable = definition.flags & NOT_NULL == 0;
         let mut field = Field::new(&definition.name, data_type, nullable);
         if let Some(wished) = wished.filter(|wished| *wished != field.data_type()) {
             let cast = cast(definition, wire, wished)?;
@@ -74,7 +72,10 @@ impl Reading {
             let field = Field::new(&definition.name, wished.clone(), nullable);
             return Ok(Self { field: Arc::new(field), wire, cast });
         }
-        if let Some(column) = column.filter(|column| remade(&column.column_type).is_some()) {
+        // A type is shorter in another character set, and its labels may be alike in another collation.
+        let is_plain = |column: &&Column| column.charset.as_deref().is_none_or(|charset| charset == "utf8mb4");
+        let column = column.filter(is_plain).filter(|column| remade(&column.column_type).is_some());
+        if let Some(column) = column {
             field = field.with_metadata(HashMap::from([(TYPE_KEY.to_owned(), column.column_type.clone())]));
         }
         Ok(Self { field: Arc::new(field), wire, cast: None })
@@ -83,8 +84,8 @@ impl Reading {
 
 /// The Arrow type for a column of a result. The numbers of the types are those of `enum_field_types`
 /// (`include/field_types.h`).
-fn declared(definition: &ColumnDefinition) -> (DataType, Wire) {
-    let unsigned = definition.flags & flag::UNSIGNED != 0;
+fn declared(definition: &ColumnDefinition, column: Option<&Column>) -> (DataType, Wire) {
+    let unsigned = definition.flags & UNSIGNED != 0;
     let either = |signed, not| if unsigned { not } else { signed };
     match definition.kind {
         1 => either((DataType::Int8, Wire::Int8), (DataType::UInt8, Wire::UInt8)),
@@ -118,7 +119,8 @@ fn declared(definition: &ColumnDefinition) -> (DataType, Wire) {
         }
         // JSON is of bytes for the protocol.
         245 => (DataType::Utf8, Wire::Text),
-        254 if definition.charset == BINARY && definition.length > 0 => {
+        // Only the catalogue tells that all values are of one length.
+        254 if column.is_some_and(|column| column.data_type == "binary") && definition.length > 0 => {
             // At most 255.
             (DataType::FixedSizeBinary(definition.length.min(255) as i32), Wire::Bytes)
         }
@@ -136,7 +138,7 @@ fn decimal(precision: u8, scale: u8) -> DataType {
 
 /// What has the server give another type, if that can be done exactly.
 fn cast(definition: &ColumnDefinition, wire: Wire, wished: &DataType) -> Result<Option<String>> {
-    let (own, _) = declared(definition);
+    let (own, _) = declared(definition, None);
     let integer = own.is_integer() && wire != Wire::Bit;
     let text = match wire {
         // A float as text has six digits.
@@ -215,6 +217,12 @@ pub(super) fn remade(name: &str) -> Option<String> {
     let (base, rest) = name.split_once('(')?;
     if matches!(base, "enum" | "set") {
         let values = values_of_list(rest.strip_suffix(')')?)?;
+        let mut alike: Vec<_> = values.iter().map(|value| value.to_lowercase()).collect();
+        alike.sort();
+        alike.dedup();
+        if alike.len() < values.len() {
+            return None;
+        }
         let quoted = values.iter().map(|value| format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''")));
         return Some(format!("{base}({})", quoted.collect::<Vec<_>>().join(",")));
     }
@@ -261,6 +269,46 @@ fn values_of_list(list: &str) -> Option<Vec<String>> {
     }
 }
 
+/// What a text must be like for a type that would write another one in its own way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// One of these.
+    Enum(Vec<String>),
+    /// Some of these, in their order, with commas between them.
+    Set(Vec<String>),
+    Uuid,
+    Inet4,
+    Inet6,
+}
+
+impl Form {
+    /// Whether the server keeps `text` as it is.
+    pub(super) fn holds(&self, text: &str) -> bool {
+        match self {
+            // Others would be taken for the number of a label, or for one that a collation finds alike.
+            Self::Enum(labels) => labels.iter().any(|label| label == text),
+            Self::Set(labels) => {
+                let mut rest = labels.iter();
+                text.is_empty() || text.split(',').all(|label| rest.any(|next| next == label))
+            }
+            Self::Uuid => {
+                let is_hyphen = |index| matches!(index, 8 | 13 | 18 | 23);
+                text.len() == 36
+                    && text.bytes().enumerate().all(|(index, byte)| match byte {
+                        b'-' => is_hyphen(index),
+                        b'0'..=b'9' | b'a'..=b'f' => !is_hyphen(index),
+                        _ => false,
+                    })
+            }
+            Self::Inet4 => text.parse::<std::net::Ipv4Addr>().is_ok_and(|address| address.to_string() == text),
+            // Some servers write the end of more addresses with points.
+            Self::Inet6 => text
+                .parse::<std::net::Ipv6Addr>()
+                .is_ok_and(|address| address.to_string() == text || text.contains('.')),
+        }
+    }
+}
+
 /// How the server is given a value, and what it must be like to arrive unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Put {
@@ -280,6 +328,8 @@ pub(super) enum Put {
         octets: u64,
         trimmed: bool,
     },
+    /// A text of a form.
+    Form(Form),
     /// With so many bytes, of which the least are made up by zeros.
     Bytes {
         least: u64,
@@ -316,6 +366,8 @@ pub(super) struct Writing {
     pub(super) staged: String,
     pub(super) put: Put,
     pub(super) taken: Taken,
+    /// The server would put something in place of a null.
+    pub(super) not_null: bool,
 }
 
 /// Why a type cannot be stored, and the cast that would help.
@@ -443,7 +495,9 @@ impl Writing {
     /// Into a table that is made for it; a column of the key is part of an index.
     pub(super) fn created(field: &Field, is_key: bool, keys: usize, dialect: Dialect) -> Result<Self> {
         let (name, put) = natural(field, field.data_type(), dialect)?;
-        let plain = |declared: String, put| Self { staged: declared.clone(), declared, put, taken: Taken::Plain };
+        let not_null = is_key || !field.is_nullable();
+        let plain =
+            |declared: String, put| Self { staged: declared.clone(), declared, put, taken: Taken::Plain, not_null };
         let source = values_of(field.data_type());
         let remembered = field.metadata().get(TYPE_KEY).and_then(|name| remade(name));
         let remembered =
@@ -451,7 +505,7 @@ impl Writing {
         if let Some(declared) = remembered
             && let Some(column) = column_of(&declared)
             && !(is_key && column.data_type.ends_with("text"))
-            && let Some((put, taken)) = fit(source, &column, None)
+            && let Some((put, taken)) = fit(source, &column)
         {
             return Ok(Self { put, taken, ..plain(declared, ANY_TEXT) });
         }
@@ -474,7 +528,7 @@ impl Writing {
     pub(super) fn existing(field: &Field, column: &Column, dialect: Dialect) -> Result<Existing> {
         let source = values_of(field.data_type());
         let (staged, _) = natural(field, source, dialect)?;
-        let Some((put, taken)) = fit(source, column, Some(field)) else {
+        let Some((put, taken)) = fit(source, column) else {
             let (from, to) = (type_name(field.data_type()), &column.column_type);
             let message = format!("{from} cannot be stored unchanged in a column of type {to}");
             return Err(Error::new(ErrorKind::SchemaMismatch, message)
@@ -487,16 +541,19 @@ impl Writing {
             Put::Integer { .. } | Put::Year => source.is_integer() && taken == Taken::Plain,
             Put::Float { single } => *single == matches!(source, DataType::Float16 | DataType::Float32),
             Put::Decimal => digits(source).is_some_and(|(_, scale)| column.scale == u64::try_from(scale).ok()),
-            Put::Text { .. } => taken == Taken::Plain,
+            Put::Text { .. } | Put::Form(_) => taken == Taken::Plain,
             Put::DateTime { .. } => {
                 matches!(source, DataType::Timestamp(_, zone) if zone.is_some() == (column.data_type == "timestamp"))
             }
             _ => family(&staged) == family(&column.data_type),
         };
         let same = same && *source != DataType::Null && *source != DataType::Boolean;
-        let direct =
-            same.then(|| Self { declared: declared.clone(), staged: declared.clone(), put: put.clone(), taken });
-        Ok(Existing { moved: Self { declared, staged, put, taken: Taken::Plain }, direct })
+        let not_null = column.not_null;
+        let direct = same.then(|| {
+            let put = put.clone();
+            Self { declared: declared.clone(), staged: declared.clone(), put, taken, not_null }
+        });
+        Ok(Existing { moved: Self { declared, staged, put, taken: Taken::Plain, not_null }, direct })
     }
 }
 
@@ -518,6 +575,7 @@ fn column_of(declared: &str) -> Option<Column> {
         has_default: false,
         generated: false,
         charset: Some("utf8mb4".into()),
+        collation: None,
         characters: argument,
         octets,
         precision: argument,
@@ -528,8 +586,8 @@ fn column_of(declared: &str) -> Option<Column> {
 }
 
 /// How values of `source` get into a column, if it can hold them. What does not depend on the types alone is checked value by
-/// value: by the encoder, or by the server, which refuses a number that is too large. `field` has what a text was before.
-fn fit(source: &DataType, column: &Column, field: Option<&Field>) -> Option<(Put, Taken)> {
+/// value: by the encoder, or by the server, which refuses a number that is too large.
+fn fit(source: &DataType, column: &Column) -> Option<(Put, Taken)> {
     use DataType::*;
     let unsigned = column.is_unsigned();
     let integer = |bits: u32| {
@@ -544,7 +602,9 @@ fn fit(source: &DataType, column: &Column, field: Option<&Field>) -> Option<(Put
     let whole = matches!(source, Decimal32(_, 0) | Decimal64(_, 0) | Decimal128(_, 0) | Decimal256(_, 0));
     let number = source.is_integer() || *source == Boolean || whole;
     let exact = |most: u64| Put::Integer { least: -(most as i64), most };
-    let octets = column.octets.unwrap_or(u64::MAX);
+    // Of another character set the server knows how many there are.
+    let counted = column.charset.as_deref().is_none_or(|charset| charset == "utf8mb4");
+    let octets = column.octets.filter(|_| counted).unwrap_or(u64::MAX);
     let fraction = column.fraction.unwrap_or(0);
     let plain = |put| Some((put, Taken::Plain));
     let converted = |put| Some((put, Taken::Converted));
@@ -561,6 +621,8 @@ fn fit(source: &DataType, column: &Column, field: Option<&Field>) -> Option<(Put
             let bits = column.precision.unwrap_or(1).clamp(1, 64) as u32;
             Some((Put::Integer { least: 0, most: u64::MAX >> (64 - bits) }, Taken::Number))
         }
+        // With digits of its own it rounds.
+        "float" | "double" if column.scale.is_some() => None,
         "float" if matches!(source, Float16 | Float32) => plain(Put::Float { single: true }),
         "float" if number && *source != UInt64 => plain(exact(1 << 24)),
         "double" if matches!(source, Float16 | Float32 | Float64) => plain(Put::Float { single: false }),
@@ -578,13 +640,12 @@ fn fit(source: &DataType, column: &Column, field: Option<&Field>) -> Option<(Put
             let taken = if column.charset.as_deref() == Some("utf8mb4") { Taken::Plain } else { Taken::Converted };
             Some((Put::Text { characters: u64::MAX, octets, trimmed: false }, taken))
         }
-        "json" | "enum" | "set" | "uuid" | "inet4" | "inet6" if is_text(source) => converted(ANY_TEXT),
-        // Text that was read from such a column.
-        "date" | "datetime" | "timestamp" | "time" | "decimal" | "float" | "double"
-            if is_text(source) && field.is_some_and(|field| remembers(field, &column.column_type)) =>
-        {
-            converted(ANY_TEXT)
-        }
+        "json" if is_text(source) => converted(ANY_TEXT),
+        "enum" if is_text(source) => converted(Put::Form(Form::Enum(labels(&column.column_type)?))),
+        "set" if is_text(source) => converted(Put::Form(Form::Set(labels(&column.column_type)?))),
+        "uuid" if is_text(source) => converted(Put::Form(Form::Uuid)),
+        "inet4" if is_text(source) => converted(Put::Form(Form::Inet4)),
+        "inet6" if is_text(source) => converted(Put::Form(Form::Inet6)),
         "binary" if is_binary(source) => plain(Put::Bytes { least: octets, most: octets }),
         "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" | "vector" if is_binary(source) => {
             plain(Put::Bytes { least: 0, most: octets })
@@ -607,8 +668,10 @@ fn fit(source: &DataType, column: &Column, field: Option<&Field>) -> Option<(Put
     }
 }
 
-fn remembers(field: &Field, name: &str) -> bool {
-    field.metadata().get(TYPE_KEY).is_some_and(|remembered| remembered == name)
+/// The labels of `enum('a','b')`.
+fn labels(column_type: &str) -> Option<Vec<String>> {
+    let (_, rest) = column_type.split_once('(')?;
+    values_of_list(rest.strip_suffix(')')?)
 }
 
 #[cfg(test)]
@@ -629,10 +692,35 @@ mod tests {
             ("enum('a') x", None),
             ("enum('a', SLEEP(1))", None),
             ("enum('a\\')", None),
+            ("enum('a','A')", None),
             ("int(11)", None),
             ("", None),
         ] {
             assert_eq!(remade(name).as_deref(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn texts_that_a_type_would_rewrite_are_told() {
+        let labels = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        for (form, text, expected) in [
+            (Form::Enum(labels("a b")), "a", true),
+            (Form::Enum(labels("a b")), "A", false),
+            (Form::Enum(labels("a b")), "1", false),
+            (Form::Enum(labels("a b")), "", false),
+            (Form::Set(labels("x y z")), "x,z", true),
+            (Form::Set(labels("x y z")), "", true),
+            (Form::Set(labels("x y z")), "z,x", false),
+            (Form::Set(labels("x y z")), "x,x", false),
+            (Form::Set(labels("x y z")), "3", false),
+            (Form::Uuid, "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", true),
+            (Form::Uuid, "A0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", false),
+            (Form::Uuid, "a0eebc999c0b4ef8bb6d6bb9bd380a11", false),
+            (Form::Inet4, "10.0.0.1", true),
+            (Form::Inet6, "::1", true),
+            (Form::Inet6, "::0001", false),
+        ] {
+            assert_eq!(form.holds(text), expected, "{form:?} {text:?}");
         }
     }
 
@@ -646,7 +734,7 @@ mod tests {
             (4, 2, 0, DataType::Decimal128(2, 2)),
         ] {
             let definition = ColumnDefinition { name: "c".into(), charset: 63, length, kind: 246, flags, decimals };
-            assert_eq!(declared(&definition).0, expected, "{length} {decimals}");
+            assert_eq!(declared(&definition, None).0, expected, "{length} {decimals}");
         }
     }
 }

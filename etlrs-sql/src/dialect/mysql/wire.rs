@@ -109,7 +109,21 @@ pub(crate) struct Connection {
     pub(super) version: String,
     /// The statement whose rows are on their way.
     statement: Option<u32>,
+    /// Whether what comes next is rows, or nothing; not within anything else.
+    between_rows: bool,
+    /// Whether the server warned of something in the last result.
+    warned: bool,
+    /// Type, flag of the sign and character set of the columns that are expected.
+    expected: Option<Vec<(u8, u16, u16)>>,
 }
+
+/// What tells how the values of columns are written.
+pub(super) fn forms(columns: &[ColumnDefinition]) -> Vec<(u8, u16, u16)> {
+    columns.iter().map(|column| (column.kind, column.flags & UNSIGNED, column.charset)).collect()
+}
+
+/// The flag of a column that has no sign.
+pub(super) const UNSIGNED: u16 = 32;
 
 impl Connection {
     /// Connects and authenticates.
@@ -127,6 +141,9 @@ impl Connection {
             id: 0,
             version: String::new(),
             statement: None,
+            between_rows: true,
+            warned: false,
+            expected: None,
         };
         let greeting = Greeting::parse(connection.packet().await?)?;
         connection.id = greeting.id;
@@ -305,8 +322,14 @@ impl Connection {
         self.command(&[&[command::CLOSE][..], &statement.to_le_bytes()].concat()).await
     }
 
+    /// The rows that are asked for next are in these forms, or they cannot be read.
+    pub(super) fn expect(&mut self, forms: Vec<(u8, u16, u16)>) {
+        self.expected = Some(forms);
+    }
+
     /// Has the server begin with the rows of a query, in the binary form.
     pub(super) async fn begin_rows(&mut self, sql: &str) -> Answer<()> {
+        self.between_rows = false;
         let (statement, described) = self.prepare(sql).await?;
         self.statement = Some(statement);
         // No cursor, once.
@@ -314,10 +337,13 @@ impl Connection {
         let mut first = self.answer().await?;
         let count = length(&mut first)? as usize;
         let columns = self.columns(count).await?;
-        let kinds = |columns: &[ColumnDefinition]| columns.iter().map(|c| (c.kind, c.flags & 32)).collect::<Vec<_>>();
-        if kinds(&columns) != kinds(&described) {
-            return Err(Failure::Protocol("the columns of a query change their types"));
+        let expected = self.expected.take().unwrap_or_else(|| forms(&described));
+        if forms(&columns) != expected {
+            return Err(Failure::Protocol(
+                "the columns are of other types than they were when the table was looked at",
+            ));
         }
+        self.between_rows = true;
         Ok(())
     }
 
@@ -361,6 +387,7 @@ impl Connection {
                         }
                     }
                     None => {
+                        self.refuse_losses().await?;
                         if let Some(statement) = self.statement.take() {
                             self.close_statement(statement).await?;
                         }
@@ -374,6 +401,9 @@ impl Connection {
     /// Takes what is still to come of a query that another connection has killed, until this one can be used again.
     pub(super) async fn drain(&mut self) -> Answer<()> {
         const INTERRUPTED: u16 = 1317;
+        if !self.between_rows {
+            return Err(Failure::Protocol("it was left within an exchange"));
+        }
         let mut block = Vec::new();
         loop {
             block.clear();
@@ -495,7 +525,7 @@ impl Connection {
 
     /// The next packet, whole.
     async fn packet(&mut self) -> Answer<Bytes> {
-        let mut before = BytesMut::new();
+        let (mut before, mut between_rows) = (BytesMut::new(), false);
         loop {
             self.fill(4).await?;
             let length = u32::from_le_bytes([self.input[0], self.input[1], self.input[2], 0]) as usize;
@@ -506,8 +536,12 @@ impl Connection {
             if length < LONGEST && before.is_empty() {
                 return Ok(part.freeze());
             }
+            // Whoever drops this now loses a part.
+            let was_between_rows = std::mem::replace(&mut self.between_rows, false);
+            between_rows |= was_between_rows;
             before.extend_from_slice(&part);
             if length < LONGEST {
+                self.between_rows = between_rows;
                 return Ok(before.freeze());
             }
         }
@@ -548,10 +582,47 @@ impl Connection {
         match packet.first() {
             Some(0xff) => Err(Failure::Server(Box::new(Refusal::parse(&packet)))),
             // A text of 16 MB begins so too.
-            Some(0xfe) if packet.len() < LONGEST => Ok(None),
+            Some(0xfe) if packet.len() < LONGEST => {
+                self.warned = self.end_of_rows(packet)?.warnings > 0;
+                Ok(None)
+            }
             Some(_) => Ok(Some(packet)),
             None => Err(MALFORMED),
         }
+    }
+
+    /// What the packet behind the last row says.
+    fn end_of_rows(&self, mut packet: Bytes) -> Answer<Done> {
+        packet.advance(1);
+        if self.capabilities & capability::DEPRECATE_EOF != 0 {
+            return ended(packet);
+        }
+        if packet.len() < 4 {
+            return Err(MALFORMED);
+        }
+        let (warnings, status) = (packet.get_u16_le(), packet.get_u16_le());
+        Ok(Done { rows: 0, status, warnings })
+    }
+
+    /// What the server has to say on the last statement.
+    pub(super) async fn warnings(&mut self) -> Answer<Vec<Refusal>> {
+        let mut warnings = Vec::new();
+        for row in self.rows("SHOW WARNINGS LIMIT 100").await? {
+            let code: u64 = row.get(1)?;
+            warnings.push(Refusal { code: u16::try_from(code).unwrap_or_default(), message: row.get(2)? });
+        }
+        Ok(warnings)
+    }
+
+    /// Makes an error of a warning that something of a row was left out.
+    async fn refuse_losses(&mut self) -> Answer<()> {
+        /// What group_concat() had no room for, and a result that became null for its size.
+        const LOSSES: &[u16] = &[1260, 1301];
+        if !std::mem::take(&mut self.warned) {
+            return Ok(());
+        }
+        let lost = self.warnings().await?.into_iter().find(|warning| LOSSES.contains(&warning.code));
+        lost.map_or(Ok(()), |warning| Err(Failure::Server(Box::new(warning))))
     }
 
     /// Gives the status at the end.
@@ -559,17 +630,10 @@ impl Connection {
         let count = length(&mut first)? as usize;
         self.columns(count).await?;
         loop {
-            let mut packet = self.packet().await?;
+            let packet = self.packet().await?;
             match packet.first() {
                 Some(0xff) => return Err(Failure::Server(Box::new(Refusal::parse(&packet)))),
-                Some(0xfe) if packet.len() < LONGEST => {
-                    packet.advance(1);
-                    if self.capabilities & capability::DEPRECATE_EOF != 0 {
-                        return ended(packet).map(|done| done.status);
-                    }
-                    // Warnings, status.
-                    return if packet.len() < 4 { Err(MALFORMED) } else { Ok((packet.get_u32_le() >> 16) as u16) };
-                }
+                Some(0xfe) if packet.len() < LONGEST => return Ok(self.end_of_rows(packet)?.status),
                 _ => {}
             }
         }

@@ -208,6 +208,7 @@ mod tests {
             "postgres://me:hunter%2@host/db",
             "postgres://me:a?hunter2&hunter@host/db",
             "postgres://hunter2@a:b:c/db",
+            "postgres://u:12/hunter2@127.0.0.1/db",
         ] {
             let Err(error) = address(url, &[]) else { panic!("{url}") };
             let error = error.in_source(Uri::new(url.replace("hunter2@a", "me@a")));

@@ -116,6 +116,9 @@ impl PostgresExtractor {
         };
         let server = Server::ask(&mut leader).await.map_err(failed)?;
         let bounds = self.bounds(&mut leader, &from, &columns).await.map_err(|error| error.in_source(&source))?;
+        if bounds.is_some() {
+            notes.push(format!("rows whose {} is null are not read", self.options.cursor));
+        }
         let keys = self.keys(&columns).map_err(|error| error.in_source(&source))?;
         let pieces = match &relation {
             _ if !keys.is_empty() => {

@@ -82,6 +82,9 @@ impl SqliteExtractor {
         let fields: Vec<_> = columns.iter().map(|column| column.field.clone()).collect();
         let all = Schema::new(fields);
         let bounds = self.bounds(&connection, &table, &columns).map_err(|error| error.in_source(&source))?;
+        if bounds.is_some() {
+            notes.push(format!("rows whose {} is null are not read", self.options.cursor));
+        }
         let projection = request.projection(&all).map_err(|error| error.in_source(&source))?;
         let columns: Vec<_> = projection.iter().map(|&position| columns[position].clone()).collect();
         let partitions = match &request.recorded {

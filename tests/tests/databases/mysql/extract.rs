@@ -173,7 +173,7 @@ fn conditions_are_left_to_the_server() {
         ("id > 10", "id > 10", "`id` > 10"),
         ("price <= 2.25", "price <= 2.25", "`price` <= 2.25"),
         ("name = 'name 7' or id < 5", "name = 'name 7' or id < 5", ""),
-        ("name is null", "name is null", "`name` IS NULL"),
+        ("name is null", "name is null", "`name` <=> NULL"),
         ("id in (1, 2, 300)", "id in (1, 2, 300)", " OR "),
         ("day >= date '2024-01-20'", "day >= '2024-01-20'", "DATE'2024-01-20'"),
         ("u > -1", "u > 0", "`u` > -1"),
@@ -191,4 +191,68 @@ fn conditions_are_left_to_the_server() {
         let log = std::fs::read_to_string(server.folder().join("data/general.log")).unwrap();
         assert!(log.contains(pushed), "{filter}: {pushed}");
     }
+}
+
+#[test]
+fn what_hides_from_a_plain_select_is_read_too() {
+    let server = MariaDb::start();
+    server.sql(
+        "CREATE TABLE inv (id int PRIMARY KEY, s int INVISIBLE DEFAULT 7, n int); INSERT INTO inv (id, s, n) VALUES (1, 8, 9);
+         CREATE TABLE long_keys (id int, k text NOT NULL);
+         INSERT INTO long_keys SELECT seq, concat(repeat('x', 1500), lpad(seq * 7919 % 2000, 5, '0')) FROM seq_1_to_2000;
+         CREATE TABLE ignored (id int PRIMARY KEY, k int NOT NULL, INDEX by_k (k) IGNORED); INSERT INTO ignored SELECT seq, seq FROM seq_1_to_100;
+         CREATE TABLE fixed (id int, b4 binary(4), b2 binary(2), e enum('a','bbb') CHARACTER SET binary); INSERT INTO fixed VALUES (1, 'abcd', 'ab', 'a'), (2, 'abcd', 'ab', 'bbb');
+         SET sql_mode = ''; CREATE TABLE day (id int, d date NOT NULL); INSERT INTO day VALUES (1, '0000-00-00'), (2, '2024-01-01');
+         CREATE TABLE base (id int); INSERT INTO base VALUES (1), (2), (3);
+         CREATE VIEW zero AS SELECT base.id, day.d FROM base LEFT JOIN day USING (id)",
+    );
+    arrives(&server, "inv", &[], 2, "SELECT id, s, n FROM inv");
+    for partitions in [2, 3, 8, 16] {
+        arrives(&server, "long_keys", &[("split_by", "k")], partitions, "SELECT * FROM long_keys");
+    }
+    arrives(&server, "ignored", &[("split_by", "k")], 4, "SELECT * FROM ignored");
+    arrives(&server, "fixed", &[], 1, "SELECT * FROM fixed");
+    arrives(
+        &server,
+        "",
+        &[("query", "SELECT IF(id = 1, b4, b2) AS b FROM fixed")],
+        1,
+        "SELECT IF(id = 1, b4, b2) AS b FROM fixed",
+    );
+    for partitions in [1, 2, 5] {
+        server.sql("DROP TABLE IF EXISTS arrived");
+        let options = [("split_by", "d"), ("types", "d:text")];
+        let copy = Copy { source_options: &options, partitions: Some(partitions), ..Copy::default() };
+        copy.run(&server.uri("zero"), &server.uri("arrived")).unwrap();
+        assert_eq!(server.sql("SELECT group_concat(id ORDER BY id) FROM arrived"), "1,2,3");
+    }
+}
+
+#[test]
+fn a_query_keeps_its_order_and_loses_nothing() {
+    let server = MariaDb::start_with(&["--group-concat-max-len=64"]);
+    server.sql(
+        "CREATE TABLE t (id int PRIMARY KEY, x int); INSERT INTO t SELECT seq, seq * 7919 % 101 FROM seq_1_to_100",
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("out.csv");
+    let read = |query: &str| {
+        let options = [("query", query)];
+        let copy = Copy { mode: LoadMode::Replace, source_options: &options, ..Copy::default() };
+        copy.run(&server.uri(""), file.to_str().unwrap())
+    };
+    read("SELECT x AS `x ` FROM t ORDER BY x DESC").unwrap();
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.lines().skip(1).eq(server.sql("SELECT x FROM t ORDER BY x DESC").lines()), "{text}");
+    let error = read("SELECT group_concat(id) AS ids FROM t").unwrap_err();
+    assert!(error.to_string().contains("group_concat_max_len"), "{error}");
+}
+
+#[test]
+fn nobody_waits_for_a_view_that_is_read() {
+    let server = MariaDb::start_with(&["--general-log=1", "--general-log-file=general.log"]);
+    server.sql("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1); CREATE VIEW v AS SELECT * FROM t");
+    arrives(&server, "v", &[], 1, "SELECT * FROM v");
+    let log = std::fs::read_to_string(server.folder().join("data/general.log")).unwrap();
+    assert!(!log.contains("LOCK TABLES"));
 }
