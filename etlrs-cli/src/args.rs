@@ -18,7 +18,7 @@ Examples:
   etlrs inspect sales.csv
 
 Sources and targets are paths, whose extension tells the format (out.parquet/ is a directory of files), or
-sqlite:FILE#TABLE, postgres://USER@HOST/DATABASE#SCHEMA.TABLE. A source may be a pattern (`data/*.csv`) or standard input (-, as CSV); csv:PATH names the format. `etlrs connectors` lists them all, `etlrs connectors csv` the options of one.
+sqlite:FILE#TABLE, postgres://USER@HOST/DATABASE#SCHEMA.TABLE, mysql://USER@HOST/DATABASE#TABLE. A source may be a pattern (`data/*.csv`) or standard input (-, as CSV); csv:PATH names the format. `etlrs connectors` lists them all, `etlrs connectors csv` the options of one.
 
 Exit codes: 0 done and verified, 1 failed and the target is as it was, 2 wrong usage, 3 done and verified but for
 records that were set aside (--on-error quarantine), 130 interrupted.";
@@ -67,9 +67,9 @@ pub(crate) enum Output {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Copy {
-    /// Where the data comes from: a file, or a table: sqlite:FILE#TABLE, postgres://USER@HOST/DB#TABLE
+    /// Where the data comes from: a file, or a table: sqlite:FILE#TABLE, postgres://USER@HOST/DB#TABLE, mysql:…
     pub(crate) source: String,
-    /// Where the data goes: a file, a directory (out.parquet/), or a table: sqlite:FILE#TABLE, postgres://USER@HOST/DB#TABLE
+    /// Where the data goes: a file, a directory (out.parquet/), or a table: sqlite:FILE#TABLE, postgres://USER@HOST/DB#TABLE, mysql:…
     pub(crate) target: String,
     #[command(flatten)]
     pub(crate) copy: CopyOptions,
@@ -221,7 +221,7 @@ pub(crate) struct PlanArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Inspect {
-    /// A file, or a table: sqlite:FILE#TABLE, postgres://USER@HOST/DB#TABLE
+    /// A file, or a table: sqlite:FILE#TABLE, postgres://USER@HOST/DB#TABLE, mysql:…
     pub(crate) source: String,
     /// Rows to show
     #[arg(long, value_name = "N", default_value_t = 10)]

@@ -7,6 +7,7 @@ mod pairs;
 mod postgres;
 mod secrets;
 mod sql;
+mod types;
 
 use etlrs::*;
 pub use etlrs_tests::mariadb::MariaDb;
