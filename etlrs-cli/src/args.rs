@@ -67,7 +67,8 @@ pub(crate) enum Output {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Copy {
-    /// Where the data comes from: a file, or a table: sqlite:FILE#TABLE, postgres://USER@HOST/DB#TABLE, mysql:…
+    /// Where the data comes from: a file, or a table: sqlite:FILE#TABLE, postgres://USER@HOST/DB#TABLE, mysql:…; #* is all
+    /// tables of a database, and the target has a * for their names
     pub(crate) source: String,
     /// Where the data goes: a file, a directory (out.parquet/), or a table: sqlite:FILE#TABLE, postgres://USER@HOST/DB#TABLE, mysql:…
     pub(crate) target: String,

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use etlrs::{
     CancelToken, Error, ErrorKind, ErrorPolicy, Expr, Filter, OptionMap, PerformanceConfig, PipelineBuilder,
-    PipelineFile, Result, ScanRequest, Select, Uri, named, registry,
+    PipelineFile, Registry, Result, ScanRequest, Select, Uri, named, registry,
 };
 
 use crate::Done;
@@ -21,8 +21,8 @@ struct Job {
 }
 
 pub(crate) async fn copy(args: Copy, cancel: CancelToken) -> Result<Done> {
-    let job = copy_job(&args.source, &args.target, &args.copy, &args.run)?;
-    execute(vec![job], &args.run, cancel).await
+    let jobs = copy_jobs(&args.source, &args.target, &args.copy, &args.run).await?;
+    execute(jobs, &args.run, cancel).await
 }
 
 pub(crate) async fn run(args: RunFile, cancel: CancelToken) -> Result<Done> {
@@ -38,7 +38,7 @@ pub(crate) async fn plan(args: PlanArgs) -> Result<()> {
                 "--set is for a pipeline file, not for a source and a target",
             ));
         }
-        Some(target) => vec![copy_job(&args.first, target, &args.copy, &args.run)?],
+        Some(target) => copy_jobs(&args.first, target, &args.copy, &args.run).await?,
         None if is_pipeline(&args.first) && args.copy.given().next().is_some() => {
             let flags = args.copy.given().collect::<Vec<_>>().join(", ");
             let message = format!("{flags}: only for a source and a target, not for a pipeline file");
@@ -61,9 +61,16 @@ pub(crate) async fn plan(args: PlanArgs) -> Result<()> {
     Ok(())
 }
 
-fn copy_job(source: &str, target: &str, copy: &CopyOptions, run: &RunOptions) -> Result<Job> {
+/// One job, or one for each table that the source stands for.
+async fn copy_jobs(source: &str, target: &str, copy: &CopyOptions, run: &RunOptions) -> Result<Vec<Job>> {
     let registry = registry();
     let (source, target) = (Uri::from(source), Uri::from(target));
+    let options = option_map(&copy.source_option)?;
+    let pairs = etlrs::tables(&registry, &source, &options, &target).await?;
+    pairs.into_iter().map(|(source, target)| copy_job(&registry, source, target, copy, run)).collect()
+}
+
+fn copy_job(registry: &Registry, source: Uri, target: Uri, copy: &CopyOptions, run: &RunOptions) -> Result<Job> {
     let mut source_options = option_map(&copy.source_option)?;
     if let Some(query) = &copy.query {
         source_options.insert("query".into(), query.clone());
@@ -75,7 +82,7 @@ fn copy_job(source: &str, target: &str, copy: &CopyOptions, run: &RunOptions) ->
     let mut request = ScanRequest::all();
     request.columns = copy.columns.clone();
     request.partitions = copy.partitions.map(|n| n as usize);
-    let mut builder = etlrs::pipeline(&registry, (&source, &source_options), (&target, &target_options))?
+    let mut builder = etlrs::pipeline(registry, (&source, &source_options), (&target, &target_options))?
         .mode(copy.mode.unwrap_or_default())
         .keys(copy.key.clone())
         .config(run.apply(PerformanceConfig::default()));
@@ -100,8 +107,8 @@ fn copy_job(source: &str, target: &str, copy: &CopyOptions, run: &RunOptions) ->
         builder = builder.verify(verify);
     }
     let policy = run.policy(ErrorPolicy::default())?;
-    let quarantine = policy.place(&registry, &target)?;
-    let builder = policy.apply(&registry, &source, &target, builder.request(request))?;
+    let quarantine = policy.place(registry, &target)?;
+    let builder = policy.apply(registry, &source, &target, builder.request(request))?;
     Ok(Job { source, target, quarantine, builder })
 }
 

@@ -62,7 +62,7 @@ pub use load::{
 pub use memory::{MemoryBudget, Reservation, batch_bytes, format_bytes, parse_bytes};
 pub use options::{OptionArgument, OptionSet, OptionSpec, OptionValue, unknown_name};
 pub use record::{ColumnRef, OwnedRecord, Record, RecordBatchBuilder, Value, column_index};
-pub use registry::{Connector, OptionMap, Registry};
+pub use registry::{Connector, OptionMap, Registry, TableEntry, matches_pattern};
 pub use reject::{Rejected, Rejects};
 pub use secret::Secret;
 pub use simple_loader::{SimpleLoader, one_writer};

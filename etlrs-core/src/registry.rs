@@ -1,12 +1,32 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use async_trait::async_trait;
+
 use crate::{Error, ErrorKind, Extractor, Loader, OptionSpec, Result, Uri};
 
 /// Option values by key, as a user gave them; the connector checks them.
 pub type OptionMap = BTreeMap<String, String>;
 
+/// A table of a database that holds several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TableEntry {
+    /// Its bare name.
+    pub name: String,
+    /// As it is written after `#` in a URI.
+    pub fragment: String,
+}
+
+impl TableEntry {
+    /// The table `name`, which a URI calls `fragment`.
+    pub fn new(name: impl Into<String>, fragment: impl Into<String>) -> Self {
+        Self { name: name.into(), fragment: fragment.into() }
+    }
+}
+
 /// What makes a URI into an extractor or a loader.
+#[async_trait]
 pub trait Connector: Send + Sync {
     /// Name in `etlrs connectors NAME` ("csv").
     fn name(&self) -> &'static str;
@@ -35,6 +55,24 @@ pub trait Connector: Send + Sync {
     /// Options of its loader; `None`: it does not write.
     fn target_options(&self) -> Option<Vec<OptionSpec>>;
 
+    /// Tables whose names match what stands after `#`, where `*` is any text and `?` any character, in the order of their
+    /// names; one that is called just so is the only one. Views are none. `None`: it has no tables.
+    ///
+    /// # Errors
+    /// Those of [`Extractor::scan`].
+    async fn tables(&self, uri: &Uri, options: &OptionMap) -> Result<Option<Vec<TableEntry>>> {
+        let _ = (uri, options);
+        Ok(None)
+    }
+
+    /// What stands after `#` for a table `name`, where `pattern` has a `*` for it.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for a pattern that is no name.
+    fn table_fragment(&self, pattern: &str, name: &str) -> Result<String> {
+        Ok(pattern.replacen('*', name, 1))
+    }
+
     /// # Errors
     /// `InvalidConfig` for a wrong URI or option.
     fn extractor(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Extractor>>;
@@ -42,6 +80,30 @@ pub trait Connector: Send + Sync {
     /// # Errors
     /// `InvalidConfig` for a wrong URI or option.
     fn loader(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Loader>>;
+}
+
+/// Whether `name` is matched by `pattern`, in which `*` is any text and `?` any character.
+pub fn matches_pattern(name: &str, pattern: &str) -> bool {
+    let (name, pattern): (Vec<char>, Vec<char>) = (name.chars().collect(), pattern.chars().collect());
+    // Where to go on when the text that the last `*` stands for has to be longer.
+    let (mut at, mut of, mut again) = (0, 0, None);
+    while at < name.len() {
+        match pattern.get(of) {
+            Some('*') => {
+                again = Some((at, of));
+                of += 1;
+            }
+            Some(&character) if character == '?' || character == name[at] => (at, of) = (at + 1, of + 1),
+            _ => match &mut again {
+                Some((from, star)) => {
+                    *from += 1;
+                    (at, of) = (*from, *star + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[of..].iter().all(|character| *character == '*')
 }
 
 /// The connectors of a program, found by scheme or by file extension.
@@ -150,4 +212,26 @@ impl Registry {
 
 fn list(names: &[&&'static str]) -> String {
     names.iter().map(|name| **name).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_of_names() {
+        for (name, pattern, expected) in [
+            ("orders", "*", true),
+            ("orders", "ord*", true),
+            ("orders", "*d?rs", true),
+            ("orders", "*x*", false),
+            ("orders", "order", false),
+            ("orders", "orders?", false),
+            ("", "*", true),
+            ("aab", "*ab", true),
+            ("é", "?", true),
+        ] {
+            assert_eq!(matches_pattern(name, pattern), expected, "{name} {pattern}");
+        }
+    }
 }

@@ -32,6 +32,7 @@ mod errors;
 mod pipeline_file;
 #[cfg(feature = "pipeline-file")]
 mod section;
+mod tables;
 
 pub use errors::{ErrorPolicy, OnError};
 pub use etlrs_core::*;
@@ -50,6 +51,7 @@ pub use etlrs_sql::{PostgresConnector, PostgresExtractor, PostgresLoader, Postgr
 pub use etlrs_sql::{SqliteConnector, SqliteExtractor, SqliteLoader};
 #[cfg(feature = "pipeline-file")]
 pub use pipeline_file::{PipelineFile, Target};
+pub use tables::tables;
 
 /// A pipeline from one URI to another, to be completed.
 ///

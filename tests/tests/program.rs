@@ -657,6 +657,7 @@ fn json_has_the_documented_fields() {
         [
             "bytes_read",
             "bytes_written",
+            "cursor",
             "first_rejected",
             "notes",
             "partitions",

@@ -22,6 +22,14 @@ fn pairs(options: &OptionMap) -> impl Iterator<Item = (&str, &str)> {
     options.iter().map(|(key, value)| (key.as_str(), value.as_str()))
 }
 
+/// The names that match `pattern`, or the one that is just that.
+pub(crate) fn matching(names: Vec<String>, pattern: &str) -> Vec<String> {
+    if names.iter().any(|name| name == pattern) {
+        return vec![pattern.to_owned()];
+    }
+    names.into_iter().filter(|name| etlrs_core::matches_pattern(name, pattern)).collect()
+}
+
 fn table(uri: &Uri) -> Option<&str> {
     uri.fragment().filter(|table| !table.is_empty())
 }

@@ -1,14 +1,19 @@
 use std::sync::Arc;
 
-use etlrs_core::{Connector, Error, ErrorKind, Extractor, Loader, OptionMap, OptionSet, OptionSpec, Result, Uri};
+use etlrs_core::{
+    Connector, Error, ErrorKind, Extractor, Loader, OptionMap, OptionSet, OptionSpec, Result, TableEntry, Uri,
+    async_trait,
+};
 
 use super::{no_table, pairs, table};
+use crate::table::TableName;
 use crate::{PostgresExtractor, PostgresLoader, PostgresPool, PostgresSourceOptions, PostgresTargetOptions};
 
 /// Serves `postgres://user@host/database#schema.table`; `postgresql:` means the same.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PostgresConnector;
 
+#[async_trait]
 impl Connector for PostgresConnector {
     fn name(&self) -> &'static str {
         "postgres"
@@ -32,6 +37,25 @@ impl Connector for PostgresConnector {
 
     fn target_options(&self) -> Option<Vec<OptionSpec>> {
         Some(PostgresTargetOptions::specs())
+    }
+
+    async fn tables(&self, uri: &Uri, options: &OptionMap) -> Result<Option<Vec<TableEntry>>> {
+        let options = PostgresSourceOptions::from_pairs(pairs(options))?;
+        let pool = PostgresPool::from_uri(uri, options.connect_timeout)?;
+        let Some(pattern) = table(uri) else { return Err(no_table(uri)) };
+        let pattern = TableName::parse(pattern).map_err(|error| error.in_source(uri))?;
+        let names = pool.tables(&pattern).await.map_err(|error| error.in_source(uri))?;
+        let schema = &pattern.schema;
+        let entry = |name: String| {
+            let fragment = TableName { schema: schema.clone(), name: name.clone() }.to_string();
+            TableEntry::new(name, fragment)
+        };
+        Ok(Some(names.into_iter().map(entry).collect()))
+    }
+
+    fn table_fragment(&self, pattern: &str, name: &str) -> Result<String> {
+        let TableName { schema, name: pattern } = TableName::parse(pattern)?;
+        Ok(TableName { schema, name: pattern.replacen('*', name, 1) }.to_string())
     }
 
     fn extractor(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Extractor>> {

@@ -1,7 +1,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use etlrs_core::{Connector, Error, ErrorKind, Extractor, Loader, OptionMap, OptionSet, OptionSpec, Result, Uri};
+use etlrs_core::{
+    Connector, Error, ErrorKind, Extractor, Loader, OptionMap, OptionSet, OptionSpec, Result, TableEntry, Uri,
+    async_trait,
+};
 
 use super::{no_table, pairs, table};
 use crate::dialect::sqlite;
@@ -11,6 +14,7 @@ use crate::{SqliteExtractor, SqliteLoader, SqliteSourceOptions, SqliteTargetOpti
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SqliteConnector;
 
+#[async_trait]
 impl Connector for SqliteConnector {
     fn name(&self) -> &'static str {
         "sqlite"
@@ -39,6 +43,13 @@ impl Connector for SqliteConnector {
 
     fn target_options(&self) -> Option<Vec<OptionSpec>> {
         Some(SqliteTargetOptions::specs())
+    }
+
+    async fn tables(&self, uri: &Uri, options: &OptionMap) -> Result<Option<Vec<TableEntry>>> {
+        let options = SqliteSourceOptions::from_pairs(pairs(options))?;
+        let Some(pattern) = table(uri) else { return Err(no_table(uri)) };
+        let names = sqlite::matching_tables(&path(uri)?, options.busy_timeout, pattern)?;
+        Ok(Some(names.into_iter().map(|name| TableEntry::new(name.clone(), name)).collect()))
     }
 
     fn extractor(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Extractor>> {

@@ -214,3 +214,55 @@ fn databases_of_any_kind_are_read_and_written_by_one_name() {
 async fn futures(batches: &mut BatchStream) -> Option<Result<arrow_array::RecordBatch>> {
     std::future::poll_fn(|cx| batches.as_mut().poll_next(cx)).await
 }
+
+#[test]
+fn all_tables_of_a_database_are_copied_at_once() {
+    const PROGRAM: &str = env!("CARGO_BIN_EXE_etlrs-under-test");
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        etlrs_tests::Ran::of(&etlrs_tests::etlrs(PROGRAM, folder.path(), arguments).output().unwrap())
+    };
+    each_source("id int PRIMARY KEY", |kind, uri, sql| {
+        let quote = if kind == "mysql" { '`' } else { '"' };
+        let odd = format!("{quote}a/b.c{quote}");
+        sql("INSERT INTO t VALUES (1), (2)");
+        sql(&format!(
+            "CREATE TABLE {odd} (n int); INSERT INTO {odd} VALUES (5); CREATE TABLE other (n int); CREATE VIEW tv AS SELECT * FROM t"
+        ));
+        let url = uri.strip_suffix("#t").unwrap();
+        let _ = std::fs::remove_dir_all(folder.path().join("backup"));
+        std::fs::create_dir(folder.path().join("backup")).unwrap();
+        let ran = run(&["copy", &format!("{url}#*"), "backup/*.parquet", "--no-progress"]);
+        assert_eq!(ran.code, 0, "{kind}: {ran:?}");
+        let mut files: Vec<_> = std::fs::read_dir(folder.path().join("backup"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        assert_eq!(files, ["a%2fb.c.parquet", "other.parquet", "t.parquet"], "{kind}");
+        // Into a database, and from there into the first one under other names.
+        let target = format!("sqlite:{kind}.db#*");
+        let ran = run(&["copy", &format!("{url}#?"), &target, "--no-progress", "--output", "json"]);
+        assert_eq!(ran.code, 0, "{kind}: {ran:?}");
+        let ran = run(&["copy", &format!("{url}#*"), &target, "--mode", "replace", "--no-progress"]);
+        assert_eq!(ran.code, 0, "{kind}: {ran:?}");
+        let connection = rusqlite::Connection::open(folder.path().join(format!("{kind}.db"))).unwrap();
+        let found: String = connection
+            .query_row(
+                "SELECT (SELECT count(*) FROM t) || (SELECT n FROM \"a/b.c\") || (SELECT count(*) FROM other)",
+                [],
+                |row| row.get(0),
+            )
+            .unwrap();
+        assert_eq!(found, "250", "{kind}");
+        let ran = run(&["copy", &format!("sqlite:{kind}.db#*"), &format!("{url}#copy_of_*"), "--no-progress"]);
+        assert!(ran.code == 0 || kind == "sqlite", "{kind}: {ran:?}");
+        for (source, target, said) in [
+            (format!("{url}#none*"), "backup/*.parquet", "no table matches none*"),
+            (format!("{url}#*"), "backup.parquet", "no * for the names"),
+        ] {
+            let ran = run(&["copy", &source, target]);
+            assert!(ran.code != 0 && ran.stderr.contains(said), "{kind}: {ran:?}");
+        }
+    });
+}

@@ -158,6 +158,16 @@ pub(super) async fn indexes(connection: &mut Connection, name: &TableName) -> An
     Ok(indexes)
 }
 
+/// The tables of a database, without views.
+pub(super) async fn tables(connection: &mut Connection, schema: Option<&str>) -> Answer<Vec<String>> {
+    let schema = schema.map_or_else(|| "DATABASE()".to_owned(), literal);
+    let sql = format!(
+        "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = {schema}
+             AND TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED') AND TABLE_NAME NOT LIKE '\\_etlrs\\_%' ORDER BY 1"
+    );
+    connection.rows(&sql).await?.iter().map(|row| row.get(0)).collect()
+}
+
 /// Tables and views of the database, for whoever named one that is not there.
 pub(super) async fn names(connection: &mut Connection, schema: Option<&str>) -> Answer<Vec<String>> {
     const MOST: usize = 200;

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use etlrs_core::{Error, Result, Uri};
 
 use super::address::Address;
+use super::catalog;
 use super::error::mysql_error;
 use super::wire::{Answer, Connection, Failure, Refusal};
 use crate::network::{Connect, Pool, ReadRows, WriteRows};
 use crate::options::Seconds;
+use crate::table::TableName;
 
 /// Settings on which the meaning of values depends, and limits that a long copy would run into. Zero is a key like any other,
 /// and what a column cannot hold is an error.
@@ -76,6 +78,15 @@ impl MysqlPool {
 
     pub(super) fn failed(&self, error: Failure) -> Error {
         self.0.failed(error)
+    }
+
+    /// The tables that match, in the database that is named or in that of the URL.
+    pub(crate) async fn tables(&self, pattern: &TableName) -> Result<Vec<String>> {
+        let mut connection = self.take().await?;
+        let names =
+            catalog::tables(&mut connection, pattern.schema.as_deref()).await.map_err(|error| self.failed(error))?;
+        self.give_back(connection);
+        Ok(crate::connector::matching(names, &pattern.name))
     }
 
     /// A connection outside any transaction.

@@ -10,6 +10,7 @@ use super::error::postgres_error;
 use super::wire::{Answer, Connection, Failure, Refusal};
 use crate::network::{Connect, Pool, ReadRows, Row, WriteRows};
 use crate::options::Seconds;
+use crate::table::TableName;
 
 /// Settings on which the text of values depends, and limits that a long copy would run into.
 const SESSION: &str = "SET intervalstyle = 'postgres'; SET datestyle = 'ISO, YMD'; SET bytea_output = 'hex'; \
@@ -67,6 +68,21 @@ impl PostgresPool {
 
     pub(super) fn failed(&self, error: Failure) -> Error {
         self.0.failed(error)
+    }
+
+    /// The tables that match, in the schema that is named or wherever the search path finds them.
+    pub(crate) async fn tables(&self, pattern: &TableName) -> Result<Vec<String>> {
+        let sql = "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relname !~ '^_etlrs_'
+                AND CASE WHEN $1 = '' THEN pg_table_is_visible(c.oid) AND n.nspname !~ '^pg_'
+                    AND n.nspname <> 'information_schema' ELSE n.nspname = $1 END
+            ORDER BY c.relname COLLATE \"C\"";
+        let mut connection = self.take().await?;
+        let found = rows(&mut connection, sql, &[pattern.schema.as_deref().unwrap_or_default()]).await;
+        let names = found.and_then(|rows| rows.iter().map(|row| row.get(0)).collect::<Answer<Vec<String>>>());
+        let names = names.map_err(|error| self.failed(error))?;
+        self.give_back(connection);
+        Ok(crate::connector::matching(names, &pattern.name))
     }
 
     /// A connection outside any transaction.

@@ -82,7 +82,16 @@ pub(super) fn rowid_name<'a>(columns: impl Iterator<Item = &'a str> + Clone) -> 
         .find(|name| !columns.clone().any(|column| column.eq_ignore_ascii_case(name)))
 }
 
-/// Tables and views that a user may mean; SQLite's own and those of runs in progress are left out.
+/// Tables that a user may mean; SQLite's own and those of runs in progress are left out.
+pub(super) fn tables(connection: &Connection) -> Result<Vec<String>> {
+    let mut statement = connection.prepare(
+        r"SELECT name FROM sqlite_master WHERE type = 'table'
+          AND name NOT LIKE 'sqlite\_%' ESCAPE '\' AND name NOT LIKE '\_etlrs\_%' ESCAPE '\' ORDER BY name",
+    )?;
+    statement.query_map([], |row| row.get(0))?.collect()
+}
+
+/// The same, and the views.
 pub(super) fn names(connection: &Connection) -> Result<Vec<String>> {
     let mut statement = connection.prepare(
         r"SELECT name FROM sqlite_master WHERE type IN ('table', 'view')

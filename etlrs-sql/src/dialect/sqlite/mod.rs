@@ -72,6 +72,13 @@ fn set_cache(connection: &Connection, bytes: usize) -> rusqlite::Result<()> {
     connection.execute_batch(&format!("PRAGMA cache_size = -{kib}"))
 }
 
+/// The tables of a database whose names match, or the one that is called just so.
+pub(crate) fn matching_tables(path: &Path, busy_timeout: Seconds, pattern: &str) -> Result<Vec<String>> {
+    let connection = open_to_read(path, busy_timeout)?;
+    let names = catalog::tables(&connection).map_err(|error| sqlite_error(path, error))?;
+    Ok(crate::connector::matching(names, pattern))
+}
+
 /// The tables and views of a database, for error messages.
 pub(crate) fn table_names(path: &Path, busy_timeout: Seconds) -> Result<Vec<String>> {
     let connection = open_to_read(path, busy_timeout)?;
