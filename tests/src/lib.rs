@@ -16,6 +16,33 @@ pub fn etlrs(binary: &str, folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+/// Runs the program to its end; the most memory it held at one time, in bytes.
+///
+/// The system keeps the high-water mark of a process only as long as it runs, so it is read again and again until then:
+/// what can be missed is a peak in the last milliseconds.
+///
+/// # Panics
+/// When the program fails.
+pub fn peak_memory(binary: &str, folder: &Path, arguments: &[&str]) -> u64 {
+    let mut child = etlrs(binary, folder, arguments)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    while child.try_wait().unwrap().is_none() {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let mark = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+        peak = peak.max(mark.unwrap_or(0) * 1024);
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let ran = Ran::of(&child.wait_with_output().unwrap());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(peak > 1 << 20, "nothing was measured");
+    peak
+}
+
 /// What a run of the program left: its exit code and what it wrote.
 #[derive(Debug)]
 pub struct Ran {

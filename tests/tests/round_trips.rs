@@ -4,10 +4,8 @@
 use std::fs;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
-use std::process::Stdio;
-use std::time::Duration;
 
-use etlrs_tests::{Ran, etlrs, flights, run, write_csv};
+use etlrs_tests::{flights, peak_memory, run, write_csv};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -205,26 +203,6 @@ fn columns_and_filters_are_the_same_for_every_source() {
 
 const MB: u64 = 1 << 20;
 
-/// Runs the program to its end; the most memory it held at one time, in bytes.
-///
-/// The system keeps the high-water mark of a process only as long as it runs, so it is read again and again until then:
-/// what can be missed is a peak in the last milliseconds.
-fn peak_memory(folder: &Path, arguments: &[&str]) -> u64 {
-    let mut child = etlrs(PROGRAM, folder, arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let status = format!("/proc/{}/status", child.id());
-    let mut peak = 0;
-    while child.try_wait().unwrap().is_none() {
-        let text = fs::read_to_string(&status).unwrap_or_default();
-        let mark = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
-        peak = peak.max(mark.unwrap_or(0) * 1024);
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    let ran = Ran::of(&child.wait_with_output().unwrap());
-    assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(peak > MB, "nothing was measured");
-    peak
-}
-
 /// Appends to the CSV file at `path` its own records, `times` over.
 fn repeat_records(path: &Path, times: usize) {
     let mut records = Vec::new();
@@ -260,7 +238,7 @@ fn memory_stays_within_the_budget_whatever_the_size() {
     let measure = |pieces| {
         chain.map(|copy| {
             let flags = ["--mode", "replace", "--memory", "32MB", "--threads", "2", "--partitions", pieces];
-            let mut peaks = [0; 3].map(|_| peak_memory(folder, &[copy, &flags].concat()));
+            let mut peaks = [0; 3].map(|_| peak_memory(PROGRAM, folder, &[copy, &flags].concat()));
             peaks.sort_unstable();
             (copy, peaks[1])
         })

@@ -16,7 +16,7 @@ fn rowid() -> impl Strategy<Value = i64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn any_number_of_partitions_holds_each_row_once(
@@ -50,12 +50,40 @@ proptest! {
 }
 
 #[test]
+fn gaps_take_no_piece() {
+    // All but one row are far from the first.
+    let database = Database::new(
+        "CREATE TABLE t (n INTEGER); INSERT INTO t (rowid, n) VALUES (-9000000000000000000, 1);
+         WITH RECURSIVE s(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM s WHERE i < 999)
+         INSERT INTO t (rowid, n) SELECT 5000000000 + i, i FROM s",
+    );
+    let cx = context(1000);
+    let extractor = SqliteExtractor::new(database.path(), "t");
+    let scan = run(extractor.scan(&cx, &ScanRequest::all().partitions(9))).unwrap();
+    let counts: Vec<_> = scan
+        .partitions()
+        .iter()
+        .map(|partition| {
+            let mut batches = scan.read(&cx, partition).unwrap();
+            let mut rows = 0;
+            while let Some(batch) = run(futures_util::StreamExt::next(&mut batches)) {
+                rows += batch.unwrap().num_rows();
+            }
+            rows
+        })
+        .collect();
+    assert_eq!(counts.iter().sum::<usize>(), 1001);
+    assert!(counts.len() == 9 && counts[1..].iter().all(|rows| *rows == 125), "{counts:?}");
+}
+
+#[test]
 fn rows_that_come_outside_the_known_rowids_are_read() {
     let database = Database::new("CREATE TABLE t (n INTEGER); INSERT INTO t (rowid, n) VALUES (10, 1), (20, 2)");
     let cx = context(10);
     let extractor = SqliteExtractor::new(database.path(), "t");
     let scan = run(extractor.scan(&cx, &ScanRequest::all().partitions(3))).unwrap();
-    assert_eq!(scan.partitions().len(), 3);
+    // One for each row: what is between them needs none.
+    assert_eq!(scan.partitions().len(), 2);
     let before = run(scan.fingerprint()).unwrap();
     assert_eq!(before, run(scan.fingerprint()).unwrap());
     database.execute("INSERT INTO t (rowid, n) VALUES (-5, 3), (99, 4); DELETE FROM t WHERE n = 1");

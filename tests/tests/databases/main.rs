@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod faults;
+mod memory;
 mod mysql;
 mod pairs;
 mod postgres;
 mod secrets;
 mod sql;
+mod sqlite;
 mod types;
 
 use etlrs::*;

@@ -6,6 +6,8 @@
 //! Partitions and batches do not share a transaction. That they saw the same data is what the fingerprint is for: it
 //! covers the file and its write-ahead log, so any commit during the run changes it.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -296,35 +298,53 @@ fn parse_descriptor(descriptor: &str) -> Option<Option<RangeInclusive<i64>>> {
     Some(Some(from.parse().ok()?..=to.parse().ok()?))
 }
 
-/// Ranges of equal width. The first is open below and the last above, so that every rowid is in just one of them.
+/// Ranges of rowids. The first is open below and the last above, so that every rowid is in just one of them.
+///
+/// They are found by halving the widest range, which is then drawn in to the rowids at its ends: two seeks each time, and gaps
+/// of any width take no piece.
 fn split(cx: &RunContext, request: &ScanRequest, connection: &Connection, table: &Table) -> Result<Vec<Partition>> {
     /// Fewer rows than this are not worth another reader.
     const LEAST_ROWS: i128 = 50_000;
 
     let Some(rowid) = table.rowid else { return Ok(vec![Partition::new(0, "all rows")]) };
     let name = quote(&table.name)?;
-    // Two queries of one aggregate each are two seeks; one query of both would read the whole table.
-    let sql = format!("SELECT (SELECT min({rowid}) FROM {name}), (SELECT max({rowid}) FROM {name})");
-    let bounds: (Option<i64>, Option<i64>) = connection
-        .query_row(&sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
-        .map_err(|error| sqlite_error(connection.path().unwrap_or_default().as_ref(), error))?;
-    let (min, max) = (i128::from(bounds.0.unwrap_or(0)), i128::from(bounds.1.unwrap_or(0)));
-    let span = max - min + 1;
+    let failed = |error| sqlite_error(connection.path().unwrap_or_default().as_ref(), error);
+    let seek = |what: &str, from: i64, to: i64| -> Result<Option<i64>> {
+        let sql = format!("SELECT {what}({rowid}) FROM {name} WHERE {rowid} BETWEEN ?1 AND ?2");
+        let mut statement = connection.prepare_cached(&sql).map_err(failed)?;
+        statement.query_row((from, to), |row| row.get(0)).map_err(failed)
+    };
+    let ends = (seek("min", i64::MIN, i64::MAX)?, seek("max", i64::MIN, i64::MAX)?);
+    let (least, most) = (ends.0.unwrap_or(0), ends.1.unwrap_or(0));
+    let span = i128::from(most) - i128::from(least) + 1;
     let wanted = |n: usize| i128::try_from(n).unwrap_or(i128::MAX);
     let count = match request.partitions {
         Some(n) => wanted(n).min(span),
         None => wanted(cx.config().workers().saturating_mul(4)).min(span / LEAST_ROWS),
     };
     // Partitions are numbered in 32 bits.
-    let count = count.clamp(1, i128::from(u16::MAX));
-    let partitions = (0..count).map(|index| {
-        let bound = |index: i128| i64::try_from(min + span * index / count).unwrap_or(i64::MAX);
-        let from = if index == 0 { i64::MIN } else { bound(index) };
-        // Beyond the first, a bound is greater than the least rowid, so one less is in range.
-        let to = if index + 1 == count { i64::MAX } else { bound(index + 1) - 1 };
-        format!("rowid {from}..={to}")
+    let count = usize::try_from(count.clamp(1, i128::from(u16::MAX))).unwrap_or(1);
+    // The widest first, and of those the first.
+    let width = |from: i64, to: i64| i128::from(to) - i128::from(from);
+    let mut widest = BinaryHeap::from([(width(least, most), Reverse(least), most)]);
+    let mut starts = vec![least];
+    while starts.len() < count {
+        let Some((wide, Reverse(from), to)) = widest.pop().filter(|(wide, ..)| *wide > 0) else { break };
+        let middle = i64::try_from(i128::from(from) + wide / 2).unwrap_or(from);
+        // Both ends are rowids, so each half has one.
+        let (Some(before), Some(behind)) = (seek("max", from, middle)?, seek("min", middle + 1, to)?) else { break };
+        widest.push((width(from, before), Reverse(from), before));
+        widest.push((width(behind, to), Reverse(behind), to));
+        starts.push(behind);
+    }
+    starts.sort_unstable();
+    let ranges = starts.iter().enumerate().map(|(index, start)| {
+        let from = if index == 0 { i64::MIN } else { *start };
+        // Beyond the first, a start is greater than the least rowid, so one less is in range.
+        let to = starts.get(index + 1).map_or(i64::MAX, |next| next - 1);
+        Partition::new(index, format!("rowid {from}..={to}"))
     });
-    Ok(partitions.enumerate().map(|(index, descriptor)| Partition::new(index, descriptor)).collect())
+    Ok(ranges.collect())
 }
 
 /// The partitions of an earlier scan, if they are such as this table has.
