@@ -1,6 +1,7 @@
 //! Databases as sources and as targets, against private servers.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+mod certificates;
 mod faults;
 mod memory;
 mod mysql;
