@@ -134,7 +134,7 @@ impl DatabaseExtractor {
         self
     }
 
-    /// Reads what this query gives, a SELECT. Not for SQLite.
+    /// Reads what this query gives, a SELECT.
     #[must_use]
     pub fn query(mut self, sql: impl Into<String>) -> Self {
         self.query = sql.into();
@@ -199,14 +199,15 @@ impl DatabaseExtractor {
             }
             #[cfg(feature = "sqlite")]
             Kind::Sqlite(path) => {
-                if !self.query.is_empty() {
-                    return wrong("queries of SQLite cannot be read; make a view of it");
-                }
                 let options = crate::SqliteSourceOptions::default()
                     .with_fetch_size(self.fetch_size)
                     .with_parallel_queries(self.parallel_queries)
                     .with_prepared_statements(self.prepared_statements);
-                Arc::new(crate::SqliteExtractor::new(path, &self.table).with_options(options))
+                let extractor = match self.query.as_str() {
+                    "" => crate::SqliteExtractor::new(path, &self.table),
+                    sql => crate::SqliteExtractor::query(path, sql),
+                };
+                Arc::new(extractor.with_options(options))
             }
         })
     }

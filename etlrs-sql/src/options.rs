@@ -97,6 +97,8 @@ etlrs_core::options! {
     pub struct SqliteSourceOptions {
         /// Types of single columns, over the declared ones; text keeps whatever value is stored.
         types, with_types: ColumnTypes = ColumnTypes::default();
+        /// One SELECT that is read in place of a table.
+        query, with_query: String = String::new();
         /// Column that grows with time. Of its values only those are read that come after cursor_after, up to the greatest
         /// that there is at the start, which the result tells; rows without a value are left out.
         cursor, with_cursor: String = String::new();

@@ -21,7 +21,7 @@ impl Connector for SqliteConnector {
     }
 
     fn summary(&self) -> &'static str {
-        "tables and views of SQLite databases"
+        "tables, views and queries of SQLite databases"
     }
 
     fn example(&self) -> &'static str {
@@ -55,6 +55,15 @@ impl Connector for SqliteConnector {
     fn extractor(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Extractor>> {
         let options = SqliteSourceOptions::from_pairs(pairs(options))?;
         let path = path(uri)?;
+        if !options.query.is_empty() {
+            if table(uri).is_some() {
+                return Err(Error::new(ErrorKind::InvalidConfig, "there are both a table and a query")
+                    .hint("leave out what follows #, or the query")
+                    .in_source(uri));
+            }
+            let query = options.query.clone();
+            return Ok(Arc::new(SqliteExtractor::query(path, query).with_options(options)));
+        }
         let Some(table) = table(uri) else {
             // A URI that is wrong anyway: what the database holds says best how to put it right.
             let tables = sqlite::table_names(&path, options.busy_timeout).unwrap_or_default();

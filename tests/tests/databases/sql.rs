@@ -266,3 +266,35 @@ fn all_tables_of_a_database_are_copied_at_once() {
         }
     });
 }
+
+#[test]
+fn a_query_is_read_and_nothing_else_is_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("out.csv");
+    each_source("id int PRIMARY KEY, name varchar(9)", |kind, uri, sql| {
+        sql("INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, NULL)");
+        let url = uri.strip_suffix("#t").unwrap();
+        let read = |query: &str| {
+            let options = [("query", query)];
+            let copy = Copy { mode: LoadMode::Replace, source_options: &options, ..Copy::default() };
+            copy.run(url, file.to_str().unwrap()).map(|_| std::fs::read_to_string(&file).unwrap())
+        };
+        let text = read("SELECT id * 2 AS twice, name FROM t WHERE id > 1 ORDER BY id DESC -- all;").unwrap();
+        assert_eq!(text, "twice,name\n6,\n4,b\n", "{kind}");
+        for query in [
+            "SELECT 1; DROP TABLE t",
+            "SELECT nothing FROM t",
+            "DELETE FROM t",
+            "SELEC 1",
+            "SELECT 1) x; DROP TABLE t; SELECT (1",
+        ] {
+            let error = read(query).unwrap_err();
+            assert!(
+                matches!(error.kind(), ErrorKind::InvalidConfig | ErrorKind::NotFound),
+                "{kind} {query}: {:?} {error}",
+                error.kind()
+            );
+        }
+        assert_eq!(read("SELECT count(*) AS n FROM t").unwrap(), "n\n3\n", "{kind}");
+    });
+}

@@ -44,6 +44,7 @@ fn of_server(refusal: &Refusal) -> Error {
         1045 | 1698 => Error::new(ErrorKind::PermissionDenied, said())
             .hint("the password comes from the URL, from MYSQL_PWD or from ~/.my.cnf"),
         1044 | 1142 | 1143 | 1227 | 1370 | 1410 => Error::new(ErrorKind::PermissionDenied, said()),
+        1792 => Error::new(ErrorKind::PermissionDenied, "a source is only read"),
         1290 | 1836 => Error::new(ErrorKind::PermissionDenied, "the server is read-only").hint("name the primary"),
         1049 | 1051 | 1054 | 1109 | 1146 => Error::new(ErrorKind::NotFound, said()),
         1007 | 1050 => Error::new(ErrorKind::AlreadyExists, said()),

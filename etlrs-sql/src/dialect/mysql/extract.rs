@@ -157,6 +157,11 @@ impl MysqlExtractor {
                 // A comment at the end of the query must not take the parenthesis in.
                 let from = format!("({sql}\n) AS query");
                 let definitions = leader.describe(sql).await.map_err(failed)?;
+                if definitions.is_empty() {
+                    return Err(
+                        Error::new(ErrorKind::InvalidConfig, "the query gives no columns").hint("write a SELECT")
+                    );
+                }
                 let snapshot = Snapshot::single(&self.pool, leader).await?;
                 let pieces = vec![Piece::whole()];
                 return Ok(Looked {

@@ -14,6 +14,8 @@ pub(super) enum Kind {
 pub(super) struct Table {
     /// As it was created; names are not case-sensitive.
     pub(super) name: String,
+    /// What stands for it behind FROM.
+    pub(super) from: String,
     pub(super) kind: Kind,
     /// A name by which the rowid can be asked for; none for views, tables without one, and where columns have taken
     /// all three.
@@ -48,7 +50,25 @@ impl Table {
         let columns = columns(connection, &name)?;
         let rowid =
             if kind == Kind::Table && !without_rowid { rowid_name(columns.iter().map(|c| &*c.name)) } else { None };
-        Ok(Some(Self { name, kind, rowid, columns }))
+        let from = super::quoted(&name);
+        Ok(Some(Self { name, from, kind, rowid, columns }))
+    }
+
+    /// What a query gives, as if it were a view.
+    pub(super) fn of_query(connection: &Connection, sql: &str) -> Result<Self> {
+        // A comment at the end of the query must not take the parenthesis in.
+        let from = format!("({sql}\n)");
+        let statement = connection.prepare(&format!("SELECT * FROM {from}"))?;
+        let column = |column: &rusqlite::Column<'_>| Column {
+            name: column.name().to_owned(),
+            declared: column.decl_type().unwrap_or_default().to_owned(),
+            not_null: false,
+            has_default: false,
+            primary_key: false,
+            generated: false,
+        };
+        let columns = statement.columns().iter().map(column).collect();
+        Ok(Self { name: "the query".into(), from, kind: Kind::View, rowid: None, columns })
     }
 
     /// The column `name`, found as SQLite finds it.

@@ -26,7 +26,7 @@ use rusqlite::{Connection, InterruptHandle, Rows};
 
 use super::catalog::{self, Column, Table};
 use super::decode::{Decode, decoder};
-use super::error::sqlite_error;
+use super::error::{sqlite_error, words};
 use super::types::{StorageClasses, arrow_type};
 use super::{open_to_read, quote, set_cache};
 use crate::SqliteSourceOptions;
@@ -53,14 +53,27 @@ use crate::options::{readers_at_a_time, rows_at_a_time};
 #[derive(Clone, Debug)]
 pub struct SqliteExtractor {
     path: PathBuf,
-    table: String,
+    subject: Subject,
     options: SqliteSourceOptions,
+}
+
+#[derive(Clone, Debug)]
+enum Subject {
+    Table(String),
+    Query(String),
 }
 
 impl SqliteExtractor {
     /// Of the table or view `table`, whose name is not case-sensitive.
     pub fn new(path: impl Into<PathBuf>, table: impl Into<String>) -> Self {
-        Self { path: path.into(), table: table.into(), options: SqliteSourceOptions::default() }
+        Self { path: path.into(), subject: Subject::Table(table.into()), options: SqliteSourceOptions::default() }
+    }
+
+    /// Of what a query gives: one SELECT, which cannot change anything.
+    pub fn query(path: impl Into<PathBuf>, sql: impl Into<String>) -> Self {
+        let sql: String = sql.into();
+        let sql = sql.trim().trim_end_matches(';').to_owned();
+        Self { path: path.into(), subject: Subject::Query(sql), options: SqliteSourceOptions::default() }
     }
 
     /// With options other than the defaults.
@@ -73,11 +86,22 @@ impl SqliteExtractor {
     fn look(&self, cx: &RunContext, request: &ScanRequest) -> Result<TableScan> {
         let connection = open_to_read(&self.path, self.options.busy_timeout)?;
         let failed = |error| sqlite_error(&self.path, error);
-        let Some(table) = Table::find(&connection, &self.table).map_err(failed)? else {
-            let tables = catalog::names(&connection).map_err(failed)?;
-            return Err(unknown_name("table", &self.table, &tables).in_source(self.path.display()));
+        let (table, source) = match &self.subject {
+            Subject::Table(name) => {
+                let Some(table) = Table::find(&connection, name).map_err(failed)? else {
+                    let tables = catalog::names(&connection).map_err(failed)?;
+                    return Err(unknown_name("table", name, &tables).in_source(self.path.display()));
+                };
+                let source = format!("{}#{}", self.path.display(), table.name);
+                (table, source)
+            }
+            Subject::Query(sql) => {
+                let source = format!("{}, the query", self.path.display());
+                let table = Table::of_query(&connection, sql)
+                    .map_err(|error| Error::new(ErrorKind::InvalidConfig, words(&error)).in_source(&source))?;
+                (table, source)
+            }
         };
-        let source = format!("{}#{}", self.path.display(), table.name);
         let mut notes = Vec::new();
         let columns =
             self.typed_columns(&connection, &table, request, &mut notes).map_err(|error| error.in_source(&source))?;
@@ -136,7 +160,7 @@ impl SqliteExtractor {
         let after = after.map(|after| if cursor.lag > 0 { format!("({after} - {})", cursor.lag) } else { after });
         let name = quote(cursor.column)?;
         let newer = cursor.newer(&name, after.as_deref());
-        let sql = format!("SELECT CAST(max({name}) AS TEXT) FROM {} WHERE {newer}", quote(&table.name)?);
+        let sql = format!("SELECT CAST(max({name}) AS TEXT) FROM {} WHERE {newer}", table.from);
         let greatest: Option<String> =
             connection.query_row(&sql, [], |row| row.get(0)).map_err(|error| sqlite_error(&self.path, error))?;
         let with_constant = |text: String| {
@@ -253,7 +277,7 @@ fn storage_classes(
                 "ifnull(max(typeof({name}) = 'integer' AND {name} NOT BETWEEN -9007199254740992 AND 9007199254740992), 0), "
             ));
         }
-        sql.push_str(&format!("0 FROM {}", quote(&table.name)?));
+        sql.push_str(&format!("0 FROM {}", table.from));
         connection.query_row(&sql, [], |row| {
             for index in 0..columns.len() {
                 let at = |offset: usize| row.get::<_, bool>(index * 5 + offset);
@@ -279,7 +303,7 @@ fn select(table: &Table, columns: &[TypedColumn], condition: Option<&str>) -> Re
     for column in columns {
         list.push(quote(column.field.name())?);
     }
-    let (list, name) = (list.join(", "), quote(&table.name)?);
+    let (list, name) = (list.join(", "), &table.from);
     let condition = condition.unwrap_or("true");
     Ok(match table.rowid {
         Some(rowid) => format!(
@@ -307,7 +331,7 @@ fn split(cx: &RunContext, request: &ScanRequest, connection: &Connection, table:
     const LEAST_ROWS: i128 = 50_000;
 
     let Some(rowid) = table.rowid else { return Ok(vec![Partition::new(0, "all rows")]) };
-    let name = quote(&table.name)?;
+    let name = &table.from;
     let failed = |error| sqlite_error(connection.path().unwrap_or_default().as_ref(), error);
     let seek = |what: &str, from: i64, to: i64| -> Result<Option<i64>> {
         let sql = format!("SELECT {what}({rowid}) FROM {name} WHERE {rowid} BETWEEN ?1 AND ?2");

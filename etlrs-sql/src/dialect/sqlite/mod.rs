@@ -29,7 +29,12 @@ fn quote(name: &str) -> Result<String> {
     if name.contains('\0') {
         return Err(Error::new(ErrorKind::InvalidConfig, format!("the name {name:?} has a NUL character in it")));
     }
-    Ok(format!("\"{}\"", name.replace('"', "\"\"")))
+    Ok(quoted(name))
+}
+
+/// The same of a name that the database has.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Opens a database that exists, to read.
