@@ -6,7 +6,10 @@
 use std::sync::Arc;
 
 use arrow_array::types::*;
-use arrow_array::{ArrayRef, BinaryArray, BooleanArray, FixedSizeBinaryArray, PrimitiveArray, StringArray};
+use arrow_array::{
+    ArrayRef, BinaryArray, BooleanArray, FixedSizeBinaryArray, PrimitiveArray, RecordBatch, RecordBatchOptions,
+    StringArray,
+};
 use arrow_buffer::{ArrowNativeType, BooleanBufferBuilder, NullBufferBuilder, OffsetBuffer, ScalarBuffer, i256};
 use arrow_schema::{DataType, SchemaRef, TimeUnit};
 use etlrs_core::{Error, ErrorKind, type_name};
@@ -133,6 +136,25 @@ impl Gather {
         };
         Ok(array)
     }
+}
+
+/// A batch of so many rows, of what was gathered for its columns.
+pub(crate) fn batch<'a>(
+    schema: &SchemaRef,
+    columns: impl Iterator<Item = &'a mut Gather>,
+    rows: usize,
+) -> Result<RecordBatch, Error> {
+    let mut arrays = Vec::with_capacity(schema.fields().len());
+    for (column, field) in columns.zip(schema.fields()) {
+        let array = column.finish(rows).map_err(|misfit| misfit.of(field.name(), field.data_type()))?;
+        if !field.is_nullable() && array.null_count() > 0 {
+            let message = "there is a null although the column is declared NOT NULL";
+            return Err(Error::new(ErrorKind::InvalidData, message).at_column(field.name()));
+        }
+        arrays.push(array);
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    Ok(RecordBatch::try_new_with_options(schema.clone(), arrays, &options)?)
 }
 
 /// Precision and scale.

@@ -46,6 +46,8 @@ mod network;
 #[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod options;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
+mod pieces;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
 mod table;
 #[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod value;

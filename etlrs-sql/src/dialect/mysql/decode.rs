@@ -6,14 +6,14 @@
 
 use std::sync::Arc;
 
-use arrow_array::{RecordBatch, RecordBatchOptions};
+use arrow_array::RecordBatch;
 use arrow_buffer::{NullBufferBuilder, i256};
 use arrow_schema::{Field, SchemaRef};
 use etlrs_core::{Error, ErrorKind, Result};
 
 use super::types::{Reading, Wire};
 use super::wire::LONGEST;
-use crate::gather::{Fixed, Gather, Misfit, Put, Span, Text, Values, decimal_of, each, variable};
+use crate::gather::{self, Fixed, Gather, Misfit, Put, Span, Text, Values, decimal_of, each, variable};
 
 pub(super) const DAY_MICROSECONDS: i64 = 86_400_000_000;
 
@@ -145,18 +145,10 @@ impl Decoder {
             return Ok(None);
         }
         let rows = self.rows;
-        let mut arrays = Vec::with_capacity(self.columns.len());
-        for (column, field) in self.columns.iter_mut().zip(self.schema.fields()) {
-            let array = column.gather.finish(rows).map_err(|misfit| misfit.of(field.name(), field.data_type()))?;
-            if !field.is_nullable() && array.null_count() > 0 {
-                let message = "there is a null although the column is declared NOT NULL";
-                return Err(Error::new(ErrorKind::InvalidData, message).at_column(field.name()));
-            }
-            arrays.push(array);
-        }
+        let columns = self.columns.iter_mut().map(|column| &mut column.gather);
+        let batch = gather::batch(&self.schema, columns, rows)?;
         (self.rows, self.bytes, self.widest) = (0, 0, 0);
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        Ok(Some(RecordBatch::try_new_with_options(self.schema.clone(), arrays, &options)?))
+        Ok(Some(batch))
     }
 }
 

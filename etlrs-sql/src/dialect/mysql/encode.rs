@@ -9,7 +9,7 @@ use arrow_array::RecordBatch;
 use etlrs_core::{Error, ErrorKind, Result};
 
 use super::decode::DAY_MICROSECONDS;
-use super::types::{Put, Taken, Writing};
+use super::writing::{Put, Taken, Writing};
 use crate::value::{Column, Scalar};
 
 /// Why a value cannot be stored, and what would help.

@@ -19,6 +19,7 @@ use crate::MysqlSourceOptions;
 use crate::cursor::{Bounds, Cursor};
 use crate::network::Incoming;
 use crate::options::{readers_at_a_time, rows_at_a_time};
+use crate::pieces::partitions;
 use crate::table::TableName;
 
 /// A table, a view or a query of a database of MySQL or MariaDB.
@@ -104,11 +105,8 @@ impl MysqlExtractor {
         let conditions: Vec<_> = conditions.chain(bounds.iter().map(|bounds| bounds.condition.clone())).collect();
         let projection = request.projection(&all).map_err(in_source)?;
         let readings: Vec<_> = projection.iter().map(|&position| readings[position].clone()).collect();
-        let found = split::partitions(&pieces);
-        let partitions = match &request.recorded {
-            Some(recorded) => split::check_recorded(recorded, found).map_err(in_source)?,
-            None => found,
-        };
+        let words = pieces.iter().map(|piece| piece.words.as_str());
+        let partitions = partitions(words, request.recorded.as_deref()).map_err(in_source)?;
         let list = readings.iter().map(select_item).collect::<Vec<_>>().join(", ");
         // Without columns there are still rows to count.
         let list = if list.is_empty() { "1".to_owned() } else { list };

@@ -27,10 +27,10 @@ use super::name::{check_file_name, literal, quote};
 use super::publish;
 use super::server::{self, MysqlPool, Statement};
 use super::target::{self, Publishing, Target};
-use super::types::{Dialect, Put, Taken, Writing};
 use super::wire::{Answer, Connection, Failure};
+use super::writing::{Dialect, Put, Taken, Writing};
 use crate::network::{Connect, Outgoing, close_all};
-use crate::table::TableName;
+use crate::table::{TableName, hash};
 use crate::{MysqlSourceOptions, MysqlTargetOptions};
 
 /// A table of a database of MySQL or MariaDB, which is created if need be.
@@ -207,7 +207,8 @@ impl Loader for MysqlLoader {
         let failed = |error| mysql_error(&source, error);
         let mut control = self.pool.take().await?;
         let server = Server::ask(&mut control).await.map_err(failed)?;
-        let hash = hash(&name, server.folds_names);
+        let text = format!("{}.{}", name.schema.as_deref().unwrap_or_default(), name.name);
+        let hash = hash(&if server.folds_names { text.to_lowercase() } else { text });
         let lock = literal(&format!("etlrs {hash:016x}"));
         let locked =
             control.rows(&format!("SELECT coalesce(get_lock({lock}, {PATIENCE}), 0)")).await.map_err(failed)?;
@@ -392,13 +393,6 @@ impl Names {
     fn all(&self) -> String {
         [&self.staging, &self.ledger, &self.old, &self.new].map(String::as_str).join(", ")
     }
-}
-
-/// FNV-1a: the same in every version, for others look for it.
-fn hash(name: &TableName, folded: bool) -> u64 {
-    let text = format!("{}.{}", name.schema.as_deref().unwrap_or_default(), name.name);
-    let text = if folded { text.to_lowercase() } else { text };
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Drops what dead runs staged for the target: the lock is held, so nobody else is at work on it.

@@ -10,6 +10,7 @@ mod decode;
 mod encode;
 mod error;
 mod extract;
+mod handshake;
 mod load;
 mod name;
 mod publish;
@@ -19,6 +20,7 @@ mod split;
 mod target;
 mod types;
 mod wire;
+mod writing;
 
 pub use extract::MysqlExtractor;
 pub use load::MysqlLoader;

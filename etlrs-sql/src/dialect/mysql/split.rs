@@ -4,8 +4,6 @@
 //! even the pieces are. Those of whole numbers are found by halving the piece that has most rows by the estimate of the server,
 //! which looks them up in the index; those of other keys are quantiles of a sample.
 
-use etlrs_core::{Partition, Result};
-
 use super::catalog::{Column, Index, Relation};
 use super::name::{hexadecimal, literal, quote};
 use super::wire::{Answer, Connection, code};
@@ -18,7 +16,7 @@ const MOST_PIECES: u64 = 128;
 #[derive(Clone, Debug)]
 pub(super) struct Piece {
     pub(super) condition: Option<String>,
-    words: String,
+    pub(super) words: String,
 }
 
 impl Piece {
@@ -241,20 +239,6 @@ fn constant(key: &Column, text: &str) -> Option<String> {
         Kind::Text => Some(literal(&String::from_utf8(decode()?).ok()?)),
         Kind::Bytes => Some(hexadecimal(&decode()?)),
     }
-}
-
-/// Partitions of the pieces, in their order.
-pub(super) fn partitions(pieces: &[Piece]) -> Vec<Partition> {
-    pieces.iter().enumerate().map(|(index, piece)| Partition::new(index, piece.words.clone())).collect()
-}
-
-/// The partitions of an earlier scan, if they are those of this one.
-pub(super) fn check_recorded(recorded: &[Partition], found: Vec<Partition>) -> Result<Vec<Partition>> {
-    if recorded.iter().map(|partition| &partition.descriptor).eq(found.iter().map(|partition| &partition.descriptor)) {
-        return Ok(found);
-    }
-    Err(etlrs_core::Error::new(etlrs_core::ErrorKind::SourceChanged, "the source is not as large as it was")
-        .hint("start a new run"))
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use etlrs_core::{Error, ErrorKind, LoadMode, LoadPlan, Result};
 use super::catalog::{self, Relation};
 use super::error::mysql_error;
 use super::name::{literal, quote};
-use super::types::{Dialect, Put, Writing};
 use super::wire::{Answer, Connection, Failure};
+use super::writing::{Dialect, Put, Writing};
 use crate::table::TableName;
 
 /// Columns of a table of InnoDB at the most.
@@ -157,7 +157,7 @@ fn check_columns(schema: &SchemaRef) -> Result<()> {
 }
 
 /// Every column of the source has one of its name in the target, which can hold it, and those left out are filled.
-fn match_columns(schema: &SchemaRef, relation: &Relation, dialect: Dialect) -> Result<Vec<super::types::Existing>> {
+fn match_columns(schema: &SchemaRef, relation: &Relation, dialect: Dialect) -> Result<Vec<super::writing::Existing>> {
     let mismatch = |message: &'static str| Error::new(ErrorKind::SchemaMismatch, message);
     let mut found = Vec::with_capacity(schema.fields().len());
     for field in schema.fields() {

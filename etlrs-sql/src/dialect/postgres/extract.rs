@@ -23,6 +23,7 @@ use crate::PostgresSourceOptions;
 use crate::cursor::{Bounds, Cursor};
 use crate::network::{Incoming, Keep, close_all};
 use crate::options::{readers_at_a_time, rows_at_a_time};
+use crate::pieces::partitions;
 use crate::table::TableName;
 
 /// A table, a view or a query of a PostgreSQL database.
@@ -147,11 +148,8 @@ impl PostgresExtractor {
         let projection = request.projection(&all).map_err(|error| error.in_source(&source))?;
         let readings: Vec<_> = projection.iter().map(|&position| readings[position].clone()).collect();
         notes.extend(readings.iter().filter_map(|reading| reading.note.clone()));
-        let found = split::partitions(&pieces);
-        let partitions = match &request.recorded {
-            Some(recorded) => split::check_recorded(recorded, found).map_err(|error| error.in_source(&source))?,
-            None => found,
-        };
+        let words = pieces.iter().map(|piece| piece.words.as_str());
+        let partitions = partitions(words, request.recorded.as_deref()).map_err(|error| error.in_source(&source))?;
         let list = readings.iter().map(select_item).collect::<Result<Vec<_>>>()?.join(", ");
         let statement =
             |piece: &Piece| format!("COPY ({}) TO STDOUT (FORMAT binary)", piece.select(&list, &conditions));

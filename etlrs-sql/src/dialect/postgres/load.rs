@@ -30,7 +30,7 @@ use super::target::{self, Publishing, Target};
 use super::types::Writing;
 use super::wire::{Answer, Connection, Failure, HEAD};
 use crate::network::{Connect, Outgoing, close_all};
-use crate::table::TableName;
+use crate::table::{TableName, hash};
 use crate::{PostgresSourceOptions, PostgresTargetOptions};
 
 /// A table of a PostgreSQL database, which is created if need be.
@@ -301,11 +301,6 @@ impl Names {
             ledger: format!("\"{schema}\"._etlrs_ledger_{hash:016x}_{run}"),
         }
     }
-}
-
-/// FNV-1a: the same in every version, for others look for it.
-fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Drops what dead runs staged for the target: the lock is held, so nobody else is at work on it.

@@ -8,8 +8,6 @@
 //! distribution. Which values these are decides about the sizes only: the conditions exclude each other and cover all keys,
 //! and rows with a null in the key are a piece of their own.
 
-use etlrs_core::{Partition, Result};
-
 use super::catalog::{Column, Kind, Relation};
 use super::name::{literal, quote};
 use super::server::{rows, text};
@@ -44,7 +42,7 @@ impl Piece {
 struct Leaf {
     /// As SQL names it.
     quoted: String,
-    words: String,
+    pub(super) words: String,
     pages: u64,
     /// A table of another server has no pages.
     is_local: bool,
@@ -189,18 +187,4 @@ async fn sample(
 fn planned_rows(plan: &str) -> Option<f64> {
     let (_, rest) = plan.split_once("\"Plan Rows\":")?;
     rest.split([',', '\n', '}']).next()?.trim().parse().ok()
-}
-
-/// Partitions of the pieces, in their order.
-pub(super) fn partitions(pieces: &[Piece]) -> Vec<Partition> {
-    pieces.iter().enumerate().map(|(index, piece)| Partition::new(index, piece.words.clone())).collect()
-}
-
-/// The partitions of an earlier scan, if they are those of this one.
-pub(super) fn check_recorded(recorded: &[Partition], found: Vec<Partition>) -> Result<Vec<Partition>> {
-    if recorded.iter().map(|partition| &partition.descriptor).eq(found.iter().map(|partition| &partition.descriptor)) {
-        return Ok(found);
-    }
-    Err(etlrs_core::Error::new(etlrs_core::ErrorKind::SourceChanged, "the source is not as large as it was")
-        .hint("start a new run"))
 }
