@@ -11,7 +11,10 @@ use crate::report::number;
 
 pub(crate) async fn inspect(args: Inspect) -> Result<()> {
     let uri = Uri::from(args.source.as_str());
-    let options = crate::run::option_map(&args.source_option)?;
+    let mut options = crate::run::option_map(&args.source_option)?;
+    if let Some(query) = &args.query {
+        options.insert("query".into(), query.clone());
+    }
     let registry = registry();
     let connector = registry.find(&uri)?;
     let extractor = connector.extractor(&uri, &options)?;

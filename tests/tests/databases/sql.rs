@@ -296,5 +296,11 @@ fn a_query_is_read_and_nothing_else_is_done() {
             );
         }
         assert_eq!(read("SELECT count(*) AS n FROM t").unwrap(), "n\n3\n", "{kind}");
+        let folder = file.parent().unwrap();
+        let inspect = ["inspect", url, "--query", "SELECT 7 AS seven"];
+        let ran = etlrs_tests::Ran::of(
+            &etlrs_tests::etlrs(env!("CARGO_BIN_EXE_etlrs-under-test"), folder, &inspect).output().unwrap(),
+        );
+        assert!(ran.code == 0 && ran.stdout.contains("seven"), "{kind}: {ran:?}");
     });
 }

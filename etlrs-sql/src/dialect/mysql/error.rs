@@ -53,7 +53,9 @@ fn of_server(refusal: &Refusal) -> Error {
         1020 => Error::new(ErrorKind::Locked, "another transaction changed a row meanwhile").transient(),
         1412 => Error::new(ErrorKind::SourceChanged, "the table was altered while it was read").hint("run again"),
         1021 | 1114 => Error::new(ErrorKind::Io, "there is no space left on the disk of the server"),
-        1037 | 1038 | 1041 => Error::new(ErrorKind::MemoryExceeded, "the server is out of memory"),
+        1038 => Error::new(ErrorKind::MemoryExceeded, "the server has too little memory to sort")
+            .hint("raise sort_buffer_size of the server"),
+        1037 | 1041 => Error::new(ErrorKind::MemoryExceeded, "the server is out of memory"),
         1040 | 1053 | 1077 | 1152 | 1158..=1161 | 1203 | 1927 | 3169 | 4031 => {
             Error::new(ErrorKind::Connection, said()).transient()
         }

@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, TimeUnit};
 use etlrs_core::{
-    ColumnTypes, Error, ErrorKind, Extractor, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader,
-    Partition, PartitionId, PartitionWriter, Published, Receipt, Result, RunContext, RunId, Scan, ScanRequest,
-    async_trait,
+    CancelToken, ColumnTypes, Error, ErrorKind, Extractor, LoadCapabilities, LoadMode, LoadPlan, LoadPreview,
+    LoadSession, Loader, Partition, PartitionId, PartitionWriter, Published, Receipt, Result, RunContext, RunId, Scan,
+    ScanRequest, async_trait,
 };
 
 use super::MysqlExtractor;
@@ -239,6 +239,7 @@ impl Loader for MysqlLoader {
                 plan,
                 target,
                 lock_timeout: self.options.lock_timeout.duration(),
+                cancel: cx.cancel().clone(),
                 post_sql: self.options.post_sql.clone(),
                 connections: cx.config().connections(),
             })),
@@ -455,6 +456,7 @@ pub(super) struct MysqlSession {
     pub(super) plan: LoadPlan,
     pub(super) target: Target,
     pub(super) lock_timeout: std::time::Duration,
+    pub(super) cancel: CancelToken,
     post_sql: String,
     pub(super) server: Server,
     connections: usize,

@@ -21,6 +21,8 @@ pub(super) async fn publish(session: &MysqlSession, connection: &mut Connection,
     loop {
         match attempt(session, connection, receipts).await {
             Err(error) if error.kind() == ErrorKind::Locked && Instant::now() < end => {
+                // Nothing is published yet.
+                session.cancel.check()?;
                 // Also what a deadlock left.
                 connection.execute("ROLLBACK").await.map_err(|error| session.shared.failed(error))?;
                 tokio::time::sleep(Duration::from_millis(200)).await;

@@ -17,8 +17,7 @@ use crate::table::TableName;
 /// and what a column cannot hold is an error.
 const SESSION: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO', \
     time_zone = '+00:00', autocommit = 1, sql_auto_is_null = 0, sql_safe_updates = 0, sql_select_limit = DEFAULT, \
-    foreign_key_checks = 1, unique_checks = 1, net_read_timeout = 3600, net_write_timeout = 3600, wait_timeout = 86400, \
-    max_sort_length = 8388608";
+    foreign_key_checks = 1, unique_checks = 1, net_read_timeout = 3600, net_write_timeout = 3600, wait_timeout = 86400";
 
 /// Seconds to wait for whoever is altering a table, unless it is said.
 pub(super) const LOCK_WAIT: u64 = 60;

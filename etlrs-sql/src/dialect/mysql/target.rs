@@ -163,6 +163,11 @@ fn match_columns(schema: &SchemaRef, relation: &Relation, dialect: Dialect) -> R
     for field in schema.fields() {
         let Some(column) = relation.column(field.name()).filter(|column| !column.generated) else {
             let names = relation.columns.iter().filter(|c| !c.generated).map(|c| c.name.as_str()).collect::<Vec<_>>();
+            if relation.column(field.name()).is_some() {
+                return Err(mismatch("the server computes this column itself")
+                    .at_column(field.name())
+                    .hint("leave it out: name the others with --columns"));
+            }
             return Err(mismatch("the target has no such column")
                 .at_column(field.name())
                 .hint(format!("it has {}; leave the column out, or add it to the table", names.join(", "))));

@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::RecordBatch;
 use arrow_schema::Field;
 use etlrs_core::{
-    ColumnTypes, Error, ErrorKind, Extractor, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader,
-    Partition, PartitionId, PartitionWriter, Published, Receipt, Result, RunContext, RunId, Scan, ScanRequest,
-    async_trait,
+    CancelToken, ColumnTypes, Error, ErrorKind, Extractor, LoadCapabilities, LoadMode, LoadPlan, LoadPreview,
+    LoadSession, Loader, Partition, PartitionId, PartitionWriter, Published, Receipt, Result, RunContext, RunId, Scan,
+    ScanRequest, async_trait,
 };
 
 use super::PostgresExtractor;
@@ -196,6 +196,7 @@ impl Loader for PostgresLoader {
                 plan,
                 target,
                 lock_timeout: self.options.lock_timeout.duration(),
+                cancel: cx.cancel().clone(),
                 post_sql: self.options.post_sql.clone(),
                 connections: cx.config().connections(),
             })),
@@ -343,6 +344,7 @@ pub(super) struct PostgresSession {
     pub(super) plan: LoadPlan,
     pub(super) target: Target,
     pub(super) lock_timeout: std::time::Duration,
+    pub(super) cancel: CancelToken,
     pub(super) post_sql: String,
     connections: usize,
 }

@@ -23,6 +23,8 @@ pub(super) async fn publish(
     loop {
         match attempt(session, connection, receipts).await {
             Err(error) if error.kind() == ErrorKind::Locked && Instant::now() < end => {
+                // Nothing is published yet.
+                session.cancel.check()?;
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
             done => return done,

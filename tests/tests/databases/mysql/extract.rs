@@ -244,6 +244,10 @@ fn a_query_keeps_its_order_and_loses_nothing() {
     read("SELECT x AS `x ` FROM t ORDER BY x DESC").unwrap();
     let text = std::fs::read_to_string(&file).unwrap();
     assert!(text.lines().skip(1).eq(server.sql("SELECT x FROM t ORDER BY x DESC").lines()), "{text}");
+    // Text is sorted in as much memory as the server has.
+    server.sql("CREATE TABLE texts (t longtext); INSERT INTO texts SELECT concat('t', seq % 7) FROM seq_1_to_100");
+    read("SELECT t, count(*) AS n FROM texts GROUP BY t ORDER BY t").unwrap();
+    assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 8);
     let error = read("SELECT group_concat(id) AS ids FROM t").unwrap_err();
     assert!(error.to_string().contains("group_concat_max_len"), "{error}");
 }

@@ -285,6 +285,20 @@ fn a_lock_that_does_not_go_away_leaves_the_target() {
     assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
     assert_eq!(server.sql("SELECT * FROM t"), "1");
     assert_eq!(server.left_over(), "");
+    // Whoever is asked to stop while it waits does not publish.
+    let program = env!("CARGO_BIN_EXE_etlrs-under-test");
+    let child =
+        etlrs_tests::etlrs(program, std::path::Path::new("."), &["copy", &file, &server.uri("t"), "--mode", "replace"])
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+    let ran = etlrs_tests::Ran::of(&child.wait_with_output().unwrap());
+    assert_eq!(ran.code, 130, "{ran:?}");
+    assert_eq!(server.sql("SELECT * FROM t"), "1");
+    assert_eq!(server.left_over(), "");
     holder.kill().unwrap();
     holder.wait().unwrap();
 }
