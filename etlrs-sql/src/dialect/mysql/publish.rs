@@ -8,6 +8,7 @@ use super::load::{MysqlSession, ORDINAL, create_table};
 use super::name::{literal, quote};
 use super::target::{self, Publishing, Target};
 use super::wire::{Connection, Failure, code};
+use super::writing::Dialect;
 
 /// Seconds to wait for a lock at a time. Readers queue behind a rename that waits, so it gives way now and then.
 const PATIENCE: u64 = 2;
@@ -133,8 +134,14 @@ async fn check_swap(session: &MysqlSession, connection: &mut Connection, target:
             Err(_) => return Ok(()),
         }
     }
+    // This has to succeed, so it may wait as long as a commit may.
+    let limit = session.lock_timeout.as_secs().clamp(1, 31_536_000);
+    connection.execute(&format!("SET SESSION lock_wait_timeout = {limit}")).await.map_err(failed)?;
     let back = format!("RENAME TABLE {target} TO {staging}, {old} TO {target}");
-    connection.execute(&back).await.map_err(failed)?;
+    if let Err(error) = connection.execute(&back).await {
+        let message = "the target was changed while its place was taken, and cannot be put back: it has the new rows";
+        return Err(Error::new(ErrorKind::SourceChanged, message).caused_by(failed(error)).in_source(&shared.source));
+    }
     Err(Error::new(ErrorKind::SourceChanged, why).hint("run again, or use mode merge").in_source(&shared.source))
 }
 
@@ -229,8 +236,12 @@ async fn check_ledger(session: &MysqlSession, connection: &mut Connection, recei
 async fn recheck(session: &MysqlSession, connection: &mut Connection) -> Result<()> {
     let shared = &session.shared;
     let now = Target::look(connection, &session.name, &session.plan, &shared.source).await;
-    let now = now.map_err(|error| error.in_source(&shared.source))?;
+    let mut now = now.map_err(|error| error.in_source(&shared.source))?;
     let planned = &session.target;
+    if planned.publishing == Publishing::Refill && now.publishing == Publishing::Swap {
+        // That a copy of the table would not be like it was found when there was one.
+        now = now.refill(&session.plan, Dialect::of(connection.is_mariadb()))?;
+    }
     let same = now.relation.is_some() == planned.relation.is_some()
         && now.definition == planned.definition
         && now.publishing == planned.publishing

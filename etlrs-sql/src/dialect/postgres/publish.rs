@@ -212,7 +212,12 @@ async fn recheck(session: &PostgresSession, connection: &mut Connection) -> Resu
     let shared = &session.shared;
     let failed = |error| shared.failed(error);
     let name = &session.name;
-    let now = Target::look(connection, name, &session.plan, &failed).await.map_err(|e| e.in_source(&shared.source))?;
+    let look = Target::look(connection, name, &session.plan, &failed).await;
+    let mut now = look.map_err(|error| error.in_source(&shared.source))?;
+    if session.target.publishing == Publishing::Refill && now.publishing == Publishing::Swap {
+        // That a copy of the table would not be like it was found when there was one.
+        now = now.refill();
+    }
     let oid = |target: &Target| target.relation.as_ref().map(|relation| relation.oid);
     let same = oid(&now) == oid(&session.target)
         && now.writings == session.target.writings

@@ -498,3 +498,22 @@ fn what_a_crash_left_between_two_renames_is_put_back() {
     assert_eq!(server.sql("SELECT count(*) FROM t"), "2");
     assert_eq!(server.left_over(), "");
 }
+
+#[test]
+fn a_table_that_cannot_be_copied_in_all_that_counts_is_filled_again() {
+    use std::os::unix::fs::PermissionsExt;
+    let server = MariaDb::start();
+    let elsewhere = server.folder().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::fs::set_permissions(&elsewhere, PermissionsExt::from_mode(0o777)).unwrap();
+    server.sql(&format!(
+        "CREATE TABLE t (id int, name varchar(20)) DATA DIRECTORY='{}'; INSERT INTO t VALUES (1, 'old')",
+        elsewhere.display()
+    ));
+    let before = server.sql("SHOW CREATE TABLE t");
+    let (_folder, file) = csv("id,name\n2,new\n");
+    copy(&file, &server.uri("t"), LoadMode::Replace).unwrap();
+    assert_eq!(server.sql("SELECT * FROM t"), "2\tnew");
+    assert_eq!(server.sql("SHOW CREATE TABLE t"), before);
+    assert_eq!(server.left_over(), "");
+}

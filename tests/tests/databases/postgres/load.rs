@@ -501,3 +501,19 @@ fn subscribers_see_no_staging() {
         FROM pg_logical_slot_get_binary_changes('slot', NULL, NULL, 'proto_version', '1', 'publication_names', 'everything')");
     assert_eq!(changes, "0|2");
 }
+
+#[test]
+fn a_table_that_cannot_be_copied_in_all_that_counts_is_filled_again() {
+    let server = Postgres::start();
+    // A copy would have the check validated.
+    server.sql(
+        "CREATE TABLE t (id int, name varchar(20)); INSERT INTO t VALUES (-1, 'old');
+         ALTER TABLE t ADD CONSTRAINT positive CHECK (id > 0) NOT VALID",
+    );
+    let (_folder, file) = csv("id,name\n2,new\n");
+    copy(&file, &server.uri("t"), LoadMode::Replace).unwrap();
+    assert_eq!(server.sql("SELECT * FROM t"), "2|new");
+    let check = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'positive'";
+    assert_eq!(server.sql(check), "CHECK ((id > 0)) NOT VALID");
+    assert_eq!(server.left_over(), "");
+}
