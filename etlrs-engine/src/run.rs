@@ -65,7 +65,8 @@ impl<'a> Run<'a> {
         let run = Run::new(pipeline, cancel, guess).await?;
         let mut sessions = Sessions::default();
         let report = async {
-            sessions.target = Some(pipeline.loader.begin(&run.cx, run.load_plan()).await?);
+            let begun = pipeline.loader.begin(&run.cx, run.load_plan());
+            sessions.target = Some(unless_cancelled(&run.cx, begun).await?);
             if let Some(loader) = &pipeline.quarantine {
                 let session = loader.begin(&run.cx, run.quarantine_plan()).await.map_err(of_quarantine)?;
                 sessions.quarantine = Some(session);
@@ -87,8 +88,11 @@ impl<'a> Run<'a> {
         let tests = pushdown::source_tests(&pipeline.transformers);
         let request = settings.request.clone().guess(guess).filter(tests);
         let scan = match &pipeline.quarantine {
-            Some(_) => pipeline.extractor.scan(&cx.with_rejects(Rejects::default()), &request).await?,
-            None => pipeline.extractor.scan(&cx, &request).await?,
+            Some(_) => {
+                let cx = cx.with_rejects(Rejects::default());
+                unless_cancelled(&cx, pipeline.extractor.scan(&cx, &request)).await?
+            }
+            None => unless_cancelled(&cx, pipeline.extractor.scan(&cx, &request)).await?,
         };
         let fingerprint = scan.fingerprint().await?;
 
@@ -132,7 +136,7 @@ impl<'a> Run<'a> {
     }
 
     /// Everything from the first read to the commits, which take the sessions.
-    async fn load(&self, sessions: &mut Sessions) -> Result<RunReport> {
+    async fn load(self, sessions: &mut Sessions) -> Result<RunReport> {
         let session = sessions.target.as_deref().ok_or_else(gone)?;
         let set_aside = sessions.quarantine.as_deref();
         let held = session.held_memory() + set_aside.map_or(0, LoadSession::held_memory);
@@ -169,7 +173,7 @@ impl<'a> Run<'a> {
             _ => None,
         };
         let load = PartitionLoad {
-            run: self,
+            run: &self,
             cx: &cx,
             session,
             flight: &flight,
@@ -202,6 +206,11 @@ impl<'a> Run<'a> {
             .hint("run again when nobody writes to it"));
         }
         self.cx.cancel().check()?;
+        let Self { pipeline, cx: run_cx, scan, started, .. } = self;
+        let (partitions, cursor, notes) =
+            (scan.partitions().len(), scan.cursor().map(str::to_owned), scan.notes().to_vec());
+        // A commit may need what the source holds: the target may be a table that a query of the source reads.
+        drop(scan);
         if let Some(session) = sessions.quarantine.take() {
             of_quarantine.extend(session.completed().iter().cloned().map(Some));
             let mut receipts: Vec<_> = of_quarantine.into_iter().flatten().collect();
@@ -218,21 +227,21 @@ impl<'a> Run<'a> {
             ));
         }
         Ok(RunReport {
-            run: self.cx.run_id(),
+            run: run_cx.run_id(),
             rows_read,
             rows_rejected: totals.records(),
             first_rejected: totals.first(),
             rows_dropped: rows_read.saturating_sub(load.records_loaded + totals.records()),
             bytes_read,
-            verify: self.pipeline.settings.verify,
+            verify: pipeline.settings.verify,
             source_checksum,
             target_checksum,
-            partitions: self.scan.partitions().len(),
+            partitions,
             workers: shares.workers,
-            retries: self.cx.counters().retries.get(),
-            elapsed: self.started.elapsed(),
-            cursor: self.scan.cursor().map(str::to_owned),
-            notes: self.scan.notes().to_vec(),
+            retries: run_cx.counters().retries.get(),
+            elapsed: started.elapsed(),
+            cursor,
+            notes,
             load,
         })
     }
@@ -289,6 +298,21 @@ impl Sessions {
         for session in [self.quarantine, self.target].into_iter().flatten() {
             let _ = session.abort().await;
         }
+    }
+}
+
+/// What `future` gives, unless the run is cancelled and it then takes longer than a moment: it may wait for a lock of others.
+async fn unless_cancelled<T>(cx: &RunContext, future: impl Future<Output = Result<T>>) -> Result<T> {
+    /// In which it may end by itself, and leave nothing behind.
+    const MOMENT: Duration = Duration::from_millis(500);
+    let cancelled = async {
+        cx.cancel().cancelled().await;
+        tokio::time::sleep(MOMENT).await;
+    };
+    tokio::select! {
+        biased;
+        done = future => done,
+        () = cancelled => Err(Error::cancelled()),
     }
 }
 

@@ -25,6 +25,8 @@ etlrs_core::options! {
         parallel_queries, with_parallel_queries: u32 = 0;
         /// How long to wait for the server to answer when it is connected to.
         connect_timeout, with_connect_timeout: Seconds = Seconds(30);
+        /// How long to wait for transactions that hold a lock on the table: those that alter it, say.
+        lock_timeout, with_lock_timeout: Seconds = Seconds(60);
     }
 }
 
@@ -34,7 +36,7 @@ etlrs_core::options! {
     pub struct MysqlTargetOptions {
         /// How long to wait for the server to answer when it is connected to.
         connect_timeout, with_connect_timeout: Seconds = Seconds(30);
-        /// How long to wait, when all rows are staged, for transactions that hold a lock on the target.
+        /// How long to wait for transactions that hold a lock on the target, at the start and when all rows are staged.
         lock_timeout, with_lock_timeout: Seconds = Seconds(600);
         /// SQL that is run before anything is staged.
         pre_sql, with_pre_sql: String = String::new();
@@ -66,6 +68,10 @@ etlrs_core::options! {
         parallel_queries, with_parallel_queries: u32 = 0;
         /// How long to wait for the server to answer when it is connected to.
         connect_timeout, with_connect_timeout: Seconds = Seconds(30);
+        /// How long to wait for transactions that hold a lock on the table: those that alter it, say.
+        lock_timeout, with_lock_timeout: Seconds = Seconds(60);
+        /// Whether rows that row security hides from this user may be left out; if not, a table that has such is refused.
+        row_security, with_row_security: bool = false;
     }
 }
 
@@ -75,7 +81,7 @@ etlrs_core::options! {
     pub struct PostgresTargetOptions {
         /// How long to wait for the server to answer when it is connected to.
         connect_timeout, with_connect_timeout: Seconds = Seconds(30);
-        /// How long to wait, when all rows are staged, for transactions that hold a lock on the target.
+        /// How long to wait for transactions that hold a lock on the target, at the start and when all rows are staged.
         lock_timeout, with_lock_timeout: Seconds = Seconds(600);
         /// SQL that is run before anything is staged, in a transaction of its own.
         pre_sql, with_pre_sql: String = String::new();

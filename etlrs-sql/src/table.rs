@@ -42,6 +42,22 @@ impl TableName {
     }
 }
 
+/// The error for a table that would be read and written by one run.
+pub(crate) fn same_table() -> Error {
+    Error::new(ErrorKind::InvalidConfig, "source and target are the same table")
+        .hint("copy to another table, or use SQL within the database")
+}
+
+/// The error for keys that are two in the source and one for the collation of the target.
+pub(crate) fn one_key(keys: &[String]) -> Error {
+    let message = "two keys of the source are one for the collation of the target, so a row would be lost";
+    Error::new(ErrorKind::InvalidData, message)
+        .hint(
+            "give the key columns a type and a collation that tell all texts apart, or make the keys alike in a query",
+        )
+        .at_column(keys.join(", "))
+}
+
 /// What tells the staging areas of tables apart. FNV-1a: the same in every version, for others look for it.
 pub(crate) fn hash(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))

@@ -8,18 +8,12 @@ fn is_database(registry: &Registry, uri: &Uri) -> bool {
 }
 
 /// Refuses a database file that would be read and written at once: staging in it changes it, which would look as if somebody
-/// else had changed the source. A database that is a server is only refused for one and the same table.
+/// else had changed the source. What is one table of a server, the load finds out there.
 pub(crate) fn require_databases_apart(registry: &Registry, source: &Uri, target: &Uri) -> Result<()> {
     let file = |uri: &Uri| is_database(registry, uri).then(|| uri.path().canonicalize().ok()).flatten();
     if file(source).is_some_and(|source| Some(source) == file(target)) {
         return Err(Error::new(ErrorKind::InvalidConfig, "source and target are in the same database file")
             .hint("copy to another file, or use SQL within the database")
-            .in_source(target));
-    }
-    if is_database(registry, source) && is_database(registry, target) && source == target && source.fragment().is_some()
-    {
-        return Err(Error::new(ErrorKind::InvalidConfig, "source and target are the same table")
-            .hint("copy to another table, or use SQL within the database")
             .in_source(target));
     }
     Ok(())

@@ -3,10 +3,13 @@
 
 mod certificates;
 mod faults;
+mod locks;
 mod memory;
+mod merge;
 mod mysql;
 mod pairs;
 mod postgres;
+mod same_server;
 mod secrets;
 mod sql;
 mod sqlite;

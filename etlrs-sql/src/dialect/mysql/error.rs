@@ -48,7 +48,8 @@ fn of_server(refusal: &Refusal) -> Error {
         1290 | 1836 => Error::new(ErrorKind::PermissionDenied, "the server is read-only").hint("name the primary"),
         1049 | 1051 | 1054 | 1109 | 1146 => Error::new(ErrorKind::NotFound, said()),
         1007 | 1050 => Error::new(ErrorKind::AlreadyExists, said()),
-        1205 => Error::new(ErrorKind::Locked, "another transaction holds a lock on the table"),
+        1205 => Error::new(ErrorKind::Locked, "another transaction holds a lock on the table")
+            .hint("wait until it is done, or longer, with the option lock_timeout; SHOW PROCESSLIST tells whose it is"),
         1213 => Error::new(ErrorKind::Locked, said()).transient(),
         1020 => Error::new(ErrorKind::Locked, "another transaction changed a row meanwhile").transient(),
         1412 => Error::new(ErrorKind::SourceChanged, "the table was altered while it was read").hint("run again"),

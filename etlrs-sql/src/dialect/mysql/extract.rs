@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use arrow_schema::{Schema, SchemaRef};
 use etlrs_core::{
-    BatchStream, Error, ErrorKind, Extractor, Fingerprint, Partition, Pushdown, Result, RunContext, Scan, ScanRequest,
-    async_trait, type_name, unknown_name,
+    BatchStream, Error, ErrorKind, Extractor, Fingerprint, Partition, Pushdown, Result, RunContext, RunId, Scan,
+    ScanRequest, async_trait, type_name, unknown_name,
 };
 
 use super::catalog::{self, Column, Relation};
@@ -20,7 +20,7 @@ use crate::cursor::{Bounds, Cursor};
 use crate::network::Incoming;
 use crate::options::{readers_at_a_time, rows_at_a_time};
 use crate::pieces::partitions;
-use crate::table::TableName;
+use crate::table::{TableName, hash};
 
 /// A table, a view or a query of a database of MySQL or MariaDB.
 ///
@@ -143,6 +143,8 @@ impl MysqlExtractor {
     async fn pieces(&self, cx: &RunContext, request: &ScanRequest, notes: &mut Vec<String>) -> Result<Looked> {
         let failed = |error| self.pool.failed(error);
         let mut leader = self.pool.take().await?;
+        let lock_wait = self.options.lock_timeout.duration().as_secs().max(1);
+        leader.execute(&format!("SET SESSION lock_wait_timeout = {lock_wait}")).await.map_err(failed)?;
         let name = match &self.subject {
             Subject::Table(name) => name,
             Subject::Query(sql) => {
@@ -174,6 +176,8 @@ impl MysqlExtractor {
         };
         let relation = self.find(&mut leader, name).await?;
         let from = relation.name.backquoted()?;
+        let mark = read_mark(cx.run_id(), &relation.name);
+        leader.rows(&format!("SELECT get_lock({mark}, 0)")).await.map_err(failed)?;
         let indexes = catalog::indexes(&mut leader, &relation.name).await.map_err(failed)?;
         let keys = split::key(&relation, &indexes, &self.keys(&relation)?);
         let wished = split::count(&relation, request.partitions);
@@ -188,7 +192,7 @@ impl MysqlExtractor {
             let what = if relation.is_view { "a view" } else { "a table without a primary key" };
             notes.push(format!("{what} is read by one reader; the source option split_by=COLUMN lets several read it"));
         }
-        let snapshot = Snapshot::shared(&self.pool, leader, &relation, readers, notes).await?;
+        let snapshot = Snapshot::shared(&self.pool, leader, &relation, readers, lock_wait, notes).await?;
         let mut reader = snapshot.reader().await?;
         // By their names, for `*` leaves out those that are invisible.
         let names: Vec<_> = relation.columns.iter().map(|column| quote_given(&column.name)).collect();
@@ -295,6 +299,12 @@ impl MysqlExtractor {
         };
         definitions.iter().map(reading).collect()
     }
+}
+
+/// The name of the server's lock that tells a load into a table that its rows are read by the same run, by whatever name.
+pub(super) fn read_mark(run: RunId, table: &TableName) -> String {
+    // As the server names the table, so that there are no two ways to write it.
+    literal(&format!("etlrs reads {:016x}", hash(&format!("{run} {table}"))))
 }
 
 pub(super) fn no_database() -> Error {

@@ -18,19 +18,18 @@ use etlrs_core::{
     ScanRequest, async_trait,
 };
 
-use super::MysqlExtractor;
 use super::catalog::{self, Relation};
 use super::encode::{Rows, Style};
 use super::error::mysql_error;
-use super::extract::no_database;
+use super::extract::{MysqlExtractor, no_database, read_mark};
 use super::name::{check_file_name, literal, quote};
 use super::publish;
 use super::server::{self, MysqlPool, Statement};
 use super::target::{self, Publishing, Target};
-use super::wire::{Answer, Connection, Failure};
+use super::wire::{Answer, Connection, Failure, code};
 use super::writing::{Dialect, Put, Taken, Writing};
 use crate::network::{Connect, Outgoing, close_all};
-use crate::table::{TableName, hash};
+use crate::table::{TableName, hash, same_table};
 use crate::{MysqlSourceOptions, MysqlTargetOptions};
 
 /// A table of a database of MySQL or MariaDB, which is created if need be.
@@ -93,6 +92,16 @@ impl MysqlLoader {
         }
         let source = self.source();
         Target::look(connection, name, plan, &source).await.map_err(|error| error.in_source(&source))
+    }
+
+    /// Refuses a table whose rows are what is to be written, by whatever name.
+    async fn refuse_source(&self, connection: &mut Connection, cx: &RunContext, target: &Target) -> Result<()> {
+        let Some(relation) = &target.relation else { return Ok(()) };
+        let failed = |error| mysql_error(&self.source(), error);
+        let mark = read_mark(cx.run_id(), &relation.name);
+        let found = connection.rows(&format!("SELECT is_used_lock({mark}) IS NOT NULL")).await.map_err(failed)?;
+        let used: Option<bool> = found.first().map(|row| row.get(0)).transpose().map_err(failed)?;
+        if used == Some(true) { Err(same_table().in_source(self.source())) } else { Ok(()) }
     }
 }
 
@@ -186,11 +195,16 @@ impl Loader for MysqlLoader {
         LoadCapabilities::one_writer().max_writers(usize::MAX).modes(&LoadMode::ALL)
     }
 
-    async fn check(&self, _: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
+    async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
         let name = self.name()?;
         let mut connection = self.pool.take().await?;
         let target = self.look(&mut connection, &name, plan).await?;
-        let server = Server::ask(&mut connection).await.map_err(|error| mysql_error(&self.source(), error))?;
+        self.refuse_source(&mut connection, cx, &target).await?;
+        let failed = |error| mysql_error(&self.source(), error);
+        let names = Names::new(&name, 0, cx.run_id())?;
+        let allowed = require_privileges(&mut connection, &names, &target).await;
+        allowed.map_err(|error| error.in_source(self.source()))?.map_err(failed)?;
+        let server = Server::ask(&mut connection).await.map_err(failed)?;
         self.pool.give_back(connection);
         let mut preview = LoadPreview::default();
         preview.column_types = target.writings.iter().map(|writing| writing.declared.clone()).collect();
@@ -219,6 +233,8 @@ impl Loader for MysqlLoader {
                 .in_source(&source));
         }
         let names = Names::new(&name, hash, cx.run_id())?;
+        let limit = self.options.lock_timeout.duration().as_secs().max(1);
+        control.execute(&format!("SET SESSION lock_wait_timeout = {limit}")).await.map_err(failed)?;
         match self.stage(&mut control, cx, &plan, &names, hash, &name, server).await {
             Ok(Staged { target, statement, keyed, moved }) => Ok(Box::new(MysqlSession {
                 keyed,
@@ -274,6 +290,9 @@ impl MysqlLoader {
         }
         remove_stale(control, name, hash, cx.run_id()).await.map_err(failed)?;
         let mut target = self.look(control, name, plan).await?;
+        self.refuse_source(control, cx, &target).await?;
+        let allowed = require_privileges(control, names, &target).await;
+        allowed.map_err(|error| error.in_source(&source))?.map_err(failed)?;
         let mut keyed = true;
         if let (Some(relation), Publishing::Swap) = (&target.relation, target.publishing) {
             let sql = format!("CREATE TABLE {} LIKE {}", names.staging, relation.name.backquoted()?);
@@ -394,6 +413,53 @@ impl Names {
     fn all(&self) -> String {
         [&self.staging, &self.ledger, &self.old, &self.new].map(String::as_str).join(", ")
     }
+}
+
+/// Refuses a user who could stage rows, and then not publish them. The server itself is asked: it looks at privileges before it
+/// finds that a staging table is not there, and before it explains a statement.
+async fn require_privileges(connection: &mut Connection, names: &Names, target: &Target) -> Result<Answer<()>> {
+    let (staging, old) = (&names.staging, &names.old);
+    let mut tests = vec![
+        ("CREATE", format!("CREATE TABLE {staging} LIKE {old}")),
+        ("DROP", format!("DROP TABLE {staging}")),
+        ("INSERT", format!("INSERT INTO {staging} VALUES (1)")),
+        ("SELECT", format!("SELECT 1 FROM {staging}")),
+        // To rename takes all of these.
+        ("ALTER", format!("RENAME TABLE {staging} TO {old}")),
+    ];
+    let staged = tests.len();
+    if let Some(relation) = &target.relation {
+        let table = relation.name.backquoted()?;
+        let column = quote(relation.columns.first().map_or("", |column| &column.name))?;
+        if matches!(target.publishing, Publishing::Insert | Publishing::Refill | Publishing::Upsert) {
+            tests.push(("INSERT", format!("EXPLAIN INSERT INTO {table} () VALUES ()")));
+        }
+        match target.publishing {
+            Publishing::Refill => tests.push(("DELETE", format!("EXPLAIN DELETE FROM {table}"))),
+            Publishing::Upsert => tests.push(("UPDATE", format!("EXPLAIN UPDATE {table} SET {column} = {column}"))),
+            _ => {}
+        }
+    }
+    for (index, (privilege, sql)) in tests.into_iter().enumerate() {
+        match connection.rows(&sql).await {
+            Err(error) if matches!(code(&error), Some(1044 | 1142 | 1143)) => {
+                let (what, hint) = if index < staged {
+                    let schema = names.staging_name.schema.as_deref().unwrap_or_default();
+                    let granted =
+                        format!("GRANT CREATE, DROP, ALTER, INSERT, SELECT ON {}.* TO that user", quote(schema)?);
+                    (format!("in the database {schema}, where rows are staged"), granted)
+                } else {
+                    ("on the target".into(), format!("GRANT {privilege} on it to that user"))
+                };
+                let message = format!("the user has no privilege to {privilege} {what}");
+                return Err(Error::new(ErrorKind::PermissionDenied, message).hint(hint));
+            }
+            // That it is not there, or what comes up again when it is needed.
+            Ok(_) | Err(Failure::Server(_)) => {}
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    Ok(Ok(()))
 }
 
 /// Drops what dead runs staged for the target: the lock is held, so nobody else is at work on it.

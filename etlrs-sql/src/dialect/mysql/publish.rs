@@ -9,6 +9,7 @@ use super::name::{literal, quote};
 use super::target::{self, Publishing, Target};
 use super::wire::{Connection, Failure, code};
 use super::writing::Dialect;
+use crate::table::one_key;
 
 /// Seconds to wait for a lock at a time. Readers queue behind a rename that waits, so it gives way now and then.
 const PATIENCE: u64 = 2;
@@ -318,7 +319,12 @@ async fn upsert(session: &MysqlSession, connection: &mut Connection, target: &st
     check_keys(session, connection).await?;
     let is_key = |name: &String| plan.keys.iter().any(|key| key.to_lowercase() == name.to_lowercase());
     let mut sets = Vec::new();
-    for field in plan.schema.fields().iter().filter(|field| !is_key(field.name())) {
+    for field in plan.schema.fields() {
+        // Two texts may be one key. The row becomes that of the source, with its spelling.
+        let column = session.target.relation.as_ref().and_then(|relation| relation.column(field.name()));
+        if is_key(field.name()) && column.is_none_or(|column| column.collation.is_none()) {
+            continue;
+        }
         let name = quote(field.name())?;
         sets.push(format!("{name} = {}.{name}", shared.names.staging));
     }
@@ -365,9 +371,5 @@ async fn check_keys(session: &MysqlSession, connection: &mut Connection) -> Resu
     if same == Some(true) {
         return Ok(());
     }
-    let message = "two keys of the source are one for the collation of the target, so a row would be lost";
-    Err(Error::new(ErrorKind::InvalidData, message)
-        .hint("give the key columns a collation that tells all texts apart, such as utf8mb4_bin")
-        .at_column(session.plan.keys.join(", "))
-        .in_source(&shared.source))
+    Err(one_key(&session.plan.keys).in_source(&shared.source))
 }

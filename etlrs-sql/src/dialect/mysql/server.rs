@@ -20,7 +20,7 @@ const SESSION: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBST
     foreign_key_checks = 1, unique_checks = 1, net_read_timeout = 3600, net_write_timeout = 3600, wait_timeout = 86400";
 
 /// Seconds to wait for whoever is altering a table, unless it is said.
-pub(super) const LOCK_WAIT: u64 = 60;
+const LOCK_WAIT: u64 = 60;
 
 /// Connections to one database of MySQL or MariaDB, opened as they are needed and kept for the next use. Clones are the same
 /// pool. Connections belong to the async runtime in which they were opened, so a pool serves one runtime.

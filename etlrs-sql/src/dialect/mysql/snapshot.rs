@@ -13,12 +13,12 @@ use etlrs_core::{Error, ErrorKind, Result};
 use tokio::sync::Semaphore;
 
 use super::catalog::Relation;
-use super::server::{LOCK_WAIT, MysqlPool};
+use super::server::MysqlPool;
 use super::wire::{Connection, Failure, code};
 use crate::network::{Keep, close_all};
 
 /// Seconds to wait for those who are writing to the table. Whoever wants to write waits behind us.
-const PATIENCE: u32 = 5;
+const PATIENCE: u64 = 5;
 
 const BEGIN: &str = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
 
@@ -43,12 +43,14 @@ impl Snapshot {
         Ok(Self::of(pool, vec![reader], None))
     }
 
-    /// Of as many readers as are `wished`, if the table can be locked; `notes` says if not.
+    /// Of as many readers as are `wished`, if the table can be locked; `notes` says if not. They wait `lock_wait` seconds for
+    /// whoever alters the table, as the leader does.
     pub(super) async fn shared(
         pool: &MysqlPool,
         mut leader: Connection,
         table: &Relation,
         wished: usize,
+        lock_wait: u64,
         notes: &mut Vec<String>,
     ) -> Result<Self> {
         // What a view is made of is taken to have snapshots.
@@ -58,24 +60,29 @@ impl Snapshot {
         }
         let failed = |error| pool.failed(error);
         let name = table.name.backquoted()?;
-        leader.execute(&format!("SET SESSION lock_wait_timeout = {PATIENCE}")).await.map_err(failed)?;
+        leader
+            .execute(&format!("SET SESSION lock_wait_timeout = {}", PATIENCE.min(lock_wait)))
+            .await
+            .map_err(failed)?;
         let locked = match leader.execute(&format!("LOCK TABLES {name} READ")).await {
             Ok(_) => Ok(()),
             Err(error @ Failure::Server(_)) => Err(why_not(&error)),
             Err(error) => return Err(failed(error)),
         };
         let readers = match (has_snapshots, &locked) {
-            (true, Ok(())) => begin_all(pool, &name, wished).await,
+            (true, Ok(())) => begin_all(pool, &name, wished, lock_wait).await,
             (true, Err(why)) => Ok(Err(*why)),
             (false, _) => {
                 let mut readers = Vec::with_capacity(wished);
                 for _ in 0..wished.max(1) {
-                    readers.push(pool.take().await?);
+                    let mut reader = pool.take().await?;
+                    reader.execute(&format!("SET SESSION lock_wait_timeout = {lock_wait}")).await.map_err(failed)?;
+                    readers.push(reader);
                 }
                 Ok(Ok(readers))
             }
         };
-        leader.execute(&format!("SET SESSION lock_wait_timeout = {LOCK_WAIT}")).await.map_err(failed)?;
+        leader.execute(&format!("SET SESSION lock_wait_timeout = {lock_wait}")).await.map_err(failed)?;
         if !has_snapshots {
             notes.push(match locked {
                 Ok(()) => format!(
@@ -192,17 +199,18 @@ async fn begin_all(
     pool: &MysqlPool,
     table: &str,
     wished: usize,
+    lock_wait: u64,
 ) -> Result<std::result::Result<Vec<Connection>, &'static str>> {
     let mut readers = Vec::with_capacity(wished);
     for _ in 0..wished {
         let mut reader = pool.take().await?;
         let begun = async {
             // Not for long: who alters the table waits for the lock, and we would wait for him.
-            reader.execute(&format!("SET SESSION lock_wait_timeout = {PATIENCE}")).await?;
+            reader.execute(&format!("SET SESSION lock_wait_timeout = {}", PATIENCE.min(lock_wait))).await?;
             reader.execute(BEGIN).await?;
             // Whoever alters the table waits from now on.
             reader.rows(&format!("SELECT 1 FROM {table} LIMIT 0")).await?;
-            reader.execute(&format!("SET SESSION lock_wait_timeout = {LOCK_WAIT}")).await
+            reader.execute(&format!("SET SESSION lock_wait_timeout = {lock_wait}")).await
         };
         match begun.await {
             Ok(_) => readers.push(reader),

@@ -42,6 +42,8 @@ pub(super) struct Column {
     pub(super) has_default: bool,
     /// Computed by the server, which takes no value for it.
     pub(super) generated: bool,
+    /// For one in which texts that differ may be equal: what SQL has to say behind its type for it to be so, if anything.
+    pub(super) folds: Option<String>,
 }
 
 /// Columns of the relation `$1`, domains followed to the type that they are of.
@@ -57,7 +59,11 @@ const COLUMNS: &str = "
         t.typtype = 'e', a.attnotnull AND NOT EXISTS (SELECT FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent
             WHERE i.inhparent = $1::oid AND p.relkind = 'r') AND NOT EXISTS (SELECT FROM pg_constraint
             WHERE conrelid = $1::oid AND contype = 'n' AND NOT convalidated AND conkey @> ARRAY[a.attnum]),
-        a.atthasdef OR a.attidentity <> '', a.attgenerated <> ''
+        a.atthasdef OR a.attidentity <> '', a.attgenerated <> '', coalesce(
+            (SELECT format(' COLLATE %I.%I', n.nspname, c.collname) FROM pg_collation c
+                JOIN pg_namespace n ON n.oid = c.collnamespace
+                WHERE c.oid = a.attcollation AND to_jsonb(c)->>'collisdeterministic' = 'false'),
+            CASE WHEN t.typname = 'citext' THEN '' END)
     FROM base b JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
     JOIN pg_attribute a ON a.attrelid = $1::oid AND a.attnum = b.attnum
     ORDER BY a.attnum";
@@ -107,6 +113,7 @@ pub(super) async fn columns(connection: &mut Connection, relation: u32) -> Answe
                 not_null: row.get(6)?,
                 has_default: row.get(7)?,
                 generated: row.get(8)?,
+                folds: row.get(9)?,
             })
         })
         .collect()

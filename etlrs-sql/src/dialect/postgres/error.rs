@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use etlrs_core::{Error, ErrorKind};
 
+use super::extract::ROW_SECURITY;
 use super::wire::{Failure, Refusal};
 use crate::network::connection_error;
 
@@ -41,6 +42,9 @@ fn of_server(error: &Refusal) -> Error {
     match code {
         "28P01" | "28000" => Error::new(ErrorKind::PermissionDenied, said())
             .hint("the password comes from the URL, from PGPASSWORD or from ~/.pgpass"),
+        "42501" if error.message.contains("row-level security") => {
+            Error::new(ErrorKind::PermissionDenied, said()).hint(ROW_SECURITY)
+        }
         "42501" => Error::new(ErrorKind::PermissionDenied, said()),
         "25006" => {
             Error::new(ErrorKind::PermissionDenied, said()).hint("a source is only read; a target must be no standby")
@@ -48,7 +52,8 @@ fn of_server(error: &Refusal) -> Error {
         "3D000" => Error::new(ErrorKind::NotFound, said()),
         "42P01" | "42703" | "3F000" => Error::new(ErrorKind::NotFound, said()),
         "42P07" => Error::new(ErrorKind::AlreadyExists, said()),
-        "55P03" => Error::new(ErrorKind::Locked, "another transaction holds a lock on the table"),
+        "55P03" => Error::new(ErrorKind::Locked, "another transaction holds a lock on the table")
+            .hint("wait until it is done, or longer, with the option lock_timeout; pg_locks tells whose it is"),
         "40001" | "40P01" => Error::new(ErrorKind::Locked, said()).transient(),
         "53100" => Error::new(ErrorKind::Io, "there is no space left on the disk of the server"),
         "53200" => Error::new(ErrorKind::MemoryExceeded, "the server is out of memory"),

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_schema::{Schema, SchemaRef};
 use etlrs_core::{
-    BatchStream, Error, ErrorKind, Extractor, Fingerprint, Partition, Pushdown, Result, RunContext, Scan, ScanRequest,
-    async_trait, unknown_name,
+    BatchStream, Error, ErrorKind, Extractor, Fingerprint, Partition, Pushdown, Result, RunContext, RunId, Scan,
+    ScanRequest, async_trait, unknown_name,
 };
 
 use super::catalog::{self, Kind, Relation, Server};
@@ -24,7 +24,7 @@ use crate::cursor::{Bounds, Cursor};
 use crate::network::{Incoming, Keep, close_all};
 use crate::options::{readers_at_a_time, rows_at_a_time};
 use crate::pieces::partitions;
-use crate::table::TableName;
+use crate::table::{TableName, hash};
 
 /// A table, a view or a query of a PostgreSQL database.
 ///
@@ -94,10 +94,15 @@ impl PostgresExtractor {
         let failed = |error| postgres_error(&source, error);
         let mut notes = Vec::new();
         let mut leader = self.pool.take().await?;
-        let (id, columns, from, relation) = match &self.subject {
+        let begin = self.begin();
+        let (id, columns, from, relation, lock) = match &self.subject {
             Subject::Table(name) => {
                 let found = self.find(&mut leader, name).await?;
-                let id = begin_locked(&mut leader, &found, &mut notes).await.map_err(failed)?;
+                if found.row_security && !self.options.row_security {
+                    let message = "the table hides rows from this user by row security";
+                    return Err(Error::new(ErrorKind::PermissionDenied, message).hint(ROW_SECURITY).in_source(&source));
+                }
+                let (id, lock) = begin_locked(&mut leader, &begin, &found, &mut notes).await.map_err(failed)?;
                 // As the snapshot sees it: somebody may have put another one in its place meanwhile.
                 let relation = self.find(&mut leader, name).await?;
                 if relation.oid != found.oid {
@@ -105,14 +110,16 @@ impl PostgresExtractor {
                         .hint("run again")
                         .in_source(&source));
                 }
-                (id, relation.columns.clone(), relation.name.quoted()?, Some(relation))
+                let mark = format!("SELECT pg_try_advisory_xact_lock_shared({})", read_mark(cx.run_id(), relation.oid));
+                execute(&mut leader, &mark).await.map_err(failed)?;
+                (id, relation.columns.clone(), relation.name.quoted()?, Some(relation), lock)
             }
             Subject::Query(sql) => {
-                let columns = describe(&self.pool, sql).await.map_err(|error| error.in_source(&source))?;
-                execute(&mut leader, BEGIN).await.map_err(failed)?;
+                let columns = self.describe(sql).await.map_err(|error| error.in_source(&source))?;
+                execute(&mut leader, &begin).await.map_err(failed)?;
                 let id = export_snapshot(&mut leader).await.map_err(failed)?;
                 // A comment at the end of the query must not take the parenthesis in.
-                (id, columns, format!("({sql}\n) AS query"), None)
+                (id, columns, format!("({sql}\n) AS query"), None, None)
             }
         };
         let server = Server::ask(&mut leader).await.map_err(failed)?;
@@ -154,8 +161,16 @@ impl PostgresExtractor {
         let statement =
             |piece: &Piece| format!("COPY ({}) TO STDOUT (FORMAT binary)", piece.select(&list, &conditions));
         let statements = pieces.iter().map(statement).collect();
-        let snapshot =
-            Snapshot { pool: self.pool.clone(), id, leader: Mutex::new(Some(leader)), idle: Mutex::default() };
+        // The lock once more, and at the start: if others waited for theirs first, a reader would wait for them, and they
+        // for the scan.
+        let lock = lock.map(|lock| format!("; {lock}")).unwrap_or_default();
+        let snapshot = Snapshot {
+            pool: self.pool.clone(),
+            begin: begin.replacen(';', &format!("; SET TRANSACTION SNAPSHOT {};", literal(&id)), 1) + &lock,
+            id,
+            leader: Mutex::new(Some(leader)),
+            idle: Mutex::default(),
+        };
         Ok(TableScan {
             schema: Arc::new(all.project(&projection)?),
             readings: readings.into(),
@@ -172,6 +187,16 @@ impl PostgresExtractor {
             fetch_size: self.options.fetch_size,
             snapshot: Arc::new(snapshot),
         })
+    }
+
+    /// Begins a transaction that changes nothing, waits for no lock for ever, and sees all rows or fails.
+    fn begin(&self) -> String {
+        let limit = self.options.lock_timeout.duration().as_millis().max(1);
+        let row_security = if self.options.row_security { "on" } else { "off" };
+        format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = {limit}; \
+             SET LOCAL row_security = {row_security}"
+        )
     }
 
     async fn find(&self, connection: &mut Connection, name: &TableName) -> Result<Relation> {
@@ -228,6 +253,29 @@ impl PostgresExtractor {
         Ok(Some(cursor.bounds(newer, &name, greatest)))
     }
 
+    /// The columns of a query. A view of it has them in the catalogue, with the digits of their types.
+    async fn describe(&self, sql: &str) -> Result<Vec<catalog::Column>> {
+        let limit = self.options.lock_timeout.duration().as_millis().max(1);
+        let mut connection = self.pool.take().await?;
+        let described = async {
+            execute(&mut connection, &format!("BEGIN READ WRITE; SET LOCAL lock_timeout = {limit}")).await?;
+            // By the extended protocol, which takes one statement and no more.
+            rows(&mut connection, &format!("CREATE TEMPORARY VIEW _etlrs_query AS {sql}\n"), &[]).await?;
+            let oid = text(&mut connection, "SELECT 'pg_temp._etlrs_query'::regclass::oid::text", &[]).await?;
+            let oid = oid.and_then(|oid| oid.parse().ok()).unwrap_or_default();
+            let columns = catalog::columns(&mut connection, oid).await?;
+            execute(&mut connection, "ROLLBACK").await?;
+            Ok(columns)
+        };
+        let columns = described.await.map_err(|error: Failure| {
+            let read_only = code(&error) == Some("25006");
+            let error = self.pool.failed(error);
+            if read_only { error.hint("a standby takes no queries here; read a table or a view") } else { error }
+        })?;
+        self.pool.give_back(connection);
+        Ok(columns)
+    }
+
     fn readings(&self, columns: &[catalog::Column]) -> Result<Vec<Reading>> {
         let names: Vec<_> = columns.iter().map(|column| column.name.as_str()).collect();
         if let Some((name, _)) = self.options.types.0.iter().find(|(name, _)| !names.contains(&name.as_str())) {
@@ -245,28 +293,6 @@ fn select_item(reading: &Reading) -> Result<String> {
     })
 }
 
-/// The columns of a query. A view of it has them in the catalogue, with the digits of their types.
-async fn describe(pool: &PostgresPool, sql: &str) -> Result<Vec<catalog::Column>> {
-    let mut connection = pool.take().await?;
-    let described = async {
-        execute(&mut connection, "BEGIN READ WRITE").await?;
-        // By the extended protocol, which takes one statement and no more.
-        rows(&mut connection, &format!("CREATE TEMPORARY VIEW _etlrs_query AS {sql}\n"), &[]).await?;
-        let oid = text(&mut connection, "SELECT 'pg_temp._etlrs_query'::regclass::oid::text", &[]).await?;
-        let oid = oid.and_then(|oid| oid.parse().ok()).unwrap_or_default();
-        let columns = catalog::columns(&mut connection, oid).await?;
-        execute(&mut connection, "ROLLBACK").await?;
-        Ok(columns)
-    };
-    let columns = described.await.map_err(|error: Failure| {
-        let read_only = code(&error) == Some("25006");
-        let error = pool.failed(error);
-        if read_only { error.hint("a standby takes no queries here; read a table or a view") } else { error }
-    })?;
-    pool.give_back(connection);
-    Ok(columns)
-}
-
 #[async_trait]
 impl Extractor for PostgresExtractor {
     async fn scan(&self, cx: &RunContext, request: &ScanRequest) -> Result<Arc<dyn Scan>> {
@@ -274,32 +300,47 @@ impl Extractor for PostgresExtractor {
     }
 }
 
+/// What to do about rows that are hidden.
+pub(super) const ROW_SECURITY: &str =
+    "read as the owner of the table or as a user with BYPASSRLS, or take what this user sees with row_security=true";
+
+/// The number of the advisory lock that tells a load into a table that its rows are read by the same run, by whatever name.
+pub(super) fn read_mark(run: RunId, table: u32) -> i64 {
+    i64::from_ne_bytes(hash(&format!("{run} reads {table}")).to_ne_bytes())
+}
+
 /// One state of the database, and the connections that see it.
 struct Snapshot {
     pool: PostgresPool,
     /// As the server calls it.
     id: String,
+    /// What a reader begins with.
+    begin: String,
     /// The transaction that keeps it.
     leader: Mutex<Option<Connection>>,
     /// In transactions of this snapshot, and free.
     idle: Mutex<Vec<Connection>>,
 }
 
-const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-
 async fn export_snapshot(leader: &mut Connection) -> Answer<String> {
     text(leader, "SELECT pg_export_snapshot()", &[]).await?.ok_or(Failure::Protocol("it gives no snapshot"))
 }
 
-/// Begins a transaction that keeps others from dropping, rewriting or truncating the table, and gives its snapshot.
+/// Begins a transaction that keeps others from dropping, rewriting or truncating the table, and gives its snapshot, and the
+/// statement that locked it.
 ///
 /// The lock comes first: whoever truncates a table while the snapshot is taken would leave nothing for it to see.
-async fn begin_locked(leader: &mut Connection, table: &Relation, notes: &mut Vec<String>) -> Answer<String> {
+async fn begin_locked(
+    leader: &mut Connection,
+    begin: &str,
+    table: &Relation,
+    notes: &mut Vec<String>,
+) -> Answer<(String, Option<String>)> {
     // A refreshed materialized view and a table of another server cannot be locked.
     if matches!(table.kind, Kind::Table | Kind::Partitioned | Kind::View) {
-        let name = table.name.quoted().unwrap_or_default();
-        match execute(leader, &format!("{BEGIN}; LOCK TABLE {name} IN ACCESS SHARE MODE")).await {
-            Ok(_) => return export_snapshot(leader).await,
+        let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", table.name.quoted().unwrap_or_default());
+        match execute(leader, &format!("{begin}; {lock}")).await {
+            Ok(_) => return Ok((export_snapshot(leader).await?, Some(lock))),
             // Who may read only some columns may not lock.
             Err(error) if code(&error) == Some("42501") => {
                 notes.push(
@@ -310,8 +351,8 @@ async fn begin_locked(leader: &mut Connection, table: &Relation, notes: &mut Vec
             Err(error) => return Err(error),
         }
     }
-    execute(leader, BEGIN).await?;
-    export_snapshot(leader).await
+    execute(leader, begin).await?;
+    Ok((export_snapshot(leader).await?, None))
 }
 
 impl Snapshot {
@@ -321,9 +362,10 @@ impl Snapshot {
             return Ok(connection);
         }
         let mut connection = self.pool.take().await?;
-        let sql = format!("{BEGIN}; SET TRANSACTION SNAPSHOT {}", super::name::literal(&self.id));
-        execute(&mut connection, &sql).await.map_err(|error| {
-            self.pool.failed(error).hint("the connection that holds the snapshot may have been closed; run again")
+        execute(&mut connection, &self.begin).await.map_err(|error| {
+            let is_gone = code(&error) == Some("22023");
+            let error = self.pool.failed(error);
+            if is_gone { self.gone() } else { error }
         })?;
         Ok(connection)
     }
@@ -338,9 +380,13 @@ impl Snapshot {
             *self.leader.lock().unwrap_or_else(PoisonError::into_inner) = Some(leader);
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Connection, "the connection that keeps the snapshot was lost")
+        Err(self.gone())
+    }
+
+    fn gone(&self) -> Error {
+        Error::new(ErrorKind::Connection, "the connection that keeps the snapshot was lost")
             .hint("run again")
-            .in_source(self.pool.shown()))
+            .in_source(self.pool.shown())
     }
 }
 

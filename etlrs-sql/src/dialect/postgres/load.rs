@@ -20,9 +20,9 @@ use etlrs_core::{
     ScanRequest, async_trait,
 };
 
-use super::PostgresExtractor;
 use super::encode::{HEADER, Rows, TRAILER};
 use super::error::postgres_error;
+use super::extract::{PostgresExtractor, read_mark};
 use super::name::{literal, quote};
 use super::publish;
 use super::server::{CopyIn, PostgresPool, execute, rows, text};
@@ -30,7 +30,7 @@ use super::target::{self, Publishing, Target};
 use super::types::Writing;
 use super::wire::{Answer, Connection, Failure, HEAD};
 use crate::network::{Connect, Outgoing, close_all};
-use crate::table::{TableName, hash};
+use crate::table::{TableName, hash, same_table};
 use crate::{PostgresSourceOptions, PostgresTargetOptions};
 
 /// A table of a PostgreSQL database, which is created if need be.
@@ -84,6 +84,14 @@ impl PostgresLoader {
         let source = self.source();
         let failed = |error| postgres_error(&source, error);
         Target::look(connection, &self.table, plan, &failed).await.map_err(|error| error.in_source(&source))
+    }
+
+    /// Refuses a table whose rows are what is to be written, by whatever name.
+    async fn refuse_source(&self, connection: &mut Connection, cx: &RunContext, target: &Target) -> Result<()> {
+        let Some(relation) = &target.relation else { return Ok(()) };
+        let sql = format!("SELECT pg_try_advisory_xact_lock({})::text", read_mark(cx.run_id(), relation.oid));
+        let free = text(connection, &sql, &[]).await.map_err(|error| postgres_error(&self.source(), error))?;
+        if free.as_deref() == Some("true") { Ok(()) } else { Err(same_table().in_source(self.source())) }
     }
 
     /// The schema in which the target is or will be, and where its rows are staged.
@@ -150,10 +158,11 @@ impl Loader for PostgresLoader {
         LoadCapabilities::one_writer().max_writers(usize::MAX).modes(&LoadMode::ALL)
     }
 
-    async fn check(&self, _: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
+    async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
         let mut connection = self.pool.take().await?;
         self.schema(&mut connection).await?;
         let target = self.look(&mut connection, plan).await?;
+        self.refuse_source(&mut connection, cx, &target).await?;
         self.pool.give_back(connection);
         let mut preview = LoadPreview::default();
         preview.column_types = target.writings.iter().map(|writing| writing.declared.clone()).collect();
@@ -180,6 +189,9 @@ impl Loader for PostgresLoader {
                 .in_source(self.source()));
         }
         let names = Names::new(&schema, hash, cx.run_id());
+        let limit = self.options.lock_timeout.duration().as_millis().max(1);
+        let limited = execute(&mut control, &format!("SET lock_timeout = {limit}")).await;
+        limited.map_err(|error| postgres_error(&self.source(), error))?;
         match self.stage(&mut control, cx, &plan, &names, hash, &name).await {
             Ok(target) => Ok(Box::new(PostgresSession {
                 shared: Arc::new(Shared {
@@ -228,6 +240,7 @@ impl PostgresLoader {
             done.map_err(|error| failed(error).hint("that is the option pre_sql"))?;
         }
         let mut target = self.look(control, plan).await?;
+        self.refuse_source(control, cx, &target).await?;
         let schema = name.schema.as_deref().unwrap_or_default();
         remove_stale(control, schema, hash, cx.run_id()).await.map_err(failed)?;
         loop {
@@ -312,7 +325,7 @@ async fn remove_stale(connection: &mut Connection, schema: &str, hash: u64, run:
             AND NOT c.relname LIKE '%' || $3";
     for row in rows(connection, sql, &[schema, &format!("{hash:016x}"), &run.to_string()]).await? {
         let table: String = row.get(0)?;
-        execute(connection, &format!("SET lock_timeout = '30s'; DROP TABLE IF EXISTS {table}; SET lock_timeout = 0"))
+        execute(connection, &format!("BEGIN; SET LOCAL lock_timeout = '30s'; DROP TABLE IF EXISTS {table}; COMMIT"))
             .await?;
     }
     Ok(())

@@ -9,6 +9,7 @@ use super::name::quote;
 use super::server::{execute, text};
 use super::target::{Publishing, Target};
 use super::wire::{Connection, Failure};
+use crate::table::one_key;
 
 /// How long a lock is waited for at a time. Readers queue behind a lock that waits, so it gives way now and then.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -282,6 +283,38 @@ async fn insert(session: &PostgresSession, connection: &mut Connection, target: 
     Ok(())
 }
 
+/// Refuses keys that are two in the source and one for the target.
+async fn check_keys(session: &PostgresSession, connection: &mut Connection) -> Result<()> {
+    let shared = &session.shared;
+    let keys = &session.plan.keys;
+    if keys.iter().all(|key| session.target.folds(key).is_none()) {
+        return Ok(());
+    }
+    let (mut groups, mut differ) = (Vec::new(), Vec::new());
+    for (field, writing) in session.plan.schema.fields().iter().zip(&session.target.writings) {
+        if !keys.contains(field.name()) {
+            continue;
+        }
+        let name = quote(field.name())?;
+        if let Some(collate) = session.target.folds(field.name()) {
+            groups.push(format!("{name}::{}{collate}", writing.declared));
+            differ.push(format!("count(DISTINCT {name}::text COLLATE \"C\") > 1"));
+        } else {
+            groups.push(name);
+        }
+    }
+    let sql = format!(
+        "SELECT 'some' FROM {} GROUP BY {} HAVING {} LIMIT 1",
+        shared.names.staging,
+        groups.join(", "),
+        differ.join(" OR ")
+    );
+    match text(connection, &sql, &[]).await.map_err(|error| shared.failed(error))? {
+        Some(_) => Err(one_key(keys).in_source(&shared.source)),
+        None => Ok(()),
+    }
+}
+
 /// Of staged rows with one key the last one counts, by their order in the source.
 async fn upsert(session: &PostgresSession, connection: &mut Connection, target: &str) -> Result<()> {
     let shared = &session.shared;
@@ -289,8 +322,13 @@ async fn upsert(session: &PostgresSession, connection: &mut Connection, target: 
     let staging = &shared.names.staging;
     let keys = key_list(plan)?;
     let (columns, select) = (Target::column_list(&plan.schema)?, select_list(session, true)?);
+    check_keys(session, connection).await?;
     let mut sets = Vec::new();
-    for field in plan.schema.fields().iter().filter(|field| !plan.keys.contains(field.name())) {
+    for field in plan.schema.fields() {
+        // Two texts may be one key. The row becomes that of the source, with its spelling.
+        if plan.keys.contains(field.name()) && session.target.folds(field.name()).is_none() {
+            continue;
+        }
         let name = quote(field.name())?;
         sets.push(format!("{name} = excluded.{name}"));
     }

@@ -144,6 +144,11 @@ impl Target {
         Self { writings: self.moved.clone(), publishing: Publishing::Refill, ..self }
     }
 
+    /// What SQL says behind the type of a column in which texts that differ may be equal; `None` for any other.
+    pub(super) fn folds(&self, column: &str) -> Option<&str> {
+        self.relation.as_ref()?.column(column)?.folds.as_deref()
+    }
+
     /// The columns that are written, as SQL lists them.
     pub(super) fn column_list(schema: &SchemaRef) -> Result<String> {
         Ok(schema.fields().iter().map(|field| quote(field.name())).collect::<Result<Vec<_>>>()?.join(", "))

@@ -102,6 +102,33 @@ pub(super) fn rowid_name<'a>(columns: impl Iterator<Item = &'a str> + Clone) -> 
         .find(|name| !columns.clone().any(|column| column.eq_ignore_ascii_case(name)))
 }
 
+/// The collation of each of `keys` in a unique index of them. The rowid, and a table without such an index, have none.
+pub(super) fn key_collations(connection: &Connection, table: &str, keys: &[String]) -> Result<Vec<Option<String>>> {
+    let mut statement = connection.prepare(
+        r#"SELECT l.name, x.name, x.coll FROM pragma_index_list(?1) l, pragma_index_xinfo(l.name) x
+           WHERE l."unique" AND NOT l.partial AND x.key AND x.name IS NOT NULL ORDER BY l.seq, x.seqno"#,
+    )?;
+    let mut indexes: Vec<(String, Vec<(String, String)>)> = Vec::new();
+    let mut rows = statement.query([table])?;
+    while let Some(row) = rows.next()? {
+        let index: String = row.get(0)?;
+        if indexes.last().is_none_or(|(name, _)| *name != index) {
+            indexes.push((index, Vec::new()));
+        }
+        if let Some((_, columns)) = indexes.last_mut() {
+            columns.push((row.get(1)?, row.get(2)?));
+        }
+    }
+    let collation = |columns: &[(String, String)], key: &String| {
+        columns.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, collation)| collation.clone())
+    };
+    let of_keys = |columns: &[(String, String)]| -> Option<Vec<Option<String>>> {
+        let found: Vec<_> = keys.iter().map(|key| collation(columns, key)).collect();
+        (columns.len() == keys.len() && found.iter().all(Option::is_some)).then_some(found)
+    };
+    Ok(indexes.iter().find_map(|(_, columns)| of_keys(columns)).unwrap_or_else(|| vec![None; keys.len()]))
+}
+
 /// Tables that a user may mean; SQLite's own and those of runs in progress are left out.
 pub(super) fn tables(connection: &Connection) -> Result<Vec<String>> {
     let mut statement = connection.prepare(

@@ -29,6 +29,7 @@ use super::error::{sqlite_error, words};
 use super::types::{can_append, declared_type, read_type, strict_type};
 use super::{open, open_to_read, quote, set_cache};
 use crate::options::Seconds;
+use crate::table::one_key;
 use crate::{SqliteExtractor, SqliteSourceOptions, SqliteTargetOptions};
 
 const LEDGER: &str = "_etlrs_ledger";
@@ -628,6 +629,7 @@ impl Shared {
         let failed = |error| self.failed(error);
         let names: Vec<_> = self.schema.fields().iter().map(|field| field.name().clone()).collect();
         let (columns, key_list) = (name_list(&names)?, name_list(keys)?);
+        let collations = catalog::key_collations(connection, target, keys).map_err(failed)?;
         let (target, staging) = (quote(target)?, quote(&self.staging)?);
         for key in keys {
             let sql = format!("SELECT EXISTS (SELECT 1 FROM {staging} WHERE {} IS NULL)", quote(key)?);
@@ -638,7 +640,23 @@ impl Shared {
                     .in_source(&self.source));
             }
         }
-        let others = names.iter().filter(|name| !keys.contains(name));
+        // Two texts may be one key. The row becomes that of the source, with its spelling.
+        let folds = |collation: &Option<String>| collation.as_deref().is_some_and(|name| name != "BINARY");
+        if collations.iter().any(folds) {
+            let (mut groups, mut differ) = (Vec::new(), Vec::new());
+            for (key, collation) in keys.iter().zip(&collations) {
+                let (key, collation) = (quote(key)?, quote(collation.as_deref().unwrap_or("BINARY"))?);
+                groups.push(format!("{key} COLLATE {collation}"));
+                differ.push(format!("min({key} COLLATE BINARY) IS NOT max({key} COLLATE BINARY)"));
+            }
+            let (groups, differ) = (groups.join(", "), differ.join(" OR "));
+            let sql = format!("SELECT EXISTS (SELECT 1 FROM {staging} GROUP BY {groups} HAVING {differ})");
+            if connection.query_row(&sql, [], |row| row.get(0)).map_err(failed)? {
+                return Err(one_key(keys).in_source(&self.source));
+            }
+        }
+        let spelled = |name: &String| keys.iter().zip(&collations).any(|(key, found)| key == name && folds(found));
+        let others = names.iter().filter(|name| !keys.contains(name) || spelled(name));
         let sets = others.map(|name| Ok(format!("{0} = excluded.{0}", quote(name)?))).collect::<Result<Vec<_>>>()?;
         let action = if sets.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", sets.join(", ")) };
         let order = self.rowid.map_or_else(String::new, |rowid| format!(" ORDER BY {rowid}"));
