@@ -95,14 +95,14 @@ impl PostgresExtractor {
         let mut notes = Vec::new();
         let mut leader = self.pool.take().await?;
         let begin = self.begin();
-        let (id, columns, from, relation, lock) = match &self.subject {
+        let (id, columns, from, relation) = match &self.subject {
             Subject::Table(name) => {
                 let found = self.find(&mut leader, name).await?;
                 if found.row_security && !self.options.row_security {
                     let message = "the table hides rows from this user by row security";
                     return Err(Error::new(ErrorKind::PermissionDenied, message).hint(ROW_SECURITY).in_source(&source));
                 }
-                let (id, lock) = begin_locked(&mut leader, &begin, &found, &mut notes).await.map_err(failed)?;
+                let id = begin_locked(&mut leader, &begin, &found, &mut notes).await.map_err(failed)?;
                 // As the snapshot sees it: somebody may have put another one in its place meanwhile.
                 let relation = self.find(&mut leader, name).await?;
                 if relation.oid != found.oid {
@@ -112,14 +112,14 @@ impl PostgresExtractor {
                 }
                 let mark = format!("SELECT pg_try_advisory_xact_lock_shared({})", read_mark(cx.run_id(), relation.oid));
                 execute(&mut leader, &mark).await.map_err(failed)?;
-                (id, relation.columns.clone(), relation.name.quoted()?, Some(relation), lock)
+                (id, relation.columns.clone(), relation.name.quoted()?, Some(relation))
             }
             Subject::Query(sql) => {
                 let columns = self.describe(sql).await.map_err(|error| error.in_source(&source))?;
                 execute(&mut leader, &begin).await.map_err(failed)?;
                 let id = export_snapshot(&mut leader).await.map_err(failed)?;
                 // A comment at the end of the query must not take the parenthesis in.
-                (id, columns, format!("({sql}\n) AS query"), None, None)
+                (id, columns, format!("({sql}\n) AS query"), None)
             }
         };
         let server = Server::ask(&mut leader).await.map_err(failed)?;
@@ -161,12 +161,9 @@ impl PostgresExtractor {
         let statement =
             |piece: &Piece| format!("COPY ({}) TO STDOUT (FORMAT binary)", piece.select(&list, &conditions));
         let statements = pieces.iter().map(statement).collect();
-        // The lock once more, and at the start: if others waited for theirs first, a reader would wait for them, and they
-        // for the scan.
-        let lock = lock.map(|lock| format!("; {lock}")).unwrap_or_default();
         let snapshot = Snapshot {
             pool: self.pool.clone(),
-            begin: begin.replacen(';', &format!("; SET TRANSACTION SNAPSHOT {};", literal(&id)), 1) + &lock,
+            begin: begin.replacen(';', &format!("; SET TRANSACTION SNAPSHOT {};", literal(&id)), 1),
             id,
             leader: Mutex::new(Some(leader)),
             idle: Mutex::default(),
@@ -326,8 +323,7 @@ async fn export_snapshot(leader: &mut Connection) -> Answer<String> {
     text(leader, "SELECT pg_export_snapshot()", &[]).await?.ok_or(Failure::Protocol("it gives no snapshot"))
 }
 
-/// Begins a transaction that keeps others from dropping, rewriting or truncating the table, and gives its snapshot, and the
-/// statement that locked it.
+/// Begins a transaction that keeps others from dropping, rewriting or truncating the table, and gives its snapshot.
 ///
 /// The lock comes first: whoever truncates a table while the snapshot is taken would leave nothing for it to see.
 async fn begin_locked(
@@ -335,12 +331,12 @@ async fn begin_locked(
     begin: &str,
     table: &Relation,
     notes: &mut Vec<String>,
-) -> Answer<(String, Option<String>)> {
+) -> Answer<String> {
     // A refreshed materialized view and a table of another server cannot be locked.
     if matches!(table.kind, Kind::Table | Kind::Partitioned | Kind::View) {
         let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", table.name.quoted().unwrap_or_default());
         match execute(leader, &format!("{begin}; {lock}")).await {
-            Ok(_) => return Ok((export_snapshot(leader).await?, Some(lock))),
+            Ok(_) => return export_snapshot(leader).await,
             // Who may read only some columns may not lock.
             Err(error) if code(&error) == Some("42501") => {
                 notes.push(
@@ -352,7 +348,7 @@ async fn begin_locked(
         }
     }
     execute(leader, begin).await?;
-    Ok((export_snapshot(leader).await?, None))
+    export_snapshot(leader).await
 }
 
 impl Snapshot {
