@@ -62,6 +62,12 @@ pub trait Scan: Send + Sync {
         None
     }
 
+    /// The primary key of the table that is read, if its columns are all read: no two rows have the same values in them, and none
+    /// is null. A table that is made for the rows gets it too.
+    fn primary_key(&self) -> &[String] {
+        &[]
+    }
+
     /// Bytes that one reader holds at the least, besides the batch that it has handed over: its buffers.
     /// The engine never runs a reader with less; see [`RunContext::reader_memory`] for what it may use.
     fn min_memory(&self) -> usize {

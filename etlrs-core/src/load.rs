@@ -105,7 +105,8 @@ pub struct LoadPlan {
     pub schema: SchemaRef,
     /// What happens to a target that exists.
     pub mode: LoadMode,
-    /// Key columns of the mode `merge`.
+    /// The columns that are the key: those that the user names, in mode `merge`; in others the primary key of the source, which
+    /// a table that is made gets, and which says nothing to one that exists.
     pub keys: Vec<String>,
     /// The partitions that will be written.
     pub partitions: Vec<Partition>,

@@ -16,8 +16,8 @@ pub trait Transformer: Send + Sync {
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>>;
 
     /// What is known of the transformer without a schema. The engine asks before it looks at the source, to tell the source
-    /// which rows the filters at the front will drop; see [`ScanRequest::filter`](crate::ScanRequest::filter). To know
-    /// nothing is never wrong.
+    /// which rows the filters at the front will drop; see [`ScanRequest::filter`](crate::ScanRequest::filter). It also asks
+    /// whether the rows still have the [primary key](crate::Scan::primary_key) of the source. To know nothing is never wrong.
     fn effect(&self) -> Effect {
         Effect::Unknown
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Schema, SchemaRef};
 use etlrs_core::{
-    BatchStream, BoundTransformer, CancelToken, Checksum, Error, ErrorKind, Fingerprint, LoadMode, LoadPlan,
+    BatchStream, BoundTransformer, CancelToken, Checksum, Effect, Error, ErrorKind, Fingerprint, LoadMode, LoadPlan,
     LoadResult, LoadSession, Loader, Partition, PartitionId, PartitionWriter, Receipt, Rejected, Rejects, Result,
     RunContext, Scan, Transformer, batch_bytes, map_stream, next_batch, type_name,
 };
@@ -27,6 +27,7 @@ pub(crate) struct Run<'a> {
     fingerprint: Fingerprint,
     transformers: Vec<Arc<dyn BoundTransformer>>,
     schema: SchemaRef,
+    keys: Vec<String>,
     started: Instant,
 }
 
@@ -97,10 +98,12 @@ impl<'a> Run<'a> {
         let fingerprint = scan.fingerprint().await?;
 
         let mut schema = scan.schema();
+        let mut primary_key = scan.primary_key().to_vec();
         let mut transformers = Vec::new();
         let mut bind = |transformer: &dyn Transformer| -> Result<()> {
             let bound = transformer.bind(&schema)?;
             schema = bound.schema();
+            primary_key = key_after(&transformer.effect(), std::mem::take(&mut primary_key), &schema);
             transformers.push(bound);
             Ok(())
         };
@@ -110,16 +113,17 @@ impl<'a> Run<'a> {
         for transformer in &pipeline.transformers {
             bind(transformer.as_ref())?;
         }
-        for key in &settings.keys {
+        let keys = if settings.mode == LoadMode::Merge { settings.keys.clone() } else { primary_key };
+        for key in &keys {
             etlrs_core::column_index(&schema, key)?;
         }
-        Ok(Self { pipeline, cx, scan, fingerprint, transformers, schema, started })
+        Ok(Self { pipeline, cx, scan, fingerprint, transformers, schema, keys, started })
     }
 
     fn load_plan(&self) -> LoadPlan {
         let settings = &self.pipeline.settings;
         let mut plan = LoadPlan::new(self.schema.clone(), settings.mode, self.scan.partitions().to_vec());
-        plan.keys = settings.keys.clone();
+        plan.keys = self.keys.clone();
         plan
     }
 
@@ -299,6 +303,21 @@ impl Sessions {
             let _ = session.abort().await;
         }
     }
+}
+
+/// The key that rows still have behind a transformer, under the names that its columns then have; none if that is not certain.
+fn key_after(effect: &Effect, key: Vec<String>, schema: &Schema) -> Vec<String> {
+    let key: Vec<_> = match effect {
+        Effect::Keeps { .. } => key,
+        Effect::Renames(names) => {
+            let renamed = |column: String| {
+                names.iter().find(|(before, _)| *before == column).map_or(column, |(_, after)| after.clone())
+            };
+            key.into_iter().map(renamed).collect()
+        }
+        _ => Vec::new(),
+    };
+    if key.iter().all(|column| schema.field_with_name(column).is_ok()) { key } else { Vec::new() }
 }
 
 /// What `future` gives, unless the run is cancelled and it then takes longer than a moment: it may wait for a lock of others.
@@ -563,6 +582,24 @@ mod tests {
     use arrow_schema::{Field, TimeUnit};
 
     use super::*;
+
+    #[test]
+    fn a_key_is_followed_as_far_as_it_is_certain() {
+        let key = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let schema = |names: &[&str]| {
+            Schema::new(names.iter().map(|name| Field::new(*name, DataType::Int64, false)).collect::<Vec<_>>())
+        };
+        let keeps = Effect::Keeps { tests: Vec::new(), may_fail: true };
+        let renames = |names: &[(&str, &str)]| {
+            Effect::Renames(names.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned())).collect())
+        };
+        let after = |effect: &Effect, left: &[&str]| key_after(effect, key(&["a", "b"]), &schema(left));
+        assert_eq!(after(&keeps, &["a", "b", "c"]), ["a", "b"]);
+        assert_eq!(after(&renames(&[("a", "b"), ("b", "a")]), &["a", "b"]), ["b", "a"]);
+        assert_eq!(after(&renames(&[("a", "x")]), &["x", "b"]), ["x", "b"]);
+        assert!(after(&renames(&[]), &["a", "c"]).is_empty());
+        assert!(after(&Effect::Unknown, &["a", "b"]).is_empty());
+    }
 
     #[test]
     fn columns_that_mean_something_else_are_told_apart() {

@@ -38,6 +38,8 @@ etlrs_core::options! {
         connect_timeout, with_connect_timeout: Seconds = Seconds(30);
         /// How long to wait for transactions that hold a lock on the target, at the start and when all rows are staged.
         lock_timeout, with_lock_timeout: Seconds = Seconds(600);
+        /// Whether a table that is made gets the primary key of the source's table.
+        primary_key, with_primary_key: bool = true;
         /// SQL that is run before anything is staged.
         pre_sql, with_pre_sql: String = String::new();
         /// SQL that is run when the rows are published; if it fails, they are there all the same.
@@ -83,6 +85,8 @@ etlrs_core::options! {
         connect_timeout, with_connect_timeout: Seconds = Seconds(30);
         /// How long to wait for transactions that hold a lock on the target, at the start and when all rows are staged.
         lock_timeout, with_lock_timeout: Seconds = Seconds(600);
+        /// Whether a table that is made gets the primary key of the source's table.
+        primary_key, with_primary_key: bool = true;
         /// SQL that is run before anything is staged, in a transaction of its own.
         pre_sql, with_pre_sql: String = String::new();
         /// SQL that is run in the transaction that publishes the rows, after them; if it fails, they are not there.
@@ -131,6 +135,8 @@ etlrs_core::options! {
         busy_timeout, with_busy_timeout: Seconds = Seconds(5);
         /// Whether a table that is made is STRICT, so that it holds only values of its types, which are fewer.
         strict, with_strict: bool = false;
+        /// Whether a table that is made gets the primary key of the source's table.
+        primary_key, with_primary_key: bool = true;
         /// SQL that is run before anything is staged, in a transaction of its own.
         pre_sql, with_pre_sql: String = String::new();
         /// SQL that is run in the transaction that publishes the rows, after them; if it fails, they are not there.

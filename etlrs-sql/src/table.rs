@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use etlrs_core::{Error, ErrorKind, Result};
+use etlrs_core::{Error, ErrorKind, LoadMode, LoadPlan, Result};
 
 /// A table or view, in a schema or wherever the search path finds it.
 #[derive(Clone, PartialEq, Eq)]
@@ -46,6 +46,14 @@ impl TableName {
 pub(crate) fn same_table() -> Error {
     Error::new(ErrorKind::InvalidConfig, "source and target are the same table")
         .hint("copy to another table, or use SQL within the database")
+}
+
+/// The plan, without the primary key of the source if the user wants none.
+pub(crate) fn with_key(mut plan: LoadPlan, primary_key: bool) -> LoadPlan {
+    if !primary_key && plan.mode != LoadMode::Merge {
+        plan.keys.clear();
+    }
+    plan
 }
 
 /// The error for keys that are two in the source and one for the collation of the target.

@@ -370,8 +370,12 @@ fn merge_updates_known_keys_and_inserts_others() {
     let error = merge(&loader, &["a"], &[rows(&[(1, "p", "x")])]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
     assert!(error.to_string().contains("no unique index"), "{error}");
-    merge(&loader, &["b"], &[rows(&[(1, "p", "x"), (2, "P", "y")])]).unwrap();
-    assert_eq!(database.text("SELECT a || b || x FROM u"), "2py");
+    let error = merge(&loader, &["b"], &[rows(&[(1, "p", "x"), (2, "P", "y")])]).unwrap_err();
+    assert!(error.to_string().contains("two keys of the source are one"), "{error}");
+    for row in [(1, "p", "x"), (2, "P", "y")] {
+        merge(&loader, &["b"], &[rows(&[row])]).unwrap();
+    }
+    assert_eq!(database.text("SELECT a || b || x FROM u"), "2Py");
 
     // A key that is null is in no index.
     let nulls = batch(vec![("b", array(arrow_array::StringArray::from(vec![Some("q"), None])))]);

@@ -3,6 +3,7 @@
 
 mod certificates;
 mod faults;
+mod keys;
 mod locks;
 mod memory;
 mod merge;

@@ -200,7 +200,7 @@ fn databases_of_any_kind_are_read_and_written_by_one_name() {
                 pipeline.mode(mode).verify(Verify::Full).build().unwrap()
             };
             if kind != "sqlite" {
-                let (one, again) = (run(shared.clone(), LoadMode::Create), run(shared, LoadMode::Append));
+                let (one, again) = (run(shared.clone(), LoadMode::Create), run(shared, LoadMode::Replace));
                 assert_eq!(one.execute().await.unwrap().load.records_loaded, 1000, "{kind}");
                 assert_eq!(again.execute().await.unwrap().load.records_loaded, 1000, "{kind}");
             }

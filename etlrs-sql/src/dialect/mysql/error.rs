@@ -74,7 +74,8 @@ fn of_server(refusal: &Refusal) -> Error {
         }
         1118 => Error::new(ErrorKind::SchemaMismatch, "a row of these columns is too long for MySQL")
             .hint("leave columns out, or create the table with shorter types"),
-        1071 => Error::new(ErrorKind::SchemaMismatch, "the key columns are too long for an index of MySQL"),
+        1071 => Error::new(ErrorKind::SchemaMismatch, "the key columns are too long for an index of MySQL")
+            .hint("leave out the primary key with primary_key=false, or create the table with shorter types"),
         1064 | 1055 | 1060 | 1061 | 1103 | 1166 | 1305 | 1582 => Error::new(ErrorKind::InvalidConfig, said()),
         code => match of_data(code) {
             Some(message) => {

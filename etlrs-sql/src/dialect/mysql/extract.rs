@@ -93,7 +93,7 @@ impl MysqlExtractor {
         };
         let mut notes = Vec::new();
         let looked = self.pieces(cx, request, &mut notes).await.map_err(|error| error.in_source(&source))?;
-        let Looked { snapshot, from, whole, definitions, columns, pieces } = looked;
+        let Looked { snapshot, from, whole, definitions, columns, primary_key, pieces } = looked;
         let in_source = |error: Error| error.in_source(&source);
         let readings = self.readings(&definitions, &columns).map_err(in_source)?;
         let all = Schema::new(readings.iter().map(|reading| reading.field.clone()).collect::<Vec<_>>());
@@ -105,6 +105,8 @@ impl MysqlExtractor {
         let conditions: Vec<_> = conditions.chain(bounds.iter().map(|bounds| bounds.condition.clone())).collect();
         let projection = request.projection(&all).map_err(in_source)?;
         let readings: Vec<_> = projection.iter().map(|&position| readings[position].clone()).collect();
+        let is_read = |name: &String| readings.iter().any(|reading| reading.field.name() == name);
+        let primary_key = if primary_key.iter().all(is_read) { primary_key } else { Vec::new() };
         let words = pieces.iter().map(|piece| piece.words.as_str());
         let partitions = partitions(words, request.recorded.as_deref()).map_err(in_source)?;
         let list = readings.iter().map(select_item).collect::<Vec<_>>().join(", ");
@@ -133,6 +135,7 @@ impl MysqlExtractor {
             notes,
             source,
             cursor: bounds.and_then(|bounds| bounds.reached),
+            primary_key,
             readers: snapshot.readers(),
             fetch_size: self.options.fetch_size,
             snapshot: Arc::new(snapshot),
@@ -170,6 +173,7 @@ impl MysqlExtractor {
                     whole: Some(sql.clone()),
                     definitions,
                     columns: Vec::new(),
+                    primary_key: Vec::new(),
                     pieces,
                 });
             }
@@ -179,6 +183,8 @@ impl MysqlExtractor {
         let mark = read_mark(cx.run_id(), &relation.name);
         leader.rows(&format!("SELECT get_lock({mark}, 0)")).await.map_err(failed)?;
         let indexes = catalog::indexes(&mut leader, &relation.name).await.map_err(failed)?;
+        let primary = indexes.iter().find(|index| index.name == "PRIMARY" && index.whole);
+        let primary_key = primary.map(|index| index.columns.clone()).unwrap_or_default();
         let keys = split::key(&relation, &indexes, &self.keys(&relation)?);
         let wished = split::count(&relation, request.partitions);
         let readers = match keys.as_slice() {
@@ -189,7 +195,11 @@ impl MysqlExtractor {
             }
         };
         if keys.is_empty() && (wished > 1 || relation.is_view) {
-            let what = if relation.is_view { "a view" } else { "a table without a primary key" };
+            let what = match (relation.is_view, primary_key.is_empty()) {
+                (true, _) => "a view",
+                (false, true) => "a table without a primary key",
+                (false, false) => "a table whose primary key has no type that rows can be split by",
+            };
             notes.push(format!("{what} is read by one reader; the source option split_by=COLUMN lets several read it"));
         }
         let snapshot = Snapshot::shared(&self.pool, leader, &relation, readers, lock_wait, notes).await?;
@@ -207,7 +217,7 @@ impl MysqlExtractor {
         };
         let (definitions, pieces) = looked.await.map_err(failed)?;
         snapshot.put_back(reader);
-        Ok(Looked { snapshot, from, whole: None, definitions, columns: relation.columns, pieces })
+        Ok(Looked { snapshot, from, whole: None, definitions, columns: relation.columns, primary_key, pieces })
     }
 
     async fn find(&self, connection: &mut Connection, name: &TableName) -> Result<Relation> {
@@ -320,6 +330,7 @@ struct Looked {
     whole: Option<String>,
     definitions: Vec<ColumnDefinition>,
     columns: Vec<Column>,
+    primary_key: Vec<String>,
     pieces: Vec<Piece>,
 }
 
@@ -362,6 +373,7 @@ struct TableScan {
     notes: Vec<String>,
     source: String,
     cursor: Option<String>,
+    primary_key: Vec<String>,
     readers: usize,
     fetch_size: u32,
     snapshot: Arc<Snapshot>,
@@ -387,6 +399,10 @@ impl Scan for TableScan {
 
     fn cursor(&self) -> Option<&str> {
         self.cursor.as_deref()
+    }
+
+    fn primary_key(&self) -> &[String] {
+        &self.primary_key
     }
 
     fn min_memory(&self) -> usize {

@@ -29,7 +29,7 @@ use super::target::{self, Publishing, Target};
 use super::wire::{Answer, Connection, Failure, code};
 use super::writing::{Dialect, Put, Taken, Writing};
 use crate::network::{Connect, Outgoing, close_all};
-use crate::table::{TableName, hash, same_table};
+use crate::table::{TableName, hash, same_table, with_key};
 use crate::{MysqlSourceOptions, MysqlTargetOptions};
 
 /// A table of a database of MySQL or MariaDB, which is created if need be.
@@ -146,10 +146,7 @@ fn exact_collation(connection: &Connection) -> &'static str {
 /// The statement that makes the target of a plan.
 pub(super) fn create_table(name: &str, plan: &LoadPlan, writings: &[Writing], server: Server) -> Result<String> {
     let declared = writings.iter().map(|writing| writing.declared.as_str());
-    let key = match plan.mode {
-        LoadMode::Merge => Some(format!("PRIMARY KEY ({})", key_list(plan)?)),
-        _ => None,
-    };
+    let key = if plan.keys.is_empty() { None } else { Some(format!("PRIMARY KEY ({})", key_list(plan)?)) };
     create(name, plan, declared, server, key)
 }
 
@@ -196,6 +193,7 @@ impl Loader for MysqlLoader {
     }
 
     async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
+        let plan = &with_key(plan.clone(), self.options.primary_key);
         let name = self.name()?;
         let mut connection = self.pool.take().await?;
         let target = self.look(&mut connection, &name, plan).await?;
@@ -216,6 +214,7 @@ impl Loader for MysqlLoader {
     }
 
     async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
+        let plan = with_key(plan, self.options.primary_key);
         let name = self.name()?;
         let source = self.source();
         let failed = |error| mysql_error(&source, error);
@@ -310,7 +309,7 @@ impl MysqlLoader {
         if target.publishing == Publishing::Rename {
             let sql = create_table(&names.staging, plan, &target.writings, server)?;
             control.execute(&sql).await.map_err(failed)?;
-            keyed = false;
+            keyed = !plan.keys.is_empty();
         } else if moved {
             let sql = create_staging(&names.staging, plan, &target.writings, server)?;
             control.execute(&sql).await.map_err(failed)?;

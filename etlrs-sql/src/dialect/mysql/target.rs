@@ -66,6 +66,15 @@ impl Target {
                 notes.push(format!("the table {name} does not exist and is created"));
             }
             for (field, writing) in fields.iter().zip(&writings) {
+                let is_key = plan.mode != LoadMode::Merge && plan.keys.contains(field.name());
+                if is_key && writing.declared != Writing::created(field, false, 0, dialect)?.declared {
+                    notes.push(format!(
+                        "column {:?} is made {}, for longer values are in no primary key; without the key, by \
+                         primary_key=false, it takes any",
+                        field.name(),
+                        writing.declared
+                    ));
+                }
                 let is_instant = matches!(field.data_type(), arrow_schema::DataType::Timestamp(_, Some(_)));
                 if is_instant && matches!(writing.put, Put::DateTime { .. }) && writing.declared.starts_with("datetime")
                 {

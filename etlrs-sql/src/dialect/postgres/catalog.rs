@@ -119,6 +119,18 @@ pub(super) async fn columns(connection: &mut Connection, relation: u32) -> Answe
         .collect()
 }
 
+/// The columns of the primary key of a table, in their order. That of a table with children says nothing of their rows.
+pub(super) async fn primary_key(connection: &mut Connection, relation: &Relation) -> Answer<Vec<String>> {
+    let sql = "SELECT a.attname::text FROM pg_index i
+        CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n)
+        JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+        WHERE i.indrelid = $1::oid AND i.indisprimary AND i.indisvalid AND i.indimmediate AND k.n <= i.indnkeyatts
+            AND NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_class p ON p.oid = h.inhparent
+                WHERE h.inhparent = i.indrelid AND p.relkind = 'r')
+        ORDER BY k.n";
+    rows(connection, sql, &[&relation.oid.to_string()]).await?.iter().map(|row| row.get(0)).collect()
+}
+
 fn oid(value: i64) -> u32 {
     // The catalogue's own, which are 32 bits wide.
     u32::try_from(value).unwrap_or_default()

@@ -155,6 +155,12 @@ impl PostgresExtractor {
         let projection = request.projection(&all).map_err(|error| error.in_source(&source))?;
         let readings: Vec<_> = projection.iter().map(|&position| readings[position].clone()).collect();
         notes.extend(readings.iter().filter_map(|reading| reading.note.clone()));
+        let primary_key = match &relation {
+            Some(relation) => catalog::primary_key(&mut leader, relation).await.map_err(failed)?,
+            None => Vec::new(),
+        };
+        let is_read = |name: &String| readings.iter().any(|reading| reading.field.name() == name);
+        let primary_key = if primary_key.iter().all(is_read) { primary_key } else { Vec::new() };
         let words = pieces.iter().map(|piece| piece.words.as_str());
         let partitions = partitions(words, request.recorded.as_deref()).map_err(|error| error.in_source(&source))?;
         let list = readings.iter().map(select_item).collect::<Result<Vec<_>>>()?.join(", ");
@@ -176,6 +182,7 @@ impl PostgresExtractor {
             notes,
             source,
             cursor: bounds.and_then(|bounds| bounds.reached),
+            primary_key,
             // One connection holds the snapshot.
             readers: readers_at_a_time(
                 cx.config().connections().saturating_sub(1).max(1),
@@ -414,6 +421,7 @@ struct TableScan {
     notes: Vec<String>,
     source: String,
     cursor: Option<String>,
+    primary_key: Vec<String>,
     readers: usize,
     fetch_size: u32,
     snapshot: Arc<Snapshot>,
@@ -439,6 +447,10 @@ impl Scan for TableScan {
 
     fn cursor(&self) -> Option<&str> {
         self.cursor.as_deref()
+    }
+
+    fn primary_key(&self) -> &[String] {
+        &self.primary_key
     }
 
     fn min_memory(&self) -> usize {

@@ -30,7 +30,7 @@ use super::target::{self, Publishing, Target};
 use super::types::Writing;
 use super::wire::{Answer, Connection, Failure, HEAD};
 use crate::network::{Connect, Outgoing, close_all};
-use crate::table::{TableName, hash, same_table};
+use crate::table::{TableName, hash, same_table, with_key};
 use crate::{PostgresSourceOptions, PostgresTargetOptions};
 
 /// A table of a PostgreSQL database, which is created if need be.
@@ -141,7 +141,7 @@ pub(super) fn create_table(
         let declared = if staged { &writing.staged } else { &writing.declared };
         columns.push(format!("{} {declared}{not_null}", quote(field.name())?));
     }
-    if !staged && plan.mode == LoadMode::Merge {
+    if !staged && !plan.keys.is_empty() {
         columns.push(format!("PRIMARY KEY ({})", key_list(plan)?));
     }
     Ok(format!("CREATE {kind} {name} ({})", columns.join(", ")))
@@ -159,6 +159,7 @@ impl Loader for PostgresLoader {
     }
 
     async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
+        let plan = &with_key(plan.clone(), self.options.primary_key);
         let mut connection = self.pool.take().await?;
         self.schema(&mut connection).await?;
         let target = self.look(&mut connection, plan).await?;
@@ -174,6 +175,7 @@ impl Loader for PostgresLoader {
     }
 
     async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
+        let plan = with_key(plan, self.options.primary_key);
         let mut control = self.pool.take().await?;
         let schema = self.schema(&mut control).await?;
         let name = TableName { schema: Some(schema.clone()), name: self.table.name.clone() };

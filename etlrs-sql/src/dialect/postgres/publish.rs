@@ -140,6 +140,12 @@ async fn move_rows(session: &PostgresSession, connection: &mut Connection, rows:
         Publishing::Rename => {
             let sql = format!("{}{rename}", casts(session)?);
             execute(connection, &sql).await.map_err(failed)?;
+            if !session.plan.keys.is_empty() {
+                // Now, for an index of all rows is made faster than one that grows.
+                let sql = format!("ALTER TABLE {target} ADD PRIMARY KEY ({})", key_list(&session.plan)?);
+                let hint = "the primary key is that of the source; primary_key=false makes the table without it";
+                execute(connection, &sql).await.map_err(|error| failed(error).hint(hint))?;
+            }
         }
         Publishing::Swap => {
             lock(session, connection, &target, "ACCESS EXCLUSIVE").await?;

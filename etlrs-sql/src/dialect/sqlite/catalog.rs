@@ -29,7 +29,8 @@ pub(super) struct Column {
     pub(super) declared: String,
     pub(super) not_null: bool,
     pub(super) has_default: bool,
-    pub(super) primary_key: bool,
+    /// Its place in the primary key, from 1; 0 for a column that is not in it.
+    pub(super) primary_key: u32,
     pub(super) generated: bool,
 }
 
@@ -47,7 +48,13 @@ impl Table {
             "virtual" => Kind::Virtual,
             _ => Kind::Table,
         };
-        let columns = columns(connection, &name)?;
+        let mut columns = columns(connection, &name)?;
+        // A key without an index is what the table is stored by: the rowid, or that of a table without one.
+        let indexed = "SELECT EXISTS (SELECT 1 FROM pragma_index_list(?1) WHERE origin = 'pk')";
+        let indexed: bool = connection.query_row(indexed, [&name], |row| row.get(0))?;
+        for column in columns.iter_mut().filter(|column| column.primary_key > 0) {
+            column.not_null |= without_rowid || !indexed;
+        }
         let rowid =
             if kind == Kind::Table && !without_rowid { rowid_name(columns.iter().map(|c| &*c.name)) } else { None };
         let from = super::quoted(&name);
@@ -64,11 +71,21 @@ impl Table {
             declared: column.decl_type().unwrap_or_default().to_owned(),
             not_null: false,
             has_default: false,
-            primary_key: false,
+            primary_key: 0,
             generated: false,
         };
         let columns = statement.columns().iter().map(column).collect();
         Ok(Self { name: "the query".into(), from, kind: Kind::View, rowid: None, columns })
+    }
+
+    /// The columns of the primary key, in their order, if none of them can be null.
+    pub(super) fn primary_key(&self) -> Vec<&str> {
+        let mut key: Vec<_> = self.columns.iter().filter(|column| column.primary_key > 0).collect();
+        if !key.iter().all(|column| column.not_null) {
+            return Vec::new();
+        }
+        key.sort_by_key(|column| column.primary_key);
+        key.into_iter().map(|column| column.name.as_str()).collect()
     }
 
     /// The column `name`, found as SQLite finds it.
@@ -79,7 +96,7 @@ impl Table {
 
 fn columns(connection: &Connection, table: &str) -> Result<Vec<Column>> {
     let mut statement = connection.prepare(
-        r#"SELECT name, type, "notnull", dflt_value IS NOT NULL, pk > 0, hidden FROM pragma_table_xinfo(?1)
+        r#"SELECT name, type, "notnull", dflt_value IS NOT NULL, pk, hidden FROM pragma_table_xinfo(?1)
            WHERE hidden <> 1 ORDER BY cid"#,
     )?;
     let columns = statement.query_map([table], |row| {

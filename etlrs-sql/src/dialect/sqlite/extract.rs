@@ -117,8 +117,12 @@ impl SqliteExtractor {
             Some(recorded) => check_recorded(recorded, &table).map_err(|error| error.in_source(&source))?,
             None => split(cx, request, &connection, &table).map_err(|error| error.in_source(&source))?,
         };
+        let key = table.primary_key();
+        let is_read = |name: &&str| columns.iter().any(|column| column.field.name() == name);
+        let primary_key = key.iter().filter(|_| key.iter().all(is_read)).map(|name| (*name).to_owned()).collect();
         Ok(TableScan {
             schema: Arc::new(all.project(&projection)?),
+            primary_key,
             query: Query {
                 path: self.path.clone(),
                 source,
@@ -391,6 +395,7 @@ struct TableScan {
     query: Query,
     partitions: Vec<Partition>,
     notes: Vec<String>,
+    primary_key: Vec<String>,
     cursor: Option<String>,
 }
 
@@ -429,6 +434,10 @@ impl Scan for TableScan {
 
     fn max_readers(&self) -> usize {
         readers_at_a_time(usize::MAX, self.query.options.parallel_queries)
+    }
+
+    fn primary_key(&self) -> &[String] {
+        &self.primary_key
     }
 
     fn min_memory(&self) -> usize {

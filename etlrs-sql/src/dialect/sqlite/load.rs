@@ -29,7 +29,7 @@ use super::error::{sqlite_error, words};
 use super::types::{can_append, declared_type, read_type, strict_type};
 use super::{open, open_to_read, quote, set_cache};
 use crate::options::Seconds;
-use crate::table::one_key;
+use crate::table::{one_key, with_key};
 use crate::{SqliteExtractor, SqliteSourceOptions, SqliteTargetOptions};
 
 const LEDGER: &str = "_etlrs_ledger";
@@ -157,10 +157,11 @@ impl Loader for SqliteLoader {
     }
 
     async fn check(&self, _: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
-        self.check_plan(plan)
+        self.check_plan(&with_key(plan.clone(), self.options.primary_key))
     }
 
     async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
+        let plan = with_key(plan, self.options.primary_key);
         self.check_plan(&plan)?;
         // The lock is beside the database itself, whichever link leads to it.
         let path = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.components().collect());
@@ -211,7 +212,7 @@ fn check_target(table: &Table, plan: &LoadPlan, strict: bool) -> Result<()> {
     for column in &table.columns {
         let given = plan.schema.fields().iter().any(|field| field.name().eq_ignore_ascii_case(&column.name));
         // An INTEGER PRIMARY KEY is filled in by SQLite; others of a NOT NULL kind are not.
-        let rowid = column.primary_key && column.declared.eq_ignore_ascii_case("INTEGER");
+        let rowid = column.primary_key > 0 && column.declared.eq_ignore_ascii_case("INTEGER");
         let filled = column.has_default || column.generated || !column.not_null || rowid;
         if !given && !filled {
             return Err(mismatch(
@@ -386,7 +387,13 @@ impl SqliteSession {
         let parameters: Vec<_> = (1..=columns.len()).map(|index| format!("?{index}")).collect();
         let insert =
             format!("INSERT INTO {} ({}) VALUES ({})", quote(&staging)?, columns.join(", "), parameters.join(", "));
-        let create = create_table(&staging, &plan.schema, &types, &[], strict)?;
+        // Rows of a merge are moved, the last one of each key.
+        let keys = if plan.mode == LoadMode::Merge { &[][..] } else { &plan.keys };
+        let create = create_table(&staging, &plan.schema, &types, keys, strict)?;
+        // A key of whole numbers is the rowid, which then does not tell partitions apart.
+        let numbered =
+            keys.iter().any(|key| etlrs_core::column_index(&plan.schema, key).is_ok_and(|at| types[at] == "INTEGER"));
+        let rowid = catalog::rowid_name(plan.schema.fields().iter().map(|field| field.name().as_str()));
 
         let busy_timeout = loader.options.busy_timeout;
         let file_lock = wait_for_file(&path, run, busy_timeout)?;
@@ -400,7 +407,7 @@ impl SqliteSession {
                 target: loader.table.clone(),
                 staging,
                 run,
-                rowid: catalog::rowid_name(plan.schema.fields().iter().map(|field| field.name().as_str())),
+                rowid: rowid.filter(|_| !numbered || keys.len() > 1),
                 schema: plan.schema.clone(),
                 insert,
                 path,
@@ -615,7 +622,7 @@ impl Shared {
         for (first, last) in removed {
             let Some(rowid) = self.rowid else {
                 return Err(Error::new(ErrorKind::Unsupported, "a finished partition cannot be staged again")
-                    .hint("rename a column named rowid, oid or _rowid_")
+                    .hint("run again")
                     .in_source(&self.source));
             };
             let sql = format!("DELETE FROM {} WHERE {rowid} BETWEEN ?1 AND ?2", quote(&self.staging)?);
