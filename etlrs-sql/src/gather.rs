@@ -44,8 +44,9 @@ impl Misfit {
             Self::Value(found) => {
                 let message = format!("there is {found}, which {} cannot hold", type_name(data_type));
                 let other = if found.contains("UTF-8") { "binary" } else { "text" };
+                let zero = if found.contains("0000") { ", and zero_dates=null makes it null" } else { "" };
                 Error::new(ErrorKind::InvalidData, message)
-                    .hint(format!("the source option types={column}:{other} takes it as it is"))
+                    .hint(format!("the source option types={column}:{other} takes it as it is{zero}"))
             }
             Self::Malformed => {
                 Error::new(ErrorKind::InvalidData, "the server sent a value that is not as it should be")

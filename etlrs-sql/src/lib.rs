@@ -69,6 +69,8 @@ pub use dialect::sqlite::{SqliteExtractor, SqliteLoader};
 #[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 pub use options::Seconds;
 #[cfg(feature = "mysql")]
+pub use options::ZeroDates;
+#[cfg(feature = "mysql")]
 pub use options::{MysqlSourceOptions, MysqlTargetOptions};
 #[cfg(feature = "postgres")]
 pub use options::{PostgresSourceOptions, PostgresTargetOptions};

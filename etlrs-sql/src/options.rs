@@ -8,6 +8,8 @@ etlrs_core::options! {
     pub struct MysqlSourceOptions {
         /// Types of single columns, over those that they have: text takes any value as the server writes it.
         types, with_types: ColumnTypes = ColumnTypes::default();
+        /// What becomes of the date 0000-00-00, which is none: it ends the run, or is null.
+        zero_dates, with_zero_dates: ZeroDates = ZeroDates::Fail;
         /// One SELECT that is read in place of a table.
         query, with_query: String = String::new();
         /// Columns by whose values the rows are split, separated by commas; a table is split by its primary key without them.
@@ -157,6 +159,38 @@ pub(crate) fn readers_at_a_time(readers: usize, parallel_queries: u32) -> usize 
     match usize::try_from(parallel_queries) {
         Ok(0) | Err(_) => readers,
         Ok(queries) => queries.min(readers),
+    }
+}
+
+/// What becomes of dates and times of day 0 in month 0 of year 0, by which programs of MySQL say that there is none.
+#[cfg(feature = "mysql")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ZeroDates {
+    /// They end the run.
+    #[default]
+    Fail,
+    /// They are null.
+    Null,
+}
+
+#[cfg(feature = "mysql")]
+impl OptionValue for ZeroDates {
+    const KIND: &'static str = "fail or null";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "fail" => Ok(Self::Fail),
+            "null" => Ok(Self::Null),
+            _ => Err("it must be fail or null".into()),
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Fail => "fail".into(),
+            Self::Null => "null".into(),
+        }
     }
 }
 

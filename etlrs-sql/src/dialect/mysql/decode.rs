@@ -25,6 +25,8 @@ enum Width {
     Length,
     /// In front of it, in one byte.
     Short,
+    /// The same, and of none there is no byte: a date that is all zeros is null.
+    Date,
 }
 
 /// Rows on their way into batches.
@@ -54,7 +56,7 @@ impl Decoder {
         Self {
             row_bytes: schema.fields().iter().map(width).sum(),
             columns: columns.collect(),
-            widths: readings.iter().map(|reading| reading.wire.width()).collect(),
+            widths: readings.iter().map(Reading::width).collect(),
             schema,
             spans: Vec::new(),
             rows: 0,
@@ -122,7 +124,12 @@ impl Decoder {
             }
             let length = match *width {
                 Width::Fixed(width) => width,
-                Width::Short => {
+                Width::Date if *row.get(at)? == 0 => {
+                    at += 1;
+                    self.spans.push(Span::NULL);
+                    continue;
+                }
+                Width::Short | Width::Date => {
                     at += 1;
                     usize::from(*row.get(at - 1)?)
                 }
@@ -170,6 +177,12 @@ fn length_at(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
     let mut length = [0; 8];
     length[..width].copy_from_slice(bytes.get(at + 1..at + 1 + width)?);
     Some((1 + width, usize::try_from(u64::from_le_bytes(length)).ok()?))
+}
+
+impl Reading {
+    fn width(&self) -> Width {
+        if self.zero_is_null { Width::Date } else { self.wire.width() }
+    }
 }
 
 impl Wire {
@@ -449,6 +462,7 @@ mod tests {
             let wires = [Wire::Int32, Wire::Text];
             let readings = fields.iter().zip(wires).map(|(field, wire)| Reading {
                 field: Arc::new(field.clone()), wire, cast: None,
+                zero_is_null: false,
             });
             let readings: Vec<_> = readings.collect();
             let schema = Arc::new(arrow_schema::Schema::new(fields));

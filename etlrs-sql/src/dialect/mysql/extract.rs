@@ -18,7 +18,7 @@ use super::wire::{ColumnDefinition, Connection, forms};
 use crate::MysqlSourceOptions;
 use crate::cursor::{Bounds, Cursor};
 use crate::network::Incoming;
-use crate::options::{readers_at_a_time, rows_at_a_time};
+use crate::options::{ZeroDates, readers_at_a_time, rows_at_a_time};
 use crate::pieces::partitions;
 use crate::table::{TableName, hash};
 
@@ -305,7 +305,12 @@ impl MysqlExtractor {
         }
         let column = |name: &str| columns.iter().find(|column| column.name == name);
         let reading = |definition: &ColumnDefinition| {
-            Reading::new(definition, column(&definition.name), self.options.types.get(&definition.name))
+            let wished = self.options.types.get(&definition.name);
+            let reading = Reading::new(definition, column(&definition.name), wished)?;
+            Ok(match self.options.zero_dates {
+                ZeroDates::Null => reading.without_zero_dates(),
+                ZeroDates::Fail => reading,
+            })
         };
         definitions.iter().map(reading).collect()
     }

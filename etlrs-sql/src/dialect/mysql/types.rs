@@ -49,6 +49,8 @@ pub(super) struct Reading {
     pub(super) wire: Wire,
     /// What is selected in place of the column, with `{}` for it.
     pub(super) cast: Option<String>,
+    /// The date 0000-00-00 is null.
+    pub(super) zero_is_null: bool,
 }
 
 impl Reading {
@@ -69,7 +71,7 @@ impl Reading {
                 _ => wire,
             };
             let field = Field::new(&definition.name, wished.clone(), nullable);
-            return Ok(Self { field: Arc::new(field), wire, cast });
+            return Ok(Self { field: Arc::new(field), wire, cast, zero_is_null: false });
         }
         // A type is shorter in another character set, and its labels may be alike in another collation.
         let is_plain = |column: &&Column| column.charset.as_deref().is_none_or(|charset| charset == "utf8mb4");
@@ -77,7 +79,16 @@ impl Reading {
         if let Some(column) = column {
             field = field.with_metadata(HashMap::from([(TYPE_KEY.to_owned(), column.column_type.clone())]));
         }
-        Ok(Self { field: Arc::new(field), wire, cast: None })
+        Ok(Self { field: Arc::new(field), wire, cast: None, zero_is_null: false })
+    }
+
+    /// The same, with a null in place of the date 0000-00-00.
+    pub(super) fn without_zero_dates(self) -> Self {
+        if !matches!(self.wire, Wire::Date | Wire::DateTime) {
+            return self;
+        }
+        let field = self.field.as_ref().clone().with_nullable(true);
+        Self { field: Arc::new(field), zero_is_null: true, ..self }
     }
 }
 

@@ -235,6 +235,28 @@ fn what_a_type_of_arrow_cannot_hold_is_refused_by_its_column() {
 }
 
 #[test]
+fn dates_that_are_all_zeros_are_null_if_the_user_says_so() {
+    let server = MariaDb::start();
+    server.sql(
+        "SET sql_mode = ''; CREATE TABLE t (id int, d date NOT NULL, t datetime(3) NOT NULL, s timestamp NOT NULL, h time NOT NULL);
+         INSERT INTO t VALUES (1, '0000-00-00', '0000-00-00', '0000-00-00', '00:00:00'),
+             (2, '2024-02-29', '2024-02-29 01:02:03.5', '2024-02-29 01:02:03', '01:02:03'), (3, '0000-00-00', '2024-01-01', '2024-01-01', '0:0:1');
+         CREATE TABLE back (id int, d date, t datetime(3), s timestamp NULL, h time)",
+    );
+    let copy = Copy { mode: LoadMode::Append, source_options: &[("zero_dates", "null")], ..Copy::default() };
+    copy.run(&server.uri("t"), &server.uri("back")).unwrap();
+    assert_eq!(
+        server.sql("SELECT * FROM back ORDER BY id").replace('\t', " "),
+        "1 NULL NULL NULL 00:00:00\n2 2024-02-29 2024-02-29 01:02:03.500 2024-02-29 01:02:03 01:02:03\n\
+         3 NULL 2024-01-01 00:00:00.000 2024-01-01 00:00:00 00:00:01"
+    );
+    // A month or a day that is missing is not nothing.
+    server.sql("SET sql_mode = ''; UPDATE t SET d = '2024-00-00'");
+    let error = copy.run(&server.uri("t"), &server.uri("back")).unwrap_err();
+    assert!(error.to_string().contains("no day of a month"), "{error}");
+}
+
+#[test]
 fn a_column_is_read_as_the_user_says_if_that_is_exact() {
     let server = MariaDb::start();
     server.sql(
