@@ -215,7 +215,8 @@ impl PipelineBuilder {
         let merge = self.settings.mode == LoadMode::Merge;
         if merge == self.settings.keys.is_empty() {
             let message = if merge { "mode merge needs key columns" } else { "key columns are for the mode merge" };
-            return Err(Error::new(ErrorKind::InvalidConfig, message));
+            let hint = if merge { "name them with --key" } else { "leave them out, or use mode merge" };
+            return Err(Error::new(ErrorKind::InvalidConfig, message).hint(hint));
         }
         if self.settings.max_errors.is_some() && self.quarantine.is_none() {
             let message = "max_errors counts records that are set aside, and there is no quarantine for them";

@@ -30,8 +30,14 @@ pub(crate) fn matching(names: Vec<String>, pattern: &str) -> Vec<String> {
     names.into_iter().filter(|name| etlrs_core::matches_pattern(name, pattern)).collect()
 }
 
-fn table(uri: &Uri) -> Option<&str> {
-    uri.fragment().filter(|table| !table.is_empty())
+/// The table of a URI, in which a `#` of its name is written %23.
+fn table(uri: &Uri) -> Option<String> {
+    uri.fragment().filter(|table| !table.is_empty()).map(|table| table.replace("%23", "#"))
+}
+
+/// A table as a URI has it.
+fn fragment(name: &str) -> String {
+    name.replace('#', "%23")
 }
 
 fn no_table(uri: &Uri) -> Error {

@@ -43,19 +43,19 @@ impl Connector for MysqlConnector {
         let options = MysqlSourceOptions::from_pairs(pairs(options))?;
         let pool = MysqlPool::from_uri(uri, options.connect_timeout)?;
         let Some(pattern) = table(uri) else { return Err(no_table(uri)) };
-        let pattern = TableName::parse(pattern).map_err(|error| error.in_source(uri))?;
+        let pattern = TableName::parse(&pattern).map_err(|error| error.in_source(uri))?;
         let names = pool.tables(&pattern).await.map_err(|error| error.in_source(uri))?;
         let schema = &pattern.schema;
         let entry = |name: String| {
             let fragment = TableName { schema: schema.clone(), name: name.clone() }.to_string();
-            TableEntry::new(name, fragment)
+            TableEntry::new(name, super::fragment(&fragment))
         };
         Ok(Some(names.into_iter().map(entry).collect()))
     }
 
     fn table_fragment(&self, pattern: &str, name: &str) -> Result<String> {
         let TableName { schema, name: pattern } = TableName::parse(pattern)?;
-        Ok(TableName { schema, name: pattern.replacen('*', name, 1) }.to_string())
+        Ok(super::fragment(&TableName { schema, name: pattern.replacen('*', name, 1) }.to_string()))
     }
 
     fn extractor(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Extractor>> {
@@ -67,7 +67,7 @@ impl Connector for MysqlConnector {
                     .hint("leave out what follows #, or the query")
                     .in_source(uri));
             }
-            (Some(table), _) => MysqlExtractor::table(pool, table).map_err(|error| error.in_source(uri))?,
+            (Some(table), _) => MysqlExtractor::table(pool, &table).map_err(|error| error.in_source(uri))?,
             (None, "") => {
                 return Err(
                     no_table(uri).hint("write it at the end, as in mysql://user@host/database#orders, or give a query")
@@ -83,7 +83,7 @@ impl Connector for MysqlConnector {
         let pool = MysqlPool::from_uri(uri, options.connect_timeout)?;
         let table = table(uri)
             .ok_or_else(|| no_table(uri).hint("write it at the end, as in mysql://user@host/database#orders"))?;
-        let loader = MysqlLoader::new(pool, table).map_err(|error| error.in_source(uri))?;
+        let loader = MysqlLoader::new(pool, &table).map_err(|error| error.in_source(uri))?;
         Ok(Arc::new(loader.with_options(options)))
     }
 }

@@ -48,8 +48,12 @@ impl Connector for SqliteConnector {
     async fn tables(&self, uri: &Uri, options: &OptionMap) -> Result<Option<Vec<TableEntry>>> {
         let options = SqliteSourceOptions::from_pairs(pairs(options))?;
         let Some(pattern) = table(uri) else { return Err(no_table(uri)) };
-        let names = sqlite::matching_tables(&path(uri)?, options.busy_timeout, pattern)?;
-        Ok(Some(names.into_iter().map(|name| TableEntry::new(name.clone(), name)).collect()))
+        let names = sqlite::matching_tables(&path(uri)?, options.busy_timeout, &pattern)?;
+        Ok(Some(names.into_iter().map(|name| TableEntry::new(name.clone(), super::fragment(&name))).collect()))
+    }
+
+    fn table_fragment(&self, pattern: &str, name: &str) -> Result<String> {
+        Ok(pattern.replacen('*', &super::fragment(name), 1))
     }
 
     fn extractor(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Extractor>> {

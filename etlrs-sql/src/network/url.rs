@@ -35,9 +35,8 @@ impl Parts {
         };
         let (place, query) = body.split_once('?').unwrap_or((body, ""));
         if place.contains('#') {
-            return Err(
-                wrong("there is more than one # in the URL").hint("in a user name or a password it is written %23")
-            );
+            return Err(wrong("there is more than one # in the URL")
+                .hint("in a user name, a password or the name of a table it is written %23"));
         }
         let (authority, path) = place.split_once('/').unwrap_or((place, ""));
         // A database whose name has these is written with %2F and %40; without, they are of a password.

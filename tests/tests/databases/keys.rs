@@ -3,14 +3,15 @@
 use super::*;
 
 /// A database of each kind, with the same table.
-struct Databases {
-    postgres: Postgres,
-    mysql: MariaDb,
+pub struct Databases {
+    pub postgres: Postgres,
+    pub mysql: MariaDb,
     folder: tempfile::TempDir,
 }
 
 impl Databases {
-    fn with(sql: &str) -> Self {
+    /// With what this SQL makes.
+    pub fn with(sql: &str) -> Self {
         let databases =
             Self { postgres: Postgres::start(), mysql: MariaDb::start(), folder: tempfile::tempdir().unwrap() };
         databases.postgres.sql(sql);
@@ -23,13 +24,14 @@ impl Databases {
         rusqlite::Connection::open(self.folder.path().join("a.db")).unwrap()
     }
 
-    fn sources(&self, table: &str) -> [String; 3] {
+    /// A table of that name in each.
+    pub fn sources(&self, table: &str) -> [String; 3] {
         let file = self.folder.path().join("a.db");
         [self.postgres.uri(table), self.mysql.uri(table), format!("sqlite:{}#{table}", file.display())]
     }
 
     /// A table of that name in each, SQLite's in another file, for one is not copied into itself.
-    fn targets(&self, table: &str) -> [String; 3] {
+    pub fn targets(&self, table: &str) -> [String; 3] {
         let file = self.folder.path().join("b.db");
         [self.postgres.uri(table), self.mysql.uri(table), format!("sqlite:{}#{table}", file.display())]
     }

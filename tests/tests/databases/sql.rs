@@ -304,3 +304,27 @@ fn a_query_is_read_and_nothing_else_is_done() {
         assert!(ran.code == 0 && ran.stdout.contains("seven"), "{kind}: {ran:?}");
     });
 }
+
+#[test]
+fn a_hash_in_the_name_of_a_table_is_written_as_in_any_url() {
+    let databases = crate::keys::Databases::with("CREATE TABLE t (id int); INSERT INTO t VALUES (1), (2)");
+    for (source, target) in databases.sources("t").iter().zip(databases.targets("a%23b")) {
+        copy(source, &target, LoadMode::Create).unwrap();
+        assert_eq!(copy(&target, source, LoadMode::Append).unwrap().rows_read, 2);
+    }
+    assert_eq!(databases.postgres.sql("SELECT count(*) FROM \"a#b\""), "2");
+    assert_eq!(databases.mysql.sql("SELECT count(*) FROM `a#b`"), "2");
+    // Where many are copied, too.
+    let folder = tempfile::tempdir().unwrap();
+    for (at, source) in databases.targets("a*").iter().enumerate() {
+        let target = format!("sqlite:all.db#{at} *");
+        let program = env!("CARGO_BIN_EXE_etlrs-under-test");
+        let ran = etlrs_tests::etlrs(program, folder.path(), &["copy", source, &target]).output().unwrap();
+        assert!(ran.status.success(), "{ran:?}");
+    }
+    let database = rusqlite::Connection::open(folder.path().join("all.db")).unwrap();
+    for at in 0..3 {
+        let sql = format!("SELECT count(*) FROM \"{at} a#b\"");
+        assert_eq!(database.query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap(), 2);
+    }
+}

@@ -98,7 +98,9 @@ impl MysqlExtractor {
         let readings = self.readings(&definitions, &columns).map_err(in_source)?;
         let all = Schema::new(readings.iter().map(|reading| reading.field.clone()).collect::<Vec<_>>());
         let bounds = self.bounds(&snapshot, &from, &readings).await.map_err(in_source)?;
-        if bounds.is_some() {
+        let may_be_null =
+            |reading: &Reading| *reading.field.name() == self.options.cursor && reading.field.is_nullable();
+        if bounds.is_some() && readings.iter().any(may_be_null) {
             notes.push(format!("rows whose {} is null are not read", self.options.cursor));
         }
         let conditions = request.filter.iter().filter_map(|test| condition(test, &readings));
@@ -200,7 +202,9 @@ impl MysqlExtractor {
                 (false, true) => "a table without a primary key",
                 (false, false) => "a table whose primary key has no type that rows can be split by",
             };
-            notes.push(format!("{what} is read by one reader; the source option split_by=COLUMN lets several read it"));
+            notes.push(format!(
+                "{what} is read by one reader; the source option split_by=COLUMN, of an index, lets several read it"
+            ));
         }
         let snapshot = Snapshot::shared(&self.pool, leader, &relation, readers, lock_wait, notes).await?;
         let mut reader = snapshot.reader().await?;

@@ -90,6 +90,8 @@ fn of_data(error: &Refusal) -> Error {
         "23502" => "there is a null in a column that is NOT NULL".into(),
         "23505" => format!("two rows would be the same to the unique constraint {constraint:?}").into(),
         "23503" => format!("a row breaks the foreign key {constraint:?}").into(),
+        // The row finds no partition, which is no constraint of the user's.
+        "23514" if constraint.is_empty() => "a row belongs to no partition of the table".into(),
         "23514" => format!("a row breaks the check {constraint:?}").into(),
         "23P01" => format!("two rows conflict by the exclusion constraint {constraint:?}").into(),
         code => format!("a value is refused (SQLSTATE {code})").into(),

@@ -124,7 +124,8 @@ impl PostgresExtractor {
         };
         let server = Server::ask(&mut leader).await.map_err(failed)?;
         let bounds = self.bounds(&mut leader, &from, &columns).await.map_err(|error| error.in_source(&source))?;
-        if bounds.is_some() {
+        let may_be_null = |column: &catalog::Column| column.name == self.options.cursor && !column.not_null;
+        if bounds.is_some() && columns.iter().any(may_be_null) {
             notes.push(format!("rows whose {} is null are not read", self.options.cursor));
         }
         let keys = self.keys(&columns).map_err(|error| error.in_source(&source))?;
@@ -272,9 +273,13 @@ impl PostgresExtractor {
             Ok(columns)
         };
         let columns = described.await.map_err(|error: Failure| {
-            let read_only = code(&error) == Some("25006");
+            let hint = match code(&error) {
+                Some("25006") => "a standby takes no queries here; read a table or a view",
+                Some("42601") => "a query is one SELECT",
+                _ => "",
+            };
             let error = self.pool.failed(error);
-            if read_only { error.hint("a standby takes no queries here; read a table or a view") } else { error }
+            if hint.is_empty() { error } else { error.hint(hint) }
         })?;
         self.pool.give_back(connection);
         Ok(columns)

@@ -51,7 +51,7 @@ async fn attempt(session: &PostgresSession, connection: &mut Connection, receipt
         Err(error) => {
             // The first error is the one that counts.
             _ = execute(connection, "ROLLBACK").await;
-            return Err(error);
+            return Err(with_column(session, connection, error).await);
         }
     };
     let xid = text(connection, "SELECT txid_current()::text", &[]).await.map_err(failed)?.unwrap_or_default();
@@ -67,6 +67,23 @@ async fn attempt(session: &PostgresSession, connection: &mut Connection, receipt
             ))),
         },
     }
+}
+
+/// Names the column of an error about a value, which the server tells for a COPY and not for what comes after it: the first one
+/// whose staged texts cannot be cast, if there is one.
+async fn with_column(session: &PostgresSession, connection: &mut Connection, error: Error) -> Error {
+    if error.kind() != ErrorKind::InvalidData || error.position().column.is_some() {
+        return error;
+    }
+    for (field, writing) in session.plan.schema.fields().iter().zip(&session.target.writings) {
+        let (Some(cast), Ok(name)) = (&writing.cast, quote(field.name())) else { continue };
+        // Cast one after another, and nothing of it kept.
+        let sql = format!("SELECT count({name}::{cast}::{}) FROM {}", writing.declared, session.shared.names.staging);
+        if matches!(execute(connection, &sql).await, Err(Failure::Server(_))) {
+            return error.at_column(field.name());
+        }
+    }
+    error
 }
 
 /// Runs what the user wants run together with the rows.

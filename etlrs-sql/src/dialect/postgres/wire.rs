@@ -345,7 +345,7 @@ async fn connect(address: &Address) -> Answer<Box<dyn Socket>> {
         b'S' => tls::secure(Box::new(socket), name, &address.tls).await,
         b'N' if address.tls.protection == Protection::Prefer => Ok(Box::new(socket)),
         b'N' => Err(Failure::Tls("the server has no TLS".into())),
-        _ => Err(Failure::Protocol("it does not say whether it has TLS")),
+        _ => Err(Failure::Protocol("it does not say whether it has TLS, so it may be no PostgreSQL")),
     }
 }
 

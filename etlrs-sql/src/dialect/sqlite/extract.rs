@@ -108,7 +108,9 @@ impl SqliteExtractor {
         let fields: Vec<_> = columns.iter().map(|column| column.field.clone()).collect();
         let all = Schema::new(fields);
         let bounds = self.bounds(&connection, &table, &columns).map_err(|error| error.in_source(&source))?;
-        if bounds.is_some() {
+        let may_be_null =
+            |column: &TypedColumn| *column.field.name() == self.options.cursor && column.field.is_nullable();
+        if bounds.is_some() && columns.iter().any(may_be_null) {
             notes.push(format!("rows whose {} is null are not read", self.options.cursor));
         }
         let projection = request.projection(&all).map_err(|error| error.in_source(&source))?;

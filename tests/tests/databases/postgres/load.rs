@@ -517,3 +517,21 @@ fn a_table_that_cannot_be_copied_in_all_that_counts_is_filled_again() {
     assert_eq!(server.sql(check), "CHECK ((id > 0)) NOT VALID");
     assert_eq!(server.left_over(), "");
 }
+
+#[test]
+fn a_value_that_is_refused_late_is_told_with_its_column() {
+    let server = Postgres::start();
+    server.sql(
+        "CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE TABLE t (id int, a mood, b mood);
+         CREATE TABLE p (id int, a text) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (5)",
+    );
+    let (_folder, file) = csv("id,a,b\n1,good,bad\n2,bad,odd\n");
+    for mode in [LoadMode::Append, LoadMode::Replace] {
+        let error = copy(&file, &server.uri("t"), mode).unwrap_err();
+        assert_eq!(error.position().column.as_deref(), Some("b"), "{mode:?} {error}");
+    }
+    let (_folder, file) = csv("id,a\n1,good\n7,bad\n");
+    let error = copy(&file, &server.uri("p"), LoadMode::Append).unwrap_err();
+    assert!(error.to_string().contains("belongs to no partition"), "{error}");
+    assert_eq!(server.left_over(), "");
+}
