@@ -50,3 +50,51 @@ fn readers_of_a_replaced_table_see_the_old_rows_or_the_new_ones() {
         assert!(polls >= 50, "{journal}: {polls}");
     }
 }
+
+#[test]
+fn naughty_strings_are_values_and_names_like_others_or_are_refused() {
+    let Some(strings) = naughty_strings() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.db");
+    let database = rusqlite::Connection::open(&file).unwrap();
+    database.execute_batch("CREATE TABLE canary AS SELECT 1 AS alive; CREATE TABLE t (id int, text text)").unwrap();
+    for (id, text) in strings.iter().enumerate() {
+        database.execute("INSERT INTO t VALUES (?1, ?2)", (id as i64, text)).unwrap();
+    }
+    let parquet = folder.path().join("t.parquet").to_str().unwrap().to_owned();
+    copy(&format!("sqlite:{}#t", file.display()), &parquet, LoadMode::Create).unwrap();
+    copy(&parquet, &format!("sqlite:{}#back", file.display()), LoadMode::Create).unwrap();
+    let texts = |sql: &str| {
+        let mut statement = database.prepare(sql).unwrap();
+        let texts = statement.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        texts.collect::<std::result::Result<Vec<_>, _>>().unwrap()
+    };
+    assert_eq!(texts("SELECT text FROM back ORDER BY id"), strings);
+
+    let config = PerformanceConfig { max_threads: 1, ..PerformanceConfig::default() };
+    let (mut made, mut refused) = (Vec::new(), 0);
+    block_on(async {
+        for text in &strings {
+            let schema = arrow_schema::Schema::new(vec![arrow_schema::Field::new(text, DataType::Int64, true)]);
+            let values = std::sync::Arc::new(arrow_array::Int64Array::from(vec![7]));
+            let batch = arrow_array::RecordBatch::try_new(std::sync::Arc::new(schema), vec![values]).unwrap();
+            let source = MemoryExtractor::new(batch.schema(), vec![batch.clone()]);
+            let pipeline = PipelineBuilder::new().extract(source).load(SqliteLoader::new(&file, text));
+            match pipeline.mode(LoadMode::Replace).config(config.clone()).build().unwrap().execute().await {
+                Ok(_) => made.push(text.clone()),
+                Err(error) => {
+                    assert!(text.is_empty() || text.contains('\0'), "{text:?}: {error}");
+                    assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+                    refused += 1;
+                }
+            }
+        }
+    });
+    for name in &made {
+        let quoted = format!("\"{}\"", name.replace('"', "\"\""));
+        let found: i64 = database.query_row(&format!("SELECT {quoted} FROM {quoted}"), [], |row| row.get(0)).unwrap();
+        assert_eq!(found, 7, "{name:?}");
+    }
+    assert_eq!(texts("SELECT alive || '' FROM canary"), ["1"]);
+    assert!(made.len() > 400 && refused > 0, "{} {refused}", made.len());
+}
