@@ -4,6 +4,7 @@
 mod failure;
 mod pool;
 mod row;
+mod scan;
 pub(crate) mod tls;
 mod transfer;
 mod url;
@@ -11,6 +12,7 @@ mod url;
 pub(crate) use failure::{Answer, Failure, connection_error};
 pub(crate) use pool::{Connect, Pool, close_all};
 pub(crate) use row::Row;
+pub(crate) use scan::{Decode, ServerScan, Snapshot};
 pub(crate) use tls::Socket;
 pub(crate) use transfer::{Incoming, Keep, Outgoing, ReadRows, WriteRows};
 pub(crate) use url::{Environment, Host, Parts, Protection, Tls, malformed};

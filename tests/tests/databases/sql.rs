@@ -55,6 +55,11 @@ fn sql_is_run_before_and_after_a_load() {
             "{kind}"
         );
         assert_eq!(error.contains("the rows are published"), kind == "mysql", "{error}");
+        // What is not published has nothing after it.
+        sql("CREATE TABLE checked (id bigint CHECK (id > 1))");
+        let seen = sql("SELECT count(*) FROM seen");
+        copy("checked", &[("post_sql", "INSERT INTO seen VALUES (99)")]).unwrap_err();
+        assert_eq!(sql("SELECT count(*) FROM seen"), seen, "{kind}");
         if kind != "mysql" {
             let error = copy("t", &[("post_sql", "COMMIT")]).unwrap_err().to_string();
             assert!(error.contains("post_sql ended the transaction"), "{error}");

@@ -14,6 +14,7 @@ use etlrs_core::{Error, ErrorKind, Result};
 use super::types::{Reading, Wire};
 use super::wire::LONGEST;
 use crate::gather::{self, Fixed, Gather, Misfit, Put, Span, Text, Values, decimal_of, each, variable};
+use crate::network::Decode;
 
 pub(super) const DAY_MICROSECONDS: i64 = 86_400_000_000;
 
@@ -68,34 +69,6 @@ impl Decoder {
         }
     }
 
-    /// Whether a batch should be taken before more rows are.
-    pub(super) fn is_full(&self) -> bool {
-        // A row that is larger than a batch may be is a batch of its own.
-        self.rows > 0 && (self.rows >= self.max_rows || self.bytes + self.widest > self.max_bytes)
-    }
-
-    /// Takes rows from the front of `bytes`, which holds whole ones, until a batch is full; gives the number of bytes that
-    /// they were.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<usize> {
-        let (mut at, mut rows) = (0, 0);
-        self.spans.clear();
-        while at < bytes.len() && !self.is_full() {
-            let end = self.find_fields(bytes, at).ok_or_else(malformed)?;
-            let width = (end - at).max(self.row_bytes);
-            at = end;
-            rows += 1;
-            self.rows += 1;
-            self.bytes += width;
-            self.widest = self.widest.max(width);
-        }
-        let width = self.columns.len().max(1);
-        for (index, column) in self.columns.iter_mut().enumerate() {
-            let fields = self.spans.iter().skip(index).step_by(width).take(rows).copied();
-            column.append(bytes, fields).map_err(|misfit| misfit.at(&self.schema, index))?;
-        }
-        Ok(at)
-    }
-
     /// Notes where the fields of the row at `at` are; gives its end.
     #[inline]
     fn find_fields(&mut self, bytes: &[u8], at: usize) -> Option<usize> {
@@ -145,9 +118,35 @@ impl Decoder {
         }
         (at == end).then_some(end)
     }
+}
 
-    /// The rows that were taken; `None` if there are none.
-    pub(super) fn batch(&mut self) -> Result<Option<RecordBatch>> {
+impl Decode for Decoder {
+    fn is_full(&self) -> bool {
+        // A row that is larger than a batch may be is a batch of its own.
+        self.rows > 0 && (self.rows >= self.max_rows || self.bytes + self.widest > self.max_bytes)
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<usize> {
+        let (mut at, mut rows) = (0, 0);
+        self.spans.clear();
+        while at < bytes.len() && !self.is_full() {
+            let end = self.find_fields(bytes, at).ok_or_else(malformed)?;
+            let width = (end - at).max(self.row_bytes);
+            at = end;
+            rows += 1;
+            self.rows += 1;
+            self.bytes += width;
+            self.widest = self.widest.max(width);
+        }
+        let width = self.columns.len().max(1);
+        for (index, column) in self.columns.iter_mut().enumerate() {
+            let fields = self.spans.iter().skip(index).step_by(width).take(rows).copied();
+            column.append(bytes, fields).map_err(|misfit| misfit.at(&self.schema, index))?;
+        }
+        Ok(at)
+    }
+
+    fn batch(&mut self) -> Result<Option<RecordBatch>> {
         if self.rows == 0 {
             return Ok(None);
         }

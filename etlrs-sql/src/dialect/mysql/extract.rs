@@ -1,9 +1,8 @@
 use std::sync::Arc;
 
-use arrow_schema::{Schema, SchemaRef};
+use arrow_schema::Schema;
 use etlrs_core::{
-    BatchStream, Error, ErrorKind, Extractor, Fingerprint, Partition, Pushdown, Result, RunContext, RunId, Scan,
-    ScanRequest, async_trait, type_name, unknown_name,
+    Error, ErrorKind, Extractor, Result, RunContext, RunId, Scan, ScanRequest, async_trait, type_name, unknown_name,
 };
 
 use super::catalog::{self, Column, Relation};
@@ -17,8 +16,8 @@ use super::types::{Reading, Wire};
 use super::wire::{ColumnDefinition, Connection, forms};
 use crate::MysqlSourceOptions;
 use crate::cursor::{Bounds, Cursor};
-use crate::network::Incoming;
-use crate::options::{ZeroDates, readers_at_a_time, rows_at_a_time};
+use crate::network::ServerScan;
+use crate::options::{ZeroDates, readers_at_a_time};
 use crate::pieces::partitions;
 use crate::table::{TableName, hash};
 
@@ -86,14 +85,14 @@ impl MysqlExtractor {
         self
     }
 
-    async fn look(&self, cx: &RunContext, request: &ScanRequest) -> Result<TableScan> {
+    async fn look(&self, cx: &RunContext, request: &ScanRequest) -> Result<ServerScan<Snapshot, Decoder>> {
         let source = match &self.subject {
             Subject::Table(name) => format!("{}#{name}", self.pool.shown()),
             Subject::Query(_) => format!("{}, the query", self.pool.shown()),
         };
         let mut notes = Vec::new();
         let looked = self.pieces(cx, request, &mut notes).await.map_err(|error| error.in_source(&source))?;
-        let Looked { snapshot, from, whole, definitions, columns, primary_key, pieces } = looked;
+        let Looked { mut snapshot, from, whole, definitions, columns, primary_key, pieces } = looked;
         let in_source = |error: Error| error.in_source(&source);
         let readings = self.readings(&definitions, &columns).map_err(in_source)?;
         let all = Schema::new(readings.iter().map(|reading| reading.field.clone()).collect::<Vec<_>>());
@@ -127,11 +126,12 @@ impl MysqlExtractor {
             format!("SELECT {list} FROM {from}{condition}")
         };
         let statements: Vec<_> = pieces.iter().map(statement).collect();
-        let expected = self.forms(&snapshot, &statements[0]).await.map_err(in_source)?;
-        Ok(TableScan {
-            schema: Arc::new(all.project(&projection)?),
-            readings: readings.into(),
-            expected,
+        snapshot.expected = self.forms(&snapshot, &statements[0]).await.map_err(in_source)?;
+        let schema = Arc::new(all.project(&projection)?);
+        let (columns, read) = (schema.clone(), readings);
+        Ok(ServerScan {
+            schema,
+            decoder: Box::new(move |max_rows, max_bytes| Decoder::new(columns.clone(), &read, max_rows, max_bytes)),
             statements,
             partitions,
             notes,
@@ -369,151 +369,5 @@ fn select_item(reading: &Reading) -> String {
 impl Extractor for MysqlExtractor {
     async fn scan(&self, cx: &RunContext, request: &ScanRequest) -> Result<Arc<dyn Scan>> {
         Ok(Arc::new(self.look(cx, request).await?))
-    }
-}
-
-struct TableScan {
-    schema: SchemaRef,
-    readings: Arc<[Reading]>,
-    expected: Vec<(u8, u16, u16)>,
-    /// One query for each partition.
-    statements: Vec<String>,
-    partitions: Vec<Partition>,
-    notes: Vec<String>,
-    source: String,
-    cursor: Option<String>,
-    primary_key: Vec<String>,
-    readers: usize,
-    fetch_size: u32,
-    snapshot: Arc<Snapshot>,
-}
-
-#[async_trait]
-impl Scan for TableScan {
-    fn schema(&self) -> SchemaRef {
-        self.schema.clone()
-    }
-
-    fn partitions(&self) -> &[Partition] {
-        &self.partitions
-    }
-
-    fn pushdown(&self) -> Pushdown {
-        Pushdown::columns()
-    }
-
-    fn notes(&self) -> &[String] {
-        &self.notes
-    }
-
-    fn cursor(&self) -> Option<&str> {
-        self.cursor.as_deref()
-    }
-
-    fn primary_key(&self) -> &[String] {
-        &self.primary_key
-    }
-
-    fn min_memory(&self) -> usize {
-        4 * LEAST_BLOCK
-    }
-
-    fn max_readers(&self) -> usize {
-        self.readers
-    }
-
-    /// What is read is fixed by the snapshot, as long as a connection of it lives.
-    async fn fingerprint(&self) -> Result<Fingerprint> {
-        self.snapshot.check().await.map_err(|error| error.in_source(&self.source))?;
-        Ok(Fingerprint::new(self.snapshot.id.clone()))
-    }
-
-    fn read(&self, cx: &RunContext, partition: &Partition) -> Result<BatchStream> {
-        let statement = self.statements.get(partition.id.index()).ok_or_else(|| {
-            Error::new(ErrorKind::Internal, format!("{:?} is no partition of this scan", partition.descriptor))
-        })?;
-        let config = cx.config();
-        let decoder = Decoder::new(
-            self.schema.clone(),
-            &self.readings,
-            rows_at_a_time(config.batch_size, self.fetch_size),
-            cx.batch_memory(),
-        );
-        let reader = Reader {
-            cx: cx.clone(),
-            snapshot: self.snapshot.clone(),
-            statement: statement.clone(),
-            expected: self.expected.clone(),
-            source: self.source.clone(),
-            decoder,
-            // Two blocks wait, one is filled and one is decoded.
-            block_size: (cx.reader_memory() / 4).clamp(LEAST_BLOCK, MOST_BLOCK),
-            rows: None,
-            block: Vec::new(),
-            at: 0,
-            ended: false,
-        };
-        let batches = futures_util::stream::try_unfold(reader, async |mut reader| {
-            let batch = reader.next().await.map_err(|error| error.in_source(&reader.source))?;
-            Ok(batch.map(|batch| (batch, reader)))
-        });
-        Ok(Box::pin(batches))
-    }
-}
-
-const LEAST_BLOCK: usize = 32 << 10;
-const MOST_BLOCK: usize = 256 << 10;
-
-/// One query that is being read.
-struct Reader {
-    cx: RunContext,
-    snapshot: Arc<Snapshot>,
-    statement: String,
-    expected: Vec<(u8, u16, u16)>,
-    source: String,
-    decoder: Decoder,
-    block_size: usize,
-    rows: Option<Incoming>,
-    block: Vec<u8>,
-    /// How much of the block is decoded.
-    at: usize,
-    ended: bool,
-}
-
-impl Reader {
-    async fn next(&mut self) -> Result<Option<arrow_array::RecordBatch>> {
-        loop {
-            self.at += self.decoder.take(&self.block[self.at..])?;
-            if self.decoder.is_full() || self.ended {
-                return self.decoder.batch();
-            }
-            self.fill().await?;
-        }
-    }
-
-    /// Gets more rows, of which blocks hold whole ones.
-    async fn fill(&mut self) -> Result<()> {
-        let rows = match &mut self.rows {
-            Some(rows) => rows,
-            none => {
-                let mut connection = self.snapshot.reader().await?;
-                connection.expect(std::mem::take(&mut self.expected));
-                let (statement, home) = (std::mem::take(&mut self.statement), self.snapshot.clone());
-                none.insert(Incoming::start(connection, statement, self.block_size, self.source.clone(), home))
-            }
-        };
-        match rows.next().await {
-            Some(block) => {
-                self.cx.counters().bytes_read.add(block.len() as u64);
-                (self.block, self.at) = (block, 0);
-            }
-            None => {
-                if let Some(rows) = self.rows.take() {
-                    rows.finish().await?;
-                }
-                self.ended = true;
-            }
-        }
-        Ok(())
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use super::catalog::Relation;
 use super::server::MysqlPool;
 use super::wire::{Connection, Failure, code};
-use crate::network::{Keep, close_all};
+use crate::network::{self, Keep, close_all};
 
 /// Seconds to wait for those who are writing to the table. Whoever wants to write waits behind us.
 const PATIENCE: u64 = 5;
@@ -33,7 +33,9 @@ pub(super) struct Snapshot {
     lock: Mutex<Option<Connection>>,
     locked: bool,
     /// What tells this snapshot from others.
-    pub(super) id: String,
+    id: String,
+    /// How the values of its statements are written, which must be so when one is run.
+    pub(super) expected: Vec<(u8, u16, u16)>,
 }
 
 impl Snapshot {
@@ -124,6 +126,7 @@ impl Snapshot {
             locked: lock.is_some(),
             lock: Mutex::new(lock),
             id: format!("connections {id}"),
+            expected: Vec::new(),
         }
     }
 
@@ -139,31 +142,6 @@ impl Snapshot {
             Err(_) => return Err(self.gone()),
         }
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().ok_or_else(|| self.gone())
-    }
-
-    /// # Errors
-    /// `Connection` when all connections of the snapshot are gone, or the lock is.
-    pub(super) async fn check(&self) -> Result<()> {
-        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(mut lock) = lock {
-            if lock.ping().await.is_err() {
-                return Err(self.gone());
-            }
-            *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
-        } else if self.locked {
-            return Err(self.gone());
-        }
-        let mut reader = self.reader().await?;
-        match reader.ping().await {
-            Ok(()) => {
-                self.put_back(reader);
-                Ok(())
-            }
-            Err(_) => {
-                self.forget();
-                Err(self.gone())
-            }
-        }
     }
 
     pub(super) fn put_back(&self, connection: Connection) {
@@ -219,6 +197,44 @@ async fn begin_all(
         }
     }
     Ok(Ok(readers))
+}
+
+impl network::Snapshot for Snapshot {
+    type Connection = Connection;
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    /// The lock must be there too, if there was one.
+    async fn check(&self) -> Result<()> {
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut lock) = lock {
+            if lock.ping().await.is_err() {
+                return Err(self.gone());
+            }
+            *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
+        } else if self.locked {
+            return Err(self.gone());
+        }
+        let mut reader = self.reader().await?;
+        match reader.ping().await {
+            Ok(()) => {
+                self.put_back(reader);
+                Ok(())
+            }
+            Err(_) => {
+                self.forget();
+                Err(self.gone())
+            }
+        }
+    }
+
+    async fn connection(&self) -> Result<Connection> {
+        let mut connection = self.reader().await?;
+        connection.expect(self.expected.clone());
+        Ok(connection)
+    }
 }
 
 impl Keep<Connection> for Arc<Snapshot> {

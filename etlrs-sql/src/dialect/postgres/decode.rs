@@ -13,6 +13,7 @@ use etlrs_core::{Error, ErrorKind, Result};
 use super::numeric::{self, Misfit as NumericMisfit};
 use super::types::{Reading, Wire};
 use crate::gather::{self, Fixed, Gather, Misfit, Put, Span, Text, Values, decimal_of, each, variable};
+use crate::network::Decode;
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 
@@ -60,19 +61,46 @@ impl Decoder {
         }
     }
 
-    /// Whether a batch should be taken before more rows are.
-    pub(super) fn is_full(&self) -> bool {
+    /// Notes where the fields of the row at `at` are; gives its end, `None` if it is not whole.
+    #[inline]
+    fn find_fields(&mut self, bytes: &[u8], mut at: usize) -> Result<Option<usize>> {
+        let first = self.spans.len();
+        let Some(count) = bytes.get(at..at + 2) else { return Ok(None) };
+        let count = i16::from_be_bytes([count[0], count[1]]);
+        at += 2;
+        if count == -1 {
+            self.ended = true;
+            return Ok(Some(at));
+        }
+        if usize::try_from(count) != Ok(self.columns.len()) {
+            return Err(malformed("number of fields"));
+        }
+        for _ in 0..count {
+            let Some(&[a, b, c, d]) = bytes.get(at..at + 4) else {
+                self.spans.truncate(first);
+                return Ok(None);
+            };
+            let length = i32::from_be_bytes([a, b, c, d]);
+            at += 4;
+            // A block is far from 4 GB: see `CopyOut`.
+            self.spans.push(Span { start: at as u32, length });
+            at += usize::try_from(length).unwrap_or(0);
+            if at > bytes.len() {
+                self.spans.truncate(first);
+                return Ok(None);
+            }
+        }
+        Ok(Some(at))
+    }
+}
+
+impl Decode for Decoder {
+    fn is_full(&self) -> bool {
         // A row that is larger than a batch may be is a batch of its own.
         self.rows > 0 && (self.rows >= self.max_rows || self.bytes + self.widest > self.max_bytes)
     }
 
-    /// Whether the end mark has come.
-    pub(super) fn has_ended(&self) -> bool {
-        self.ended
-    }
-
-    /// Takes whole rows from the front of `bytes`, until a batch is full; gives the number of bytes that they were.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<usize> {
+    fn take(&mut self, bytes: &[u8]) -> Result<usize> {
         let mut at = 0;
         if !self.started {
             // Flags of 32 bits, of which none is in use, and the length of an extension of the header.
@@ -106,40 +134,7 @@ impl Decoder {
         Ok(at)
     }
 
-    /// Notes where the fields of the row at `at` are; gives its end, `None` if it is not whole.
-    #[inline]
-    fn find_fields(&mut self, bytes: &[u8], mut at: usize) -> Result<Option<usize>> {
-        let first = self.spans.len();
-        let Some(count) = bytes.get(at..at + 2) else { return Ok(None) };
-        let count = i16::from_be_bytes([count[0], count[1]]);
-        at += 2;
-        if count == -1 {
-            self.ended = true;
-            return Ok(Some(at));
-        }
-        if usize::try_from(count) != Ok(self.columns.len()) {
-            return Err(malformed("number of fields"));
-        }
-        for _ in 0..count {
-            let Some(&[a, b, c, d]) = bytes.get(at..at + 4) else {
-                self.spans.truncate(first);
-                return Ok(None);
-            };
-            let length = i32::from_be_bytes([a, b, c, d]);
-            at += 4;
-            // A block is far from 4 GB: see `CopyOut`.
-            self.spans.push(Span { start: at as u32, length });
-            at += usize::try_from(length).unwrap_or(0);
-            if at > bytes.len() {
-                self.spans.truncate(first);
-                return Ok(None);
-            }
-        }
-        Ok(Some(at))
-    }
-
-    /// The rows that were taken; `None` if there are none.
-    pub(super) fn batch(&mut self) -> Result<Option<RecordBatch>> {
+    fn batch(&mut self) -> Result<Option<RecordBatch>> {
         if self.rows == 0 {
             return Ok(None);
         }
@@ -148,6 +143,13 @@ impl Decoder {
         let batch = gather::batch(&self.schema, columns, rows)?;
         (self.rows, self.bytes, self.widest) = (0, 0, 0);
         Ok(Some(batch))
+    }
+
+    fn end(&self) -> Result<()> {
+        if self.ended {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Connection, "the server ended a COPY before its end mark").transient())
     }
 }
 

@@ -4,10 +4,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow_schema::{Schema, SchemaRef};
+use arrow_schema::Schema;
 use etlrs_core::{
-    BatchStream, Error, ErrorKind, Extractor, Fingerprint, Partition, Pushdown, Result, RunContext, RunId, Scan,
-    ScanRequest, async_trait, unknown_name,
+    Error, ErrorKind, Extractor, Result, RunContext, RunId, Scan, ScanRequest, async_trait, unknown_name,
 };
 
 use super::catalog::{self, Kind, Relation, Server};
@@ -21,8 +20,8 @@ use super::types::{Reading, Wire};
 use super::wire::{Answer, Connection, Failure, code};
 use crate::PostgresSourceOptions;
 use crate::cursor::{Bounds, Cursor};
-use crate::network::{Incoming, Keep, close_all};
-use crate::options::{readers_at_a_time, rows_at_a_time};
+use crate::network::{self, Keep, ServerScan, close_all};
+use crate::options::readers_at_a_time;
 use crate::pieces::partitions;
 use crate::table::{TableName, hash};
 
@@ -86,7 +85,7 @@ impl PostgresExtractor {
         self
     }
 
-    async fn look(&self, cx: &RunContext, request: &ScanRequest) -> Result<TableScan> {
+    async fn look(&self, cx: &RunContext, request: &ScanRequest) -> Result<ServerScan<Snapshot, Decoder>> {
         let source = match &self.subject {
             Subject::Table(name) => format!("{}#{name}", self.pool.shown()),
             Subject::Query(_) => format!("{}, the query", self.pool.shown()),
@@ -175,9 +174,11 @@ impl PostgresExtractor {
             leader: Mutex::new(Some(leader)),
             idle: Mutex::default(),
         };
-        Ok(TableScan {
-            schema: Arc::new(all.project(&projection)?),
-            readings: readings.into(),
+        let schema = Arc::new(all.project(&projection)?);
+        let (columns, read) = (schema.clone(), readings);
+        Ok(ServerScan {
+            schema,
+            decoder: Box::new(move |max_rows, max_bytes| Decoder::new(columns.clone(), &read, max_rows, max_bytes)),
             statements,
             partitions,
             notes,
@@ -364,7 +365,21 @@ async fn begin_locked(
 }
 
 impl Snapshot {
-    async fn reader(&self) -> Result<Connection> {
+    fn gone(&self) -> Error {
+        Error::new(ErrorKind::Connection, "the connection that keeps the snapshot was lost")
+            .hint("run again")
+            .in_source(self.pool.shown())
+    }
+}
+
+impl network::Snapshot for Snapshot {
+    type Connection = Connection;
+
+    fn id(&self) -> String {
+        format!("snapshot {}", self.id)
+    }
+
+    async fn connection(&self) -> Result<Connection> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         if let Some(connection) = idle {
             return Ok(connection);
@@ -378,8 +393,7 @@ impl Snapshot {
         Ok(connection)
     }
 
-    /// # Errors
-    /// `Connection` when the transaction that keeps the snapshot, and the lock on the table, is gone.
+    /// The transaction also keeps the lock on the table.
     async fn check(&self) -> Result<()> {
         let leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut leader) = leader
@@ -389,12 +403,6 @@ impl Snapshot {
             return Ok(());
         }
         Err(self.gone())
-    }
-
-    fn gone(&self) -> Error {
-        Error::new(ErrorKind::Connection, "the connection that keeps the snapshot was lost")
-            .hint("run again")
-            .in_source(self.pool.shown())
     }
 }
 
@@ -414,156 +422,5 @@ impl Drop for Snapshot {
         let mut all = std::mem::take(self.idle.get_mut().unwrap_or_else(PoisonError::into_inner));
         all.extend(self.leader.get_mut().unwrap_or_else(PoisonError::into_inner).take());
         close_all(all);
-    }
-}
-
-struct TableScan {
-    schema: SchemaRef,
-    readings: Arc<[Reading]>,
-    /// One COPY for each partition.
-    statements: Vec<String>,
-    partitions: Vec<Partition>,
-    notes: Vec<String>,
-    source: String,
-    cursor: Option<String>,
-    primary_key: Vec<String>,
-    readers: usize,
-    fetch_size: u32,
-    snapshot: Arc<Snapshot>,
-}
-
-#[async_trait]
-impl Scan for TableScan {
-    fn schema(&self) -> SchemaRef {
-        self.schema.clone()
-    }
-
-    fn partitions(&self) -> &[Partition] {
-        &self.partitions
-    }
-
-    fn pushdown(&self) -> Pushdown {
-        Pushdown::columns()
-    }
-
-    fn notes(&self) -> &[String] {
-        &self.notes
-    }
-
-    fn cursor(&self) -> Option<&str> {
-        self.cursor.as_deref()
-    }
-
-    fn primary_key(&self) -> &[String] {
-        &self.primary_key
-    }
-
-    fn min_memory(&self) -> usize {
-        4 * LEAST_BLOCK
-    }
-
-    fn max_readers(&self) -> usize {
-        self.readers
-    }
-
-    /// What is read is fixed by the snapshot, as long as the transaction that keeps it lives.
-    async fn fingerprint(&self) -> Result<Fingerprint> {
-        self.snapshot.check().await?;
-        Ok(Fingerprint::new(format!("snapshot {}", self.snapshot.id)))
-    }
-
-    fn read(&self, cx: &RunContext, partition: &Partition) -> Result<BatchStream> {
-        let statement = self.statements.get(partition.id.index()).ok_or_else(|| {
-            Error::new(ErrorKind::Internal, format!("{:?} is no partition of this scan", partition.descriptor))
-        })?;
-        let config = cx.config();
-        let decoder = Decoder::new(
-            self.schema.clone(),
-            &self.readings,
-            rows_at_a_time(config.batch_size, self.fetch_size),
-            cx.batch_memory(),
-        );
-        // Two blocks wait, one is filled and one is decoded.
-        let block = (cx.reader_memory() / 4).clamp(LEAST_BLOCK, MOST_BLOCK);
-        let reader = Reader {
-            cx: cx.clone(),
-            snapshot: self.snapshot.clone(),
-            statement: statement.clone(),
-            source: self.source.clone(),
-            decoder,
-            block_size: block,
-            copy: None,
-            block: Vec::new(),
-            at: 0,
-            ended: false,
-        };
-        let batches = futures_util::stream::try_unfold(reader, async |mut reader| {
-            let batch = reader.next().await.map_err(|error| error.in_source(&reader.source))?;
-            Ok(batch.map(|batch| (batch, reader)))
-        });
-        Ok(Box::pin(batches))
-    }
-}
-
-const LEAST_BLOCK: usize = 32 << 10;
-const MOST_BLOCK: usize = 256 << 10;
-
-/// One COPY that is being read.
-struct Reader {
-    cx: RunContext,
-    snapshot: Arc<Snapshot>,
-    statement: String,
-    source: String,
-    decoder: Decoder,
-    block_size: usize,
-    copy: Option<Incoming>,
-    block: Vec<u8>,
-    /// How much of the block is decoded.
-    at: usize,
-    ended: bool,
-}
-
-impl Reader {
-    async fn next(&mut self) -> Result<Option<arrow_array::RecordBatch>> {
-        loop {
-            self.at += self.decoder.take(&self.block[self.at..])?;
-            if self.decoder.is_full() || self.ended {
-                return self.decoder.batch();
-            }
-            self.fill().await?;
-        }
-    }
-
-    /// Gets more bytes behind those of a row that is not whole yet.
-    async fn fill(&mut self) -> Result<()> {
-        let copy = match &mut self.copy {
-            Some(copy) => copy,
-            none => {
-                let connection = self.snapshot.reader().await?;
-                let statement = std::mem::take(&mut self.statement);
-                let home = self.snapshot.clone();
-                none.insert(Incoming::start(connection, statement, self.block_size, self.source.clone(), home))
-            }
-        };
-        match copy.next().await {
-            Some(block) => {
-                self.cx.counters().bytes_read.add(block.len() as u64);
-                let rest = self.block.split_off(self.at);
-                self.block = if rest.is_empty() { block } else { [rest, block].concat() };
-                self.at = 0;
-            }
-            None => {
-                if let Some(copy) = self.copy.take() {
-                    copy.finish().await?;
-                }
-                if !self.decoder.has_ended() {
-                    return Err(
-                        Error::new(ErrorKind::Connection, "the server ended a COPY before its end mark").transient()
-                    );
-                }
-                self.ended = true;
-            }
-        }
-        Ok(())
     }
 }

@@ -454,14 +454,6 @@ impl SqliteSession {
         in_transaction(&connection, failed, || {
             let staging = quote(&shared.staging)?;
             connection.execute_batch(&format!("DROP TABLE IF EXISTS {staging}")).map_err(failed)?;
-            let post_sql = connection.execute_batch(&self.options.post_sql);
-            post_sql.map_err(|error| failed(error).hint("that is the option post_sql"))?;
-            if connection.is_autocommit() {
-                let message = "the option post_sql ended the transaction, so the rows may be published or not";
-                return Err(Error::new(ErrorKind::InvalidConfig, message)
-                    .hint("leave out COMMIT and ROLLBACK, and look at the table")
-                    .in_source(&shared.source));
-            }
             shared.close_ledger(&connection).map_err(failed)
         })?;
         if self.created {
@@ -479,6 +471,19 @@ impl SqliteSession {
                     }
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Runs what the user wants run together with the rows.
+    fn post_sql(&self, connection: &Connection) -> Result<()> {
+        let done = connection.execute_batch(&self.options.post_sql);
+        done.map_err(|error| self.shared.failed(error).hint("that is the option post_sql"))?;
+        if connection.is_autocommit() {
+            let message = "the option post_sql ended the transaction, so the rows may be published or not";
+            return Err(Error::new(ErrorKind::InvalidConfig, message)
+                .hint("leave out COMMIT and ROLLBACK, and look at the table")
+                .in_source(&self.shared.source));
         }
         Ok(())
     }
@@ -528,14 +533,7 @@ impl SqliteSession {
                     }
                 }
             }
-            let post_sql = connection.execute_batch(&self.options.post_sql);
-            post_sql.map_err(|error| failed(error).hint("that is the option post_sql"))?;
-            if connection.is_autocommit() {
-                let message = "the option post_sql ended the transaction, so the rows may be published or not";
-                return Err(Error::new(ErrorKind::InvalidConfig, message)
-                    .hint("leave out COMMIT and ROLLBACK, and look at the table")
-                    .in_source(&shared.source));
-            }
+            self.post_sql(&connection)?;
             shared.close_ledger(&connection).map_err(failed)
         })?;
         Ok(Published::new(rows, receipts.iter().map(|receipt| receipt.bytes).sum()))
