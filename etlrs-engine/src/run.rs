@@ -34,9 +34,13 @@ pub(crate) struct Run<'a> {
 impl<'a> Run<'a> {
     pub(crate) async fn plan(pipeline: &'a Pipeline, cancel: CancelToken) -> Result<Plan> {
         let run = Run::new(pipeline, cancel, true).await?;
-        let target = pipeline.loader.check(&run.cx, &run.load_plan()).await?;
+        let plan = run.load_plan();
+        let target = unless_cancelled(&run.cx, pipeline.loader.check(&run.cx, &plan)).await?;
         let quarantine = match &pipeline.quarantine {
-            Some(loader) => Some(loader.check(&run.cx, &run.quarantine_plan()).await.map_err(of_quarantine)?),
+            Some(loader) => {
+                let plan = run.quarantine_plan();
+                Some(unless_cancelled(&run.cx, loader.check(&run.cx, &plan)).await.map_err(of_quarantine)?)
+            }
             None => None,
         };
         let shares = run.shares(0, 0, quarantine.as_ref().map(|_| 0))?;
@@ -69,8 +73,8 @@ impl<'a> Run<'a> {
             let begun = pipeline.loader.begin(&run.cx, run.load_plan());
             sessions.target = Some(unless_cancelled(&run.cx, begun).await?);
             if let Some(loader) = &pipeline.quarantine {
-                let session = loader.begin(&run.cx, run.quarantine_plan()).await.map_err(of_quarantine)?;
-                sessions.quarantine = Some(session);
+                let begun = loader.begin(&run.cx, run.quarantine_plan());
+                sessions.quarantine = Some(unless_cancelled(&run.cx, begun).await.map_err(of_quarantine)?);
             }
             run.load(&mut sessions).await
         };
@@ -317,13 +321,14 @@ fn key_after(effect: &Effect, key: Vec<String>, schema: &Schema) -> Vec<String> 
         }
         _ => Vec::new(),
     };
-    if key.iter().all(|column| schema.field_with_name(column).is_ok()) { key } else { Vec::new() }
+    let is_whole = |column: &String| schema.field_with_name(column).is_ok_and(|field| !field.is_nullable());
+    if key.iter().all(is_whole) { key } else { Vec::new() }
 }
 
 /// What `future` gives, unless the run is cancelled and it then takes longer than a moment: it may wait for a lock of others.
 async fn unless_cancelled<T>(cx: &RunContext, future: impl Future<Output = Result<T>>) -> Result<T> {
     /// In which it may end by itself, and leave nothing behind.
-    const MOMENT: Duration = Duration::from_millis(500);
+    const MOMENT: Duration = Duration::from_secs(3);
     let cancelled = async {
         cx.cancel().cancelled().await;
         tokio::time::sleep(MOMENT).await;

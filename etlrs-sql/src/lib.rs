@@ -41,10 +41,16 @@ mod database;
 mod dialect;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod gather;
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+mod hash;
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+mod key;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod network;
 #[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod options;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod patience;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod pieces;
 #[cfg(any(feature = "mysql", feature = "postgres"))]

@@ -201,6 +201,12 @@ pub struct Seconds(pub u32);
 impl Seconds {
     const DAY: u32 = 86_400;
 
+    /// At least one, for none would be no limit.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn milliseconds(self) -> u128 {
+        self.duration().as_millis().max(1)
+    }
+
     pub(crate) fn duration(self) -> Duration {
         // SQLite counts milliseconds in 32 bits.
         Duration::from_secs(self.0.min(Self::DAY).into())

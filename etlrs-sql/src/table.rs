@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use etlrs_core::{Error, ErrorKind, LoadMode, LoadPlan, Result};
+use etlrs_core::{Error, ErrorKind, Result};
 
 /// A table or view, in a schema or wherever the search path finds it.
 #[derive(Clone, PartialEq, Eq)]
@@ -46,29 +46,6 @@ impl TableName {
 pub(crate) fn same_table() -> Error {
     Error::new(ErrorKind::InvalidConfig, "source and target are the same table")
         .hint("copy to another table, or use SQL within the database")
-}
-
-/// The plan, without the primary key of the source if the user wants none.
-pub(crate) fn with_key(mut plan: LoadPlan, primary_key: bool) -> LoadPlan {
-    if !primary_key && plan.mode != LoadMode::Merge {
-        plan.keys.clear();
-    }
-    plan
-}
-
-/// The error for keys that are two in the source and one for the collation of the target.
-pub(crate) fn one_key(keys: &[String]) -> Error {
-    let message = "two keys of the source are one for the collation of the target, so a row would be lost";
-    Error::new(ErrorKind::InvalidData, message)
-        .hint(
-            "give the key columns a type and a collation that tell all texts apart, or make the keys alike in a query",
-        )
-        .at_column(keys.join(", "))
-}
-
-/// What tells the staging areas of tables apart. FNV-1a: the same in every version, for others look for it.
-pub(crate) fn hash(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// The name in quotes or before the next dot, and what follows.

@@ -39,7 +39,13 @@ pub async fn tables(registry: &Registry, source: &Uri, options: &OptionMap, targ
         let message = format!("no table matches {pattern}");
         return Err(Error::new(ErrorKind::NotFound, message).in_source(source));
     }
-    if !target.expose().contains('*') {
+    // Not in the password of a URL.
+    let whole = target.expose();
+    let (user, place) = match whole.rfind('@').filter(|_| whole.contains("://")) {
+        Some(at) => whole.split_at(at),
+        None => ("", whole),
+    };
+    if !place.contains('*') {
         let message = format!("the target has no * for the names of {} tables", found.len());
         return Err(Error::new(ErrorKind::InvalidConfig, message)
             .hint("write a folder and a format, as in backup/*.parquet, or the tables of a database, as in sqlite:backup.db#*")
@@ -53,7 +59,7 @@ pub async fn tables(registry: &Registry, source: &Uri, options: &OptionMap, targ
                 let filled = registry.find(target)?.table_fragment(fragment, &entry.name)?;
                 format!("{}{filled}", target.expose().strip_suffix(fragment).unwrap_or_default())
             }
-            _ => target.expose().replacen('*', &file_name(&entry.name), 1),
+            _ => format!("{user}{}", place.replacen('*', &file_name(&entry.name), 1)),
         };
         pairs.push((Uri::new(format!("{before}{}", entry.fragment)), Uri::new(place)));
     }

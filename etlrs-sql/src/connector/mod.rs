@@ -30,14 +30,19 @@ pub(crate) fn matching(names: Vec<String>, pattern: &str) -> Vec<String> {
     names.into_iter().filter(|name| etlrs_core::matches_pattern(name, pattern)).collect()
 }
 
-/// The table of a URI, in which a `#` of its name is written %23.
+/// The table of a URI.
 fn table(uri: &Uri) -> Option<String> {
-    uri.fragment().filter(|table| !table.is_empty()).map(|table| table.replace("%23", "#"))
+    uri.fragment().filter(|table| !table.is_empty()).map(decoded)
+}
+
+/// The name of a table in a URI, in which `#` is written %23, and `%` may be written %25.
+fn decoded(fragment: &str) -> String {
+    fragment.replace("%23", "#").replace("%25", "%")
 }
 
 /// A table as a URI has it.
 fn fragment(name: &str) -> String {
-    name.replace('#', "%23")
+    name.replace('%', "%25").replace('#', "%23")
 }
 
 fn no_table(uri: &Uri) -> Error {

@@ -54,7 +54,7 @@ impl Connector for MysqlConnector {
     }
 
     fn table_fragment(&self, pattern: &str, name: &str) -> Result<String> {
-        let TableName { schema, name: pattern } = TableName::parse(pattern)?;
+        let TableName { schema, name: pattern } = TableName::parse(&super::decoded(pattern))?;
         Ok(super::fragment(&TableName { schema, name: pattern.replacen('*', name, 1) }.to_string()))
     }
 

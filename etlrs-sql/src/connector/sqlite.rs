@@ -53,7 +53,7 @@ impl Connector for SqliteConnector {
     }
 
     fn table_fragment(&self, pattern: &str, name: &str) -> Result<String> {
-        Ok(pattern.replacen('*', &super::fragment(name), 1))
+        Ok(super::fragment(&super::decoded(pattern).replacen('*', name, 1)))
     }
 
     fn extractor(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Extractor>> {

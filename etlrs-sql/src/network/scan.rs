@@ -56,6 +56,7 @@ pub(crate) struct ServerScan<S, D> {
     pub(crate) notes: Vec<String>,
     pub(crate) source: String,
     pub(crate) cursor: Option<String>,
+    /// That of the table, whatever of it is read.
     pub(crate) primary_key: Vec<String>,
     pub(crate) readers: usize,
     pub(crate) fetch_size: u32,
@@ -88,7 +89,8 @@ where
     }
 
     fn primary_key(&self) -> &[String] {
-        &self.primary_key
+        let is_read = |name: &String| self.schema.field_with_name(name).is_ok_and(|field| !field.is_nullable());
+        if self.primary_key.iter().all(is_read) { &self.primary_key } else { &[] }
     }
 
     fn min_memory(&self) -> usize {

@@ -3,15 +3,15 @@
 use super::*;
 
 /// A database of each kind, with the same table.
-pub struct Databases {
-    pub postgres: Postgres,
-    pub mysql: MariaDb,
+pub(crate) struct Databases {
+    pub(crate) postgres: Postgres,
+    pub(crate) mysql: MariaDb,
     folder: tempfile::TempDir,
 }
 
 impl Databases {
     /// With what this SQL makes.
-    pub fn with(sql: &str) -> Self {
+    pub(crate) fn with(sql: &str) -> Self {
         let databases =
             Self { postgres: Postgres::start(), mysql: MariaDb::start(), folder: tempfile::tempdir().unwrap() };
         databases.postgres.sql(sql);
@@ -25,13 +25,13 @@ impl Databases {
     }
 
     /// A table of that name in each.
-    pub fn sources(&self, table: &str) -> [String; 3] {
+    pub(crate) fn sources(&self, table: &str) -> [String; 3] {
         let file = self.folder.path().join("a.db");
         [self.postgres.uri(table), self.mysql.uri(table), format!("sqlite:{}#{table}", file.display())]
     }
 
     /// A table of that name in each, SQLite's in another file, for one is not copied into itself.
-    pub fn targets(&self, table: &str) -> [String; 3] {
+    pub(crate) fn targets(&self, table: &str) -> [String; 3] {
         let file = self.folder.path().join("b.db");
         [self.postgres.uri(table), self.mysql.uri(table), format!("sqlite:{}#{table}", file.display())]
     }

@@ -14,6 +14,8 @@ pub(super) fn condition(test: &ColumnTest, readings: &[Reading]) -> Option<Strin
     let column = quote(&test.column).ok()?;
     match &test.test {
         _ if reading.cast.is_some() => None,
+        // A null that is made of the date 0000-00-00 is none for the server.
+        Test::IsNull if reading.zero_is_null => None,
         // 0000-00-00 in a column that is NOT NULL `IS NULL`.
         Test::IsNull => Some(format!("{column} <=> NULL")),
         Test::IsNotNull => Some(format!("NOT {column} <=> NULL")),

@@ -322,7 +322,8 @@ fn day(field: &[u8]) -> Result<i64, Misfit> {
     };
     let year = i64::from(u16::from_le_bytes([a, b]));
     if year == 0 && month == 0 && day == 0 {
-        return Err(Misfit::Value("the date 0000-00-00"));
+        let has_time = field.len() > 4;
+        return Err(Misfit::Value(if has_time { "a time of day without a date" } else { "the date 0000-00-00" }));
     }
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let longest = match month {

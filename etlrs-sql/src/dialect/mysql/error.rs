@@ -48,7 +48,7 @@ fn of_server(refusal: &Refusal) -> Error {
         1290 | 1836 => Error::new(ErrorKind::PermissionDenied, "the server is read-only").hint("name the primary"),
         1049 | 1051 | 1054 | 1109 | 1146 => Error::new(ErrorKind::NotFound, said()),
         1007 | 1050 => Error::new(ErrorKind::AlreadyExists, said()),
-        1205 => Error::new(ErrorKind::Locked, "another transaction holds a lock on the table")
+        1205 => Error::new(ErrorKind::Locked, "another transaction holds a lock that is needed")
             .hint("wait until it is done, or longer, with the option lock_timeout; SHOW PROCESSLIST tells whose it is"),
         1213 => Error::new(ErrorKind::Locked, said()).transient(),
         1020 => Error::new(ErrorKind::Locked, "another transaction changed a row meanwhile").transient(),
@@ -74,8 +74,10 @@ fn of_server(refusal: &Refusal) -> Error {
         }
         1118 => Error::new(ErrorKind::SchemaMismatch, "a row of these columns is too long for MySQL")
             .hint("leave columns out, or create the table with shorter types"),
-        1071 => Error::new(ErrorKind::SchemaMismatch, "the key columns are too long for an index of MySQL")
-            .hint("leave out the primary key with primary_key=false, or create the table with shorter types"),
+        1070 | 1071 => {
+            Error::new(ErrorKind::SchemaMismatch, "the key columns are too many or too long for an index of MySQL")
+                .hint("leave out the primary key with primary_key=false, or create the table with shorter types")
+        }
         1064 | 1055 | 1060 | 1061 | 1103 | 1166 | 1305 | 1582 => Error::new(ErrorKind::InvalidConfig, said()),
         code => match of_data(code) {
             Some(message) => {

@@ -13,13 +13,14 @@ use super::server::MysqlPool;
 use super::snapshot::Snapshot;
 use super::split::{self, Piece};
 use super::types::{Reading, Wire};
-use super::wire::{ColumnDefinition, Connection, forms};
+use super::wire::{ColumnDefinition, Connection, Failure, forms};
 use crate::MysqlSourceOptions;
 use crate::cursor::{Bounds, Cursor};
+use crate::hash::hash;
 use crate::network::ServerScan;
 use crate::options::{ZeroDates, readers_at_a_time};
 use crate::pieces::partitions;
-use crate::table::{TableName, hash};
+use crate::table::TableName;
 
 /// A table, a view or a query of a database of MySQL or MariaDB.
 ///
@@ -54,7 +55,7 @@ enum Subject {
 }
 
 impl MysqlExtractor {
-    /// Of a table or view: `orders`, `sales.orders`, `` `a name with dots.`.t ``.
+    /// Of a table or view: `orders`, `sales.orders`, `"a name with dots.".t`.
     ///
     /// # Errors
     /// `InvalidConfig` for what is no name.
@@ -106,8 +107,6 @@ impl MysqlExtractor {
         let conditions: Vec<_> = conditions.chain(bounds.iter().map(|bounds| bounds.condition.clone())).collect();
         let projection = request.projection(&all).map_err(in_source)?;
         let readings: Vec<_> = projection.iter().map(|&position| readings[position].clone()).collect();
-        let is_read = |name: &String| readings.iter().any(|reading| reading.field.name() == name);
-        let primary_key = if primary_key.iter().all(is_read) { primary_key } else { Vec::new() };
         let words = pieces.iter().map(|piece| piece.words.as_str());
         let partitions = partitions(words, request.recorded.as_deref()).map_err(in_source)?;
         let list = readings.iter().map(select_item).collect::<Vec<_>>().join(", ");
@@ -183,7 +182,11 @@ impl MysqlExtractor {
         let relation = self.find(&mut leader, name).await?;
         let from = relation.name.backquoted()?;
         let mark = read_mark(cx.run_id(), &relation.name);
-        leader.rows(&format!("SELECT get_lock({mark}, 0)")).await.map_err(failed)?;
+        match leader.rows(&format!("SELECT get_lock({mark}, 0)")).await {
+            // Some clusters have no such locks. It only prevents a mistake.
+            Ok(_) | Err(Failure::Server(_)) => {}
+            Err(error) => return Err(failed(error)),
+        }
         let indexes = catalog::indexes(&mut leader, &relation.name).await.map_err(failed)?;
         let primary = indexes.iter().find(|index| index.name == "PRIMARY" && index.whole);
         let primary_key = primary.map(|index| index.columns.clone()).unwrap_or_default();
@@ -288,7 +291,10 @@ impl MysqlExtractor {
             None => None,
         };
         let name = quote(cursor.column)?;
-        let newer = cursor.newer(&name, after.as_deref());
+        let mut newer = cursor.newer(&name, after.as_deref());
+        if reading.zero_is_null {
+            newer = format!("{newer} AND {name} <> 0");
+        }
         let sql = format!("SELECT CAST(max({name}) AS CHAR) FROM {from} WHERE {newer}");
         let mut reader = snapshot.reader().await?;
         let found = reader.rows(&sql).await.map_err(|error| self.pool.failed(error))?;

@@ -28,8 +28,11 @@ use super::server::{self, MysqlPool, Statement};
 use super::target::{self, Publishing, Target};
 use super::wire::{Answer, Connection, Failure, code};
 use super::writing::{Dialect, Put, Taken, Writing};
+use crate::hash::hash;
+use crate::key::{of_target, with_hint_of_key, with_key};
 use crate::network::{Connect, Outgoing, close_all};
-use crate::table::{TableName, hash, same_table, with_key};
+use crate::patience::{Patience, STEP};
+use crate::table::{TableName, same_table};
 use crate::{MysqlSourceOptions, MysqlTargetOptions};
 
 /// A table of a database of MySQL or MariaDB, which is created if need be.
@@ -40,8 +43,8 @@ use crate::{MysqlSourceOptions, MysqlTargetOptions};
 /// `docs/type-mapping.md` tells how types map.
 ///
 /// Rows are sent by `LOAD DATA LOCAL`, from memory: no file is ever read for it, whatever the server asks for. Where the server
-/// has `local_infile` off they are sent by INSERT, which takes about twice as long. The user needs the privileges to create
-/// and drop tables in the database of the target, where rows are staged.
+/// has `local_infile` off they are sent by INSERT, which takes about twice as long. `docs/databases.md` tells which privileges the
+/// user needs in the database of the target, where rows are staged.
 #[derive(Clone, Debug)]
 pub struct MysqlLoader {
     pool: MysqlPool,
@@ -99,7 +102,11 @@ impl MysqlLoader {
         let Some(relation) = &target.relation else { return Ok(()) };
         let failed = |error| mysql_error(&self.source(), error);
         let mark = read_mark(cx.run_id(), &relation.name);
-        let found = connection.rows(&format!("SELECT is_used_lock({mark}) IS NOT NULL")).await.map_err(failed)?;
+        let found = match connection.rows(&format!("SELECT is_used_lock({mark}) IS NOT NULL")).await {
+            // Some clusters have no such locks.
+            Err(Failure::Server(_)) => return Ok(()),
+            found => found.map_err(failed)?,
+        };
         let used: Option<bool> = found.first().map(|row| row.get(0)).transpose().map_err(failed)?;
         if used == Some(true) { Err(same_table().in_source(self.source())) } else { Ok(()) }
     }
@@ -200,7 +207,7 @@ impl Loader for MysqlLoader {
         self.refuse_source(&mut connection, cx, &target).await?;
         let failed = |error| mysql_error(&self.source(), error);
         let names = Names::new(&name, 0, cx.run_id())?;
-        let allowed = require_privileges(&mut connection, &names, &target).await;
+        let allowed = require_privileges(&mut connection, &names, &target, plan).await;
         allowed.map_err(|error| error.in_source(self.source()))?.map_err(failed)?;
         let server = Server::ask(&mut connection).await.map_err(failed)?;
         self.pool.give_back(connection);
@@ -232,10 +239,28 @@ impl Loader for MysqlLoader {
                 .in_source(&source));
         }
         let names = Names::new(&name, hash, cx.run_id())?;
-        let limit = self.options.lock_timeout.duration().as_secs().max(1);
-        control.execute(&format!("SET SESSION lock_wait_timeout = {limit}")).await.map_err(failed)?;
-        match self.stage(&mut control, cx, &plan, &names, hash, &name, server).await {
-            Ok(Staged { target, statement, keyed, moved }) => Ok(Box::new(MysqlSession {
+        let staged = async {
+            if !self.options.pre_sql.is_empty() {
+                let done = run_script(&self.pool, &self.options.pre_sql).await?;
+                done.map_err(|error| failed(error).hint("that is the option pre_sql"))?;
+            }
+            let limit = self.options.lock_timeout.duration();
+            let step = STEP.min(limit).as_secs().max(1);
+            control.execute(&format!("SET SESSION lock_wait_timeout = {step}")).await.map_err(failed)?;
+            let patience = Patience::new(limit, cx.cancel());
+            loop {
+                match self.stage(&mut control, cx, &plan, &names, hash, &name, server).await {
+                    Ok(staged) => return Ok(staged),
+                    Err(error) => {
+                        // The first error is the one that counts.
+                        _ = control.execute(&format!("DROP TABLE IF EXISTS {}", names.all())).await;
+                        patience.over(error).await?;
+                    }
+                }
+            }
+        };
+        match staged.await {
+            Ok(Staged { plan, target, statement, keyed, moved }) => Ok(Box::new(MysqlSession {
                 keyed,
                 shared: Arc::new(Shared {
                     pool: self.pool.clone(),
@@ -246,6 +271,7 @@ impl Loader for MysqlLoader {
                     names,
                     writings: target.writings.clone(),
                     moved,
+                    plan: plan.clone(),
                 }),
                 server,
                 control: Mutex::new(Some(control)),
@@ -283,15 +309,10 @@ impl MysqlLoader {
     ) -> Result<Staged> {
         let source = self.source();
         let failed = |error| mysql_error(&source, error);
-        if !self.options.pre_sql.is_empty() {
-            let done = run_script(&self.pool, &self.options.pre_sql).await?;
-            done.map_err(|error| failed(error).hint("that is the option pre_sql"))?;
-        }
         remove_stale(control, name, hash, cx.run_id()).await.map_err(failed)?;
         let mut target = self.look(control, name, plan).await?;
         self.refuse_source(control, cx, &target).await?;
-        let allowed = require_privileges(control, names, &target).await;
-        allowed.map_err(|error| error.in_source(&source))?.map_err(failed)?;
+        let plan = &of_target(plan.clone(), target.relation.is_some());
         let mut keyed = true;
         if let (Some(relation), Publishing::Swap) = (&target.relation, target.publishing) {
             let sql = format!("CREATE TABLE {} LIKE {}", names.staging, relation.name.backquoted()?);
@@ -305,6 +326,8 @@ impl MysqlLoader {
                 keyed = true;
             }
         }
+        let allowed = require_privileges(control, names, &target, plan).await;
+        allowed.map_err(|error| error.in_source(&source))?.map_err(failed)?;
         let moved = !matches!(target.publishing, Publishing::Swap | Publishing::Rename);
         if target.publishing == Publishing::Rename {
             let sql = create_table(&names.staging, plan, &target.writings, server)?;
@@ -324,12 +347,13 @@ impl MysqlLoader {
         } else {
             Statement::Insert
         };
-        Ok(Staged { target, statement, keyed, moved })
+        Ok(Staged { plan: plan.clone(), target, statement, keyed, moved })
     }
 }
 
 /// A staging area that is ready.
 struct Staged {
+    plan: LoadPlan,
     target: Target,
     statement: Statement,
     /// The staging table has a primary key.
@@ -416,26 +440,37 @@ impl Names {
 
 /// Refuses a user who could stage rows, and then not publish them. The server itself is asked: it looks at privileges before it
 /// finds that a staging table is not there, and before it explains a statement.
-async fn require_privileges(connection: &mut Connection, names: &Names, target: &Target) -> Result<Answer<()>> {
+async fn require_privileges(
+    connection: &mut Connection,
+    names: &Names,
+    target: &Target,
+    plan: &LoadPlan,
+) -> Result<Answer<()>> {
     let (staging, old) = (&names.staging, &names.old);
     let mut tests = vec![
-        ("CREATE", format!("CREATE TABLE {staging} LIKE {old}")),
-        ("DROP", format!("DROP TABLE {staging}")),
-        ("INSERT", format!("INSERT INTO {staging} VALUES (1)")),
         ("SELECT", format!("SELECT 1 FROM {staging}")),
-        // To rename takes all of these.
-        ("ALTER", format!("RENAME TABLE {staging} TO {old}")),
+        ("CREATE", format!("CREATE TABLE {staging} LIKE {old}")),
+        ("DROP", format!("DROP TABLE {old}")),
+        ("INSERT", format!("INSERT INTO {old} VALUES (1)")),
     ];
+    if matches!(target.publishing, Publishing::Rename | Publishing::Swap | Publishing::UpsertNew) {
+        // To rename takes all of those, too.
+        tests.push(("ALTER", format!("RENAME TABLE {old} TO {}", names.new)));
+    }
     let staged = tests.len();
     if let Some(relation) = &target.relation {
         let table = relation.name.backquoted()?;
-        let column = quote(relation.columns.first().map_or("", |column| &column.name))?;
         if matches!(target.publishing, Publishing::Insert | Publishing::Refill | Publishing::Upsert) {
             tests.push(("INSERT", format!("EXPLAIN INSERT INTO {table} () VALUES ()")));
         }
         match target.publishing {
             Publishing::Refill => tests.push(("DELETE", format!("EXPLAIN DELETE FROM {table}"))),
-            Publishing::Upsert => tests.push(("UPDATE", format!("EXPLAIN UPDATE {table} SET {column} = {column}"))),
+            Publishing::Upsert => {
+                for field in plan.schema.fields().iter().filter(|field| !plan.keys.contains(field.name())) {
+                    let column = quote(field.name())?;
+                    tests.push(("UPDATE", format!("EXPLAIN UPDATE {table} SET {column} = {column}")));
+                }
+            }
             _ => {}
         }
     }
@@ -445,7 +480,7 @@ async fn require_privileges(connection: &mut Connection, names: &Names, target: 
                 let (what, hint) = if index < staged {
                     let schema = names.staging_name.schema.as_deref().unwrap_or_default();
                     let granted =
-                        format!("GRANT CREATE, DROP, ALTER, INSERT, SELECT ON {}.* TO that user", quote(schema)?);
+                        format!("GRANT SELECT, CREATE, DROP, INSERT, ALTER ON {}.* TO that user", quote(schema)?);
                     (format!("in the database {schema}, where rows are staged"), granted)
                 } else {
                     ("on the target".into(), format!("GRANT {privilege} on it to that user"))
@@ -504,6 +539,7 @@ pub(super) struct Shared {
     head: Vec<u8>,
     writings: Vec<Writing>,
     moved: bool,
+    plan: LoadPlan,
 }
 
 impl Shared {
@@ -683,7 +719,7 @@ impl MysqlWriter {
         let is_empty = self.style == Style::Insert && block.len() == self.shared.head.len();
         if !is_empty {
             self.bytes += block.len() as u64;
-            self.out.send(block).await?;
+            self.out.send(block).await.map_err(|error| with_hint_of_key(error, &self.shared.plan))?;
         }
         self.begin_block();
         Ok(())
@@ -701,7 +737,10 @@ impl PartitionWriter for MysqlWriter {
         })?;
         let (before, partition) = (self.rows, self.partition);
         let place = |row: usize| format!("row {} of partition {partition}", before + row as u64 + 1);
-        while rows.write(&mut self.block, self.block_size, place).map_err(|error| error.in_source(source))? {
+        while rows
+            .write(&mut self.block, self.block_size, place)
+            .map_err(|error| with_hint_of_key(error.in_source(source), &shared.plan))?
+        {
             self.send().await?;
         }
         self.rows += batch.num_rows() as u64;
@@ -711,7 +750,8 @@ impl PartitionWriter for MysqlWriter {
     async fn finish(mut self: Box<Self>) -> Result<Receipt> {
         self.send().await?;
         let Self { shared, partition, out, rows, bytes, .. } = *self;
-        let (mut connection, taken) = out.finish().await?;
+        let finished = out.finish().await;
+        let (mut connection, taken) = finished.map_err(|error| with_hint_of_key(error, &shared.plan))?;
         if taken != rows {
             let message = format!("the server took {taken} of {rows} rows of partition {partition}");
             return Err(Error::new(ErrorKind::VerifyFailed, message).in_source(&shared.source));

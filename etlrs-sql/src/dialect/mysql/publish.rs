@@ -9,28 +9,23 @@ use super::name::{literal, quote};
 use super::target::{self, Publishing, Target};
 use super::wire::{Connection, Failure, code};
 use super::writing::Dialect;
-use crate::table::one_key;
-
-/// Seconds to wait for a lock at a time. Readers queue behind a rename that waits, so it gives way now and then.
-const PATIENCE: u64 = 2;
+use crate::key::one_key;
+use crate::patience::{Patience, STEP};
 
 /// What the ledger has in place of a partition when the rows were moved.
 const MOVED: i64 = -1;
 
 /// Publishes what is staged; gives the number of rows that became visible.
 pub(super) async fn publish(session: &MysqlSession, connection: &mut Connection, receipts: &[Receipt]) -> Result<u64> {
-    let end = Instant::now() + session.lock_timeout;
+    let patience = Patience::new(session.lock_timeout, &session.cancel);
     loop {
         match attempt(session, connection, receipts).await {
-            Err(error) if error.kind() == ErrorKind::Locked && Instant::now() < end => {
-                // Nothing is published yet.
-                session.cancel.check()?;
-                // Also what a deadlock left.
-                connection.execute("ROLLBACK").await.map_err(|error| session.shared.failed(error))?;
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-            done => return done,
+            Ok(rows) => return Ok(rows),
+            // Nothing is published yet.
+            Err(error) => patience.over(error).await?,
         }
+        // What a deadlock left.
+        connection.execute("ROLLBACK").await.map_err(|error| session.shared.failed(error))?;
     }
 }
 
@@ -40,7 +35,7 @@ async fn attempt(session: &MysqlSession, connection: &mut Connection, receipts: 
     let limit = session.lock_timeout.as_secs().clamp(1, 31_536_000);
     let sql = format!(
         "SET SESSION lock_wait_timeout = {}, innodb_lock_wait_timeout = {}",
-        PATIENCE.min(limit),
+        STEP.as_secs().min(limit),
         limit.min(1_073_741_824)
     );
     connection.execute(&sql).await.map_err(failed)?;
@@ -316,7 +311,7 @@ async fn upsert(session: &MysqlSession, connection: &mut Connection, target: &st
     let shared = &session.shared;
     let plan = &session.plan;
     let columns = Target::column_list(&plan.schema)?;
-    check_keys(session, connection).await?;
+    refuse_folded_keys(session, connection).await?;
     let is_key = |name: &String| plan.keys.iter().any(|key| key.to_lowercase() == name.to_lowercase());
     let mut sets = Vec::new();
     for field in plan.schema.fields() {
@@ -343,7 +338,7 @@ async fn upsert(session: &MysqlSession, connection: &mut Connection, target: &st
 }
 
 /// Refuses keys that are two in the source and one for the collation of the target.
-async fn check_keys(session: &MysqlSession, connection: &mut Connection) -> Result<()> {
+async fn refuse_folded_keys(session: &MysqlSession, connection: &mut Connection) -> Result<()> {
     let shared = &session.shared;
     let (mut theirs, mut ours) = (Vec::new(), Vec::new());
     for key in &session.plan.keys {

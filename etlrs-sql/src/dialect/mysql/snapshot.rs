@@ -4,9 +4,8 @@
 //!
 //! A distributed transaction (XA) that was prepared by a connection which is gone is committed past such a lock.
 //!
-//! A reader that is lost cannot be replaced, for a new one would see another moment.
+//! A reader that is lost cannot be replaced, for a new one would see another moment. So the scan ends with it.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use etlrs_core::{Error, ErrorKind, Result};
@@ -28,7 +27,7 @@ pub(super) struct Snapshot {
     idle: Mutex<Vec<Connection>>,
     /// One permit for each that is idle.
     free: Semaphore,
-    alive: AtomicUsize,
+    readers: usize,
     /// Keeps writers away from a table whose engine has no snapshots.
     lock: Mutex<Option<Connection>>,
     locked: bool,
@@ -97,7 +96,11 @@ impl Snapshot {
                 ),
             });
             let readers = readers?.unwrap_or_default();
-            return Ok(Self::of(pool, readers, Some(leader).filter(|_| locked.is_ok())));
+            if locked.is_err() {
+                pool.give_back(leader);
+                return Ok(Self::of(pool, readers, None));
+            }
+            return Ok(Self::of(pool, readers, Some(leader)));
         }
         if locked.is_ok() {
             leader.execute("UNLOCK TABLES").await.map_err(failed)?;
@@ -121,7 +124,7 @@ impl Snapshot {
         Self {
             pool: pool.clone(),
             free: Semaphore::new(readers.len()),
-            alive: AtomicUsize::new(readers.len()),
+            readers: readers.len(),
             idle: Mutex::new(readers),
             locked: lock.is_some(),
             lock: Mutex::new(lock),
@@ -132,7 +135,7 @@ impl Snapshot {
 
     /// Connections that there were at first.
     pub(super) fn readers(&self) -> usize {
-        self.alive.load(Ordering::Relaxed)
+        self.readers
     }
 
     /// A connection that nobody reads with, waiting for one if need be.
@@ -149,11 +152,10 @@ impl Snapshot {
         self.free.add_permits(1);
     }
 
+    /// A reader is lost. Nobody is to wait for one that will not come: the oldest partition might, while those that have the
+    /// others wait for it.
     fn forget(&self) {
-        if self.alive.fetch_sub(1, Ordering::Relaxed) == 1 {
-            // Nobody is to wait for what will not come.
-            self.free.close();
-        }
+        self.free.close();
     }
 
     fn gone(&self) -> Error {

@@ -192,7 +192,7 @@ fn cast(definition: &ColumnDefinition, wire: Wire, wished: &DataType) -> Result<
 /// A type that a column may be given by the metadata of a field, taken apart and put together again. What is in a file is not
 /// to be trusted, so nothing but what this makes reaches SQL.
 pub(super) fn remade(name: &str) -> Option<String> {
-    /// Types that are not what [`natural`] gives, by the number of their arguments.
+    /// Types that are not those a type of Arrow has by itself, by the number of their arguments.
     const PLAIN: &[&str] = &[
         "tinytext",
         "text",

@@ -42,6 +42,8 @@ pub(super) struct Column {
     pub(super) has_default: bool,
     /// Computed by the server, which takes no value for it.
     pub(super) generated: bool,
+    /// Numbered by the server, which lets nobody update it.
+    pub(super) identity_always: bool,
     /// For one in which texts that differ may be equal: what SQL has to say behind its type for it to be so, if anything.
     pub(super) folds: Option<String>,
 }
@@ -63,7 +65,7 @@ const COLUMNS: &str = "
             (SELECT format(' COLLATE %I.%I', n.nspname, c.collname) FROM pg_collation c
                 JOIN pg_namespace n ON n.oid = c.collnamespace
                 WHERE c.oid = a.attcollation AND to_jsonb(c)->>'collisdeterministic' = 'false'),
-            CASE WHEN t.typname = 'citext' THEN '' END)
+            CASE WHEN t.typname = 'citext' THEN '' END), a.attidentity = 'a'
     FROM base b JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
     JOIN pg_attribute a ON a.attrelid = $1::oid AND a.attnum = b.attnum
     ORDER BY a.attnum";
@@ -114,6 +116,7 @@ pub(super) async fn columns(connection: &mut Connection, relation: u32) -> Answe
                 has_default: row.get(7)?,
                 generated: row.get(8)?,
                 folds: row.get(9)?,
+                identity_always: row.get(10)?,
             })
         })
         .collect()

@@ -82,7 +82,7 @@ impl Decoder {
             };
             let length = i32::from_be_bytes([a, b, c, d]);
             at += 4;
-            // A block is far from 4 GB: see `CopyOut`.
+            // A block is far from 4 GB, and a value has 1 GB at the most.
             self.spans.push(Span { start: at as u32, length });
             at += usize::try_from(length).unwrap_or(0);
             if at > bytes.len() {

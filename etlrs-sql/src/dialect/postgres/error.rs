@@ -52,7 +52,7 @@ fn of_server(error: &Refusal) -> Error {
         "3D000" => Error::new(ErrorKind::NotFound, said()),
         "42P01" | "42703" | "3F000" => Error::new(ErrorKind::NotFound, said()),
         "42P07" => Error::new(ErrorKind::AlreadyExists, said()),
-        "55P03" => Error::new(ErrorKind::Locked, "another transaction holds a lock on the table")
+        "55P03" => Error::new(ErrorKind::Locked, "another transaction holds a lock that is needed")
             .hint("wait until it is done, or longer, with the option lock_timeout; pg_locks tells whose it is"),
         "40001" | "40P01" => Error::new(ErrorKind::Locked, said()).transient(),
         "53100" => Error::new(ErrorKind::Io, "there is no space left on the disk of the server"),
@@ -63,7 +63,9 @@ fn of_server(error: &Refusal) -> Error {
             "08" => Error::new(ErrorKind::Connection, said()).transient(),
             "22" | "23" => of_data(error),
             "42" => Error::new(ErrorKind::InvalidConfig, said()),
-            "53" | "54" | "55" | "58" => Error::new(ErrorKind::Io, said()),
+            "53" | "55" | "58" => Error::new(ErrorKind::Io, said()),
+            // A limit that values go beyond, such as the size of a key in an index.
+            "54" => Error::new(ErrorKind::InvalidData, said()),
             "0A" => Error::new(ErrorKind::Unsupported, said()),
             _ => {
                 let what = match code.get(..2) {

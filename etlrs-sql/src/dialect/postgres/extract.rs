@@ -20,15 +20,16 @@ use super::types::{Reading, Wire};
 use super::wire::{Answer, Connection, Failure, code};
 use crate::PostgresSourceOptions;
 use crate::cursor::{Bounds, Cursor};
+use crate::hash::hash;
 use crate::network::{self, Keep, ServerScan, close_all};
 use crate::options::readers_at_a_time;
 use crate::pieces::partitions;
-use crate::table::{TableName, hash};
+use crate::table::TableName;
 
 /// A table, a view or a query of a PostgreSQL database.
 ///
 /// All partitions are read from one snapshot, so what is written meanwhile changes nothing. A table is split into ranges of
-/// its pages; a view and a query are read by one reader. `docs/type-mapping.md` tells how types map: numbers, text,
+/// its pages; a view and a query are read by one reader, or split by columns. `docs/type-mapping.md` tells how types map: numbers, text,
 /// binaries, dates and times as such, `numeric(P,S)` as a decimal, and everything else as the text that PostgreSQL writes.
 ///
 /// ```no_run
@@ -93,15 +94,15 @@ impl PostgresExtractor {
         let failed = |error| postgres_error(&source, error);
         let mut notes = Vec::new();
         let mut leader = self.pool.take().await?;
-        let begin = self.begin();
-        let (id, columns, from, relation) = match &self.subject {
+        let begin = self.begin(None);
+        let (id, columns, from, relation, lock) = match &self.subject {
             Subject::Table(name) => {
                 let found = self.find(&mut leader, name).await?;
                 if found.row_security && !self.options.row_security {
                     let message = "the table hides rows from this user by row security";
                     return Err(Error::new(ErrorKind::PermissionDenied, message).hint(ROW_SECURITY).in_source(&source));
                 }
-                let id = begin_locked(&mut leader, &begin, &found, &mut notes).await.map_err(failed)?;
+                let (id, lock) = begin_locked(&mut leader, &begin, &found, &mut notes).await.map_err(failed)?;
                 // As the snapshot sees it: somebody may have put another one in its place meanwhile.
                 let relation = self.find(&mut leader, name).await?;
                 if relation.oid != found.oid {
@@ -111,14 +112,14 @@ impl PostgresExtractor {
                 }
                 let mark = format!("SELECT pg_try_advisory_xact_lock_shared({})", read_mark(cx.run_id(), relation.oid));
                 execute(&mut leader, &mark).await.map_err(failed)?;
-                (id, relation.columns.clone(), relation.name.quoted()?, Some(relation))
+                (id, relation.columns.clone(), relation.name.quoted()?, Some(relation), lock)
             }
             Subject::Query(sql) => {
                 let columns = self.describe(sql).await.map_err(|error| error.in_source(&source))?;
                 execute(&mut leader, &begin).await.map_err(failed)?;
                 let id = export_snapshot(&mut leader).await.map_err(failed)?;
                 // A comment at the end of the query must not take the parenthesis in.
-                (id, columns, format!("({sql}\n) AS query"), None)
+                (id, columns, format!("({sql}\n) AS query"), None, None)
             }
         };
         let server = Server::ask(&mut leader).await.map_err(failed)?;
@@ -141,7 +142,7 @@ impl PostgresExtractor {
                 split::by_key(&mut leader, &from, &keys, wished).await
             }
             Some(relation) => split::by_pages(&mut leader, relation, server.version, request.partitions).await,
-            None => Ok(vec![Piece::whole(from)]),
+            None => Ok(vec![Piece::whole(from.clone())]),
         };
         let pieces = pieces.map_err(failed)?;
         if pieces.len() == 1 && relation.as_ref().is_none_or(|relation| relation.kind == Kind::View) {
@@ -159,17 +160,23 @@ impl PostgresExtractor {
             Some(relation) => catalog::primary_key(&mut leader, relation).await.map_err(failed)?,
             None => Vec::new(),
         };
-        let is_read = |name: &String| readings.iter().any(|reading| reading.field.name() == name);
-        let primary_key = if primary_key.iter().all(is_read) { primary_key } else { Vec::new() };
         let words = pieces.iter().map(|piece| piece.words.as_str());
         let partitions = partitions(words, request.recorded.as_deref()).map_err(|error| error.in_source(&source))?;
         let list = readings.iter().map(select_item).collect::<Result<Vec<_>>>()?.join(", ");
+        if lock.is_none() {
+            // Who plans a statement locks what it reads. Whoever truncated a table before its COPY would leave nothing for it to
+            // see.
+            let list = if list.is_empty() { "1" } else { &list };
+            execute(&mut leader, &format!("EXPLAIN SELECT {list} FROM {from}")).await.map_err(failed)?;
+        }
         let statement =
             |piece: &Piece| format!("COPY ({}) TO STDOUT (FORMAT binary)", piece.select(&list, &conditions));
         let statements = pieces.iter().map(statement).collect();
         let snapshot = Snapshot {
             pool: self.pool.clone(),
-            begin: begin.replacen(';', &format!("; SET TRANSACTION SNAPSHOT {};", literal(&id)), 1),
+            // The lock at the start, of a table with all its parts: if others waited for theirs first, a reader would wait for
+            // them at the next part, and they for the scan.
+            begin: [Some(self.begin(Some(&id))), lock].into_iter().flatten().collect::<Vec<_>>().join("; "),
             id,
             leader: Mutex::new(Some(leader)),
             idle: Mutex::default(),
@@ -196,11 +203,12 @@ impl PostgresExtractor {
     }
 
     /// Begins a transaction that changes nothing, waits for no lock for ever, and sees all rows or fails.
-    fn begin(&self) -> String {
-        let limit = self.options.lock_timeout.duration().as_millis().max(1);
+    fn begin(&self, snapshot: Option<&str>) -> String {
+        let limit = self.options.lock_timeout.milliseconds();
         let row_security = if self.options.row_security { "on" } else { "off" };
+        let snapshot = snapshot.map_or(String::new(), |id| format!("SET TRANSACTION SNAPSHOT {}; ", literal(id)));
         format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = {limit}; \
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {snapshot}SET LOCAL lock_timeout = {limit}; \
              SET LOCAL row_security = {row_security}"
         )
     }
@@ -232,7 +240,8 @@ impl PostgresExtractor {
         let column = columns.iter().find(|column| column.name == cursor.column);
         let column = column.ok_or_else(|| unknown_name("column", cursor.column, &names))?;
         let (name, type_name) = (quote(&column.name)?, &column.type_name);
-        let after = cursor.after.map(|after| format!("{}::{type_name}", literal(after)));
+        // A type with a modifier would round it.
+        let after = cursor.after.map(|after| format!("{}::{}", literal(after), column.bare_type));
         let after = match (after, Reading::new(column, None)?.wire) {
             (Some(after), _) if cursor.lag == 0 => Some(after),
             (Some(after), Wire::Int2 | Wire::Int4 | Wire::Int8 | Wire::Numeric) => {
@@ -261,8 +270,16 @@ impl PostgresExtractor {
 
     /// The columns of a query. A view of it has them in the catalogue, with the digits of their types.
     async fn describe(&self, sql: &str) -> Result<Vec<catalog::Column>> {
-        let limit = self.options.lock_timeout.duration().as_millis().max(1);
+        let limit = self.options.lock_timeout.milliseconds();
         let mut connection = self.pool.take().await?;
+        if text(&mut connection, "SELECT pg_is_in_recovery()::text", &[])
+            .await
+            .map_err(|error| self.pool.failed(error))?
+            == Some("true".into())
+        {
+            return Err(Error::new(ErrorKind::Unsupported, "a standby takes no queries here")
+                .hint("read a table or a view of it, or ask the primary"));
+        }
         let described = async {
             execute(&mut connection, &format!("BEGIN READ WRITE; SET LOCAL lock_timeout = {limit}")).await?;
             // By the extended protocol, which takes one statement and no more.
@@ -274,13 +291,9 @@ impl PostgresExtractor {
             Ok(columns)
         };
         let columns = described.await.map_err(|error: Failure| {
-            let hint = match code(&error) {
-                Some("25006") => "a standby takes no queries here; read a table or a view",
-                Some("42601") => "a query is one SELECT",
-                _ => "",
-            };
+            let is_syntax = code(&error) == Some("42601");
             let error = self.pool.failed(error);
-            if hint.is_empty() { error } else { error.hint(hint) }
+            if is_syntax { error.hint("a query is one SELECT") } else { error }
         })?;
         self.pool.give_back(connection);
         Ok(columns)
@@ -336,7 +349,8 @@ async fn export_snapshot(leader: &mut Connection) -> Answer<String> {
     text(leader, "SELECT pg_export_snapshot()", &[]).await?.ok_or(Failure::Protocol("it gives no snapshot"))
 }
 
-/// Begins a transaction that keeps others from dropping, rewriting or truncating the table, and gives its snapshot.
+/// Begins a transaction that keeps others from dropping, rewriting or truncating the table, and gives its snapshot, and the
+/// statement that locked it, if that could be done.
 ///
 /// The lock comes first: whoever truncates a table while the snapshot is taken would leave nothing for it to see.
 async fn begin_locked(
@@ -344,16 +358,17 @@ async fn begin_locked(
     begin: &str,
     table: &Relation,
     notes: &mut Vec<String>,
-) -> Answer<String> {
+) -> Answer<(String, Option<String>)> {
     // A refreshed materialized view and a table of another server cannot be locked.
     if matches!(table.kind, Kind::Table | Kind::Partitioned | Kind::View) {
         let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", table.name.quoted().unwrap_or_default());
         match execute(leader, &format!("{begin}; {lock}")).await {
-            Ok(_) => return export_snapshot(leader).await,
+            Ok(_) => return Ok((export_snapshot(leader).await?, Some(lock))),
             // Who may read only some columns may not lock.
             Err(error) if code(&error) == Some("42501") => {
                 notes.push(
-                    "without the privilege to read all columns the table cannot be locked against TRUNCATE".into(),
+                    "without the privilege to read all columns the table is locked against TRUNCATE a moment late"
+                        .into(),
                 );
                 execute(leader, "ROLLBACK").await?;
             }
@@ -361,7 +376,7 @@ async fn begin_locked(
         }
     }
     execute(leader, begin).await?;
-    export_snapshot(leader).await
+    Ok((export_snapshot(leader).await?, None))
 }
 
 impl Snapshot {
@@ -386,7 +401,8 @@ impl network::Snapshot for Snapshot {
         }
         let mut connection = self.pool.take().await?;
         execute(&mut connection, &self.begin).await.map_err(|error| {
-            let is_gone = code(&error) == Some("22023");
+            // The latter since version 17.
+            let is_gone = matches!(code(&error), Some("22023" | "42704"));
             let error = self.pool.failed(error);
             if is_gone { self.gone() } else { error }
         })?;

@@ -29,8 +29,11 @@ use super::server::{CopyIn, PostgresPool, execute, rows, text};
 use super::target::{self, Publishing, Target};
 use super::types::Writing;
 use super::wire::{Answer, Connection, Failure, HEAD};
+use crate::hash::hash;
+use crate::key::{of_target, with_key};
 use crate::network::{Connect, Outgoing, close_all};
-use crate::table::{TableName, hash, same_table, with_key};
+use crate::patience::{Patience, STEP};
+use crate::table::{TableName, same_table};
 use crate::{PostgresSourceOptions, PostgresTargetOptions};
 
 /// A table of a PostgreSQL database, which is created if need be.
@@ -74,7 +77,7 @@ impl PostgresLoader {
         format!("{}#{}", self.pool.shown(), self.table)
     }
 
-    async fn look(&self, connection: &mut Connection, plan: &LoadPlan) -> Result<Target> {
+    async fn look(&self, connection: &mut Connection, name: &TableName, plan: &LoadPlan) -> Result<Target> {
         self.capabilities().require(plan.mode, self.source())?;
         if plan.mode == LoadMode::Merge && plan.keys.is_empty() {
             return Err(Error::new(ErrorKind::InvalidConfig, "mode merge needs the columns that are the key")
@@ -83,7 +86,7 @@ impl PostgresLoader {
         }
         let source = self.source();
         let failed = |error| postgres_error(&source, error);
-        Target::look(connection, &self.table, plan, &failed).await.map_err(|error| error.in_source(&source))
+        Target::look(connection, name, plan, &failed).await.map_err(|error| error.in_source(&source))
     }
 
     /// Refuses a table whose rows are what is to be written, by whatever name.
@@ -161,9 +164,14 @@ impl Loader for PostgresLoader {
     async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
         let plan = &with_key(plan.clone(), self.options.primary_key);
         let mut connection = self.pool.take().await?;
+        let limit = self.options.lock_timeout.milliseconds();
+        let set = |limit| format!("SET lock_timeout = {limit}");
+        let failed = |error| postgres_error(&self.source(), error);
+        execute(&mut connection, &set(limit)).await.map_err(failed)?;
         self.schema(&mut connection).await?;
-        let target = self.look(&mut connection, plan).await?;
+        let target = self.look(&mut connection, &self.table, plan).await?;
         self.refuse_source(&mut connection, cx, &target).await?;
+        execute(&mut connection, &set(0)).await.map_err(failed)?;
         self.pool.give_back(connection);
         let mut preview = LoadPreview::default();
         preview.column_types = target.writings.iter().map(|writing| writing.declared.clone()).collect();
@@ -191,11 +199,30 @@ impl Loader for PostgresLoader {
                 .in_source(self.source()));
         }
         let names = Names::new(&schema, hash, cx.run_id());
-        let limit = self.options.lock_timeout.duration().as_millis().max(1);
-        let limited = execute(&mut control, &format!("SET lock_timeout = {limit}")).await;
-        limited.map_err(|error| postgres_error(&self.source(), error))?;
-        match self.stage(&mut control, cx, &plan, &names, hash, &name).await {
-            Ok(target) => Ok(Box::new(PostgresSession {
+        let staged = async {
+            let failed = |error| postgres_error(&self.source(), error);
+            let limit = self.options.lock_timeout.duration();
+            if !self.options.pre_sql.is_empty() {
+                let sql = format!("SET lock_timeout = {}; {}", limit.as_millis().max(1), self.options.pre_sql);
+                let done = execute(&mut control, &sql).await;
+                done.map_err(|error| failed(error).hint("that is the option pre_sql"))?;
+            }
+            let step = STEP.min(limit).as_millis().max(1);
+            execute(&mut control, &format!("SET lock_timeout = {step}")).await.map_err(failed)?;
+            let patience = Patience::new(limit, cx.cancel());
+            loop {
+                match self.stage(&mut control, cx, &plan, &names, hash, &name).await {
+                    Ok(target) => return Ok((of_target(plan, target.relation.is_some()), target)),
+                    Err(error) => {
+                        // The first error is the one that counts.
+                        _ = execute(&mut control, "ROLLBACK").await;
+                        patience.over(error).await?;
+                    }
+                }
+            }
+        };
+        match staged.await {
+            Ok((plan, target)) => Ok(Box::new(PostgresSession {
                 shared: Arc::new(Shared {
                     pool: self.pool.clone(),
                     source: self.source(),
@@ -212,6 +239,7 @@ impl Loader for PostgresLoader {
                 lock_timeout: self.options.lock_timeout.duration(),
                 cancel: cx.cancel().clone(),
                 post_sql: self.options.post_sql.clone(),
+                keeps_settings: self.options.pre_sql.is_empty() && self.options.post_sql.is_empty(),
                 connections: cx.config().connections(),
             })),
             Err(error) => {
@@ -237,12 +265,9 @@ impl PostgresLoader {
     ) -> Result<Target> {
         let source = self.source();
         let failed = |error| postgres_error(&source, error);
-        if !self.options.pre_sql.is_empty() {
-            let done = execute(control, &self.options.pre_sql).await;
-            done.map_err(|error| failed(error).hint("that is the option pre_sql"))?;
-        }
-        let mut target = self.look(control, plan).await?;
+        let mut target = self.look(control, name, plan).await?;
         self.refuse_source(control, cx, &target).await?;
+        let plan = &of_target(plan.clone(), target.relation.is_some());
         let schema = name.schema.as_deref().unwrap_or_default();
         remove_stale(control, schema, hash, cx.run_id()).await.map_err(failed)?;
         loop {
@@ -327,7 +352,7 @@ async fn remove_stale(connection: &mut Connection, schema: &str, hash: u64, run:
             AND NOT c.relname LIKE '%' || $3";
     for row in rows(connection, sql, &[schema, &format!("{hash:016x}"), &run.to_string()]).await? {
         let table: String = row.get(0)?;
-        execute(connection, &format!("BEGIN; SET LOCAL lock_timeout = '30s'; DROP TABLE IF EXISTS {table}; COMMIT"))
+        execute(connection, &format!("BEGIN; SET LOCAL lock_timeout = '10s'; DROP TABLE IF EXISTS {table}; COMMIT"))
             .await?;
     }
     Ok(())
@@ -361,6 +386,8 @@ pub(super) struct PostgresSession {
     pub(super) lock_timeout: std::time::Duration,
     pub(super) cancel: CancelToken,
     pub(super) post_sql: String,
+    /// The connection is as it was: no SQL of the user's may have set something for it.
+    keeps_settings: bool,
     connections: usize,
 }
 
@@ -378,7 +405,11 @@ impl PostgresSession {
             names.staging, names.ledger, self.lock
         );
         execute(&mut control, &sql).await.map_err(|error| self.shared.failed(error))?;
-        self.shared.pool.give_back(control);
+        if self.keeps_settings {
+            self.shared.pool.give_back(control);
+        } else {
+            control.close().await;
+        }
         Ok(())
     }
 }

@@ -259,7 +259,7 @@ fn write_groups(out: &mut Vec<u8>, negative: bool, mut weight: i32, scale: u16, 
         [] => (0, 0),
         _ => (weight, if negative { NEGATIVE } else { 0 }),
     };
-    // A field has at most some thousands of groups, see `parse` and the types of Arrow.
+    // A field has at most some thousands of groups, see `write_parsed` and the types of Arrow.
     out.extend((groups.len() as u32 * 2 + 8).to_be_bytes());
     out.extend((groups.len() as u16).to_be_bytes());
     out.extend((weight as i16).to_be_bytes());

@@ -1,6 +1,6 @@
 //! From the staging table into the target, in one transaction.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use etlrs_core::{Error, ErrorKind, Receipt, Result};
 
@@ -9,10 +9,8 @@ use super::name::quote;
 use super::server::{execute, text};
 use super::target::{Publishing, Target};
 use super::wire::{Connection, Failure};
-use crate::table::one_key;
-
-/// How long a lock is waited for at a time. Readers queue behind a lock that waits, so it gives way now and then.
-const PATIENCE: Duration = Duration::from_secs(2);
+use crate::key::{one_key, with_hint_of_key};
+use crate::patience::{Patience, STEP};
 
 /// Publishes what is staged; gives the number of rows that became visible.
 pub(super) async fn publish(
@@ -20,15 +18,12 @@ pub(super) async fn publish(
     connection: &mut Connection,
     receipts: &[Receipt],
 ) -> Result<u64> {
-    let end = Instant::now() + session.lock_timeout;
+    let patience = Patience::new(session.lock_timeout, &session.cancel);
     loop {
         match attempt(session, connection, receipts).await {
-            Err(error) if error.kind() == ErrorKind::Locked && Instant::now() < end => {
-                // Nothing is published yet.
-                session.cancel.check()?;
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-            done => return done,
+            Ok(rows) => return Ok(rows),
+            // Nothing is published yet.
+            Err(error) => patience.over(error).await?,
         }
     }
 }
@@ -38,7 +33,7 @@ async fn attempt(session: &PostgresSession, connection: &mut Connection, receipt
     let failed = |error| shared.failed(error);
     // Rows that somebody holds are waited for within a statement, which would be lost if it gave way.
     let limit = session.lock_timeout.as_millis().max(1);
-    let begun = format!("{BEGIN}; SET LOCAL lock_timeout = {limit}; SET LOCAL row_security = off");
+    let begun = format!("{BEGIN}; SET LOCAL lock_timeout = {limit}");
     execute(connection, &begun).await.map_err(failed)?;
     let moved = async {
         let rows = check_ledger(session, connection, receipts).await?;
@@ -72,14 +67,25 @@ async fn attempt(session: &PostgresSession, connection: &mut Connection, receipt
 /// Names the column of an error about a value, which the server tells for a COPY and not for what comes after it: the first one
 /// whose staged texts cannot be cast, if there is one.
 async fn with_column(session: &PostgresSession, connection: &mut Connection, error: Error) -> Error {
-    if error.kind() != ErrorKind::InvalidData || error.position().column.is_some() {
+    // A class of errors that casts have.
+    let is_cast = std::error::Error::source(&error).is_some_and(|code| code.to_string().starts_with("SQLSTATE 22"));
+    if !is_cast || error.position().column.is_some() {
         return error;
     }
     for (field, writing) in session.plan.schema.fields().iter().zip(&session.target.writings) {
-        let (Some(cast), Ok(name)) = (&writing.cast, quote(field.name())) else { continue };
-        // Cast one after another, and nothing of it kept.
-        let sql = format!("SELECT count({name}::{cast}::{}) FROM {}", writing.declared, session.shared.names.staging);
-        if matches!(execute(connection, &sql).await, Err(Failure::Server(_))) {
+        if session.cancel.check().is_err() {
+            break;
+        }
+        let (Some(_), Ok(name)) = (&writing.cast, quote(field.name())) else { continue };
+        let sql = format!(
+            "SELECT count({}::{}) FROM {}",
+            writing.moved(&name),
+            writing.declared,
+            session.shared.names.staging
+        );
+        if let Err(other) = execute(connection, &sql).await
+            && session.shared.failed(other).message() == error.message()
+        {
             return error.at_column(field.name());
         }
     }
@@ -160,8 +166,8 @@ async fn move_rows(session: &PostgresSession, connection: &mut Connection, rows:
             if !session.plan.keys.is_empty() {
                 // Now, for an index of all rows is made faster than one that grows.
                 let sql = format!("ALTER TABLE {target} ADD PRIMARY KEY ({})", key_list(&session.plan)?);
-                let hint = "the primary key is that of the source; primary_key=false makes the table without it";
-                execute(connection, &sql).await.map_err(|error| failed(error).hint(hint))?;
+                let made = execute(connection, &sql).await;
+                made.map_err(|error| with_hint_of_key(failed(error), &session.plan))?;
             }
         }
         Publishing::Swap => {
@@ -199,13 +205,15 @@ async fn lock(session: &PostgresSession, connection: &mut Connection, target: &s
     if session.target.relation.is_none() {
         return Ok(());
     }
+    let failed = |error| session.shared.failed(error);
     let limit = session.lock_timeout.as_millis().max(1);
-    let patience = PATIENCE.as_millis().min(limit);
-    let sql = format!(
-        "SET LOCAL lock_timeout = {patience}; LOCK TABLE {target} IN {mode} MODE; SET LOCAL lock_timeout = {limit}"
-    );
-    execute(connection, &sql).await.map_err(|error| session.shared.failed(error))?;
-    recheck(session, connection).await
+    let step = STEP.as_millis().min(limit);
+    let sql = format!("SET LOCAL lock_timeout = {step}; LOCK TABLE {target} IN {mode} MODE");
+    execute(connection, &sql).await.map_err(failed)?;
+    // That may wait for other locks, which is not to be done for long with this one in hand.
+    recheck(session, connection).await?;
+    execute(connection, &format!("SET LOCAL lock_timeout = {limit}")).await.map_err(failed)?;
+    Ok(())
 }
 
 /// Refuses texts that the server would cut off or round on their way into a column.
@@ -279,11 +287,8 @@ fn select_list(session: &PostgresSession, named: bool) -> Result<String> {
     let mut columns = Vec::new();
     for (field, writing) in session.plan.schema.fields().iter().zip(&session.target.writings) {
         let name = quote(field.name())?;
-        columns.push(match &writing.cast {
-            Some(cast) if named => format!("{name}::{cast} AS {name}"),
-            Some(cast) => format!("{name}::{cast}"),
-            None => name,
-        });
+        let moved = writing.moved(&name);
+        columns.push(if named && moved != name { format!("{moved} AS {name}") } else { moved });
     }
     Ok(columns.join(", "))
 }
@@ -307,7 +312,7 @@ async fn insert(session: &PostgresSession, connection: &mut Connection, target: 
 }
 
 /// Refuses keys that are two in the source and one for the target.
-async fn check_keys(session: &PostgresSession, connection: &mut Connection) -> Result<()> {
+async fn refuse_folded_keys(session: &PostgresSession, connection: &mut Connection) -> Result<()> {
     let shared = &session.shared;
     let keys = &session.plan.keys;
     if keys.iter().all(|key| session.target.folds(key).is_none()) {
@@ -323,7 +328,7 @@ async fn check_keys(session: &PostgresSession, connection: &mut Connection) -> R
             groups.push(format!("{name}::{}{collate}", writing.declared));
             differ.push(format!("count(DISTINCT {name}::text COLLATE \"C\") > 1"));
         } else {
-            groups.push(name);
+            groups.push(writing.moved(&name));
         }
     }
     let sql = format!(
@@ -345,7 +350,7 @@ async fn upsert(session: &PostgresSession, connection: &mut Connection, target: 
     let staging = &shared.names.staging;
     let keys = key_list(plan)?;
     let (columns, select) = (Target::column_list(&plan.schema)?, select_list(session, true)?);
-    check_keys(session, connection).await?;
+    refuse_folded_keys(session, connection).await?;
     let mut sets = Vec::new();
     for field in plan.schema.fields() {
         // Two texts may be one key. The row becomes that of the source, with its spelling.

@@ -103,6 +103,14 @@ impl Target {
             LoadMode::Append => Publishing::Insert,
             LoadMode::Merge => {
                 let unique = has_unique_index(connection, &relation, &plan.keys).await.map_err(failed)?;
+                let identity = |column: &&Column| column.identity_always && !plan.keys.contains(&column.name);
+                let written = |column: &&Column| plan.schema.field_with_name(&column.name).is_ok();
+                if let Some(column) = relation.columns.iter().filter(written).find(identity) {
+                    let message = "the server numbers this column itself, so a merge cannot update it";
+                    return Err(Error::new(ErrorKind::InvalidConfig, message)
+                        .at_column(&column.name)
+                        .hint("leave it out: name the others with --columns"));
+                }
                 if !unique {
                     let keys = plan.keys.join(", ");
                     return Err(Error::new(ErrorKind::InvalidConfig, "the target has no unique index of the keys")
@@ -132,7 +140,7 @@ impl Target {
         let privileges: &[&str] = match publishing {
             Publishing::Insert => &["INSERT"],
             Publishing::Upsert => &["INSERT", "UPDATE", "SELECT"],
-            Publishing::Refill => &["INSERT", "DELETE"],
+            Publishing::Refill => &["INSERT", "DELETE", "SELECT"],
             Publishing::Rename | Publishing::Swap => &[],
         };
         require_privileges(connection, &relation, privileges).await.map_err(failed)??;
@@ -242,8 +250,7 @@ async fn what_hangs_on(connection: &mut Connection, relation: &Relation) -> Answ
                 AND objsubid = 0)
             OR EXISTS (SELECT FROM pg_seclabel WHERE objoid = $1::oid)
         UNION ALL SELECT 'statistics' FROM pg_statistic_ext WHERE stxrelid = $1::oid
-        UNION ALL SELECT 'publications' FROM pg_publication_tables p, t, pg_namespace n
-            WHERE n.oid = t.relnamespace AND p.schemaname = n.nspname AND p.tablename = t.relname
+        UNION ALL SELECT 'publications' FROM pg_publication_rel WHERE prrelid = $1::oid
         UNION ALL SELECT 'subscriptions' FROM pg_subscription_rel WHERE srrelid = $1::oid
         UNION ALL SELECT 'an extension' FROM pg_depend
             WHERE classid = 'pg_class'::regclass AND objid = $1::oid AND deptype = 'e'
@@ -265,6 +272,10 @@ async fn what_hangs_on(connection: &mut Connection, relation: &Relation) -> Answ
                 AND NOT (d.classid = 'pg_class'::regclass AND d.objid = $1::oid)";
     let found = rows(connection, HANGING, &[&relation.oid.to_string()]).await?;
     let mut names: Vec<String> = found.iter().map(|row| row.get(0)).collect::<Answer<_>>()?;
+    // Not asked of pg_publication_tables, which may open every table that is published.
+    if publishes_all(connection).await? {
+        names.push("publications".into());
+    }
     names.dedup();
     Ok(names)
 }
@@ -316,7 +327,8 @@ async fn has_unique_index(connection: &mut Connection, relation: &Relation, keys
         JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
         WHERE i.indrelid = $1::oid AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL
             AND i.indexprs IS NULL AND k.n <= i.indnkeyatts
-        GROUP BY i.indexrelid";
+        GROUP BY i.indexrelid, i.indcollation
+        HAVING bool_and(i.indcollation[k.n - 1] = a.attcollation)";
     let mut keys: Vec<_> = keys.to_vec();
     keys.sort();
     let keys: Vec<_> = keys.iter().map(|key| quote(key).unwrap_or_default()).collect();

@@ -365,6 +365,11 @@ impl Writing {
         Self { staged: declared.clone(), declared, wire, cast: None, longest: None, most: None, step: 1 }
     }
 
+    /// The staged column `name`, a quoted name, as it is moved to the target.
+    pub(super) fn moved(&self, name: &str) -> String {
+        self.cast.as_ref().map_or_else(|| name.to_owned(), |cast| format!("{name}::{cast}"))
+    }
+
     /// Whether the cast or the move to the target may change a value, which the server does without an error.
     pub(super) fn may_change(&self) -> bool {
         let modified = self.declared.contains('(');

@@ -123,7 +123,7 @@ pub(super) fn rowid_name<'a>(columns: impl Iterator<Item = &'a str> + Clone) -> 
 pub(super) fn key_collations(connection: &Connection, table: &str, keys: &[String]) -> Result<Vec<Option<String>>> {
     let mut statement = connection.prepare(
         r#"SELECT l.name, x.name, x.coll FROM pragma_index_list(?1) l, pragma_index_xinfo(l.name) x
-           WHERE l."unique" AND NOT l.partial AND x.key AND x.name IS NOT NULL ORDER BY l.seq, x.seqno"#,
+           WHERE l."unique" AND NOT l.partial AND x.key ORDER BY l.seq, x.seqno"#,
     )?;
     let mut indexes: Vec<(String, Vec<(String, String)>)> = Vec::new();
     let mut rows = statement.query([table])?;
@@ -133,7 +133,8 @@ pub(super) fn key_collations(connection: &Connection, table: &str, keys: &[Strin
             indexes.push((index, Vec::new()));
         }
         if let Some((_, columns)) = indexes.last_mut() {
-            columns.push((row.get(1)?, row.get(2)?));
+            // An expression has no name.
+            columns.push((row.get::<_, Option<String>>(1)?.unwrap_or_default(), row.get(2)?));
         }
     }
     let collation = |columns: &[(String, String)], key: &String| {

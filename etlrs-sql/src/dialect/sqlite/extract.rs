@@ -120,7 +120,14 @@ impl SqliteExtractor {
             None => split(cx, request, &connection, &table).map_err(|error| error.in_source(&source))?,
         };
         let key = table.primary_key();
-        let is_read = |name: &&str| columns.iter().any(|column| column.field.name() == name);
+        // Two values of other types may be one when they are read: the same moment as text of two forms.
+        let is_exact = |column: &TypedColumn| {
+            let data_type = column.field.data_type();
+            let exact =
+                data_type.is_integer() || matches!(data_type, DataType::Float64 | DataType::Utf8 | DataType::Binary);
+            exact && !column.lenient && !column.field.is_nullable()
+        };
+        let is_read = |name: &&str| columns.iter().any(|column| column.field.name() == name && is_exact(column));
         let primary_key = key.iter().filter(|_| key.iter().all(is_read)).map(|name| (*name).to_owned()).collect();
         Ok(TableScan {
             schema: Arc::new(all.project(&projection)?),

@@ -28,8 +28,9 @@ use super::encode::{Column, Refused};
 use super::error::{sqlite_error, words};
 use super::types::{can_append, declared_type, read_type, strict_type};
 use super::{open, open_to_read, quote, set_cache};
+use crate::hash::hash;
+use crate::key::{of_target, one_key, with_hint_of_key, with_key};
 use crate::options::Seconds;
-use crate::table::{one_key, with_key};
 use crate::{SqliteExtractor, SqliteSourceOptions, SqliteTargetOptions};
 
 const LEDGER: &str = "_etlrs_ledger";
@@ -291,10 +292,8 @@ fn name_list(names: &[String]) -> Result<String> {
 /// The table in the name of its lock file: safe, short, and the same for all spellings of one name.
 fn lock_part(table: &str) -> String {
     let mut part = String::new();
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in table.to_ascii_lowercase().bytes() {
-        // FNV-1a, for names that are too long for a file.
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let table = table.to_ascii_lowercase();
+    for byte in table.bytes() {
         match byte {
             b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' => part.push(char::from(byte)),
             byte => part.push_str(&format!("%{byte:02x}")),
@@ -302,7 +301,7 @@ fn lock_part(table: &str) -> String {
     }
     if part.len() > 80 {
         part.truncate(80);
-        part.push_str(&format!("%%{hash:016x}"));
+        part.push_str(&format!("%%{:016x}", hash(&table)));
     }
     part.push('.');
     part
@@ -333,7 +332,7 @@ struct Shared {
     target: String,
     staging: String,
     run: RunId,
-    schema: SchemaRef,
+    plan: LoadPlan,
     rowid: Option<&'static str>,
     insert: String,
 }
@@ -345,6 +344,17 @@ impl Shared {
 
     fn failed(&self, error: rusqlite::Error) -> Error {
         sqlite_error(&self.path, error).in_source(&self.source)
+    }
+
+    /// The error of a row that is staged, for a table whose name the user does not know.
+    fn refused(&self, error: rusqlite::Error) -> Error {
+        let said = words(&error).replace(&self.staging, &self.target);
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::ConstraintViolation) => {
+                with_hint_of_key(Error::new(ErrorKind::InvalidData, said).in_source(&self.source), &self.plan)
+            }
+            _ => self.failed(error),
+        }
     }
 }
 
@@ -365,7 +375,6 @@ fn in_transaction<T>(
 
 struct SqliteSession {
     shared: Arc<Shared>,
-    plan: LoadPlan,
     /// The file was not there before.
     created: bool,
     options: SqliteTargetOptions,
@@ -387,19 +396,23 @@ impl SqliteSession {
         let parameters: Vec<_> = (1..=columns.len()).map(|index| format!("?{index}")).collect();
         let insert =
             format!("INSERT INTO {} ({}) VALUES ({})", quote(&staging)?, columns.join(", "), parameters.join(", "));
-        // Rows of a merge are moved, the last one of each key.
-        let keys = if plan.mode == LoadMode::Merge { &[][..] } else { &plan.keys };
-        let create = create_table(&staging, &plan.schema, &types, keys, strict)?;
-        // A key of whole numbers is the rowid, which then does not tell partitions apart.
-        let numbered =
-            keys.iter().any(|key| etlrs_core::column_index(&plan.schema, key).is_ok_and(|at| types[at] == "INTEGER"));
-        let rowid = catalog::rowid_name(plan.schema.fields().iter().map(|field| field.name().as_str()));
-
         let busy_timeout = loader.options.busy_timeout;
         let file_lock = wait_for_file(&path, run, busy_timeout)?;
         let created = !path.exists();
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
         let connection = open(&path, flags, busy_timeout)?;
+        let exists = Table::find(&connection, &loader.table).map_err(|error| sqlite_error(&path, error))?.is_some();
+        // Rows that are moved into another table go in the order of the source.
+        let is_moved = plan.mode == LoadMode::Append && exists;
+        let plan = of_target(plan, is_moved);
+        let keys = if plan.mode == LoadMode::Merge { &[][..] } else { &plan.keys };
+        let create = create_table(&staging, &plan.schema, &types, keys, strict)?;
+        // A key that is one column of whole numbers is the rowid, which then does not tell partitions apart.
+        let numbered = match keys {
+            [key] => etlrs_core::column_index(&plan.schema, key).is_ok_and(|at| types[at] == "INTEGER"),
+            _ => false,
+        };
+        let rowid = catalog::rowid_name(plan.schema.fields().iter().map(|field| field.name().as_str()));
         let session = Self {
             shared: Arc::new(Shared {
                 connection: Mutex::new(connection),
@@ -407,12 +420,11 @@ impl SqliteSession {
                 target: loader.table.clone(),
                 staging,
                 run,
-                rowid: rowid.filter(|_| !numbered || keys.len() > 1),
-                schema: plan.schema.clone(),
+                rowid: rowid.filter(|_| !numbered),
+                plan,
                 insert,
                 path,
             }),
-            plan,
             created,
             options: loader.options.clone(),
             cleaned: false,
@@ -494,7 +506,8 @@ impl SqliteSession {
         let connection = shared.connection();
         let staged = shared.staged(&connection).map_err(failed)?;
         let rows = receipts.iter().map(|receipt| receipt.rows).sum();
-        let planned = self.plan.partitions.iter().all(|p| receipts.iter().any(|receipt| receipt.partition == p.id));
+        let planned =
+            self.shared.plan.partitions.iter().all(|p| receipts.iter().any(|receipt| receipt.partition == p.id));
         if !planned || staged != (receipts.len() as u64, rows) {
             return Err(Error::new(ErrorKind::Internal, "the receipts are not those of what is staged")
                 .in_source(&shared.source));
@@ -509,26 +522,31 @@ impl SqliteSession {
             let old = Table::find(&connection, &shared.target).map_err(failed)?;
             let rename = format!("ALTER TABLE {} RENAME TO {}", quote(&shared.staging)?, quote(&shared.target)?);
             match old {
-                None if self.plan.mode == LoadMode::Merge => {
-                    let types = column_types(&self.plan.schema, self.options.strict)?;
-                    let create =
-                        create_table(&shared.target, &self.plan.schema, &types, &self.plan.keys, self.options.strict)?;
+                None if self.shared.plan.mode == LoadMode::Merge => {
+                    let types = column_types(&self.shared.plan.schema, self.options.strict)?;
+                    let create = create_table(
+                        &shared.target,
+                        &self.shared.plan.schema,
+                        &types,
+                        &self.shared.plan.keys,
+                        self.options.strict,
+                    )?;
                     connection.execute_batch(&create).map_err(failed)?;
-                    shared.merge(&connection, &shared.target, &self.plan.keys)?;
+                    shared.merge(&connection, &shared.target, &self.shared.plan.keys)?;
                 }
                 None => connection.execute_batch(&rename).map_err(failed)?,
-                Some(_) if self.plan.mode == LoadMode::Create => {
+                Some(_) if self.shared.plan.mode == LoadMode::Create => {
                     return Err(
                         already_exists("the target appeared while the run was going on").in_source(&shared.source)
                     );
                 }
                 Some(old) => {
                     // It may have changed since the load was planned.
-                    check_target(&old, &self.plan, self.options.strict)
+                    check_target(&old, &self.shared.plan, self.options.strict)
                         .map_err(|error| error.in_source(&shared.source))?;
-                    match self.plan.mode {
+                    match self.shared.plan.mode {
                         LoadMode::Append => shared.append(&connection, &old, rows)?,
-                        LoadMode::Merge => shared.merge(&connection, &old.name, &self.plan.keys)?,
+                        LoadMode::Merge => shared.merge(&connection, &old.name, &self.shared.plan.keys)?,
                         _ => shared.replace(&connection, &old, &rename)?,
                     }
                 }
@@ -632,7 +650,7 @@ impl Shared {
     /// Of rows with one key the last one counts, for each is a row of its own to an upsert.
     fn merge(&self, connection: &Connection, target: &str, keys: &[String]) -> Result<()> {
         let failed = |error| self.failed(error);
-        let names: Vec<_> = self.schema.fields().iter().map(|field| field.name().clone()).collect();
+        let names: Vec<_> = self.plan.schema.fields().iter().map(|field| field.name().clone()).collect();
         let (columns, key_list) = (name_list(&names)?, name_list(keys)?);
         let collations = catalog::key_collations(connection, target, keys).map_err(failed)?;
         let (target, staging) = (quote(target)?, quote(&self.staging)?);
@@ -674,7 +692,7 @@ impl Shared {
     }
 
     fn append(&self, connection: &Connection, target: &Table, rows: u64) -> Result<()> {
-        let names: Vec<_> = self.schema.fields().iter().map(|field| field.name().clone()).collect();
+        let names: Vec<_> = self.plan.schema.fields().iter().map(|field| field.name().clone()).collect();
         let columns = name_list(&names)?;
         // Without a name for it the rowid still is the order in which SQLite reads a table without an index.
         let order = self.rowid.map_or_else(String::new, |rowid| format!(" ORDER BY {rowid}"));
@@ -743,7 +761,7 @@ impl LoadSession for SqliteSession {
 
     async fn read_back(&mut self, cx: &RunContext, _: &[Receipt]) -> Result<Option<Arc<dyn Scan>>> {
         // A strict table has fewer types than there are in Arrow.
-        let fields = self.plan.schema.fields().iter().filter(|_| self.options.strict);
+        let fields = self.shared.plan.schema.fields().iter().filter(|_| self.options.strict);
         let types = fields.filter_map(|field| Some((field.name().clone(), read_type(field.data_type())?)));
         let options = SqliteSourceOptions::default()
             .with_busy_timeout(self.options.busy_timeout)
@@ -816,7 +834,7 @@ impl SqliteWriter {
         let types =
             |schema: &SchemaRef| schema.fields().iter().map(|f| f.data_type().clone()).collect::<Vec<DataType>>();
         let columns: Option<Vec<_>> = batch.columns().iter().map(|column| Column::new(column.as_ref())).collect();
-        let planned = batch.schema_ref() == &shared.schema || types(&batch.schema()) == types(&shared.schema);
+        let planned = batch.schema_ref() == &shared.plan.schema || types(&batch.schema()) == types(&shared.plan.schema);
         let Some(columns) = columns.filter(|_| planned) else {
             return Err(Error::new(ErrorKind::Internal, "a batch has another schema than was planned")
                 .in_source(&shared.source));
@@ -846,10 +864,10 @@ impl SqliteWriter {
                     )
                     .hint(hint)
                     .in_source(&shared.source)
-                    .at_column(shared.schema.field(index).name())
+                    .at_column(shared.plan.schema.field(index).name())
                 })?;
             }
-            statement.raw_execute().map_err(failed)?;
+            statement.raw_execute().map_err(|error| shared.refused(error))?;
         }
         self.rows += batch.num_rows() as u64;
         Ok(())
