@@ -40,6 +40,16 @@ fn locks(server: &Postgres, condition: &str) -> u32 {
         .unwrap()
 }
 
+/// Reads a partition, without waiting for anybody for long.
+async fn rows_of(scan: &dyn Scan, cx: &RunContext, partition: usize) -> usize {
+    let mut rows = 0;
+    let mut stream = scan.read(cx, &scan.partitions()[partition]).unwrap();
+    while let Some(batch) = tokio::time::timeout(Duration::from_secs(20), next_batch(&mut stream)).await.unwrap() {
+        rows += batch.unwrap().num_rows();
+    }
+    rows
+}
+
 #[test]
 fn a_table_that_others_hold_is_not_waited_for_without_end() {
     let server = Postgres::start();
@@ -95,27 +105,102 @@ fn who_alters_a_table_that_is_being_read_waits_and_the_read_goes_on() {
         let mut request = ScanRequest::all();
         request.partitions = Some(2);
         let scan = extractor.scan(&cx, &request).await.unwrap();
-        let read = async |partition: &Partition| {
-            let mut rows = 0;
-            let mut stream = scan.read(&cx, partition).unwrap();
-            while let Some(batch) =
-                tokio::time::timeout(Duration::from_secs(20), next_batch(&mut stream)).await.unwrap()
-            {
-                rows += batch.unwrap().num_rows();
-            }
-            rows
-        };
-        let first = read(&scan.partitions()[0]).await;
+        let first = rows_of(&*scan, &cx, 0).await;
         let altering = Holder::of(server.psql(), "ALTER TABLE t ADD COLUMN more int;");
         until(|| locks(&server, "NOT granted") == 1);
         // By the reader that has the lock already.
-        assert_eq!(first + read(&scan.partitions()[1]).await, 50_000);
+        assert_eq!(first + rows_of(&*scan, &cx, 1).await, 50_000);
         drop(scan);
         until(|| {
             server.sql("SELECT count(*) FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'more'") == "1"
         });
         drop(altering);
     });
+}
+
+#[test]
+fn a_part_that_is_not_read_yet_stays_until_it_is() {
+    let server = Postgres::start();
+    server.sql(
+        "CREATE TABLE t (id bigint) PARTITION BY RANGE (id); CREATE TABLE a PARTITION OF t FOR VALUES FROM (0) TO (1000);
+         CREATE TABLE b PARTITION OF t FOR VALUES FROM (1000) TO (2000); INSERT INTO t SELECT n FROM generate_series(0, 1999) n",
+    );
+    let uri = Uri::new(server.uri("t"));
+    let extractor = registry().find(&uri).unwrap().extractor(&uri, &OptionMap::new()).unwrap();
+    block_on(async {
+        let cx = RunContext::new(PerformanceConfig::default());
+        let mut request = ScanRequest::all();
+        request.partitions = Some(2);
+        let scan = extractor.scan(&cx, &request).await.unwrap();
+        assert_eq!(scan.partitions().len(), 2);
+        let first = rows_of(&*scan, &cx, 0).await;
+        let dropping = Holder::of(server.psql(), "DROP TABLE b;");
+        until(|| server.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") == "1");
+        assert_eq!(first + rows_of(&*scan, &cx, 1).await, 2000);
+        drop(scan);
+        until(|| server.sql("SELECT count(*) FROM pg_class WHERE relname = 'b'") == "0");
+        drop(dropping);
+    });
+}
+
+#[test]
+fn what_a_query_reads_is_not_emptied_before_it_is_read() {
+    let server = Postgres::start();
+    server.sql("CREATE TABLE t (id bigint); INSERT INTO t VALUES (1), (2)");
+    let uri = Uri::new(server.uri(""));
+    let options = [("query", "SELECT id + 1 AS n FROM t"), ("lock_timeout", "1")];
+    let options = options.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let extractor = registry().find(&uri).unwrap().extractor(&uri, &options).unwrap();
+    block_on(async {
+        let cx = RunContext::new(PerformanceConfig::default());
+        let scan = extractor.scan(&cx, &ScanRequest::all()).await.unwrap();
+        let truncating = Holder::of(server.psql(), "TRUNCATE t;");
+        until(|| locks(&server, "NOT granted") == 1);
+        // The reader stands behind it, and gives up: no rows would be wrong.
+        let mut stream = scan.read(&cx, &scan.partitions()[0]).unwrap();
+        let error = next_batch(&mut stream).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
+        drop((stream, scan));
+        until(|| server.sql("SELECT count(*) FROM t") == "0");
+        drop(truncating);
+    });
+}
+
+#[test]
+fn who_stops_while_it_waits_frees_the_target() {
+    let postgres = Postgres::start();
+    let mysql = MariaDb::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("t.csv").to_str().unwrap().to_owned();
+    std::fs::write(&file, "id\n2\n").unwrap();
+    let make = "CREATE TABLE t (id bigint); INSERT INTO t VALUES (1)";
+    postgres.sql(make);
+    mysql.sql(make);
+    let holders = [
+        Holder::of(postgres.psql(), "BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE;"),
+        Holder::of(mysql.client(), "LOCK TABLES t WRITE; DO sleep(1000);"),
+    ];
+    until(|| locks(&postgres, "mode = 'AccessExclusiveLock' AND granted") == 1);
+    until(|| mysql.sql("SELECT count(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'DO sleep%'") == "1");
+    let program = env!("CARGO_BIN_EXE_etlrs-under-test");
+    for uri in [postgres.uri("t"), mysql.uri("t")] {
+        let child = etlrs_tests::etlrs(program, folder.path(), &["copy", &file, &uri, "--mode", "replace"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+        let ran = etlrs_tests::Ran::of(&child.wait_with_output().unwrap());
+        assert_eq!(ran.code, 130, "{ran:?}");
+    }
+    drop(holders);
+    for uri in [postgres.uri("t"), mysql.uri("t")] {
+        let start = Instant::now();
+        copy(&file, &uri, LoadMode::Replace).unwrap();
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+    assert_eq!((postgres.left_over(), mysql.left_over()), (String::new(), String::new()));
 }
 
 #[test]
@@ -182,34 +267,55 @@ fn hidden_rows_are_left_out_only_if_the_user_says_so() {
 #[test]
 fn who_could_not_publish_does_not_stage() {
     let server = MariaDb::start();
-    let (database, _) = (server.uri("t").replace("root@", "u@"), ());
     let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("statements").to_str().unwrap().to_owned();
+    // The server writes it as its own user.
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    server.sql(&format!("SET GLOBAL general_log_file = '{log}'; SET GLOBAL general_log = 1"));
+    let uri = |table: &str| server.uri(table).replace("root@", "u@");
     let file = folder.path().join("t.csv").to_str().unwrap().to_owned();
     std::fs::write(&file, "id\n1\n").unwrap();
     server.sql("CREATE USER u; CREATE TABLE t (id bigint PRIMARY KEY, x int)");
     let all = ["CREATE", "DROP", "ALTER", "INSERT", "SELECT"];
-    let run = |mode| {
-        Copy { mode, keys: if mode == LoadMode::Merge { &["id"] } else { &[] }, ..Copy::default() }
-            .run(&file, &database)
+    let run = |mode, table: &str| {
+        let keys: &[&str] = if mode == LoadMode::Merge { &["id"] } else { &[] };
+        Copy { mode, keys, ..Copy::default() }.run(&file, &uri(table))
+    };
+    let grant = |privileges: &[&str]| {
+        let privileges = privileges.join(", ");
+        server.sql(&format!("REVOKE ALL PRIVILEGES, GRANT OPTION FROM u; GRANT {privileges} ON test.* TO u"));
     };
     for missing in all {
-        let granted: Vec<_> = all.into_iter().filter(|privilege| *privilege != missing).collect();
-        server.sql(&format!("REVOKE ALL PRIVILEGES, GRANT OPTION FROM u; GRANT {} ON test.* TO u", granted.join(", ")));
-        let error = run(LoadMode::Append).unwrap_err();
+        grant(&all.into_iter().filter(|privilege| *privilege != missing).collect::<Vec<_>>());
+        let error = run(LoadMode::Create, "new").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
-        if missing != "SELECT" {
-            assert!(error.message().contains(missing), "{missing}: {error}");
-        }
+        let said = format!("the user has no privilege to {missing} in the database test");
+        assert!(error.message().starts_with(&said), "{missing}: {error}");
         assert_eq!(server.left_over(), "", "{missing}");
     }
-    server.sql(&format!("REVOKE ALL PRIVILEGES, GRANT OPTION FROM u; GRANT {} ON test.* TO u", all.join(", ")));
-    run(LoadMode::Append).unwrap();
+    // Nothing is renamed to append or to merge.
+    grant(&["CREATE", "DROP", "INSERT", "SELECT"]);
+    server.sql("GRANT UPDATE ON test.t TO u");
+    run(LoadMode::Append, "t").unwrap();
+    std::fs::write(&file, "id,x\n1,5\n").unwrap();
+    run(LoadMode::Merge, "t").unwrap();
+    assert_eq!(server.sql("SELECT * FROM t"), "1\t5");
+    grant(&all);
     for (mode, missing) in [(LoadMode::Replace, "DELETE"), (LoadMode::Merge, "UPDATE")] {
-        let error = run(mode).unwrap_err();
-        assert!(error.message().contains(missing), "{error}");
-        server.sql(&format!("GRANT {missing} ON test.* TO u"));
-        run(mode).unwrap();
+        let error = run(mode, "t").unwrap_err();
+        assert!(error.message().contains(&format!("no privilege to {missing} on the target")), "{error}");
     }
-    assert_eq!(server.sql("SELECT * FROM t"), "1\tNULL");
+    // Of all that was refused nothing was staged.
+    let statements = std::fs::read_to_string(&log).unwrap();
+    let staged = statements
+        .lines()
+        .filter(|line| line.contains("LOAD DATA") || line.contains("CREATE TABLE `test`.`_etlrs_ledger"))
+        .count();
+    assert_eq!(staged, 2 * 2, "{statements}");
+    for (mode, missing) in [(LoadMode::Replace, "DELETE"), (LoadMode::Merge, "UPDATE")] {
+        server.sql(&format!("GRANT {missing} ON test.* TO u"));
+        run(mode, "t").unwrap();
+    }
+    assert_eq!(server.sql("SELECT * FROM t"), "1\t5");
     assert_eq!(server.left_over(), "");
 }

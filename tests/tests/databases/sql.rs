@@ -319,6 +319,11 @@ fn a_hash_in_the_name_of_a_table_is_written_as_in_any_url() {
     }
     assert_eq!(databases.postgres.sql("SELECT count(*) FROM \"a#b\""), "2");
     assert_eq!(databases.mysql.sql("SELECT count(*) FROM `a#b`"), "2");
+    // A name that has the %23 itself is another one.
+    for target in databases.targets("a%2523b") {
+        copy(&databases.postgres.uri("t"), &target, LoadMode::Create).unwrap();
+    }
+    assert_eq!(databases.postgres.sql("SELECT count(*) FROM \"a%23b\""), "4");
     // Where many are copied, too.
     let folder = tempfile::tempdir().unwrap();
     for (at, source) in databases.targets("a*").iter().enumerate() {
@@ -331,5 +336,7 @@ fn a_hash_in_the_name_of_a_table_is_written_as_in_any_url() {
     for at in 0..3 {
         let sql = format!("SELECT count(*) FROM \"{at} a#b\"");
         assert_eq!(database.query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap(), 2);
+        let sql = format!("SELECT count(*) FROM \"{at} a%23b\"");
+        assert_eq!(database.query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap(), 4);
     }
 }

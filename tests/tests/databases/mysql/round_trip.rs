@@ -250,6 +250,20 @@ fn dates_that_are_all_zeros_are_null_if_the_user_says_so() {
         "1 NULL NULL NULL 00:00:00\n2 2024-02-29 2024-02-29 01:02:03.500 2024-02-29 01:02:03 01:02:03\n\
          3 NULL 2024-01-01 00:00:00.000 2024-01-01 00:00:00 00:00:01"
     );
+    // They are null to filters and cursors too.
+    for (condition, expected) in [("d is null", 2), ("d is not null", 1), ("d < date '2030-01-01'", 1)] {
+        let options = [("zero_dates".to_owned(), "null".to_owned())].into();
+        let (source, target) = (Uri::new(server.uri("t")), Uri::new(server.uri(&format!("f{expected}"))));
+        let copied = block_on(async {
+            let builder = pipeline(&registry(), (&source, &options), (&target, &OptionMap::new()))?;
+            let filter = Filter::new(Expr::parse(condition)?);
+            builder.transform(filter).mode(LoadMode::Replace).build()?.execute().await
+        });
+        assert_eq!(copied.unwrap().load.records_loaded, expected, "{condition}");
+    }
+    let options = [("zero_dates", "null"), ("cursor", "d")];
+    let cursor = Copy { mode: LoadMode::Replace, source_options: &options, ..Copy::default() };
+    assert_eq!(cursor.run(&server.uri("t"), &server.uri("f1")).unwrap().rows_read, 1);
     // A month or a day that is missing is not nothing.
     server.sql("SET sql_mode = ''; UPDATE t SET d = '2024-00-00'");
     let error = copy.run(&server.uri("t"), &server.uri("back")).unwrap_err();
