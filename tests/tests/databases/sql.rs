@@ -55,6 +55,10 @@ fn sql_is_run_before_and_after_a_load() {
             "{kind}"
         );
         assert_eq!(error.contains("the rows are published"), kind == "mysql", "{error}");
+        if kind == "postgres" {
+            // Runs in no transaction with anything else.
+            copy("t", &[("pre_sql", "VACUUM t")]).unwrap();
+        }
         // What is not published has nothing after it.
         sql("CREATE TABLE checked (id bigint CHECK (id > 1))");
         let seen = sql("SELECT count(*) FROM seen");

@@ -203,8 +203,10 @@ impl Loader for PostgresLoader {
             let failed = |error| postgres_error(&self.source(), error);
             let limit = self.options.lock_timeout.duration();
             if !self.options.pre_sql.is_empty() {
-                let sql = format!("SET lock_timeout = {}; {}", limit.as_millis().max(1), self.options.pre_sql);
-                let done = execute(&mut control, &sql).await;
+                let sql = format!("SET lock_timeout = {}", limit.as_millis().max(1));
+                execute(&mut control, &sql).await.map_err(failed)?;
+                // By itself, for several statements are one transaction, in which some cannot be run.
+                let done = execute(&mut control, &self.options.pre_sql).await;
                 done.map_err(|error| failed(error).hint("that is the option pre_sql"))?;
             }
             let step = STEP.min(limit).as_millis().max(1);

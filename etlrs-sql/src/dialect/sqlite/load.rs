@@ -506,8 +506,7 @@ impl SqliteSession {
         let connection = shared.connection();
         let staged = shared.staged(&connection).map_err(failed)?;
         let rows = receipts.iter().map(|receipt| receipt.rows).sum();
-        let planned =
-            self.shared.plan.partitions.iter().all(|p| receipts.iter().any(|receipt| receipt.partition == p.id));
+        let planned = shared.plan.partitions.iter().all(|p| receipts.iter().any(|receipt| receipt.partition == p.id));
         if !planned || staged != (receipts.len() as u64, rows) {
             return Err(Error::new(ErrorKind::Internal, "the receipts are not those of what is staged")
                 .in_source(&shared.source));
@@ -522,31 +521,31 @@ impl SqliteSession {
             let old = Table::find(&connection, &shared.target).map_err(failed)?;
             let rename = format!("ALTER TABLE {} RENAME TO {}", quote(&shared.staging)?, quote(&shared.target)?);
             match old {
-                None if self.shared.plan.mode == LoadMode::Merge => {
-                    let types = column_types(&self.shared.plan.schema, self.options.strict)?;
+                None if shared.plan.mode == LoadMode::Merge => {
+                    let types = column_types(&shared.plan.schema, self.options.strict)?;
                     let create = create_table(
                         &shared.target,
-                        &self.shared.plan.schema,
+                        &shared.plan.schema,
                         &types,
-                        &self.shared.plan.keys,
+                        &shared.plan.keys,
                         self.options.strict,
                     )?;
                     connection.execute_batch(&create).map_err(failed)?;
-                    shared.merge(&connection, &shared.target, &self.shared.plan.keys)?;
+                    shared.merge(&connection, &shared.target, &shared.plan.keys)?;
                 }
                 None => connection.execute_batch(&rename).map_err(failed)?,
-                Some(_) if self.shared.plan.mode == LoadMode::Create => {
+                Some(_) if shared.plan.mode == LoadMode::Create => {
                     return Err(
                         already_exists("the target appeared while the run was going on").in_source(&shared.source)
                     );
                 }
                 Some(old) => {
                     // It may have changed since the load was planned.
-                    check_target(&old, &self.shared.plan, self.options.strict)
+                    check_target(&old, &shared.plan, self.options.strict)
                         .map_err(|error| error.in_source(&shared.source))?;
-                    match self.shared.plan.mode {
+                    match shared.plan.mode {
                         LoadMode::Append => shared.append(&connection, &old, rows)?,
-                        LoadMode::Merge => shared.merge(&connection, &old.name, &self.shared.plan.keys)?,
+                        LoadMode::Merge => shared.merge(&connection, &old.name, &shared.plan.keys)?,
                         _ => shared.replace(&connection, &old, &rename)?,
                     }
                 }
