@@ -3,6 +3,7 @@
 // The helpers of tests are tests as well.
 #![allow(clippy::unwrap_used)]
 
+mod cursor;
 mod extract;
 mod load;
 mod round_trip;

@@ -147,6 +147,22 @@ pub(super) fn key_collations(connection: &Connection, table: &str, keys: &[Strin
     Ok(indexes.iter().find_map(|(_, columns)| of_keys(columns)).unwrap_or_else(|| vec![None; keys.len()]))
 }
 
+/// The statement that makes a table on which there are no triggers.
+pub(super) fn definition(connection: &Connection, table: &str) -> Result<Option<String>> {
+    let sql = "SELECT sql FROM sqlite_master AS t WHERE type = 'table' AND name = ?1 COLLATE NOCASE AND NOT EXISTS
+        (SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND tbl_name = t.name COLLATE NOCASE)";
+    connection.query_row(sql, [table], |row| row.get(0)).optional()
+}
+
+/// The statements that make the indexes of a table, but for those that its constraints bring along.
+pub(super) fn index_statements(connection: &Connection, table: &str) -> Result<Vec<String>> {
+    let mut statement = connection.prepare(
+        "SELECT sql FROM sqlite_master
+         WHERE type = 'index' AND tbl_name = ?1 COLLATE NOCASE AND sql IS NOT NULL ORDER BY rowid",
+    )?;
+    statement.query_map([table], |row| row.get(0))?.collect()
+}
+
 /// Tables that a user may mean; SQLite's own and those of runs in progress are left out.
 pub(super) fn tables(connection: &Connection) -> Result<Vec<String>> {
     let mut statement = connection.prepare(

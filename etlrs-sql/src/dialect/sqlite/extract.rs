@@ -25,6 +25,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, InterruptHandle, Rows};
 
 use super::catalog::{self, Column, Table};
+use super::cursor::add_functions;
 use super::decode::{Decode, decoder};
 use super::error::{sqlite_error, words};
 use super::types::{StorageClasses, arrow_type};
@@ -153,34 +154,11 @@ impl SqliteExtractor {
             return Ok(None);
         };
         let names: Vec<_> = columns.iter().map(|column| column.field.name().as_str()).collect();
-        let column = columns.iter().find(|column| column.field.name() == cursor.column);
-        let column = column.ok_or_else(|| unknown_name("column", cursor.column, &names))?;
-        let data_type = column.field.data_type();
-        let is_number = data_type.is_integer();
-        let is_text = matches!(data_type, DataType::Utf8 | DataType::Date32 | DataType::Timestamp(..));
-        if !is_number && (!is_text || cursor.lag > 0) {
-            return Err(cursor.unusable(&type_name(data_type)));
-        }
-        let constant = |text: &str| match is_number {
-            true => text.parse::<i64>().ok().map(|number| number.to_string()),
-            false => Some(format!("'{}'", text.replace('\'', "''"))).filter(|_| !text.contains('\0')),
-        };
-        let wrong = || {
-            let message = format!("cursor_after is no value of type {}", type_name(data_type));
-            Error::new(ErrorKind::InvalidConfig, message).at_column(cursor.column)
-        };
-        let after = cursor.after.map(|after| constant(after).ok_or_else(wrong)).transpose()?;
-        let after = after.map(|after| if cursor.lag > 0 { format!("({after} - {})", cursor.lag) } else { after });
-        let name = quote(cursor.column)?;
-        let newer = cursor.newer(&name, after.as_deref());
-        let sql = format!("SELECT CAST(max({name}) AS TEXT) FROM {} WHERE {newer}", table.from);
-        let greatest: Option<String> =
-            connection.query_row(&sql, [], |row| row.get(0)).map_err(|error| sqlite_error(&self.path, error))?;
-        let with_constant = |text: String| {
-            let constant = constant(&text).ok_or_else(|| cursor.unusable(&type_name(data_type)))?;
-            Ok::<_, Error>((constant, text))
-        };
-        Ok(Some(cursor.bounds(newer, &name, greatest.map(with_constant).transpose()?)))
+        let position = names.iter().position(|name| *name == cursor.column);
+        let position = position.ok_or_else(|| unknown_name("column", cursor.column, &names))?;
+        add_functions(connection).map_err(|error| sqlite_error(&self.path, error))?;
+        let (data_type, declared) = (columns[position].field.data_type(), &table.columns[position].declared);
+        super::cursor::bounds(connection, table, &cursor, data_type, declared).map(Some)
     }
 
     /// All columns with their types: what the user says, else what is declared, else what the values are.
@@ -481,7 +459,11 @@ impl Scan for TableScan {
 
 fn connect(cx: &RunContext, query: &Query) -> Result<Connection> {
     let connection = open_to_read(&query.path, query.options.busy_timeout)?;
-    set_cache(&connection, cx.reader_memory() / 4).map_err(|error| sqlite_error(&query.path, error))?;
+    let failed = |error| sqlite_error(&query.path, error);
+    set_cache(&connection, cx.reader_memory() / 4).map_err(failed)?;
+    if !query.options.cursor.is_empty() {
+        add_functions(&connection).map_err(failed)?;
+    }
     Ok(connection)
 }
 

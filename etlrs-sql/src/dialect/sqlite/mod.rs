@@ -5,13 +5,18 @@
 //! `fs::metadata` is harmless.
 
 mod catalog;
+mod cursor;
 mod decode;
 mod encode;
 mod error;
 mod extract;
 mod load;
+mod publish;
+mod session;
+mod target;
 mod text;
 mod types;
+mod writer;
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,374 @@
+//! Design note. Rows go into a staging table, `_etlrs_staging_TABLE_RUN`, one transaction for each partition, together
+//! with a row in `_etlrs_ledger` that says which of its rowids are whose. The commit is one more transaction that makes
+//! the staging table the target or copies its rows there, and takes the ledger's rows away.
+//!
+//! Two locks keep runs apart. The one of the table is held by the session: staging tables of that table which are not
+//! its own are those of dead runs. The one of the whole file is held only while a file is created and given its first
+//! table, or is found to be empty and removed, so that no run removes what another has just opened.
+//!
+//! Between partitions no transaction is open, so that the staging table can be read back through another connection.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use etlrs_core::{
+    ColumnTypes, Error, ErrorKind, Extractor, LoadMode, LoadPlan, LoadSession, Partition, PartitionId, PartitionWriter,
+    Published, Receipt, Result, RunContext, RunId, Scan, ScanRequest, async_trait,
+};
+use etlrs_files::TargetLock;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+use super::catalog::{self, Table};
+use super::error::{sqlite_error, words};
+use super::load::SqliteLoader;
+use super::target::{column_types, create_table, is_like};
+use super::types::read_type;
+use super::writer::SqliteWriter;
+use super::{open, quote, set_cache};
+use crate::hash::hash;
+use crate::key::{of_target, with_hint_of_key};
+use crate::options::Seconds;
+use crate::{SqliteExtractor, SqliteSourceOptions, SqliteTargetOptions};
+
+pub(super) const LEDGER: &str = "_etlrs_ledger";
+
+/// What the session and its writers share.
+pub(super) struct Shared {
+    pub(super) connection: Mutex<Connection>,
+    pub(super) path: PathBuf,
+    /// The database and the table, for errors.
+    pub(super) source: String,
+    pub(super) target: String,
+    pub(super) staging: String,
+    pub(super) run: RunId,
+    pub(super) plan: LoadPlan,
+    pub(super) strict: bool,
+    pub(super) rowid: Option<&'static str>,
+    pub(super) insert: String,
+}
+
+impl Shared {
+    pub(super) fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn failed(&self, error: rusqlite::Error) -> Error {
+        sqlite_error(&self.path, error).in_source(&self.source)
+    }
+
+    /// The error of a row that is staged, for a table whose name the user does not know.
+    pub(super) fn refused(&self, error: rusqlite::Error) -> Error {
+        let said = words(&error).replace(&self.staging, &self.target);
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::ConstraintViolation) => {
+                with_hint_of_key(Error::new(ErrorKind::InvalidData, said).in_source(&self.source), &self.plan)
+            }
+            _ => self.failed(error),
+        }
+    }
+}
+
+/// `body` in a transaction that is rolled back when it fails.
+pub(super) fn in_transaction<T>(
+    connection: &Connection,
+    failed: impl Fn(rusqlite::Error) -> Error,
+    body: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    connection.execute_batch("BEGIN IMMEDIATE").map_err(&failed)?;
+    let result = body().and_then(|value| connection.execute_batch("COMMIT").map(|()| value).map_err(&failed));
+    if result.is_err() && !connection.is_autocommit() {
+        // The first error is the one that counts; a rollback that fails happens when the connection is closed.
+        _ = connection.execute_batch("ROLLBACK");
+    }
+    result
+}
+
+pub(super) struct SqliteSession {
+    pub(super) shared: Arc<Shared>,
+    /// The file was not there before.
+    created: bool,
+    options: SqliteTargetOptions,
+    cleaned: bool,
+    /// Freed last, when nothing of this session is left.
+    _lock: TargetLock,
+}
+
+impl SqliteSession {
+    pub(super) fn open(
+        cx: &RunContext,
+        path: PathBuf,
+        loader: &SqliteLoader,
+        plan: LoadPlan,
+        lock: TargetLock,
+    ) -> Result<Self> {
+        let run = cx.run_id();
+        let strict = loader.options.strict;
+        let types = column_types(&plan.schema, strict)?;
+        let staging = format!("{}{run}", staging_prefix(&loader.table));
+        let mut columns = Vec::with_capacity(types.len());
+        for field in plan.schema.fields() {
+            columns.push(quote(field.name())?);
+        }
+        let parameters: Vec<_> = (1..=columns.len()).map(|index| format!("?{index}")).collect();
+        let insert =
+            format!("INSERT INTO {} ({}) VALUES ({})", quote(&staging)?, columns.join(", "), parameters.join(", "));
+        let busy_timeout = loader.options.busy_timeout;
+        let file_lock = wait_for_file(&path, run, busy_timeout)?;
+        let created = !path.exists();
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+        let connection = open(&path, flags, busy_timeout)?;
+        let target = Table::find(&connection, &loader.table).map_err(|error| sqlite_error(&path, error))?;
+        // Rows that are moved into another table go in the order of the source.
+        let is_moved = match &target {
+            Some(target) => plan.mode == LoadMode::Append || !is_like(&connection, target, &plan, strict)?,
+            None => false,
+        };
+        let plan = of_target(plan, is_moved);
+        let keys = if plan.mode == LoadMode::Merge { &[][..] } else { &plan.keys };
+        let create = create_table(&staging, &plan.schema, keys, strict)?;
+        // A key that is one column of whole numbers is the rowid, which then does not tell partitions apart.
+        let numbered = match keys {
+            [key] => etlrs_core::column_index(&plan.schema, key).is_ok_and(|at| types[at] == "INTEGER"),
+            _ => false,
+        };
+        let rowid = catalog::rowid_name(plan.schema.fields().iter().map(|field| field.name().as_str()));
+        let session = Self {
+            shared: Arc::new(Shared {
+                connection: Mutex::new(connection),
+                source: loader.source(),
+                target: loader.table.clone(),
+                staging,
+                run,
+                strict,
+                rowid: rowid.filter(|_| !numbered),
+                plan,
+                insert,
+                path,
+            }),
+            created,
+            options: loader.options.clone(),
+            cleaned: false,
+            _lock: lock,
+        };
+        let shared = &session.shared;
+        let failed = |error| shared.failed(error);
+        {
+            let connection = shared.connection();
+            // Renaming must leave views and other tables' foreign keys alone; dropping must not delete by them. A name
+            // in quotes that is no column must not be taken for a string when an index is made again.
+            connection
+                .execute_batch("PRAGMA foreign_keys = OFF; PRAGMA legacy_alter_table = ON")
+                .and_then(|()| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false))
+                .and_then(|_| set_cache(&connection, cx.writer_memory() / 2))
+                .map_err(failed)?;
+            let begun = in_transaction(&connection, failed, || {
+                shared.remove_stale(&connection)?;
+                connection.execute_batch(&create).map_err(failed)
+            });
+            // Before a failed session is dropped, which takes this lock to clean up.
+            drop(file_lock);
+            begun?;
+        }
+        Ok(session)
+    }
+
+    /// Removes what was staged, and the file if the session made it and nothing else is in it.
+    fn clean(&mut self, busy_timeout: Seconds) -> Result<()> {
+        self.cleaned = true;
+        let shared = &self.shared;
+        let failed = |error| shared.failed(error);
+        let connection = shared.connection();
+        connection.busy_timeout(busy_timeout.duration()).map_err(failed)?;
+        if !connection.is_autocommit() {
+            // A writer that was not finished.
+            connection.execute_batch("ROLLBACK").map_err(failed)?;
+        }
+        in_transaction(&connection, failed, || {
+            let staging = quote(&shared.staging)?;
+            connection.execute_batch(&format!("DROP TABLE IF EXISTS {staging}")).map_err(failed)?;
+            shared.close_ledger(&connection).map_err(failed)
+        })?;
+        if self.created {
+            let file_lock = TargetLock::acquire(&shared.path, "", shared.run);
+            let things: i64 =
+                connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).map_err(failed)?;
+            if things == 0 && file_lock.is_ok() {
+                for suffix in ["", "-journal", "-wal", "-shm"] {
+                    let mut name = shared.path.clone().into_os_string();
+                    name.push(suffix);
+                    match std::fs::remove_file(&name) {
+                        Ok(()) => {}
+                        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                        Err(error) => return Err(Error::io("remove", name, error)),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs what the user wants run together with the rows.
+    pub(super) fn post_sql(&self, connection: &Connection) -> Result<()> {
+        let done = connection.execute_batch(&self.options.post_sql);
+        done.map_err(|error| self.shared.failed(error).hint("that is the option post_sql"))?;
+        if connection.is_autocommit() {
+            let message = "the option post_sql ended the transaction, so the rows may be published or not";
+            return Err(Error::new(ErrorKind::InvalidConfig, message)
+                .hint("leave out COMMIT and ROLLBACK, and look at the table")
+                .in_source(&self.shared.source));
+        }
+        Ok(())
+    }
+}
+
+/// The lock of the whole file. It is held by others for moments only.
+fn wait_for_file(path: &Path, run: RunId, busy_timeout: Seconds) -> Result<TargetLock> {
+    let end = Instant::now() + busy_timeout.duration();
+    loop {
+        match TargetLock::acquire(path, "", run) {
+            Err(error) if error.kind() == ErrorKind::Locked && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
+}
+
+fn staging_prefix(table: &str) -> String {
+    format!("_etlrs_staging_{table}_")
+}
+
+/// The table in the name of its lock file: safe, short, and the same for all spellings of one name.
+pub(super) fn lock_part(table: &str) -> String {
+    let mut part = String::new();
+    let table = table.to_ascii_lowercase();
+    for byte in table.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' => part.push(char::from(byte)),
+            byte => part.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    if part.len() > 80 {
+        part.truncate(80);
+        part.push_str(&format!("%%{:016x}", hash(&table)));
+    }
+    part.push('.');
+    part
+}
+
+impl Shared {
+    /// Drops the staging tables of dead runs: the table's lock is held, so nobody else is at work on it.
+    fn remove_stale(&self, connection: &Connection) -> Result<()> {
+        let failed = |error| self.failed(error);
+        let prefix = staging_prefix(&self.target);
+        let tables: Vec<String> = connection
+            .prepare("SELECT name FROM sqlite_master WHERE type = 'table' AND substr(name, 1, length(?1)) = ?1 COLLATE NOCASE")
+            .and_then(|mut statement| statement.query_map([&prefix], |row| row.get(0))?.collect())
+            .map_err(failed)?;
+        for table in tables {
+            // `a` must not take the staging of `a_b` for its own: what follows is just a run's id.
+            let run = table.get(prefix.len()..).unwrap_or_default();
+            if run.len() == 26 && run.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
+                connection.execute_batch(&format!("DROP TABLE {}", quote(&table)?)).map_err(failed)?;
+            }
+        }
+        self.close_ledger(connection).map_err(failed)
+    }
+
+    pub(super) fn open_ledger(&self, connection: &Connection) -> rusqlite::Result<()> {
+        connection.execute_batch(&format!(
+            "CREATE TABLE IF NOT EXISTS {LEDGER} (run TEXT, target TEXT COLLATE NOCASE, partition INTEGER, rows INTEGER,
+             checksum TEXT, first_rowid INTEGER, last_rowid INTEGER, finished_at TEXT,
+             PRIMARY KEY (run, target, partition)) WITHOUT ROWID"
+        ))
+    }
+
+    /// Takes the target's rows out of the ledger, and the ledger with its last row.
+    pub(super) fn close_ledger(&self, connection: &Connection) -> rusqlite::Result<()> {
+        if Table::find(connection, LEDGER)?.is_none() {
+            return Ok(());
+        }
+        connection.execute(&format!("DELETE FROM {LEDGER} WHERE target = ?1"), [&self.target])?;
+        let rows: i64 = connection.query_row(&format!("SELECT count(*) FROM {LEDGER}"), [], |row| row.get(0))?;
+        if rows == 0 {
+            connection.execute_batch(&format!("DROP TABLE {LEDGER}"))?;
+        }
+        Ok(())
+    }
+
+    /// Partitions and rows in the ledger.
+    pub(super) fn staged(&self, connection: &Connection) -> rusqlite::Result<(u64, u64)> {
+        if Table::find(connection, LEDGER)?.is_none() {
+            return Ok((0, 0));
+        }
+        let sql = format!("SELECT count(*), ifnull(sum(rows), 0) FROM {LEDGER} WHERE run = ?1 AND target = ?2");
+        let count = |row: &rusqlite::Row<'_>, index| row.get::<_, i64>(index).map(i64::unsigned_abs);
+        connection.query_row(&sql, (self.run.to_string(), &self.target), |row| Ok((count(row, 0)?, count(row, 1)?)))
+    }
+
+    /// Removes what a finished attempt at `partition` left, and its row in the ledger.
+    pub(super) fn forget(&self, connection: &Connection, partition: PartitionId) -> Result<()> {
+        let failed = |error| self.failed(error);
+        let key = (self.run.to_string(), &self.target, partition.0);
+        let removed: Vec<(i64, i64)> = connection
+            .prepare(&format!(
+                "DELETE FROM {LEDGER} WHERE run = ?1 AND target = ?2 AND partition = ?3 RETURNING first_rowid, last_rowid"
+            ))
+            .and_then(|mut statement| statement.query_map(key, |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
+            .map_err(failed)?;
+        for (first, last) in removed {
+            let Some(rowid) = self.rowid else {
+                return Err(Error::new(ErrorKind::Unsupported, "a finished partition cannot be staged again")
+                    .hint("run again")
+                    .in_source(&self.source));
+            };
+            let sql = format!("DELETE FROM {} WHERE {rowid} BETWEEN ?1 AND ?2", quote(&self.staging)?);
+            connection.execute(&sql, (first, last)).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl LoadSession for SqliteSession {
+    fn min_memory(&self) -> usize {
+        512 << 10
+    }
+
+    async fn writer(&self, _: &RunContext, partition: &Partition, _: u32) -> Result<Box<dyn PartitionWriter>> {
+        Ok(Box::new(SqliteWriter::open(self.shared.clone(), partition.id)?))
+    }
+
+    async fn read_back(&mut self, cx: &RunContext, _: &[Receipt]) -> Result<Option<Arc<dyn Scan>>> {
+        // A strict table has fewer types than there are in Arrow.
+        let fields = self.shared.plan.schema.fields().iter().filter(|_| self.options.strict);
+        let types = fields.filter_map(|field| Some((field.name().clone(), read_type(field.data_type())?)));
+        let options = SqliteSourceOptions::default()
+            .with_busy_timeout(self.options.busy_timeout)
+            .with_types(ColumnTypes(types.collect()));
+        let staged = SqliteExtractor::new(&self.shared.path, &self.shared.staging).with_options(options);
+        staged.scan(cx, &ScanRequest::all()).await.map(Some)
+    }
+
+    async fn commit(mut self: Box<Self>, receipts: Vec<Receipt>) -> Result<Published> {
+        let published = self.publish(&receipts)?;
+        self.cleaned = true;
+        Ok(published)
+    }
+
+    async fn abort(mut self: Box<Self>) -> Result<()> {
+        let busy_timeout = self.options.busy_timeout;
+        self.clean(busy_timeout)
+    }
+}
+
+impl Drop for SqliteSession {
+    fn drop(&mut self) {
+        if !self.cleaned {
+            // As far as it can be done without waiting; the next run on this table removes the rest.
+            _ = self.clean(Seconds(0));
+        }
+    }
+}
