@@ -26,7 +26,7 @@ pub(crate) fn with_hint_of_key(error: Error, plan: &LoadPlan) -> Error {
 
 /// The error for keys that are two in the source and one for the collation of the target.
 pub(crate) fn one_key(keys: &[String]) -> Error {
-    let message = "two keys of the source are one for the collation of the target, so a row would be lost";
+    let message = "two keys of the source are one for the type or the collation of the target, so a row would be lost";
     Error::new(ErrorKind::InvalidData, message)
         .hint(
             "give the key columns a type and a collation that tell all texts apart, or make the keys alike in a query",
