@@ -1,15 +1,8 @@
-//! Sockets, and TLS on them.
+//! TLS.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-#[cfg(unix)]
-use tokio::net::UnixStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -20,32 +13,7 @@ use tokio_rustls::rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme, crypto,
 };
 
-use super::{Answer, Failure, Protection, Tls};
-
-/// What a connection runs over.
-pub(crate) trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for T {}
-
-/// A socket on which small messages wait for nothing, and a server that vanished is noticed after some minutes.
-pub(crate) async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
-    let socket = TcpStream::connect((host, port)).await?;
-    socket.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10));
-    _ = SockRef::from(&socket).set_tcp_keepalive(&keepalive);
-    Ok(socket)
-}
-
-/// A socket in the file system.
-#[cfg(unix)]
-pub(crate) async fn connect_file(path: &Path) -> io::Result<Box<dyn Socket>> {
-    Ok(Box::new(UnixStream::connect(path).await?))
-}
-
-#[cfg(not(unix))]
-pub(crate) async fn connect_file(_: &Path) -> io::Result<Box<dyn Socket>> {
-    Err(io::Error::new(io::ErrorKind::Unsupported, "there are no sockets in files on this system"))
-}
+use super::{Answer, Failure, Protection, Socket, Tls};
 
 /// Agrees on TLS with the server, which expects just that now.
 pub(crate) async fn secure<R>(socket: Box<dyn Socket>, host: &str, tls: &Tls) -> Answer<Box<dyn Socket>, R> {

@@ -6,7 +6,7 @@ use ring::digest;
 
 use super::address::Address;
 use super::wire::{Answer, Connection, Failure, MALFORMED, Refusal};
-use crate::network::{Host, Protection, Socket, tls};
+use crate::network::{self, Host, Protection, Socket, tls};
 
 /// What client and server can (`include/mysql_com.h`).
 mod capability {
@@ -39,8 +39,8 @@ impl Connection {
     /// Connects and authenticates.
     pub(super) async fn connect(address: &Address) -> Answer<Self> {
         let socket: Box<dyn Socket> = match &address.host {
-            Host::Socket(path) => tls::connect_file(path).await?,
-            Host::Name(name) => Box::new(tls::connect(name, address.port).await?),
+            Host::Socket(path) => network::connect_file(path).await?,
+            Host::Name(name) => Box::new(network::connect(name, address.port).await?),
         };
         let mut connection = Self::new(socket);
         let greeting = Greeting::parse(connection.packet().await?)?;

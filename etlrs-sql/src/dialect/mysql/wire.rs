@@ -14,7 +14,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::handshake::DEPRECATE_EOF;
-use crate::network::{self, Row, Socket};
+use crate::network::{self, Row, Socket, send};
 
 /// Bytes asked of the socket at a time.
 const READ: usize = 64 << 10;
@@ -393,7 +393,7 @@ impl Connection {
     }
 
     async fn flush(&mut self) -> Answer<()> {
-        self.socket.write_all(&self.output).await?;
+        send(&mut *self.socket, &self.output, &mut self.input).await?;
         self.output.clear();
         // What TLS keeps back.
         Ok(self.socket.flush().await?)

@@ -14,7 +14,7 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::address::Address;
-use crate::network::{self, Host, Protection, Row, Socket, tls};
+use crate::network::{self, Host, Protection, Row, Socket, send, tls};
 
 /// Bytes asked of the socket at a time.
 const READ: usize = 64 << 10;
@@ -263,8 +263,7 @@ impl Connection {
             *head = [b'd', 0, 0, 0, 0];
             head[1..].copy_from_slice(&length.to_be_bytes());
         }
-        self.socket.write_all(block).await?;
-        Ok(())
+        Ok(send(&mut *self.socket, block, &mut self.input).await?)
     }
 
     /// Ends the COPY; gives the number of rows that the server counted.
@@ -290,7 +289,7 @@ impl Connection {
     }
 
     async fn flush(&mut self) -> Answer<()> {
-        self.socket.write_all(&self.output).await?;
+        send(&mut *self.socket, &self.output, &mut self.input).await?;
         self.output.clear();
         // What TLS keeps back.
         Ok(self.socket.flush().await?)
@@ -330,10 +329,12 @@ impl Connection {
 /// Connects, and agrees on TLS.
 async fn connect(address: &Address) -> Answer<Box<dyn Socket>> {
     let name = match &address.host {
-        Host::Socket(folder) => return Ok(tls::connect_file(&folder.join(format!(".s.PGSQL.{}", address.port))).await?),
+        Host::Socket(folder) => {
+            return Ok(network::connect_file(&folder.join(format!(".s.PGSQL.{}", address.port))).await?);
+        }
         Host::Name(name) => name,
     };
-    let mut socket = tls::connect(name, address.port).await?;
+    let mut socket = network::connect(name, address.port).await?;
     if address.tls.protection == Protection::Disable {
         return Ok(Box::new(socket));
     }
