@@ -141,6 +141,9 @@ pub struct ScanRequest {
     /// The rows of the source are then those that come: partitions and counts are of them, and the same tests give the same
     /// partitions.
     pub filter: Vec<ColumnTest>,
+    /// Columns of the target, as reading them would give them. A source that has to guess the type of a column, for want of
+    /// any in the source, takes that of its namesake where its values may be such; others need not look.
+    pub target: Option<SchemaRef>,
     /// On resume: the partitions recorded when the run was planned. The scan must offer just these.
     pub recorded: Option<Vec<Partition>>,
 }
@@ -176,6 +179,13 @@ impl ScanRequest {
     #[must_use]
     pub fn filter(mut self, tests: impl IntoIterator<Item = ColumnTest>) -> Self {
         self.filter.extend(tests);
+        self
+    }
+
+    /// With types that the target has, for a source that has to guess; see [`target`](Self::target).
+    #[must_use]
+    pub fn target(mut self, columns: Option<SchemaRef>) -> Self {
+        self.target = columns;
         self
     }
 

@@ -17,6 +17,15 @@ pub trait Loader: Send + Sync {
     /// What this target can do; known without I/O.
     fn capabilities(&self) -> LoadCapabilities;
 
+    /// The columns of a target that is there, with types that can be written to it unchanged. They guide a source that can
+    /// only guess types ([`ScanRequest::target`](crate::ScanRequest::target)). `None`: it is not there, or does not say.
+    ///
+    /// # Errors
+    /// When the target cannot be looked at.
+    async fn target_schema(&self, _cx: &RunContext) -> Result<Option<SchemaRef>> {
+        Ok(None)
+    }
+
     /// Checks `plan` against the target without changing anything: mode, existing target, types.
     ///
     /// # Errors

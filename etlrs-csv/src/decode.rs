@@ -16,12 +16,20 @@ use crate::format::Format;
 use crate::records::{Dialect, Field};
 use crate::value;
 
+/// Who gives a column its type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TypeBy {
+    User,
+    /// The first records. Only the spellings that inference takes are values then.
+    Sample,
+    Target,
+}
+
 /// One column in the making.
 pub(crate) struct Column {
     /// Position of its fields within a record.
     field: usize,
-    /// Only the spellings that inference takes.
-    exact: bool,
+    by: TypeBy,
     data_type: DataType,
     /// How dates and timestamps are spelled, if not in ISO 8601.
     format: Option<Format>,
@@ -67,7 +75,7 @@ impl Chunk<'_> {
 impl Column {
     /// # Errors
     /// `Unsupported` for a type that CSV fields are not read as.
-    pub(crate) fn new(field: usize, data_type: &DataType, exact: bool) -> Result<Self> {
+    pub(crate) fn new(field: usize, data_type: &DataType, by: TypeBy) -> Result<Self> {
         let values = match data_type {
             DataType::Boolean => Values::Boolean(Vec::new()),
             DataType::Int8 => Values::Int8(Vec::new()),
@@ -94,7 +102,7 @@ impl Column {
             }
         };
         let nulls = NullBufferBuilder::new(0);
-        Ok(Self { field, exact, data_type: data_type.clone(), format: None, values, nulls })
+        Ok(Self { field, by, data_type: data_type.clone(), format: None, values, nulls })
     }
 
     /// With dates or timestamps in another spelling than that of ISO 8601.
@@ -109,8 +117,8 @@ impl Column {
     }
 
     /// Whether it takes only the spellings that inference takes.
-    pub(crate) fn exact(&self) -> bool {
-        self.exact
+    pub(crate) fn by(&self) -> TypeBy {
+        self.by
     }
 
     /// Adds the column's field of each record of `chunk`.
@@ -118,7 +126,7 @@ impl Column {
     /// The error is the index of the first record whose field is no value of the type; the column is of no more use then
     /// until it is [truncated](Self::truncate).
     pub(crate) fn append(&mut self, chunk: &Chunk<'_>) -> Result<(), usize> {
-        let exact = self.exact;
+        let exact = self.by == TypeBy::Sample;
         let bytes = chunk.bytes;
         let fields = Fields { chunk, column: self.field };
         let nulls = &mut self.nulls;
@@ -187,7 +195,7 @@ impl Column {
         let mut from = 0;
         loop {
             let fields = chunk.fields.get(from * chunk.width..).unwrap_or_default();
-            let mut scratch = Self::new(self.field, &self.data_type, self.exact)?.with_format(self.format.clone());
+            let mut scratch = Self::new(self.field, &self.data_type, self.by)?.with_format(self.format.clone());
             match scratch.append(&Chunk { fields, ..*chunk }) {
                 Ok(()) => return Ok(misfits),
                 Err(record) => {

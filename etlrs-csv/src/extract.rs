@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use etlrs_core::{
 };
 
 use crate::EXTENSIONS;
-use crate::decode::Column;
+use crate::decode::{Column, TypeBy};
 use crate::infer::{Inference, Obstacle};
 use crate::input::Once;
 use crate::options::CsvOptions;
@@ -179,19 +179,25 @@ impl Extractor for CsvExtractor {
             (None, [file]) => file.display().to_string(),
             (None, _) => origin.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
         };
-        let whole = table.schema(options).map_err(|error| error.in_source(&shown))?;
+        let (whole, guided) =
+            table.schema(options, request.target.as_deref()).map_err(|error| error.in_source(&shown))?;
         let projection = request.projection(&whole)?;
         let spelled = projection.iter().map(|&index| {
             let field = whole.field(index);
-            let exact = options.types.get(field.name()).is_none();
-            (exact, table.columns.get(index).and_then(|column| column.format(field.data_type())).cloned())
+            let by = match options.types.get(field.name()) {
+                Some(_) => TypeBy::User,
+                None if guided.contains(&index) => TypeBy::Target,
+                None => TypeBy::Sample,
+            };
+            (by, table.columns.get(index).and_then(|column| column.format(field.data_type())).cloned())
         });
         let spelled = spelled.collect();
         let schema: SchemaRef = Arc::new(whole.project(&projection)?);
         for field in schema.fields() {
-            Column::new(0, field.data_type(), true).map_err(|error| error.in_source(&shown).at_column(field.name()))?;
+            Column::new(0, field.data_type(), TypeBy::User)
+                .map_err(|error| error.in_source(&shown).at_column(field.name()))?;
         }
-        let notes = table.notes(options, &whole);
+        let notes = table.notes(options, &whole, &guided);
         let (details, min_memory) = (table.details(), table.min_memory(cx));
         let parts: Vec<Part> = table.surveys.into_iter().map(|(_, survey)| part(survey, &schema)).collect();
         let (pieces, partitions) = pieces(&parts, cx, request)?;
@@ -254,7 +260,8 @@ impl Table {
         self.surveys.push((path, survey));
     }
 
-    fn schema(&self, options: &CsvOptions) -> Result<Schema> {
+    /// The columns, and the places of those whose types are those of the target instead of a guess.
+    fn schema(&self, options: &CsvOptions, target: Option<&Schema>) -> Result<(Schema, BTreeSet<usize>)> {
         if self.surveys.is_empty() {
             return Err(Error::new(etlrs_core::ErrorKind::InvalidData, "all files are empty"));
         }
@@ -263,15 +270,27 @@ impl Table {
                 return Err(etlrs_core::unknown_name("column", column, &self.names));
             }
         }
-        let fields = self.names.iter().zip(&self.columns).map(|(name, column)| {
+        let mut guided = BTreeSet::new();
+        let fields = self.names.iter().zip(&self.columns).enumerate().map(|(index, (name, column))| {
             let data_type = match options.types.get(name) {
                 Some(data_type) => data_type.clone(),
                 None if !options.infer => DataType::Utf8,
-                None => column.data_type(),
+                None => {
+                    let guess = column.data_type();
+                    let of_target = target.and_then(|target| namesake(target, name));
+                    if let Some(field) = of_target.filter(|field| {
+                        (*field.data_type() != guess || !field.metadata().is_empty())
+                            && column.may_be(field.data_type())
+                    }) {
+                        guided.insert(index);
+                        return field.clone().with_name(name).with_nullable(true);
+                    }
+                    guess
+                }
             };
             ArrowField::new(name, data_type, true)
         });
-        Ok(Schema::new(fields.collect::<Vec<_>>()))
+        Ok((Schema::new(fields.collect::<Vec<_>>()), guided))
     }
 
     /// What the first file was found to be; notes tell where others differ.
@@ -287,7 +306,7 @@ impl Table {
         (256 << 10) + inputs.max().unwrap_or(0) + kept.max().unwrap_or(0)
     }
 
-    fn notes(&self, options: &CsvOptions, schema: &Schema) -> Vec<String> {
+    fn notes(&self, options: &CsvOptions, schema: &Schema, guided: &BTreeSet<usize>) -> Vec<String> {
         let mut notes = Vec::new();
         let several = self.surveys.len() + self.empty.len() > 1;
         let first = self.surveys.first().map(|(_, survey)| survey.findings.as_slice()).unwrap_or_default();
@@ -310,19 +329,21 @@ impl Table {
             notes.push(format!("{} is empty, and so has no rows", and_others(path, self.empty.len())));
         }
         if several {
-            notes.extend(self.reconciled(options, schema));
+            notes.extend(self.reconciled(options, schema, guided));
         }
         if options.infer {
-            let found = self.names.iter().zip(&self.columns).filter(|(name, _)| options.types.get(name).is_none());
+            let guessed = |index: &usize, name: &String| !guided.contains(index) && options.types.get(name).is_none();
+            let found = self.names.iter().zip(&self.columns).enumerate();
+            let found = found.filter(|(index, (name, _))| guessed(index, name)).map(|(_, found)| found);
             notes.extend(text_hints(found));
         }
         notes
     }
 
     /// What became of columns that are not the same in all files.
-    fn reconciled(&self, options: &CsvOptions, schema: &Schema) -> Vec<String> {
+    fn reconciled(&self, options: &CsvOptions, schema: &Schema, guided: &BTreeSet<usize>) -> Vec<String> {
         let mut notes = Vec::new();
-        for field in schema.fields() {
+        for (index, field) in schema.fields().iter().enumerate() {
             let name = field.name();
             let mut missing = Vec::new();
             let mut types: Vec<(String, &Path)> = Vec::new();
@@ -341,7 +362,8 @@ impl Table {
             if let Some(path) = missing.first() {
                 notes.push(format!("{} has no column {name:?}, which is null there", and_others(path, missing.len())));
             }
-            if types.len() > 1 && options.infer && options.types.get(name).is_none() {
+            let guessed = options.infer && !guided.contains(&index) && options.types.get(name).is_none();
+            if types.len() > 1 && guessed {
                 let types: Vec<_> =
                     types.iter().map(|(found, path)| format!("{found} in {}", path.display())).collect();
                 let read_as = type_name(field.data_type());
@@ -350,6 +372,13 @@ impl Table {
         }
         notes
     }
+}
+
+/// The column of the target that one of the source goes to; some targets do not mind the case.
+fn namesake<'a>(target: &'a Schema, name: &str) -> Option<&'a ArrowField> {
+    let fields = || target.fields().iter().map(AsRef::as_ref);
+    let field = fields().find(|field| field.name() == name);
+    field.or_else(|| fields().find(|field| field.name().eq_ignore_ascii_case(name)))
 }
 
 fn and_others(path: &Path, count: usize) -> String {

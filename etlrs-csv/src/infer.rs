@@ -198,6 +198,27 @@ impl Inference {
         if self.has_values() { self.data_type_of(self.kinds) } else { DataType::Utf8 }
     }
 
+    /// Whether values may be read as `wanted`, the type that the target has, instead of the guess. Nothing is lost by it that
+    /// the guess would keep, and what turns out to be no such value is an error.
+    pub(crate) fn may_be(&self, wanted: &DataType) -> bool {
+        let is_decimal = matches!(wanted, DataType::Decimal128(_, 0..));
+        let is_time = matches!(
+            wanted,
+            DataType::Date32 | DataType::Time64(TimeUnit::Microsecond) | DataType::Timestamp(TimeUnit::Microsecond, _)
+        );
+        let is_float = matches!(wanted, DataType::Float32 | DataType::Float64);
+        let is_other = wanted.is_integer() || is_decimal || is_time || *wanted == DataType::Boolean;
+        if *wanted == DataType::Utf8 || !self.has_values() {
+            return *wanted == DataType::Utf8 || is_other || is_float;
+        }
+        match self.data_type() {
+            // A float would have fewer digits.
+            DataType::Int64 | DataType::Float64 | DataType::Decimal128(..) => wanted.is_integer() || is_decimal,
+            DataType::Utf8 => is_other,
+            _ => false,
+        }
+    }
+
     /// What is known of both together.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.kinds &= other.kinds;

@@ -11,7 +11,7 @@ use etlrs_core::{
     RunContext, Scan, ScanRequest, batches_from_fn,
 };
 
-use crate::decode::{Chunk, Column};
+use crate::decode::{Chunk, Column, TypeBy};
 use crate::extract::Origin;
 use crate::format::Format;
 use crate::places::Places;
@@ -143,8 +143,8 @@ pub(crate) struct CsvScan {
     pub(crate) places: Arc<Places>,
     pub(crate) partitions: Vec<Partition>,
     pub(crate) schema: SchemaRef,
-    /// Whether each column takes only plain spellings, and how its dates are spelled if not in ISO 8601.
-    pub(crate) spelled: Vec<(bool, Option<Format>)>,
+    /// Who gives each column its type, and how its dates are spelled if not in ISO 8601.
+    pub(crate) spelled: Vec<(TypeBy, Option<Format>)>,
     pub(crate) notes: Vec<String>,
     pub(crate) details: Vec<Detail>,
     pub(crate) min_memory: usize,
@@ -203,9 +203,10 @@ impl Scan for CsvScan {
         let piece = self.pieces.get(partition.id.index()).ok_or_else(missing)?;
         let part = self.parts.get(piece.file).ok_or_else(missing)?;
         let columns = self.schema.fields().iter().zip(part.columns.iter()).zip(&self.spelled);
-        let columns = columns.map(|((field, &place), (exact, format))| match place {
-            Some(place) => Column::new(place, field.data_type(), *exact)
-                .map(|column| Slot::There(column.with_format(format.clone()))),
+        let columns = columns.map(|((field, &place), (by, format))| match place {
+            Some(place) => {
+                Column::new(place, field.data_type(), *by).map(|column| Slot::There(column.with_format(format.clone())))
+            }
             None => Ok(Slot::Missing(field.data_type().clone())),
         });
         let columns = columns.collect::<Result<_>>()?;
@@ -406,7 +407,7 @@ impl Reading {
         let field = self.fields[record * self.source.width + values.field()];
         let start = records.offset + field.start() as u64;
         match std::str::from_utf8(&raw[field.range()]) {
-            Ok(value) => self.mismatch(column, values.exact(), value).at_byte(start),
+            Ok(value) => self.mismatch(column, values.by(), value).at_byte(start),
             Err(error) => Error::new(ErrorKind::InvalidData, "the text is not UTF-8")
                 .hint("set the option encoding, to windows-1252 for one")
                 .at_column(self.schema.field(column).name())
@@ -415,13 +416,19 @@ impl Reading {
     }
 
     /// Values are private, so the message shows at most a spelling of null.
-    fn mismatch(&self, column: usize, exact: bool, value: &str) -> Error {
+    fn mismatch(&self, column: usize, by: TypeBy, value: &str) -> Error {
         let field = self.schema.field(column);
         let (name, type_name) = (field.name(), etlrs_core::type_name(field.data_type()));
-        let found = if exact { format!(", the type of the first {} records", self.sampled) } else { String::new() };
+        let found = match by {
+            TypeBy::User => String::new(),
+            TypeBy::Sample => format!(", the type of the first {} records", self.sampled),
+            TypeBy::Target => ", the type that the target has".into(),
+        };
         let null = crate::infer::common_null(value.as_bytes());
         let what = null.map_or("the value".to_owned(), |null| format!("{null:?}"));
         let hint = match null {
+            Some(null) if by == TypeBy::Target => format!("set the option null_values={null}"),
+            None if by == TypeBy::Target => "correct it; --on-error quarantine sets such records aside".into(),
             Some(null) => format!("set the option null_values={null}, or types={name}:text to keep the column as text"),
             None => format!("set the option types={name}:text to keep the column as text"),
         };

@@ -766,3 +766,65 @@ fn csv_spectrum() {
     }
     assert_eq!(files, 12);
 }
+
+#[test]
+fn the_types_of_the_target_guide_the_guess() {
+    use arrow_schema::{Field, Schema};
+
+    let micros = arrow_schema::TimeUnit::Microsecond;
+    let metadata = [("etlrs.type".to_owned(), "uuid".to_owned())];
+    let wanted = |name: &str, data_type| Field::new(name, data_type, false);
+    let target = std::sync::Arc::new(Schema::new(vec![
+        wanted("zip", DataType::Utf8),
+        wanted("amount", DataType::Decimal128(10, 2)),
+        wanted("small", DataType::Int16),
+        wanted("at", DataType::Time64(micros)),
+        wanted("id", DataType::Utf8).with_metadata(metadata.clone().into()),
+        // What no value is, what would lose digits, and what the guess is better for.
+        wanted("ratio", DataType::Float64),
+        wanted("yes", DataType::Int8),
+        wanted("local", DataType::Timestamp(micros, Some("UTC".into()))),
+        wanted("bytes", DataType::Binary),
+        wanted("EMPTY", DataType::Date32),
+        wanted("none", DataType::Float32),
+        wanted("not here", DataType::Int64),
+    ]));
+    let header = "zip,amount,small,at,id,ratio,yes,local,bytes,empty,none,other";
+    let text = format!(
+        "{header}\n10115,1.5,7,10:00:00,a0,1,true,2024-01-31 10:00:00,x,,,1\n010,2,8,11:30,a1,2,false,2024-01-31 11:00:00,y,,,2\n"
+    );
+    let data = file(&text);
+    let guided = |options: CsvOptions, path: &Path| {
+        let request = ScanRequest::all().target(Some(target.clone()));
+        read(path, options, &request, &cx(10_000, 64 << 10))
+    };
+    let (types, rows) = shown(&guided(CsvOptions::default(), &data.path).unwrap());
+    assert_eq!(
+        types,
+        "zip:text,amount:decimal(10,2),small:int16,at:time,id:text,ratio:int64,yes:bool,local:timestamp,bytes:text,\
+         empty:date,none:float32,other:int64"
+    );
+    assert!(rows[1].starts_with("010,Decimal { value: 200, scale: 2 },8,"), "{rows:?}");
+    let snapshot = guided(CsvOptions::default(), &data.path).unwrap();
+    assert_eq!(*snapshot.schema().field(4).metadata(), metadata.into());
+    assert!(snapshot.schema().fields().iter().all(|field| field.is_nullable()), "a file may always lack values");
+
+    // What the user says counts more, and who wants no guesses gets text.
+    let options = CsvOptions::from_pairs([("types", "zip:int64,amount:text")]).unwrap();
+    assert!(shown(&guided(options, &data.path).unwrap()).0.starts_with("zip:int64,amount:text,small:int16,"));
+    let options = CsvOptions::from_pairs([("infer", "false")]).unwrap();
+    assert!(shown(&guided(options, &data.path).unwrap()).0.starts_with("zip:text,amount:text,small:text,"));
+
+    for (text, words) in [
+        ("amount\n1.555\n", &["record 1", "no decimal(10,2), the type that the target has", "quarantine"][..]),
+        ("small\n1\n99999\n", &["record 2", "line 3", "no int16"]),
+        ("amount\n1\nNA\n", &["\"NA\" is no decimal(10,2)", "null_values=NA"]),
+        ("at\nnoon\n", &["no time"]),
+    ] {
+        let error = guided(CsvOptions::default(), &file(text).path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+        for word in words {
+            assert!(error.to_string().contains(word), "{error}");
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow_schema::{FieldRef, Schema, SchemaRef};
 use etlrs_core::{ColumnTest, Effect, Transformer};
 
 /// Tests, by the names that columns have at the source, which each row passes that comes through `transformers`.
@@ -27,6 +28,25 @@ pub(crate) fn source_tests(transformers: &[Arc<dyn Transformer>]) -> Vec<ColumnT
     tests
 }
 
+/// The columns of `target` by the names that they have at the source; `None` where their types may not be those of the source.
+pub(crate) fn source_columns(transformers: &[Arc<dyn Transformer>], target: &SchemaRef) -> Option<SchemaRef> {
+    let mut fields = target.fields().to_vec();
+    for transformer in transformers.iter().rev() {
+        match transformer.effect() {
+            Effect::Keeps { .. } => {}
+            Effect::Renames(names) => {
+                let renamed = |field: &FieldRef| {
+                    let name = before(field.name(), &names)?;
+                    Some(Arc::new(field.as_ref().clone().with_name(name)))
+                };
+                fields = fields.iter().filter_map(renamed).collect();
+            }
+            _ => return None,
+        }
+    }
+    Some(Arc::new(Schema::new(fields)))
+}
+
 /// The name that a column had before `renaming`; `None` if no column can have it behind.
 fn before(name: &str, renaming: &[(String, String)]) -> Option<String> {
     match renaming.iter().find(|(_, to)| to == name) {
@@ -47,6 +67,25 @@ mod tests {
 
     fn columns(transformers: &[Arc<dyn Transformer>]) -> Vec<String> {
         source_tests(transformers).into_iter().map(|test| test.column).collect()
+    }
+
+    #[test]
+    fn columns_of_the_target_are_followed_back_to_the_source() {
+        let field = |name: &str| arrow_schema::Field::new(name, arrow_schema::DataType::Int16, true);
+        let target = Arc::new(Schema::new(vec![field("a"), field("b")]));
+        let names = |transformers: &[Arc<dyn Transformer>]| -> Option<Vec<String>> {
+            let columns = source_columns(transformers, &target)?;
+            Some(columns.fields().iter().map(|field| field.name().clone()).collect())
+        };
+        let found = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        let rename = |names: &[(&str, &str)]| -> Arc<dyn Transformer> { Arc::new(Rename::new(names.iter().copied())) };
+        assert_eq!(names(&[filter("a = 1")]), found(&["a", "b"]));
+        assert_eq!(names(&[rename(&[("x", "y")]), rename(&[("y", "a")])]), found(&["x", "b"]));
+        assert_eq!(names(&[rename(&[("a", "b"), ("b", "a")])]), found(&["b", "a"]));
+        // Nothing comes through as `b`.
+        assert_eq!(names(&[rename(&[("b", "z")])]), found(&["a"]));
+        let derive: Arc<dyn Transformer> = Arc::new(Derive::new("a", Expr::parse("1").unwrap()));
+        assert_eq!(names(&[filter("a = 1"), derive]), None);
     }
 
     #[test]

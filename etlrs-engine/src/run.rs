@@ -91,7 +91,12 @@ impl<'a> Run<'a> {
         let cx = RunContext::with_cancel(settings.config.clone(), cancel);
         cx.cancel().check()?;
         let tests = pushdown::source_tests(&pipeline.transformers);
-        let request = settings.request.clone().guess(guess).filter(tests);
+        let target = match settings.mode {
+            LoadMode::Create => None,
+            _ => unless_cancelled(&cx, pipeline.loader.target_schema(&cx)).await?,
+        };
+        let target = target.and_then(|target| pushdown::source_columns(&pipeline.transformers, &target));
+        let request = settings.request.clone().guess(guess).filter(tests).target(target);
         let scan = match &pipeline.quarantine {
             Some(_) => {
                 let cx = cx.with_rejects(Rejects::default());

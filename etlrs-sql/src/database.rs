@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
 use etlrs_core::{
     Error, ErrorKind, Extractor, LoadCapabilities, LoadPlan, LoadPreview, LoadSession, Loader, Partition,
     PartitionWriter, Published, Receipt, Result, RunContext, Scan, ScanRequest, Uri, async_trait, unknown_name,
@@ -297,6 +298,10 @@ impl Loader for BatchLoader {
             Kind::Sqlite(_) => 1,
         };
         LoadCapabilities::one_writer().max_writers(writers).modes(&etlrs_core::LoadMode::ALL)
+    }
+
+    async fn target_schema(&self, cx: &RunContext) -> Result<Option<SchemaRef>> {
+        self.loader()?.target_schema(cx).await
     }
 
     async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {

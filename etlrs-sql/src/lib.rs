@@ -56,6 +56,8 @@ mod pieces;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod table;
 #[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+mod types;
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod value;
 
 #[cfg(feature = "mysql")]

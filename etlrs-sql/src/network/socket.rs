@@ -55,7 +55,7 @@ pub(crate) async fn send(socket: &mut dyn Socket, mut bytes: &[u8], input: &mut 
                 Poll::Ready(sent) => bytes = bytes.get(sent..).unwrap_or_default(),
                 Poll::Pending => {
                     while input.len() < MOST_INPUT {
-                        match pin!((&mut *socket).read_buf(&mut *input)).poll(cx)? {
+                        match pin!(socket.read_buf(&mut *input)).poll(cx)? {
                             Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
                             Poll::Ready(_) => {}
                             Poll::Pending => break,

@@ -21,7 +21,7 @@ fn written(moment: i64, form: u8, offset: Option<i64>) -> String {
     let (day, time) = (local.div_euclid(86_400_000_000), local.rem_euclid(86_400_000_000));
     let date = date_of(day);
     let (minutes, micros) = (time / 60_000_000, time % 60_000_000);
-    let separator = if form % 2 == 0 { ' ' } else { 'T' };
+    let separator = if form & 1 == 0 { ' ' } else { 'T' };
     let mut text = format!("{date}{separator}{:02}:{:02}", minutes / 60, minutes % 60);
     if form & 2 != 0 || micros != 0 {
         text += &format!(":{:02}", micros / 1_000_000);

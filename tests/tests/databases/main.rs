@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod certificates;
+mod csv;
 mod faults;
 mod keys;
 mod locks;

@@ -11,7 +11,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
-use arrow_schema::{DataType, TimeUnit};
+use arrow_schema::{DataType, Schema, SchemaRef, TimeUnit};
 use etlrs_core::{
     CancelToken, ColumnTypes, Error, ErrorKind, Extractor, LoadCapabilities, LoadMode, LoadPlan, LoadPreview,
     LoadSession, Loader, Partition, PartitionId, PartitionWriter, Published, Receipt, Result, RunContext, RunId, Scan,
@@ -26,6 +26,7 @@ use super::name::{check_file_name, literal, quote};
 use super::publish;
 use super::server::{self, MysqlPool, Statement};
 use super::target::{self, Publishing, Target};
+use super::types::Reading;
 use super::wire::{Answer, Connection, Failure, code};
 use super::writing::{Dialect, Put, Taken, Writing};
 use crate::hash::hash;
@@ -197,6 +198,28 @@ pub(super) fn key_list(plan: &LoadPlan) -> Result<String> {
 impl Loader for MysqlLoader {
     fn capabilities(&self) -> LoadCapabilities {
         LoadCapabilities::one_writer().max_writers(usize::MAX).modes(&LoadMode::ALL)
+    }
+
+    async fn target_schema(&self, _: &RunContext) -> Result<Option<SchemaRef>> {
+        let name = self.name()?;
+        let failed = |error| mysql_error(&self.source(), error);
+        let mut connection = self.pool.take().await?;
+        let Some(relation) = Relation::find(&mut connection, &name).await.map_err(failed)? else {
+            self.pool.give_back(connection);
+            return Ok(None);
+        };
+        let names: Result<Vec<_>> = relation.columns.iter().map(|column| quote(&column.name)).collect();
+        let sql = format!("SELECT {} FROM {}", names?.join(", "), relation.name.backquoted()?);
+        // Who may not read it only guides nobody.
+        let definitions = match connection.describe(&sql).await {
+            Err(Failure::Server(_)) => None,
+            described => Some(described.map_err(failed)?),
+        };
+        self.pool.give_back(connection);
+        let Some(definitions) = definitions else { return Ok(None) };
+        let fields = definitions.iter().zip(&relation.columns);
+        let fields = fields.map(|(definition, column)| Ok(Reading::new(definition, Some(column), None)?.field));
+        Ok(Some(Arc::new(Schema::new(fields.collect::<Result<Vec<_>>>()?))))
     }
 
     async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {

@@ -7,6 +7,7 @@ use etlrs_core::{Error, ErrorKind, Result, type_name};
 
 use super::catalog::Column;
 use super::types::{TYPE_KEY, digits, remade, values_of_list};
+use crate::types::cannot_hold;
 
 /// What a text must be like for a type that would write another one in its own way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -250,11 +251,7 @@ impl Writing {
         let source = values_of(field.data_type());
         let (staged, _) = natural(field, source, dialect)?;
         let Some((put, taken)) = fit(source, column) else {
-            let (from, to) = (type_name(field.data_type()), &column.column_type);
-            let message = format!("{from} cannot be stored unchanged in a column of type {to}");
-            return Err(Error::new(ErrorKind::SchemaMismatch, message)
-                .at_column(field.name())
-                .hint("cast the column to the type of the target's"));
+            return Err(cannot_hold(field, &column.column_type, None));
         };
         let declared = column.column_type.clone();
         let family = |name: &str| name.split(['(', ' ']).next().unwrap_or_default().to_owned();

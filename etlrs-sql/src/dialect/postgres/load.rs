@@ -13,13 +13,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
-use arrow_schema::Field;
+use arrow_schema::{Field, Schema, SchemaRef};
 use etlrs_core::{
     CancelToken, ColumnTypes, Error, ErrorKind, Extractor, LoadCapabilities, LoadMode, LoadPlan, LoadPreview,
     LoadSession, Loader, Partition, PartitionId, PartitionWriter, Published, Receipt, Result, RunContext, RunId, Scan,
     ScanRequest, async_trait,
 };
 
+use super::catalog::Relation;
 use super::encode::{HEADER, Rows, TRAILER};
 use super::error::postgres_error;
 use super::extract::{PostgresExtractor, read_mark};
@@ -27,7 +28,7 @@ use super::name::{literal, quote};
 use super::publish;
 use super::server::{CopyIn, PostgresPool, execute, rows, text};
 use super::target::{self, Publishing, Target};
-use super::types::Writing;
+use super::types::{Reading, Writing};
 use super::wire::{Answer, Connection, Failure, HEAD};
 use crate::hash::hash;
 use crate::key::{of_target, with_key};
@@ -75,6 +76,21 @@ impl PostgresLoader {
 
     fn source(&self) -> String {
         format!("{}#{}", self.pool.shown(), self.table)
+    }
+
+    /// A connection on which to look at the target, for as long as others may lock it.
+    async fn patient_connection(&self) -> Result<Connection> {
+        let mut connection = self.pool.take().await?;
+        let sql = format!("SET lock_timeout = {}", self.options.lock_timeout.milliseconds());
+        execute(&mut connection, &sql).await.map_err(|error| postgres_error(&self.source(), error))?;
+        Ok(connection)
+    }
+
+    async fn give_back(&self, mut connection: Connection) -> Result<()> {
+        let reset = execute(&mut connection, "SET lock_timeout = 0").await;
+        reset.map_err(|error| postgres_error(&self.source(), error))?;
+        self.pool.give_back(connection);
+        Ok(())
     }
 
     async fn look(&self, connection: &mut Connection, name: &TableName, plan: &LoadPlan) -> Result<Target> {
@@ -161,18 +177,23 @@ impl Loader for PostgresLoader {
         LoadCapabilities::one_writer().max_writers(usize::MAX).modes(&LoadMode::ALL)
     }
 
+    async fn target_schema(&self, _: &RunContext) -> Result<Option<SchemaRef>> {
+        let mut connection = self.patient_connection().await?;
+        let found = Relation::find(&mut connection, &self.table).await;
+        let found = found.map_err(|error| postgres_error(&self.source(), error))?;
+        self.give_back(connection).await?;
+        let Some(relation) = found else { return Ok(None) };
+        let fields = relation.columns.iter().map(|column| Ok(Reading::new(column, None)?.field));
+        Ok(Some(Arc::new(Schema::new(fields.collect::<Result<Vec<_>>>()?))))
+    }
+
     async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
         let plan = &with_key(plan.clone(), self.options.primary_key);
-        let mut connection = self.pool.take().await?;
-        let limit = self.options.lock_timeout.milliseconds();
-        let set = |limit| format!("SET lock_timeout = {limit}");
-        let failed = |error| postgres_error(&self.source(), error);
-        execute(&mut connection, &set(limit)).await.map_err(failed)?;
+        let mut connection = self.patient_connection().await?;
         self.schema(&mut connection).await?;
         let target = self.look(&mut connection, &self.table, plan).await?;
         self.refuse_source(&mut connection, cx, &target).await?;
-        execute(&mut connection, &set(0)).await.map_err(failed)?;
-        self.pool.give_back(connection);
+        self.give_back(connection).await?;
         let mut preview = LoadPreview::default();
         preview.column_types = target.writings.iter().map(|writing| writing.declared.clone()).collect();
         if target.relation.is_none() {

@@ -7,6 +7,7 @@ use arrow_schema::{DataType, Field, TimeUnit};
 use etlrs_core::{Error, ErrorKind, Result, type_name};
 
 use super::catalog::Column;
+use crate::types::cannot_hold;
 
 /// In the metadata of a field that is read as text: the type that its column has, for a table that is made of it again.
 pub(super) const TYPE_KEY: &str = "postgres.type";
@@ -437,11 +438,7 @@ impl Writing {
             }
         };
         if !fits {
-            let (from, to) = (type_name(field.data_type()), &column.type_name);
-            let message = format!("{from} cannot be stored unchanged in a column of type {to}");
-            return Err(Error::new(ErrorKind::SchemaMismatch, message)
-                .at_column(field.name())
-                .hint("cast the column to the type of the target's"));
+            return Err(cannot_hold(field, &column.type_name, Some(Reading::declared(column).field.data_type())));
         }
         let plain_text = matches!(column.type_oid, 25 | 1043);
         let by_itself = plain_text || natural != Wire::Text && wire.is_some();

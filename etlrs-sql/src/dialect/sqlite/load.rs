@@ -1,5 +1,7 @@
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use arrow_schema::{Field, Schema, SchemaRef};
 use etlrs_core::{
     Error, ErrorKind, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Result, RunContext,
     async_trait,
@@ -7,10 +9,11 @@ use etlrs_core::{
 use etlrs_files::TargetLock;
 use rusqlite::OpenFlags;
 
-use super::catalog::Table;
+use super::catalog::{Column, Table};
 use super::error::sqlite_error;
 use super::session::{SqliteSession, in_transaction, lock_part};
 use super::target::{check_name, check_target, column_types, create_table, is_like, is_unique};
+use super::types::arrow_type;
 use super::{open, open_to_read};
 use crate::SqliteTargetOptions;
 use crate::key::with_key;
@@ -137,6 +140,16 @@ impl SqliteLoader {
 impl Loader for SqliteLoader {
     fn capabilities(&self) -> LoadCapabilities {
         LoadCapabilities::one_writer().modes(&LoadMode::ALL)
+    }
+
+    async fn target_schema(&self, _: &RunContext) -> Result<Option<SchemaRef>> {
+        if std::fs::metadata(&self.path).is_err() {
+            return Ok(None);
+        }
+        let connection = open_to_read(&self.path, self.options.busy_timeout)?;
+        let found = Table::find(&connection, &self.table).map_err(|error| sqlite_error(&self.path, error))?;
+        let field = |column: &Column| Some(Field::new(&column.name, arrow_type(&column.declared)?, !column.not_null));
+        Ok(found.map(|table| Arc::new(Schema::new(table.columns.iter().filter_map(field).collect::<Vec<_>>()))))
     }
 
     async fn check(&self, _: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {

@@ -1,13 +1,14 @@
 //! The table that is written: whether a plan suits it, and how one is made.
 
 use arrow_schema::SchemaRef;
-use etlrs_core::{Error, ErrorKind, LoadMode, LoadPlan, Result, type_name};
+use etlrs_core::{Error, ErrorKind, LoadMode, LoadPlan, Result};
 use rusqlite::Connection;
 
 use super::catalog::{self, Kind, Table};
 use super::error::sqlite_error;
 use super::quote;
-use super::types::{can_append, declared_type, strict_type};
+use super::types::{arrow_type, can_append, declared_type, strict_type};
+use crate::types::cannot_hold;
 
 /// The target exists: may this plan write to it?
 pub(super) fn check_target(table: &Table, plan: &LoadPlan, strict: bool) -> Result<()> {
@@ -33,10 +34,9 @@ pub(super) fn check_target(table: &Table, plan: &LoadPlan, strict: bool) -> Resu
         // A strict table says less of its columns than what is written into them by such a load.
         let like_ours = strict && column.declared.eq_ignore_ascii_case(strict_type(field.data_type()));
         if !like_ours && !can_append(field.data_type(), &column.declared) {
-            let (from, to) = (type_name(field.data_type()), &column.declared);
-            return Err(mismatch(format!("{from} cannot be stored unchanged in a column declared {to}"))
-                .at_column(field.name())
-                .hint(format!("cast the column to the type of the target's{or_drop}")));
+            let error = cannot_hold(field, &column.declared, arrow_type(&column.declared).as_ref());
+            let hint = format!("{}{or_drop}", error.hint_text().unwrap_or_default());
+            return Err(error.hint(hint));
         }
     }
     for column in &table.columns {

@@ -1,0 +1,16 @@
+//! Types of columns of the source and of the target.
+
+use arrow_schema::{DataType, Field};
+use etlrs_core::{Error, ErrorKind, type_name};
+
+/// The error for a column of the source that one of the target, which is read as `read`, cannot hold.
+pub(crate) fn cannot_hold(field: &Field, declared: &str, read: Option<&DataType>) -> Error {
+    let from = type_name(field.data_type());
+    let message = format!("{from} cannot be stored unchanged in a column of type {declared}");
+    let name = field.name();
+    let hint = match read.map(type_name).filter(|read| *read != from) {
+        Some(read) => format!("read it as {read}, as with the source option types={name}:{read}, or cast it"),
+        None => "cast it to the type of the target's column".into(),
+    };
+    Error::new(ErrorKind::SchemaMismatch, message).at_column(name).hint(hint)
+}
