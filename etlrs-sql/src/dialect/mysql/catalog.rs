@@ -32,6 +32,8 @@ pub(super) struct Column {
     pub(super) not_null: bool,
     /// Filled in by the server when it is left out.
     pub(super) has_default: bool,
+    /// Numbered by the server when it is left out.
+    pub(super) auto_increment: bool,
     /// Computed by the server, which takes no value for it.
     pub(super) generated: bool,
     pub(super) charset: Option<String>,
@@ -103,7 +105,7 @@ async fn columns(connection: &mut Connection, name: &TableName) -> Answer<Vec<Co
     let sql = format!(
         "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, IS_NULLABLE = 'NO',
             IS_NULLABLE = 'YES' OR COLUMN_DEFAULT IS NOT NULL OR EXTRA LIKE '%auto_increment%'
-                OR EXTRA LIKE '%DEFAULT_GENERATED%',
+                OR EXTRA LIKE '%DEFAULT_GENERATED%', EXTRA LIKE '%auto_increment%',
             GENERATION_EXPRESSION IS NOT NULL AND GENERATION_EXPRESSION <> '',
             CHARACTER_SET_NAME, CHARACTER_MAXIMUM_LENGTH, CHARACTER_OCTET_LENGTH, NUMERIC_PRECISION, NUMERIC_SCALE,
             DATETIME_PRECISION, COLLATION_NAME
@@ -119,14 +121,15 @@ async fn columns(connection: &mut Connection, name: &TableName) -> Answer<Vec<Co
             column_type: row.get(2)?,
             not_null: row.get(3)?,
             has_default: row.get(4)?,
-            generated: row.get(5)?,
-            charset: row.get(6)?,
-            characters: row.get(7)?,
-            octets: row.get(8)?,
-            precision: row.get(9)?,
-            scale: row.get(10)?,
-            fraction: row.get(11)?,
-            collation: row.get(12)?,
+            auto_increment: row.get(5)?,
+            generated: row.get(6)?,
+            charset: row.get(7)?,
+            characters: row.get(8)?,
+            octets: row.get(9)?,
+            precision: row.get(10)?,
+            scale: row.get(11)?,
+            fraction: row.get(12)?,
+            collation: row.get(13)?,
         })
     };
     connection.rows(&sql).await?.iter().map(column).collect()

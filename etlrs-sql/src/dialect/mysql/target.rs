@@ -107,7 +107,7 @@ impl Target {
         let publishing = match plan.mode {
             LoadMode::Append => Publishing::Insert,
             LoadMode::Merge => {
-                check_keys(connection, &relation, &plan.keys).await.map_err(failed)??;
+                check_keys(connection, &relation, plan).await.map_err(failed)??;
                 Publishing::Upsert
             }
             _ => {
@@ -193,7 +193,8 @@ fn match_columns(schema: &SchemaRef, relation: &Relation, dialect: Dialect) -> R
 }
 
 /// The server itself sees to it that a key is there once, and nothing else makes two rows one.
-async fn check_keys(connection: &mut Connection, relation: &Relation, keys: &[String]) -> Answer<Result<()>> {
+async fn check_keys(connection: &mut Connection, relation: &Relation, plan: &LoadPlan) -> Answer<Result<()>> {
+    let keys = &plan.keys;
     let wrong = |message: String| Error::new(ErrorKind::InvalidConfig, message);
     let sorted = |names: &[String]| {
         let mut names: Vec<_> = names.iter().map(|name| name.to_lowercase()).collect();
@@ -207,8 +208,11 @@ async fn check_keys(connection: &mut Connection, relation: &Relation, keys: &[St
         return Ok(Err(wrong("the target has no unique index of the keys that are NOT NULL".into())
             .hint(format!("create one on ({list}), so that each key is there once"))));
     }
-    // ON DUPLICATE KEY UPDATE takes any of them for the key.
-    match indexes.iter().filter(|index| index.unique).find(|index| !is_key(index)) {
+    // ON DUPLICATE KEY UPDATE takes any of them for the key, but a number that the server has just made is nobody else's.
+    let is_given = |column: &str| plan.schema.fields().iter().any(|f| f.name().to_lowercase() == column.to_lowercase());
+    let is_made = |name: &String| relation.column(name).is_some_and(|column| column.auto_increment && !is_given(name));
+    let may_find = |index: &&catalog::Index| index.unique && !is_key(index) && !index.columns.iter().any(is_made);
+    match indexes.iter().find(may_find) {
         Some(other) => Ok(Err(wrong(format!(
             "the target has another unique index, {:?}, by which rows of other keys could be updated",
             other.name

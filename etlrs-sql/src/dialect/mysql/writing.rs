@@ -291,6 +291,7 @@ fn column_of(declared: &str) -> Option<Column> {
         column_type: declared.to_owned(),
         not_null: false,
         has_default: false,
+        auto_increment: false,
         generated: false,
         charset: Some("utf8mb4".into()),
         collation: None,

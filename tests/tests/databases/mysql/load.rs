@@ -130,6 +130,11 @@ fn merge_updates_known_keys_and_inserts_others() {
         server.sql("SELECT * FROM t ORDER BY a, b"),
         "1\tp\tlast\t6\n1\tq\tnew\t6\n2\tp\tthree\t6\n9\tz\tother\t5"
     );
+    // Numbers of the server's own find no row.
+    server.sql("CREATE TABLE n (id int AUTO_INCREMENT PRIMARY KEY, a bigint NOT NULL, b varchar(9) NOT NULL, x text, UNIQUE (a, b)); INSERT INTO n VALUES (7, 1, 'q', 'old')");
+    merge("a,b,x\n1,q,new\n9,z,other\n", "n").unwrap();
+    assert_eq!(server.sql("SELECT id > 7, a, b, x FROM n ORDER BY id"), "0\t1\tq\tnew\n1\t9\tz\tother");
+    assert!(merge("id,a,b,x\n1,1,q,new\n", "n").unwrap_err().to_string().contains("another unique index"));
     server.sql("CREATE TABLE u (a bigint, b varchar(9), x text); CREATE TABLE w (a bigint, b varchar(9), x text, PRIMARY KEY (a, b), u int UNIQUE)");
     for (table, said) in [("u", "no unique index"), ("w", "another unique index")] {
         let error = merge("a,b,x\n1,q,new\n", table).unwrap_err();
