@@ -56,7 +56,7 @@ pub trait Connector: Send + Sync {
     fn target_options(&self) -> Option<Vec<OptionSpec>>;
 
     /// Tables whose names match what stands after `#`, where `*` is any text and `?` any character, in the order of their
-    /// names; one that is called just so is the only one. Views are none. `None`: it has no tables.
+    /// names; one that is called just so is the only one. Without a `#` all tables. Views are none. `None`: it has no tables.
     ///
     /// # Errors
     /// Those of [`Extractor::scan`].

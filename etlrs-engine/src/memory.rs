@@ -75,20 +75,21 @@ pub(crate) fn fits(cx: &RunContext, bytes: usize) -> bool {
 
 /// # Errors
 /// `MemoryExceeded` if a batch fits not even into the lane, naming a budget that would do.
-pub(crate) fn require_lane(cx: &RunContext, shares: Shares, bytes: usize) -> Result<()> {
+pub(crate) fn require_lane(cx: &RunContext, shares: Shares, rows: usize, bytes: usize) -> Result<()> {
     if bytes <= shares.lane + 2 * cx.batch_memory() {
         return Ok(());
     }
     let needed = in_megabytes(shares.held.saturating_add(bytes.saturating_mul(8)));
+    let (what, fewer) = if rows == 1 { ("one row", "fewer threads") } else { ("one batch", "fewer rows in a batch") };
     Err(Error::new(
         ErrorKind::MemoryExceeded,
         format!(
-            "one batch takes {}, too much for the memory budget of {}",
+            "{what} takes {}, too much for the memory budget of {}",
             format_bytes(bytes),
             format_bytes(cx.memory().limit())
         ),
     )
-    .hint(format!("a budget of {} would do, or fewer rows in a batch", format_bytes(needed))))
+    .hint(format!("a budget of {} would do, or {fewer}", format_bytes(needed))))
 }
 
 /// `bytes`, rounded up.

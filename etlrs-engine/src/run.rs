@@ -535,7 +535,7 @@ impl Sink<'_> {
         let bytes = batch_bytes(&batch);
         if !fits(cx, bytes) {
             flight.wait_within(id, 1).await;
-            require_lane(cx, shares, bytes)?;
+            require_lane(cx, shares, batch.num_rows(), bytes)?;
         }
         if self.writer.is_none() && !flight.is_within(id, max_writers) {
             // As long as there is no writer, its share is free for batches.

@@ -18,8 +18,11 @@ pub(crate) fn of_target(plan: LoadPlan, exists: bool) -> LoadPlan {
 /// Says of an error about a key that the key is the source's, and need not be made.
 pub(crate) fn with_hint_of_key(error: Error, plan: &LoadPlan) -> Error {
     let of_key = error.position().column.as_ref().is_none_or(|column| plan.keys.contains(column));
-    if plan.mode == LoadMode::Merge || plan.keys.is_empty() || error.kind() != ErrorKind::InvalidData || !of_key {
+    if plan.keys.is_empty() || error.kind() != ErrorKind::InvalidData || !of_key {
         return error;
+    }
+    if plan.mode == LoadMode::Merge {
+        return error.hint("a key of the mode merge is told by its columns, of which none may be null");
     }
     error.hint("the primary key is that of the source; primary_key=false makes the table without it")
 }

@@ -51,7 +51,7 @@ pub use etlrs_sql::{PostgresConnector, PostgresExtractor, PostgresLoader, Postgr
 pub use etlrs_sql::{SqliteConnector, SqliteExtractor, SqliteLoader};
 #[cfg(feature = "pipeline-file")]
 pub use pipeline_file::{PipelineFile, Target};
-pub use tables::tables;
+pub use tables::{list_tables, tables};
 
 /// A pipeline from one URI to another, to be completed.
 ///

@@ -19,6 +19,25 @@ fn is_pattern(fragment: &str) -> bool {
     })
 }
 
+/// The tables that `source` stands for when it names none (`sqlite:shop.db`), or when what follows its `#` is a pattern; `None` for
+/// any other.
+///
+/// # Errors
+/// What the database says.
+pub async fn list_tables(registry: &Registry, source: &Uri, options: &OptionMap) -> Result<Option<Vec<Uri>>> {
+    let fragment = source.fragment().filter(|fragment| !fragment.is_empty());
+    if fragment.is_some_and(|fragment| !is_pattern(fragment)) {
+        return Ok(None);
+    }
+    let Some(found) = registry.find(source)?.tables(source, options).await? else { return Ok(None) };
+    if found.iter().any(|entry| Some(entry.fragment.as_str()) == fragment) {
+        return Ok(None);
+    }
+    let whole = source.expose();
+    let before = fragment.and_then(|fragment| whole.strip_suffix(fragment)).unwrap_or(whole).trim_end_matches('#');
+    Ok(Some(found.iter().map(|entry| Uri::new(format!("{before}#{}", entry.fragment))).collect()))
+}
+
 /// The source and the target of each table that `source` stands for, if what follows its `#` is a pattern
 /// (`postgres://…#public.*`); `target` has a `*` for their names (`backup/*.parquet`, `mysql://…#*`).
 ///

@@ -42,7 +42,7 @@ impl Connector for PostgresConnector {
     async fn tables(&self, uri: &Uri, options: &OptionMap) -> Result<Option<Vec<TableEntry>>> {
         let options = PostgresSourceOptions::from_pairs(pairs(options))?;
         let pool = PostgresPool::from_uri(uri, options.connect_timeout)?;
-        let Some(pattern) = table(uri) else { return Err(no_table(uri)) };
+        let pattern = table(uri).unwrap_or_else(|| "*".into());
         let pattern = TableName::parse(&pattern).map_err(|error| error.in_source(uri))?;
         let names = pool.tables(&pattern).await.map_err(|error| error.in_source(uri))?;
         let schema = &pattern.schema;

@@ -47,7 +47,7 @@ impl Connector for SqliteConnector {
 
     async fn tables(&self, uri: &Uri, options: &OptionMap) -> Result<Option<Vec<TableEntry>>> {
         let options = SqliteSourceOptions::from_pairs(pairs(options))?;
-        let Some(pattern) = table(uri) else { return Err(no_table(uri)) };
+        let pattern = table(uri).unwrap_or_else(|| "*".into());
         let names = sqlite::matching_tables(&path(uri)?, options.busy_timeout, &pattern)?;
         Ok(Some(names.into_iter().map(|name| TableEntry::new(name.clone(), super::fragment(&name))).collect()))
     }

@@ -303,6 +303,9 @@ fn a_query_is_read_and_nothing_else_is_done() {
             );
         }
         assert_eq!(read("SELECT count(*) AS n FROM t").unwrap(), "n\n3\n", "{kind}");
+        // SQLite makes names of its own that differ.
+        let twice = read("SELECT 1 AS id, 2 AS id");
+        assert_eq!(twice.is_ok(), kind == "sqlite", "{kind}: {twice:?}");
         let folder = file.parent().unwrap();
         let inspect = ["inspect", url, "--query", "SELECT 7 AS seven"];
         let ran = etlrs_tests::Ran::of(
@@ -341,4 +344,37 @@ fn a_hash_in_the_name_of_a_table_is_written_as_in_any_url() {
         let sql = format!("SELECT count(*) FROM \"{at} a%23b\"");
         assert_eq!(database.query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap(), 4);
     }
+}
+
+#[test]
+fn tables_are_listed_where_none_is_named() {
+    each_source("id int", |kind, uri, sql| {
+        sql("CREATE TABLE other (id int)");
+        sql("CREATE VIEW view_of_t AS SELECT * FROM t");
+        if kind == "sqlite" {
+            sql("CREATE VIRTUAL TABLE words USING fts5(w)");
+        }
+        let database = uri.strip_suffix("#t").unwrap();
+        let inspect = |uri: &str, more: &[&str]| {
+            let program = env!("CARGO_BIN_EXE_etlrs-under-test");
+            let folder = tempfile::tempdir().unwrap();
+            let args = [&["inspect", uri][..], more].concat();
+            etlrs_tests::Ran::of(&etlrs_tests::etlrs(program, folder.path(), &args).output().unwrap())
+        };
+        let listed = |uri: &str| {
+            let ran = inspect(uri, &[]);
+            assert_eq!(ran.code, 0, "{ran:?}");
+            let names = ran.stdout.lines().skip(3).map(|line| line.rsplit('#').next().unwrap().to_owned());
+            names.collect::<Vec<_>>().join(" ")
+        };
+        let all = if kind == "sqlite" { "other t words" } else { "other t" };
+        assert_eq!(listed(database), all);
+        assert_eq!(listed(&format!("{database}#")), all);
+        assert_eq!(listed(&format!("{database}#o*")), "other");
+        assert_eq!(listed(&format!("{database}#x*")), "");
+        let one = inspect(&format!("{database}#t"), &[]);
+        assert!(one.stdout.contains("1 column"), "{one:?}");
+        let json = inspect(database, &["--output", "json"]).json();
+        assert_eq!(json["tables"].as_array().unwrap().len(), all.split(' ').count());
+    });
 }

@@ -277,11 +277,12 @@ impl MysqlExtractor {
         if reading.cast.is_some() {
             return Err(cursor.unusable(&type_name));
         }
-        let wrong = || {
-            Error::new(ErrorKind::InvalidConfig, format!("cursor_after is no value of type {type_name}"))
-                .at_column(cursor.column)
-        };
         let is_time = matches!(reading.wire, Wire::Date | Wire::DateTime);
+        let wrong = || {
+            let message = format!("cursor_after is no value of type {type_name}");
+            let error = Error::new(ErrorKind::InvalidConfig, message).at_column(cursor.column);
+            if is_time { error.hint("write it as in 2024-01-31 or 2024-01-31 23:59:59.5, in UTC") } else { error }
+        };
         let after = cursor.after.map(|after| constant(reading, after).ok_or_else(wrong)).transpose()?;
         let after = match after {
             Some(after) if cursor.lag == 0 => Some(after),
@@ -312,6 +313,12 @@ impl MysqlExtractor {
         let names: Vec<_> = definitions.iter().map(|column| column.name.as_str()).collect();
         if let Some((name, _)) = self.options.types.0.iter().find(|(name, _)| !names.contains(&name.as_str())) {
             return Err(unknown_name("column", name, &names));
+        }
+        if let Some((_, twice)) = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)) {
+            let message = "the query gives two columns of this name";
+            return Err(Error::new(ErrorKind::InvalidConfig, message)
+                .at_column(*twice)
+                .hint("name one of them otherwise, with AS"));
         }
         let column = |name: &str| columns.iter().find(|column| column.name == name);
         let reading = |definition: &ColumnDefinition| {

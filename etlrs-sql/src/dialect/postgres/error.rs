@@ -87,6 +87,7 @@ fn of_data(error: &Refusal) -> Error {
         "22001" => "a text is longer than the column's type allows".into(),
         "22003" => "a number is outside the range of the column's type".into(),
         "22007" | "22008" | "22009" => "a text is no date or time of the column's type".into(),
+        "22012" => "a division by zero".into(),
         "22P02" | "22023" | "22P03" => "a text is no value of the column's type".into(),
         "22021" => "a text holds a character that the server cannot store".into(),
         "23502" => "there is a null in a column that is NOT NULL".into(),

@@ -463,7 +463,12 @@ impl Writing {
             Some(Wire::Float8) if integer => Some(1 << 53),
             _ => None,
         };
-        Ok(Existing { moved: Self { declared, staged, wire: natural, cast, longest: length, most, step }, direct })
+        // Numbers are checked one by one as they are staged, where the place of each is known.
+        let (staged, wire) = match wire {
+            Some(wire) if is_int(wire) && is_int(natural) => (declared.clone(), wire),
+            _ => (staged, natural),
+        };
+        Ok(Existing { moved: Self { declared, staged, wire, cast, longest: length, most, step }, direct })
     }
 }
 

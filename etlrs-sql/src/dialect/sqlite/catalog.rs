@@ -163,10 +163,10 @@ pub(super) fn index_statements(connection: &Connection, table: &str) -> Result<V
     statement.query_map([table], |row| row.get(0))?.collect()
 }
 
-/// Tables that a user may mean; SQLite's own and those of runs in progress are left out.
+/// Tables that a user may mean; SQLite's own, those behind virtual ones and those of runs in progress are left out.
 pub(super) fn tables(connection: &Connection) -> Result<Vec<String>> {
     let mut statement = connection.prepare(
-        r"SELECT name FROM sqlite_master WHERE type = 'table'
+        r"SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'virtual')
           AND name NOT LIKE 'sqlite\_%' ESCAPE '\' AND name NOT LIKE '\_etlrs\_%' ESCAPE '\' ORDER BY name",
     )?;
     statement.query_map([], |row| row.get(0))?.collect()

@@ -101,7 +101,7 @@ pub(super) fn bounds(
     declared: &str,
 ) -> Result<Bounds> {
     let failed = |error| sqlite_error(connection.path().unwrap_or_default().as_ref(), error);
-    let unusable = || cursor.unusable(&type_name(data_type));
+    let unusable = || cursor.unusable(&type_name(data_type)).hint("choose one of integers, text, dates or timestamps");
     let affinity = Affinity::of(declared);
     let values = Values::of(data_type, affinity).filter(|values| *values != Values::Text || cursor.lag == 0);
     let values = values.ok_or_else(unusable)?;

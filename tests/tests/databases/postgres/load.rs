@@ -177,6 +177,23 @@ fn targets_that_cannot_hold_the_data_are_refused_before_anything_is_staged() {
 }
 
 #[test]
+fn a_number_that_a_column_cannot_hold_is_told_with_its_place() {
+    let server = Postgres::start();
+    server.sql(
+        "CREATE TABLE s (a int, b bigint); INSERT INTO s SELECT i, i FROM generate_series(1, 40000) i;
+        CREATE DOMAIN small AS smallint; CREATE TABLE t (a small, b int UNIQUE)",
+    );
+    for mode in [LoadMode::Append, LoadMode::Replace] {
+        let one = Copy { mode, partitions: Some(1), ..Copy::default() };
+        let error = one.run(&server.uri("s"), &server.uri("t")).unwrap_err().to_string();
+        assert!(error.contains("column \"a\": row 32768 of partition 0 holds a number"), "{error}");
+    }
+    server.sql("DELETE FROM s WHERE a > 32767");
+    copy(&server.uri("s"), &server.uri("t"), LoadMode::Append).unwrap();
+    assert_eq!(server.sql("SELECT count(*), sum(a) FROM t"), "32767|536854528");
+}
+
+#[test]
 fn a_time_that_a_column_would_round_is_refused() {
     let server = Postgres::start();
     server.sql("CREATE TABLE t (at timestamp(3))");
