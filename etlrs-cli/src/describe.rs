@@ -9,21 +9,6 @@ use serde_json::json;
 use crate::args::{Inspect, Output};
 use crate::report::number;
 
-/// What there is to inspect.
-fn list(uri: &Uri, connector: &str, tables: &[Uri], output: Output) {
-    if output.is_json() {
-        let tables: Vec<_> = tables.iter().map(ToString::to_string).collect();
-        crate::print_json(&json!({ "source": uri.to_string(), "connector": connector, "tables": tables }));
-        return;
-    }
-    let mut text = format!("{uri} ({connector})\n  {}\n", number(tables.len() as u64, "table"));
-    for table in tables {
-        let _ = write!(text, "\n  {table}");
-    }
-    text.push('\n');
-    crate::print(&text);
-}
-
 pub(crate) async fn inspect(args: Inspect) -> Result<()> {
     let uri = Uri::from(args.source.as_str());
     let mut options = crate::run::option_map(&args.source_option)?;
@@ -32,7 +17,7 @@ pub(crate) async fn inspect(args: Inspect) -> Result<()> {
     }
     let registry = registry();
     let connector = registry.find(&uri)?;
-    if args.query.is_none()
+    if args.columns.is_none()
         && !options.contains_key("query")
         && let Some(tables) = etlrs::list_tables(&registry, &uri, &options).await?
     {
@@ -118,6 +103,21 @@ pub(crate) async fn inspect(args: Inspect) -> Result<()> {
     }
     crate::print(&text);
     Ok(())
+}
+
+/// What there is to inspect.
+fn list(uri: &Uri, connector: &str, tables: &[Uri], output: Output) {
+    if output.is_json() {
+        let tables: Vec<_> = tables.iter().map(ToString::to_string).collect();
+        crate::print_json(&json!({ "source": uri.to_string(), "connector": connector, "tables": tables }));
+        return;
+    }
+    let mut text = format!("{uri} ({connector})\n  {}\n", number(tables.len() as u64, "table"));
+    for table in tables {
+        let _ = write!(text, "\n  {table}");
+    }
+    text.push('\n');
+    crate::print(&text);
 }
 
 /// Characters of a name at the most.

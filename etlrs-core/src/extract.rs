@@ -141,8 +141,8 @@ pub struct ScanRequest {
     /// The rows of the source are then those that come: partitions and counts are of them, and the same tests give the same
     /// partitions.
     pub filter: Vec<ColumnTest>,
-    /// Columns of the target, as reading them would give them. A source that has to guess the type of a column, for want of
-    /// any in the source, takes that of its namesake where its values may be such; others need not look.
+    /// Columns of the target, with types that can be written to it. A source that has to guess the type of a column takes that
+    /// of its namesake where what it knows of the values speaks for it; a source with types of its own need not look.
     pub target: Option<SchemaRef>,
     /// On resume: the partitions recorded when the run was planned. The scan must offer just these.
     pub recorded: Option<Vec<Partition>>,

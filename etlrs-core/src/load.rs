@@ -17,8 +17,9 @@ pub trait Loader: Send + Sync {
     /// What this target can do; known without I/O.
     fn capabilities(&self) -> LoadCapabilities;
 
-    /// The columns of a target that is there, with types that can be written to it unchanged. They guide a source that can
-    /// only guess types ([`ScanRequest::target`](crate::ScanRequest::target)). `None`: it is not there, or does not say.
+    /// Columns of a target that is there, with types from which values can be written to them unchanged; those that take several
+    /// types alike may be left out. They guide a source that can only guess types
+    /// ([`ScanRequest::target`](crate::ScanRequest::target)). `None`: it is not there, or does not say.
     ///
     /// # Errors
     /// When the target cannot be looked at.

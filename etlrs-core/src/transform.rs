@@ -37,9 +37,12 @@ pub enum Effect {
         /// that of transformers behind this one, which might hide the failure.
         may_fail: bool,
     },
-    /// Changes neither rows nor values. Columns have other names, as pairs of the name before and the name after, or are
-    /// gone.
+    /// Changes neither rows nor values. Columns have other names, as pairs of the name before and the name after.
     Renames(Vec<(String, String)>),
+    /// Changes nothing but that only these columns are left.
+    Selects(Vec<String>),
+    /// Changes nothing but that these columns are gone.
+    Drops(Vec<String>),
 }
 
 /// A [`Transformer`] that knows its input.

@@ -116,7 +116,7 @@ impl Column {
         self.field
     }
 
-    /// Whether it takes only the spellings that inference takes.
+    /// Who gave it its type.
     pub(crate) fn by(&self) -> TypeBy {
         self.by
     }
@@ -127,6 +127,8 @@ impl Column {
     /// until it is [truncated](Self::truncate).
     pub(crate) fn append(&mut self, chunk: &Chunk<'_>) -> Result<(), usize> {
         let exact = self.by == TypeBy::Sample;
+        // Only who asks for floats has digits taken off.
+        let exact_float = self.by != TypeBy::User;
         let bytes = chunk.bytes;
         let fields = Fields { chunk, column: self.field };
         let nulls = &mut self.nulls;
@@ -165,7 +167,7 @@ impl Column {
                 fields.parse(values, nulls, |field| fast_float2::parse::<f32, _>(&bytes[field.range()]).ok())
             }
             Values::Float64(values) => {
-                fields.parse(values, nulls, |field| value::float_in(bytes, field.range(), exact))
+                fields.parse(values, nulls, |field| value::float_in(bytes, field.range(), exact_float))
             }
             Values::Decimal(values, precision, scale) => {
                 let (precision, scale) = (*precision, u32::from(scale.unsigned_abs()));

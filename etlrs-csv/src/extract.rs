@@ -276,16 +276,14 @@ impl Table {
                 Some(data_type) => data_type.clone(),
                 None if !options.infer => DataType::Utf8,
                 None => {
-                    let guess = column.data_type();
-                    let of_target = target.and_then(|target| namesake(target, name));
-                    if let Some(field) = of_target.filter(|field| {
-                        (*field.data_type() != guess || !field.metadata().is_empty())
-                            && column.may_be(field.data_type())
-                    }) {
-                        guided.insert(index);
-                        return field.clone().with_name(name).with_nullable(true);
+                    let of_target = target.and_then(|target| namesake(target, name, &self.names));
+                    match of_target.map(ArrowField::data_type).filter(|wanted| column.is_rather(wanted)) {
+                        Some(wanted) => {
+                            guided.insert(index);
+                            wanted.clone()
+                        }
+                        None => column.data_type(),
                     }
-                    guess
                 }
             };
             ArrowField::new(name, data_type, true)
@@ -374,11 +372,12 @@ impl Table {
     }
 }
 
-/// The column of the target that one of the source goes to; some targets do not mind the case.
-fn namesake<'a>(target: &'a Schema, name: &str) -> Option<&'a ArrowField> {
+/// The column of the target that one of the source goes to. Some targets do not mind the case, which counts where `names` have
+/// the very name too.
+fn namesake<'a>(target: &'a Schema, name: &str, names: &[String]) -> Option<&'a ArrowField> {
     let fields = || target.fields().iter().map(AsRef::as_ref);
     let field = fields().find(|field| field.name() == name);
-    field.or_else(|| fields().find(|field| field.name().eq_ignore_ascii_case(name)))
+    field.or_else(|| fields().find(|field| field.name().eq_ignore_ascii_case(name) && !names.contains(field.name())))
 }
 
 fn and_others(path: &Path, count: usize) -> String {

@@ -51,9 +51,21 @@ pub(crate) struct Inference {
     obstacle: Option<Obstacle>,
     obstacles: bool,
     values: bool,
+    /// Whether all values that are no common spellings of null are of these kinds, in whatever spelling.
+    loose: Loose,
     /// Of decimal numbers: digits before the point and behind it at the most.
     whole: usize,
     fraction: usize,
+}
+
+/// Kinds of values that are no types of a guess.
+#[derive(Clone, Copy, Debug)]
+struct Loose {
+    /// `007` too.
+    integers: bool,
+    /// Of any number of digits.
+    decimals: bool,
+    times: bool,
 }
 
 /// Why a value is text that is nearly of another type.
@@ -98,7 +110,8 @@ impl Inference {
         let kinds = if decimals { ALL } else { ALL & !DECIMAL };
         let (obstacle, obstacles, values) = (None, false, false);
         let (mended, seen, whole, fraction) = (kinds, 0, 0, 0);
-        Self { decimals, spellings, kinds, seen, mended, obstacle, obstacles, values, whole, fraction }
+        let loose = Loose { integers: true, decimals: true, times: true };
+        Self { decimals, spellings, kinds, seen, mended, obstacle, obstacles, values, loose, whole, fraction }
     }
 
     /// Looks at a field that is not null.
@@ -111,6 +124,9 @@ impl Inference {
             return;
         }
         self.values = true;
+        self.loose.integers &= value::integer(bytes, false).is_some();
+        self.loose.decimals &= self.loose.integers || decimal_digits(bytes).is_some();
+        self.loose.times &= value::time(bytes).is_some();
         let mended = if kinds != 0 { None } else { self.mend(bytes) };
         self.mended &= match mended {
             Some((obstacle, mended)) => {
@@ -198,23 +214,26 @@ impl Inference {
         if self.has_values() { self.data_type_of(self.kinds) } else { DataType::Utf8 }
     }
 
-    /// Whether values may be read as `wanted`, the type that the target has, instead of the guess. Nothing is lost by it that
-    /// the guess would keep, and what turns out to be no such value is an error.
-    pub(crate) fn may_be(&self, wanted: &DataType) -> bool {
+    /// Whether values are rather read as `wanted`, the type that the target has, than as the guess. So it is where the sample
+    /// speaks for it, and where a later value that is none would be none of the guess, or could not be written.
+    pub(crate) fn is_rather(&self, wanted: &DataType) -> bool {
         let is_decimal = matches!(wanted, DataType::Decimal128(_, 0..));
-        let is_time = matches!(
-            wanted,
-            DataType::Date32 | DataType::Time64(TimeUnit::Microsecond) | DataType::Timestamp(TimeUnit::Microsecond, _)
-        );
-        let is_float = matches!(wanted, DataType::Float32 | DataType::Float64);
-        let is_other = wanted.is_integer() || is_decimal || is_time || *wanted == DataType::Boolean;
-        if *wanted == DataType::Utf8 || !self.has_values() {
-            return *wanted == DataType::Utf8 || is_other || is_float;
+        let is_time = matches!(wanted, DataType::Time64(TimeUnit::Microsecond));
+        if !self.has_values() {
+            let micros = matches!(wanted, DataType::Timestamp(TimeUnit::Microsecond, _));
+            let float = matches!(wanted, DataType::Float32 | DataType::Float64);
+            let other = matches!(wanted, DataType::Boolean | DataType::Date32);
+            return wanted.is_integer() || is_decimal || is_time || micros || float || other;
         }
         match self.data_type() {
-            // A float would have fewer digits.
-            DataType::Int64 | DataType::Float64 | DataType::Decimal128(..) => wanted.is_integer() || is_decimal,
-            DataType::Utf8 => is_other,
+            DataType::Utf8 if !self.values => false,
+            DataType::Utf8 => {
+                let Loose { integers, decimals, times } = self.loose;
+                wanted.is_integer() && integers || is_decimal && decimals || is_time && times
+            }
+            _ if *wanted == DataType::Utf8 => true,
+            DataType::Int64 => wanted.is_integer() || is_decimal || *wanted == DataType::Float64,
+            DataType::Float64 => is_decimal,
             _ => false,
         }
     }
@@ -230,6 +249,9 @@ impl Inference {
             (self.obstacle, self.obstacles) = (None, true);
         }
         self.values |= other.values;
+        self.loose.integers &= other.loose.integers;
+        self.loose.decimals &= other.loose.decimals;
+        self.loose.times &= other.loose.times;
         self.whole = self.whole.max(other.whole);
         self.fraction = self.fraction.max(other.fraction);
     }

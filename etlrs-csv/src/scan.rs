@@ -428,7 +428,9 @@ impl Reading {
         let what = null.map_or("the value".to_owned(), |null| format!("{null:?}"));
         let hint = match null {
             Some(null) if by == TypeBy::Target => format!("set the option null_values={null}"),
-            None if by == TypeBy::Target => "correct it; --on-error quarantine sets such records aside".into(),
+            None if by == TypeBy::Target => format!(
+                "correct it, or set such records aside with --on-error quarantine; types={name}:TYPE reads the column otherwise"
+            ),
             Some(null) => format!("set the option null_values={null}, or types={name}:text to keep the column as text"),
             None => format!("set the option types={name}:text to keep the column as text"),
         };

@@ -772,26 +772,29 @@ fn the_types_of_the_target_guide_the_guess() {
     use arrow_schema::{Field, Schema};
 
     let micros = arrow_schema::TimeUnit::Microsecond;
-    let metadata = [("etlrs.type".to_owned(), "uuid".to_owned())];
     let wanted = |name: &str, data_type| Field::new(name, data_type, false);
     let target = std::sync::Arc::new(Schema::new(vec![
         wanted("zip", DataType::Utf8),
         wanted("amount", DataType::Decimal128(10, 2)),
+        wanted("price", DataType::Decimal128(10, 2)),
         wanted("small", DataType::Int16),
         wanted("at", DataType::Time64(micros)),
-        wanted("id", DataType::Utf8).with_metadata(metadata.clone().into()),
-        // What no value is, what would lose digits, and what the guess is better for.
         wanted("ratio", DataType::Float64),
+        wanted("EMPTY", DataType::Date32),
+        // What the sample speaks against, what would lose digits, and what the guess is better for.
         wanted("yes", DataType::Int8),
         wanted("local", DataType::Timestamp(micros, Some("UTC".into()))),
+        wanted("day", DataType::Date32),
+        wanted("comma", DataType::Decimal128(10, 2)),
+        wanted("long", DataType::Float64),
+        wanted("single", DataType::Float32),
         wanted("bytes", DataType::Binary),
-        wanted("EMPTY", DataType::Date32),
-        wanted("none", DataType::Float32),
         wanted("not here", DataType::Int64),
     ]));
-    let header = "zip,amount,small,at,id,ratio,yes,local,bytes,empty,none,other";
+    let header = "zip,amount,price,small,at,ratio,empty,yes,local,day,comma,long,single,bytes,other";
     let text = format!(
-        "{header}\n10115,1.5,7,10:00:00,a0,1,true,2024-01-31 10:00:00,x,,,1\n010,2,8,11:30,a1,2,false,2024-01-31 11:00:00,y,,,2\n"
+        "{header}\n10115,1.5,1,007,10:00:00,1,,true,2024-01-31 10:00:00,31/01/2024,\"1,5\",0.12345678901234567891,1.5,x,1\n\
+         010,2,2,8,11:30,2,,false,2024-01-31 11:00:00,01/02/2024,\"2,5\",1,2,y,2\n"
     );
     let data = file(&text);
     let guided = |options: CsvOptions, path: &Path| {
@@ -801,25 +804,37 @@ fn the_types_of_the_target_guide_the_guess() {
     let (types, rows) = shown(&guided(CsvOptions::default(), &data.path).unwrap());
     assert_eq!(
         types,
-        "zip:text,amount:decimal(10,2),small:int16,at:time,id:text,ratio:int64,yes:bool,local:timestamp,bytes:text,\
-         empty:date,none:float32,other:int64"
+        "zip:text,amount:decimal(10,2),price:decimal(10,2),small:int16,at:time,ratio:float64,empty:date,yes:bool,\
+         local:timestamp,day:text,comma:text,long:text,single:float64,bytes:text,other:int64"
     );
-    assert!(rows[1].starts_with("010,Decimal { value: 200, scale: 2 },8,"), "{rows:?}");
+    assert!(
+        rows[0].starts_with("10115,Decimal { value: 150, scale: 2 },Decimal { value: 100, scale: 2 },7,"),
+        "{rows:?}"
+    );
+    assert!(rows[1].starts_with("010,"), "{rows:?}");
     let snapshot = guided(CsvOptions::default(), &data.path).unwrap();
-    assert_eq!(*snapshot.schema().field(4).metadata(), metadata.into());
     assert!(snapshot.schema().fields().iter().all(|field| field.is_nullable()), "a file may always lack values");
 
     // What the user says counts more, and who wants no guesses gets text.
     let options = CsvOptions::from_pairs([("types", "zip:int64,amount:text")]).unwrap();
-    assert!(shown(&guided(options, &data.path).unwrap()).0.starts_with("zip:int64,amount:text,small:int16,"));
+    assert!(shown(&guided(options, &data.path).unwrap()).0.starts_with("zip:int64,amount:text,price:decimal(10,2),"));
     let options = CsvOptions::from_pairs([("infer", "false")]).unwrap();
-    assert!(shown(&guided(options, &data.path).unwrap()).0.starts_with("zip:text,amount:text,small:text,"));
+    assert!(shown(&guided(options, &data.path).unwrap()).0.starts_with("zip:text,amount:text,price:text,"));
+
+    // The case of letters counts where the very name is there too.
+    let twice = shown(&guided(CsvOptions::default(), &file("Zip,zip,SMALL\n1,2,3\n").path).unwrap());
+    assert_eq!(twice.0, "Zip:int64,zip:text,SMALL:int16");
+
+    // Behind the sample values may be spelled as in the sample.
+    let numbers: String = (0..3000).map(|n| format!("{n}\n")).collect();
+    let (types, rows) = shown(&guided(CsvOptions::default(), &file(format!("small\n{numbers}007\n")).path).unwrap());
+    assert_eq!((types.as_str(), rows.last().map(String::as_str)), ("small:int16", Some("7")));
 
     for (text, words) in [
         ("amount\n1.555\n", &["record 1", "no decimal(10,2), the type that the target has", "quarantine"][..]),
         ("small\n1\n99999\n", &["record 2", "line 3", "no int16"]),
         ("amount\n1\nNA\n", &["\"NA\" is no decimal(10,2)", "null_values=NA"]),
-        ("at\nnoon\n", &["no time"]),
+        ("ratio\n1\n9007199254740993\n", &["record 2", "no float64"]),
     ] {
         let error = guided(CsvOptions::default(), &file(text).path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidData);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow_schema::{FieldRef, Schema, SchemaRef};
+use arrow_schema::{DataType, FieldRef, Schema, SchemaRef};
 use etlrs_core::{ColumnTest, Effect, Transformer};
 
 /// Tests, by the names that columns have at the source, which each row passes that comes through `transformers`.
@@ -22,18 +22,20 @@ pub(crate) fn source_tests(transformers: &[Arc<dyn Transformer>]) -> Vec<ColumnT
                 }
             }
             Effect::Renames(names) => renamings.push(names),
+            Effect::Selects(_) | Effect::Drops(_) => {}
             _ => break,
         }
     }
     tests
 }
 
-/// The columns of `target` by the names that they have at the source; `None` where their types may not be those of the source.
+/// The columns of `target` by the names that they have at the source, as far as those come through; `None` where their types may
+/// not be those of the source.
 pub(crate) fn source_columns(transformers: &[Arc<dyn Transformer>], target: &SchemaRef) -> Option<SchemaRef> {
     let mut fields = target.fields().to_vec();
     for transformer in transformers.iter().rev() {
         match transformer.effect() {
-            Effect::Keeps { .. } => {}
+            Effect::Keeps { .. } => fields = fields.iter().map(widened).collect(),
             Effect::Renames(names) => {
                 let renamed = |field: &FieldRef| {
                     let name = before(field.name(), &names)?;
@@ -41,10 +43,22 @@ pub(crate) fn source_columns(transformers: &[Arc<dyn Transformer>], target: &Sch
                 };
                 fields = fields.iter().filter_map(renamed).collect();
             }
+            Effect::Selects(columns) => fields.retain(|field| columns.contains(field.name())),
+            Effect::Drops(columns) => fields.retain(|field| !columns.contains(field.name())),
             _ => return None,
         }
     }
     Some(Arc::new(Schema::new(fields)))
+}
+
+/// With a type that also holds numbers which the target cannot, for a filter may drop those.
+fn widened(field: &FieldRef) -> FieldRef {
+    let wide = match field.data_type() {
+        data_type if data_type.is_integer() => DataType::Int64,
+        DataType::Decimal128(_, scale) => DataType::Decimal128(38, *scale),
+        _ => return field.clone(),
+    };
+    Arc::new(field.as_ref().clone().with_data_type(wide))
 }
 
 /// The name that a column had before `renaming`; `None` if no column can have it behind.
@@ -86,6 +100,16 @@ mod tests {
         assert_eq!(names(&[rename(&[("b", "z")])]), found(&["a"]));
         let derive: Arc<dyn Transformer> = Arc::new(Derive::new("a", Expr::parse("1").unwrap()));
         assert_eq!(names(&[filter("a = 1"), derive]), None);
+        // What is dropped goes nowhere.
+        assert_eq!(names(&[Arc::new(Select::new(["b", "c"]))]), found(&["b"]));
+        assert_eq!(names(&[Arc::new(DropColumns::new(["a"]))]), found(&["b"]));
+        // A filter may drop what would not fit.
+        let types = |transformers: &[Arc<dyn Transformer>]| {
+            let columns = source_columns(transformers, &target).unwrap();
+            columns.fields().iter().map(|field| field.data_type().clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(types(&[rename(&[("x", "a")])]), [DataType::Int16, DataType::Int16]);
+        assert_eq!(types(&[filter("b = 1"), rename(&[("x", "a")])]), [DataType::Int64, DataType::Int64]);
     }
 
     #[test]

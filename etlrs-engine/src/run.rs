@@ -317,7 +317,7 @@ impl Sessions {
 /// The key that rows still have behind a transformer, under the names that its columns then have; none if that is not certain.
 fn key_after(effect: &Effect, key: Vec<String>, schema: &Schema) -> Vec<String> {
     let key: Vec<_> = match effect {
-        Effect::Keeps { .. } => key,
+        Effect::Keeps { .. } | Effect::Selects(_) | Effect::Drops(_) => key,
         Effect::Renames(names) => {
             let renamed = |column: String| {
                 names.iter().find(|(before, _)| *before == column).map_or(column, |(_, after)| after.clone())

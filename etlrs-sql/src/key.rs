@@ -22,6 +22,9 @@ pub(crate) fn with_hint_of_key(error: Error, plan: &LoadPlan) -> Error {
         return error;
     }
     if plan.mode == LoadMode::Merge {
+        if error.hint_text().is_some() {
+            return error;
+        }
         return error.hint("a key of the mode merge is told by its columns, of which none may be null");
     }
     error.hint("the primary key is that of the source; primary_key=false makes the table without it")

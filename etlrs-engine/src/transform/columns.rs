@@ -27,7 +27,7 @@ impl Transformer for Select {
     }
 
     fn effect(&self) -> Effect {
-        Effect::Renames(Vec::new())
+        Effect::Selects(self.columns.clone())
     }
 }
 
@@ -51,7 +51,7 @@ impl Transformer for DropColumns {
     }
 
     fn effect(&self) -> Effect {
-        Effect::Renames(Vec::new())
+        Effect::Drops(self.columns.clone())
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) async fn connect_file(_: &Path) -> io::Result<Box<dyn Socket>> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "there are no sockets in files on this system"))
 }
 
-/// Sends `bytes`, and appends to `input` what the server says meanwhile.
+/// Sends `bytes`, those that TLS keeps back too, and appends to `input` what the server says meanwhile.
 ///
 /// # Errors
 /// Also when the server has hung up: one that shuts a connection down before it closes it, as MariaDB does when it is killed,
@@ -49,23 +49,27 @@ pub(crate) async fn send(socket: &mut dyn Socket, mut bytes: &[u8], input: &mut 
     const MOST_INPUT: usize = 1 << 20;
 
     poll_fn(|cx| {
-        while !bytes.is_empty() {
-            match Pin::new(&mut *socket).poll_write(cx, bytes)? {
-                Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(sent) => bytes = bytes.get(sent..).unwrap_or_default(),
-                Poll::Pending => {
-                    while input.len() < MOST_INPUT {
-                        match pin!(socket.read_buf(&mut *input)).poll(cx)? {
-                            Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-                            Poll::Ready(_) => {}
-                            Poll::Pending => break,
-                        }
-                    }
-                    return Poll::Pending;
-                }
+        loop {
+            let mut socket_now = Pin::new(&mut *socket);
+            let sent = match bytes {
+                [] => socket_now.as_mut().poll_flush(cx)?.map(|()| None),
+                bytes => socket_now.as_mut().poll_write(cx, bytes)?.map(Some),
+            };
+            match sent {
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Ready(Some(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Some(sent)) => bytes = bytes.get(sent..).unwrap_or_default(),
+                Poll::Pending => break,
             }
         }
-        Poll::Ready(Ok(()))
+        while input.len() < MOST_INPUT {
+            match pin!(socket.read_buf(&mut *input)).poll(cx)? {
+                Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Poll::Ready(_) => {}
+                Poll::Pending => break,
+            }
+        }
+        Poll::Pending
     })
     .await
 }
@@ -97,13 +101,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_hangs_up_and_takes_no_more_is_noticed() {
-        let (mut ours, mut theirs) = tokio::io::duplex(8);
-        theirs.write_all(b"bye").await.unwrap();
-        // It stays open, so that what is sent is not refused.
-        theirs.shutdown().await.unwrap();
-        let mut input = BytesMut::new();
-        let sent = tokio::time::timeout(Duration::from_secs(10), send(&mut ours, &[0; 100], &mut input)).await;
-        assert_eq!(sent.unwrap().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        assert_eq!(input, "bye");
+        // As it is, and behind something that takes all and keeps it back until it is flushed, as TLS does.
+        for keeps_back in [false, true] {
+            let (ours, mut theirs) = tokio::io::duplex(8);
+            theirs.write_all(b"bye").await.unwrap();
+            // It stays open, so that what is sent is not refused.
+            theirs.shutdown().await.unwrap();
+            let mut ours: Box<dyn Socket> = match keeps_back {
+                true => Box::new(tokio::io::BufWriter::new(ours)),
+                false => Box::new(ours),
+            };
+            let mut input = BytesMut::new();
+            let sent = tokio::time::timeout(Duration::from_secs(10), send(&mut *ours, &[0; 100], &mut input)).await;
+            assert_eq!(sent.unwrap().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+            assert_eq!(input, "bye");
+        }
     }
 }

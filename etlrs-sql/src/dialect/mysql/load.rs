@@ -8,6 +8,7 @@
 //! The session's own connection holds a lock of the server's (`GET_LOCK`), which dies with it. Whoever has the lock may remove
 //! what other runs staged for that target.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
@@ -24,7 +25,7 @@ use super::error::mysql_error;
 use super::extract::{MysqlExtractor, no_database, read_mark};
 use super::name::{check_file_name, literal, quote};
 use super::publish;
-use super::server::{self, MysqlPool, Statement};
+use super::server::{self, LOCK_WAIT, MysqlPool, Statement};
 use super::target::{self, Publishing, Target};
 use super::types::Reading;
 use super::wire::{Answer, Connection, Failure, code};
@@ -210,16 +211,23 @@ impl Loader for MysqlLoader {
         };
         let names: Result<Vec<_>> = relation.columns.iter().map(|column| quote(&column.name)).collect();
         let sql = format!("SELECT {} FROM {}", names?.join(", "), relation.name.backquoted()?);
-        // Who may not read it only guides nobody.
+        let wait = |seconds: u64| format!("SET SESSION lock_wait_timeout = {seconds}");
+        let limit = self.options.lock_timeout.duration().as_secs().max(1);
+        connection.execute(&wait(limit)).await.map_err(failed)?;
         let definitions = match connection.describe(&sql).await {
-            Err(Failure::Server(_)) => None,
+            // Who may not read it only guides nobody.
+            Err(error) if matches!(code(&error), Some(1142 | 1143)) => None,
             described => Some(described.map_err(failed)?),
         };
+        connection.execute(&wait(LOCK_WAIT)).await.map_err(failed)?;
         self.pool.give_back(connection);
         let Some(definitions) = definitions else { return Ok(None) };
-        let fields = definitions.iter().zip(&relation.columns);
-        let fields = fields.map(|(definition, column)| Ok(Reading::new(definition, Some(column), None)?.field));
-        Ok(Some(Arc::new(Schema::new(fields.collect::<Result<Vec<_>>>()?))))
+        let mut fields = Vec::with_capacity(definitions.len());
+        for (definition, column) in definitions.iter().zip(&relation.columns) {
+            let field = Reading::new(definition, Some(column), None)?.field;
+            fields.push(field.as_ref().clone().with_metadata(HashMap::new()));
+        }
+        Ok(Some(Arc::new(Schema::new(fields))))
     }
 
     async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {

@@ -312,6 +312,7 @@ async fn upsert(session: &MysqlSession, connection: &mut Connection, target: &st
     let plan = &session.plan;
     let columns = Target::column_list(&plan.schema)?;
     refuse_folded_keys(session, connection).await?;
+    require_numbers(session, connection, target).await?;
     let is_key = |name: &String| plan.keys.iter().any(|key| key.to_lowercase() == name.to_lowercase());
     let mut sets = Vec::new();
     for field in plan.schema.fields() {
@@ -335,6 +336,49 @@ async fn upsert(session: &MysqlSession, connection: &mut Connection, target: &st
     );
     let done = connection.execute(&sql).await.map_err(|error| shared.failed(error))?;
     connection.refuse_warnings(done).await.map_err(|error| shared.failed(error))
+}
+
+/// Refuses to merge past a primary key that the server numbers when a number may be that of a row that is there: for the upsert
+/// that row would be the one to update.
+async fn require_numbers(session: &MysqlSession, connection: &mut Connection, target: &str) -> Result<()> {
+    let shared = &session.shared;
+    let Some(relation) = &session.target.relation else { return Ok(()) };
+    let is_given = |name: &str| {
+        session.plan.schema.fields().iter().any(|field| field.name().to_lowercase() == name.to_lowercase())
+    };
+    let Some(column) = relation.columns.iter().find(|column| column.auto_increment && !is_given(&column.name)) else {
+        return Ok(());
+    };
+    let bits = match column.data_type.as_str() {
+        "tinyint" => 8,
+        "smallint" => 16,
+        "mediumint" => 24,
+        "int" => 32,
+        _ => 64,
+    };
+    let most = (u64::MAX >> (64 - bits)) >> u32::from(!column.is_unsigned());
+    // MySQL remembers it for a day otherwise. MariaDB knows no such variable.
+    match connection.execute("SET SESSION information_schema_stats_expiry = 0").await {
+        Ok(_) | Err(Failure::Server(_)) => {}
+        Err(error) => return Err(shared.failed(error)),
+    }
+    let sql = format!(
+        "SELECT AUTO_INCREMENT > (SELECT coalesce(max({name}), 0) FROM {target})
+             AND AUTO_INCREMENT + @@auto_increment_increment * (SELECT count(*) FROM {staging}) <= {most}
+         FROM information_schema.TABLES WHERE {at}",
+        name = quote(&column.name)?,
+        staging = shared.names.staging,
+        at = target::at(relation, "TABLE_SCHEMA", "TABLE_NAME"),
+    );
+    let found = connection.rows(&sql).await.map_err(|error| shared.failed(error))?;
+    let enough = found.first().map(|row| row.get::<Option<bool>, _>(0)).transpose();
+    if enough.map_err(|error| shared.failed(error))?.flatten() == Some(true) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InvalidConfig, "the server has not enough numbers for new rows")
+        .hint("set AUTO_INCREMENT of the table above the greatest number that there is, or widen the column")
+        .at_column(&column.name)
+        .in_source(&shared.source))
 }
 
 /// Refuses keys that are two in the source and one for the collation of the target.

@@ -8,6 +8,7 @@ use etlrs_core::{Error, Result, Uri};
 use super::address::Address;
 use super::catalog;
 use super::error::mysql_error;
+use super::extract::no_database;
 use super::wire::{Answer, Connection, Failure, Refusal};
 use crate::network::{Connect, Pool, ReadRows, WriteRows};
 use crate::options::Seconds;
@@ -20,7 +21,7 @@ const SESSION: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBST
     foreign_key_checks = 1, unique_checks = 1, net_read_timeout = 3600, net_write_timeout = 3600, wait_timeout = 86400";
 
 /// Seconds to wait for whoever is altering a table, unless it is said.
-const LOCK_WAIT: u64 = 60;
+pub(super) const LOCK_WAIT: u64 = 60;
 
 /// Connections to one database of MySQL or MariaDB, opened as they are needed and kept for the next use. Clones are the same
 /// pool. Connections belong to the async runtime in which they were opened, so a pool serves one runtime.
@@ -81,6 +82,9 @@ impl MysqlPool {
 
     /// The tables that match, in the database that is named or in that of the URL.
     pub(crate) async fn tables(&self, pattern: &TableName) -> Result<Vec<String>> {
+        if pattern.schema.is_none() && self.0.address().database.is_none() {
+            return Err(no_database());
+        }
         let mut connection = self.take().await?;
         let names =
             catalog::tables(&mut connection, pattern.schema.as_deref()).await.map_err(|error| self.failed(error))?;

@@ -223,7 +223,7 @@ async fn check_keys(connection: &mut Connection, relation: &Relation, plan: &Loa
 }
 
 /// The table as conditions on the catalogue, whose columns for it begin with `prefix`.
-fn at(relation: &Relation, schema: &str, table: &str) -> String {
+pub(super) fn at(relation: &Relation, schema: &str, table: &str) -> String {
     let name = &relation.name;
     // Names that differ by case alone are those of two tables.
     format!(

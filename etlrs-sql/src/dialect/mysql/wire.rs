@@ -395,8 +395,7 @@ impl Connection {
     async fn flush(&mut self) -> Answer<()> {
         send(&mut *self.socket, &self.output, &mut self.input).await?;
         self.output.clear();
-        // What TLS keeps back.
-        Ok(self.socket.flush().await?)
+        Ok(())
     }
 
     /// Reads until there are so many bytes.

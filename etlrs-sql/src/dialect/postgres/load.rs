@@ -10,6 +10,7 @@
 //! The session's own connection holds an advisory lock on the target, which dies with it. Whoever has the lock may remove
 //! what other runs staged for that target.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
@@ -183,8 +184,14 @@ impl Loader for PostgresLoader {
         let found = found.map_err(|error| postgres_error(&self.source(), error))?;
         self.give_back(connection).await?;
         let Some(relation) = found else { return Ok(None) };
-        let fields = relation.columns.iter().map(|column| Ok(Reading::new(column, None)?.field));
-        Ok(Some(Arc::new(Schema::new(fields.collect::<Result<Vec<_>>>()?))))
+        let mut fields = Vec::with_capacity(relation.columns.len());
+        // Read as text, for want of digits of its own, a numeric is written from any number.
+        for column in relation.columns.iter().filter(|column| !column.is_any_number()) {
+            let field = Reading::new(column, None)?.field;
+            // What is remembered of text is that it came from such a column.
+            fields.push(field.as_ref().clone().with_metadata(HashMap::new()));
+        }
+        Ok(Some(Arc::new(Schema::new(fields))))
     }
 
     async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {

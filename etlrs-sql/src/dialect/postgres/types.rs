@@ -438,7 +438,14 @@ impl Writing {
             }
         };
         if !fits {
-            return Err(cannot_hold(field, &column.type_name, Some(Reading::declared(column).field.data_type())));
+            let error = cannot_hold(field, &column.type_name, Some(Reading::declared(column).field.data_type()));
+            return Err(match column.is_any_number() {
+                true => error.hint(format!(
+                    "read it as a decimal, as with the source option types={}:decimal(18,4), or decimals=true of CSV files",
+                    field.name()
+                )),
+                false => error,
+            });
         }
         let plain_text = matches!(column.type_oid, 25 | 1043);
         let by_itself = plain_text || natural != Wire::Text && wire.is_some();
@@ -477,6 +484,11 @@ fn remembers(field: &Field, name: &str) -> bool {
 }
 
 impl Column {
+    /// Whether it is a numeric that holds any number of digits.
+    pub(super) fn is_any_number(&self) -> bool {
+        Wire::of(self) == Some(Wire::Numeric) && decimal_of(self.typmod).is_none()
+    }
+
     fn digits(&self) -> Option<(i32, i32)> {
         digits_of(self.typmod)
     }

@@ -122,8 +122,8 @@ pub(super) fn bounds(
         })
         .map_err(|error| {
             let error = failed(error).at_column(cursor.column);
-            let as_text = format!("correct it, or compare all as text: types={}:text", cursor.column);
-            if values.is_time() && error.kind() == ErrorKind::InvalidData { error.hint(as_text) } else { error }
+            let bad_time = values.is_time() && error.kind() == ErrorKind::InvalidData;
+            if bad_time { error.hint("correct it, or leave such rows out with --query") } else { error }
         })?;
     let with_constant = |text: Option<String>| {
         let text = text.ok_or_else(unusable)?;
@@ -137,24 +137,19 @@ pub(super) fn bounds(
 pub(super) fn add_functions(connection: &Connection) -> rusqlite::Result<()> {
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
     connection.create_scalar_function("_etlrs_moment", 2, flags, |call| {
-        let text = match call.get_raw(0) {
-            ValueRef::Null => return Ok(None),
-            ValueRef::Text(text) => Some(text),
-            _ => None,
-        };
         let data_type = call.get_raw(1).as_str()?;
-        let moment = text.and_then(|text| match data_type {
-            "date" => parse_date(text).map(|day| i64::from(day).saturating_mul(DAY)),
-            data_type => parse_timestamp(text, data_type == "timestamptz"),
-        });
-        match (moment, text) {
-            (Some(moment), _) => Ok(Some(moment)),
-            (None, Some(text)) => Err(no_moment(format!("{:?} is no {data_type}", String::from_utf8_lossy(text)))),
-            (None, None) => Err(no_moment(format!("a number or a blob is no {data_type}"))),
+        // Values are private, so the message shows none.
+        let no_moment = |what| rusqlite::Error::UserFunctionError(format!("{what} is no {data_type}").into());
+        match call.get_raw(0) {
+            ValueRef::Null => Ok(None),
+            ValueRef::Text(text) => {
+                let moment = match data_type {
+                    "date" => parse_date(text).map(|day| i64::from(day).saturating_mul(DAY)),
+                    data_type => parse_timestamp(text, data_type == "timestamptz"),
+                };
+                moment.map(Some).ok_or_else(|| no_moment("a text"))
+            }
+            _ => Err(no_moment("a number or a blob")),
         }
     })
-}
-
-fn no_moment(message: String) -> rusqlite::Error {
-    rusqlite::Error::UserFunctionError(message.into())
 }

@@ -179,7 +179,9 @@ impl SqliteExtractor {
                 return Err(Error::new(ErrorKind::InvalidConfig, message).at_column(name));
             }
         }
-        let wanted = |name: &String| request.columns.as_ref().is_none_or(|columns| columns.contains(name));
+        let wanted = |name: &String| {
+            *name == self.options.cursor || request.columns.as_ref().is_none_or(|columns| columns.contains(name))
+        };
         let undeclared: Vec<_> = table
             .columns
             .iter()

@@ -134,6 +134,10 @@ fn merge_updates_known_keys_and_inserts_others() {
     server.sql("CREATE TABLE n (id int AUTO_INCREMENT PRIMARY KEY, a bigint NOT NULL, b varchar(9) NOT NULL, x text, UNIQUE (a, b)); INSERT INTO n VALUES (7, 1, 'q', 'old')");
     merge("a,b,x\n1,q,new\n9,z,other\n", "n").unwrap();
     assert_eq!(server.sql("SELECT id > 7, a, b, x FROM n ORDER BY id"), "0\t1\tq\tnew\n1\t9\tz\tother");
+    server.sql("CREATE TABLE few (id tinyint AUTO_INCREMENT PRIMARY KEY, a bigint NOT NULL, b varchar(9) NOT NULL, x text, UNIQUE (a, b)); INSERT INTO few VALUES (126, 1, 'q', 'old')");
+    let error = merge("a,b,x\n1,q,new\n9,z,other\n", "few").unwrap_err().to_string();
+    assert!(error.contains("not enough numbers") && error.contains("column \"id\""), "{error}");
+    assert_eq!(server.sql("SELECT * FROM few"), "126\t1\tq\told");
     assert!(merge("id,a,b,x\n1,1,q,new\n", "n").unwrap_err().to_string().contains("another unique index"));
     server.sql("CREATE TABLE u (a bigint, b varchar(9), x text); CREATE TABLE w (a bigint, b varchar(9), x text, PRIMARY KEY (a, b), u int UNIQUE)");
     for (table, said) in [("u", "no unique index"), ("w", "another unique index")] {
