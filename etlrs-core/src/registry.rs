@@ -146,12 +146,19 @@ impl Registry {
                 connector.name() == scheme && connector.schemes().is_empty() && !uri.body().starts_with("//")
             };
             let found = found.or_else(|| latest_first.find(is_format));
+            let nested = Uri::new(uri.body());
+            if let Some(other) = nested.scheme().filter(|_| nested.body().starts_with("//"))
+                && !self.connectors.iter().any(|connector| connector.file_schemes().contains(&other))
+            {
+                let message = format!("{scheme}: is for files, and {other}: names none");
+                return Err(Error::new(ErrorKind::InvalidConfig, message).hint(format!("leave out {scheme}:")));
+            }
             return found.ok_or_else(|| {
                 let served = format!("the schemes are {}, and files need none", list(&self.schemes()));
                 let error = Error::new(ErrorKind::InvalidConfig, format!("no connector serves {scheme}:"));
-                // With // after it, it is meant as a scheme.
-                let body = uri.body();
-                let file = if body.starts_with("//") { String::new() } else { format!("; a file is written ./{uri}") };
+                // With // after it, it is meant as a scheme. What follows may be a password.
+                let is_url = uri.body().starts_with("//");
+                let file = if is_url { "" } else { "; before the name of a file that has a colon stands ./" };
                 error.hint(format!("{served}{file}"))
             });
         }

@@ -93,7 +93,7 @@ impl Uri {
 
 impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(end) = self.scheme_end else { return f.write_str(&self.text) };
+        let Some(end) = self.scheme_end else { return mistyped(f, &self.text) };
         let (scheme, rest) = self.text.split_at(end + 1);
         f.write_str(scheme)?;
         let (start, rest) = rest.split_at(if rest.starts_with("//") { 2 } else { 0 });
@@ -122,10 +122,31 @@ impl fmt::Display for Uri {
     }
 }
 
+/// A path, or a URL without its colon, or what another program takes in place of one: `host=localhost password=…`.
+fn mistyped(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    let mut rest = text;
+    let start = text.find("//").map(|slashes| slashes + 2);
+    let at = text.rfind('@');
+    if let Some((start, at)) = start.zip(at).filter(|(start, at)| start < at)
+        && let Some(colon) = text[start..at].find(':')
+    {
+        write!(f, "{}:***", &text[..start + colon])?;
+        rest = &text[at..];
+    }
+    for word in rest.split_inclusive([' ', '&', '?']) {
+        let end = word.trim_end_matches([' ', '&', '?']).len();
+        match word[..end].split_once('=') {
+            Some((key, _)) if is_secret(key) => write!(f, "{key}=***{}", &word[end..])?,
+            _ => f.write_str(word)?,
+        }
+    }
+    Ok(())
+}
+
 fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     // `sig` is the key in a shared access signature of Azure.
-    key == "sig" || ["pass", "pwd", "secret", "token", "key", "signature"].iter().any(|word| key.contains(word))
+    key == "sig" || ["pas", "pw", "secret", "token", "key", "signature"].iter().any(|word| key.contains(word))
 }
 
 impl fmt::Debug for Uri {
@@ -212,6 +233,13 @@ mod tests {
             ("postgres:me:secret@host/db", "postgres:me:***@host/db"),
             ("sqlite:a@b.db#t", "sqlite:a@b.db#t"),
             ("a:b@c.csv", "a:b@c.csv"),
+            ("postgres//me:se@cret@host/db#t", "postgres//me:***@host/db#t"),
+            ("mysql;//me:secret@host/db", "mysql;//me:***@host/db"),
+            ("//me:secret@host/db", "//me:***@host/db"),
+            ("csv:postgres://me:secret@host/db", "csv:postgres:***@host/db"),
+            ("postgres://host/db?user=me&pasword=secret#t", "postgres://host/db?user=me&pasword=***#t"),
+            ("host=h user=me password=secret port=1", "host=h user=me password=*** port=1"),
+            ("d//a=1/part b.csv", "d//a=1/part b.csv"),
         ] {
             assert_eq!(Uri::new(text).to_string(), shown);
         }

@@ -100,8 +100,9 @@ pub(crate) fn path(uri: &Uri) -> Result<PathBuf> {
     // After // other schemes have a host, so a relative path there would be a guess.
     let path = match body.strip_prefix("//") {
         Some(path) if !path.starts_with('/') => {
+            // It may be the URL of another database, with a password.
             return Err(Error::new(ErrorKind::InvalidConfig, "the URI has a host where SQLite has none")
-                .hint(format!("write sqlite:{path}#TABLE, or sqlite:///PATH for a path from the root"))
+                .hint("write sqlite:PATH#TABLE, or sqlite:///PATH for a path from the root")
                 .in_source(uri));
         }
         Some(path) => path,

@@ -180,3 +180,30 @@ fn a_lost_connection_ends_the_run_with_one_sentence() {
     assert!(ran.stderr.contains("connection"), "{ran:?}");
     assert!(!folder.path().join("out.csv").exists());
 }
+
+#[test]
+fn a_password_in_a_mistyped_url_is_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.csv"), "a\n1\n").unwrap();
+    for url in [
+        "postgres//me:CANARY@localhost/shop",
+        "mysql;//me:CANARY@localhost/shop#t",
+        "me:CANARY@localhost:5432/shop#t",
+        "//me:CANARY@localhost/shop",
+        "csv:postgres://me:CANARY@localhost/shop#t",
+        "postgres://localhost/shop?user=me&pasword=CANARY#t",
+        "mysql://localhost/shop?user=me&pwd=CANARY#t",
+        "host=localhost user=me password=CANARY",
+        "sqlite://me:CANARY@localhost/shop#t",
+        "pg://me:CANARY@localhost/shop#t",
+    ] {
+        for arguments in
+            [["copy", url, "o.csv"], ["copy", "a.csv", url], ["plan", url, "o.csv"], ["inspect", url, "--rows=1"]]
+        {
+            let program = env!("CARGO_BIN_EXE_etlrs-under-test");
+            let ran = Ran::of(&etlrs(program, folder.path(), &arguments).output().unwrap());
+            assert_ne!(ran.code, 0, "{arguments:?}");
+            assert!(!format!("{}{}", ran.stdout, ran.stderr).contains("CANARY"), "{arguments:?}: {ran:?}");
+        }
+    }
+}

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use arrow_schema::Schema;
+use arrow_schema::{DataType, Schema};
 use etlrs_core::{
     Error, ErrorKind, Extractor, Result, RunContext, RunId, Scan, ScanRequest, async_trait, type_name, unknown_name,
 };
@@ -281,7 +281,7 @@ impl MysqlExtractor {
         let wrong = || {
             let message = format!("cursor_after is no value of type {type_name}");
             let error = Error::new(ErrorKind::InvalidConfig, message).at_column(cursor.column);
-            if is_time { error.hint("write it as in 2024-01-31 or 2024-01-31 23:59:59.5, in UTC") } else { error }
+            if is_time { error.hint("write it as in 2024-01-31 or 2024-01-31 23:59:59.5") } else { error }
         };
         let after = cursor.after.map(|after| constant(reading, after).ok_or_else(wrong)).transpose()?;
         let after = match after {
@@ -363,11 +363,40 @@ fn constant(reading: &Reading, text: &str) -> Option<String> {
     match reading.wire {
         Wire::Decimal => (plain(b"-.") && text.rfind('-').unwrap_or(0) == 0).then(|| text.to_owned()),
         Wire::Date => plain(b"-").then(|| format!("DATE'{text}'")),
-        Wire::DateTime => plain(b"-: .").then(|| format!("TIMESTAMP'{text}'")),
+        Wire::DateTime => moment(text, matches!(reading.field.data_type(), DataType::Timestamp(_, Some(_)))),
         Wire::Text => Some(literal(text)),
         _ if reading.field.data_type().is_integer() => text.parse::<i128>().ok().map(|number| number.to_string()),
         _ => None,
     }
+}
+
+/// A date, or a date and a time, with an offset from UTC if the column counts moments.
+fn moment(text: &str, is_instant: bool) -> Option<String> {
+    let (date, time) = match text.split_once(['T', ' ']) {
+        Some((date, time)) => (date, time.trim_start()),
+        None => (text, "00:00:00"),
+    };
+    let (time, offset) = match time.strip_suffix(['Z', 'z']) {
+        Some(time) => (time, "+00:00".to_owned()),
+        None => match time.find(['+', '-']) {
+            Some(at) => (&time[..at], time[at..].to_owned()),
+            None => (time, String::new()),
+        },
+    };
+    let plain = |text: &str, others: &[u8]| {
+        text.bytes().all(|byte| byte.is_ascii_digit() || others.contains(&byte))
+            && text.bytes().any(|byte| byte.is_ascii_digit())
+    };
+    if !plain(date, b"-") || !plain(time, b":.") {
+        return None;
+    }
+    let literal = format!("TIMESTAMP'{date} {time}'");
+    if offset.is_empty() {
+        return Some(literal);
+    }
+    let offset = if offset.len() == 3 { format!("{offset}:00") } else { offset };
+    let digits = offset.strip_prefix(['+', '-'])?;
+    (is_instant && plain(digits, b":")).then(|| format!("CONVERT_TZ({literal}, '{offset}', '+00:00')"))
 }
 
 fn select_item(reading: &Reading) -> String {

@@ -253,6 +253,43 @@ fn a_query_keeps_its_order_and_loses_nothing() {
 }
 
 #[test]
+fn a_cursor_of_times_is_given_in_any_usual_form() {
+    let server = MariaDb::start();
+    server.sql(
+        "SET time_zone = '+00:00'; CREATE TABLE t (id int PRIMARY KEY, at datetime(6), stamp timestamp(6) NULL);
+        INSERT INTO t VALUES (1, '2024-01-31 10:00:00', '2024-01-31 10:00:00'),
+            (2, '2024-01-31 23:00:00.5', '2024-01-31 23:00:00.5'), (3, '2024-02-01 00:00:00', '2024-02-01 00:00:00')",
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("new.csv");
+    for (column, after, expected) in [
+        ("at", "2024-01-31", "1 2 3"),
+        ("at", "2024-01-31 10:00:00", "2 3"),
+        ("at", "2024-01-31T23:00:00.5", "3"),
+        ("at", "2024-01-31 10:00", "2 3"),
+        ("at", "2024-01-31T10:00:00Z", "cursor_after is no value of type timestamp; write it as in"),
+        ("at", "yesterday", "cursor_after is no value"),
+        ("at", "2024-01-31' OR '1'='1", "cursor_after is no value"),
+        ("stamp", "2024-01-31", "1 2 3"),
+        ("stamp", "2024-01-31T10:00:00Z", "2 3"),
+        ("stamp", "2024-02-01 00:30:00+02:00", "2 3"),
+        ("stamp", "2024-01-31T18:00:01-05", "3"),
+        ("stamp", "2024-01-31 10:00:00+00:00') OR (1=1", "cursor_after is no value"),
+    ] {
+        let options = [("cursor", column), ("cursor_after", after)];
+        let copy = Copy { mode: LoadMode::Replace, source_options: &options, ..Copy::default() };
+        let found = match copy.run(&server.uri("t"), file.to_str().unwrap()) {
+            Ok(_) => {
+                let text = std::fs::read_to_string(&file).unwrap();
+                text.lines().skip(1).map(|line| line.split(',').next().unwrap()).collect::<Vec<_>>().join(" ")
+            }
+            Err(error) => error.to_string(),
+        };
+        assert!(found == expected || expected.len() > 9 && found.contains(expected), "{column} {after}: {found}");
+    }
+}
+
+#[test]
 fn nobody_waits_for_a_view_that_is_read() {
     let server = MariaDb::start_with(&["--general-log=1", "--general-log-file=general.log"]);
     server.sql("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1); CREATE VIEW v AS SELECT * FROM t");
