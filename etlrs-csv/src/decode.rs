@@ -149,6 +149,9 @@ impl Column {
             }
         }
         match &mut self.values {
+            Values::Boolean(values) if !exact => {
+                fields.parse(values, nulls, |field| value::boolean_word(&bytes[field.range()]))
+            }
             Values::Boolean(values) => fields.parse(values, nulls, |field| value::boolean(&bytes[field.range()])),
             Values::Int8(values) => integers!(values, i8),
             Values::Int16(values) => integers!(values, i16),
@@ -176,8 +179,17 @@ impl Column {
                         .filter(|&value| Decimal128Type::is_valid_decimal_precision(value, precision))
                 })
             }
+            Values::Date(values) if !exact => fields.parse(values, nulls, |field| value::day(&bytes[field.range()])),
             Values::Date(values) => fields.parse(values, nulls, |field| value::date(&bytes[field.range()])),
             Values::Time(values) => fields.parse(values, nulls, |field| value::time(&bytes[field.range()])),
+            Values::Timestamp(values, false) if !exact => {
+                fields.parse(values, nulls, |field| value::clock(&bytes[field.range()]))
+            }
+            // Who says that they are instants means those of UTC where no offset is told.
+            Values::Timestamp(values, true) if self.by == TypeBy::User => fields.parse(values, nulls, |field| {
+                let bytes = &bytes[field.range()];
+                value::timestamp(bytes).map(|(micros, _)| micros).or_else(|| value::clock(bytes))
+            }),
             Values::Timestamp(values, zoned) => fields.parse(values, nulls, |field| {
                 value::timestamp(&bytes[field.range()]).filter(|(_, found)| found == zoned).map(|(micros, _)| micros)
             }),

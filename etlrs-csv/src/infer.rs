@@ -66,6 +66,12 @@ struct Loose {
     /// Of any number of digits.
     decimals: bool,
     times: bool,
+    /// Words and digits for them too.
+    booleans: bool,
+    /// Or dates, which are their midnights.
+    timestamps: bool,
+    /// Or timestamps of midnight.
+    dates: bool,
 }
 
 /// Why a value is text that is nearly of another type.
@@ -110,7 +116,8 @@ impl Inference {
         let kinds = if decimals { ALL } else { ALL & !DECIMAL };
         let (obstacle, obstacles, values) = (None, false, false);
         let (mended, seen, whole, fraction) = (kinds, 0, 0, 0);
-        let loose = Loose { integers: true, decimals: true, times: true };
+        let loose =
+            Loose { integers: true, decimals: true, times: true, booleans: true, timestamps: true, dates: true };
         Self { decimals, spellings, kinds, seen, mended, obstacle, obstacles, values, loose, whole, fraction }
     }
 
@@ -127,6 +134,9 @@ impl Inference {
         self.loose.integers &= value::integer(bytes, false).is_some();
         self.loose.decimals &= self.loose.integers || decimal_digits(bytes).is_some();
         self.loose.times &= value::time(bytes).is_some();
+        self.loose.booleans &= value::boolean_word(bytes).is_some();
+        self.loose.timestamps &= value::clock(bytes).is_some();
+        self.loose.dates &= value::day(bytes).is_some();
         let mended = if kinds != 0 { None } else { self.mend(bytes) };
         self.mended &= match mended {
             Some((obstacle, mended)) => {
@@ -225,15 +235,25 @@ impl Inference {
             let other = matches!(wanted, DataType::Boolean | DataType::Date32);
             return wanted.is_integer() || is_decimal || is_time || micros || float || other;
         }
+        let Loose { integers, decimals, times, booleans, timestamps, dates } = self.loose;
+        let loose = match wanted {
+            DataType::Boolean => booleans,
+            DataType::Date32 => dates,
+            DataType::Timestamp(TimeUnit::Microsecond, None) => timestamps,
+            _ => wanted.is_integer() && integers || is_decimal && decimals || is_time && times,
+        };
         match self.data_type() {
-            DataType::Utf8 if !self.values => false,
-            DataType::Utf8 => {
-                let Loose { integers, decimals, times } = self.loose;
-                wanted.is_integer() && integers || is_decimal && decimals || is_time && times
-            }
+            DataType::Utf8 => loose && self.values,
+            guess if guess == *wanted => guess.is_integer(),
             _ if *wanted == DataType::Utf8 => true,
-            DataType::Int64 => wanted.is_integer() || is_decimal || *wanted == DataType::Float64,
+            DataType::Int64 => {
+                wanted.is_integer()
+                    || is_decimal
+                    || *wanted == DataType::Float64
+                    || *wanted == DataType::Boolean && loose
+            }
             DataType::Float64 => is_decimal,
+            DataType::Date32 | DataType::Timestamp(_, None) => loose,
             _ => false,
         }
     }
@@ -252,6 +272,9 @@ impl Inference {
         self.loose.integers &= other.loose.integers;
         self.loose.decimals &= other.loose.decimals;
         self.loose.times &= other.loose.times;
+        self.loose.booleans &= other.loose.booleans;
+        self.loose.timestamps &= other.loose.timestamps;
+        self.loose.dates &= other.loose.dates;
         self.whole = self.whole.max(other.whole);
         self.fraction = self.fraction.max(other.fraction);
     }

@@ -25,6 +25,44 @@ pub(crate) fn boolean(bytes: &[u8]) -> Option<bool> {
     (spelled && (yes | no)).then_some(yes)
 }
 
+/// Microseconds.
+const DAY: i64 = 86_400_000_000;
+
+/// The same, and other words that databases write and take: `t`, `yes`, `on`, `1` and their opposites, in any case.
+pub(crate) fn boolean_word(bytes: &[u8]) -> Option<bool> {
+    const WORDS: [(&[u8], bool); 12] = [
+        (b"true", true),
+        (b"false", false),
+        (b"t", true),
+        (b"f", false),
+        (b"yes", true),
+        (b"no", false),
+        (b"y", true),
+        (b"n", false),
+        (b"on", true),
+        (b"off", false),
+        (b"1", true),
+        (b"0", false),
+    ];
+    WORDS.iter().find(|(word, _)| bytes.eq_ignore_ascii_case(word)).map(|&(_, value)| value)
+}
+
+/// A timestamp without a zone, or a date, which is its midnight.
+pub(crate) fn clock(bytes: &[u8]) -> Option<i64> {
+    match timestamp(bytes) {
+        Some((micros, zoned)) => (!zoned).then_some(micros),
+        None => i64::from(date(bytes)?).checked_mul(DAY),
+    }
+}
+
+/// A date, or its midnight.
+pub(crate) fn day(bytes: &[u8]) -> Option<i32> {
+    date(bytes).or_else(|| {
+        let micros = clock(bytes).filter(|micros| micros.rem_euclid(DAY) == 0)?;
+        i32::try_from(micros.div_euclid(DAY)).ok()
+    })
+}
+
 /// Eight zeros.
 const ZEROS: u64 = 0x3030_3030_3030_3030;
 

@@ -203,6 +203,13 @@ impl<'a> Run<'a> {
         receipts.sort_by_key(|receipt| receipt.partition);
         let source_checksum: Checksum = receipts.iter().filter_map(|receipt| receipt.checksum).collect();
 
+        if let (LoadMode::Replace, Some(first), 0) =
+            (self.pipeline.settings.mode, totals.first(), source_checksum.rows())
+        {
+            let message = format!("all {} records were rejected, so the target stays as it is", totals.records());
+            return Err(Error::new(ErrorKind::InvalidData, message).hint(format!("the first: {first}")));
+        }
+
         let bytes_read = cx.counters().bytes_read.get();
         let target_checksum = match self.pipeline.settings.verify {
             Verify::Full => {

@@ -8,7 +8,9 @@ pub(crate) fn cannot_hold(field: &Field, declared: &str, read: Option<&DataType>
     let from = type_name(field.data_type());
     let message = format!("{from} cannot be stored unchanged in a column of type {declared}");
     let name = field.name();
-    let hint = match read.map(type_name).filter(|read| *read != from) {
+    // Bytes are nothing that a text file has.
+    let read = read.filter(|read| **read != DataType::Binary).map(type_name);
+    let hint = match read.filter(|read| *read != from) {
         Some(read) => format!("read it as {read}, as with the source option types={name}:{read}, or cast it"),
         None => "cast it to the type of the target's column".into(),
     };

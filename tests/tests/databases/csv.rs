@@ -170,3 +170,61 @@ fn strict_and_earlier_tables_of_sqlite_are_loaded_again() {
     }
     assert_eq!(found("SELECT group_concat(price) FROM p"), "2.0,3.0");
 }
+
+#[test]
+fn booleans_and_times_are_taken_as_other_programs_write_them() {
+    let text = "a,b,c,d,day,at,mixed,moment\n\
+        1,t,yes,ON,2024-05-01 00:00:00,2024-05-01,2024-05-01 10:00:00,2024-05-01 10:00:00\n\
+        0,f,No,off,2024-05-02,2024-05-02,2024-05-02,2024-05-02\n,,,,,,,\n";
+    let columns =
+        "a boolean, b boolean, c boolean, d boolean, day date, at timestamp, mixed timestamp, moment timestamptz";
+    // What has no offset is of no zone by itself.
+    let (_, report) = load(columns, text, LoadMode::Append, &[]);
+    let error = report.unwrap_err().to_string();
+    assert!(error.contains("column \"moment\"") && error.contains("types=moment:timestamptz"), "{error}");
+    let (server, report) = load(columns, text, LoadMode::Append, &[("types", "moment:timestamptz")]);
+    report.unwrap();
+    assert_eq!(
+        server.sql("SET timezone = 'UTC'; SELECT * FROM t ORDER BY day").trim_start_matches("SET\n"),
+        "t|t|t|t|2024-05-01|2024-05-01 00:00:00|2024-05-01 10:00:00|2024-05-01 10:00:00+00\n\
+         f|f|f|f|2024-05-02|2024-05-02 00:00:00|2024-05-02 00:00:00|2024-05-02 00:00:00+00\n|||||||"
+    );
+    for (columns, text, words) in [
+        ("a boolean", "a\n1\n2\n", "int64 cannot be stored unchanged in a column of type boolean"),
+        ("a boolean", "a\nyes\nmaybe\n", "text cannot be stored"),
+        ("day date", "day\n2024-05-01 10:00:00\n", "timestamp cannot be stored unchanged in a column of type date"),
+        ("at timestamp", "at\n2024-05-01T10:00:00Z\n", "timestamptz cannot be stored unchanged"),
+    ] {
+        let (_, report) = load(columns, text, LoadMode::Append, &[]);
+        let error = report.unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn a_replace_of_which_all_is_rejected_leaves_the_table_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows: String = (0..20_000).map(|id| format!("{id},{}\n", if id == 50 { "maybe" } else { "true" })).collect();
+    std::fs::write(folder.path().join("rows.csv"), format!("id,active\n{rows}")).unwrap();
+    std::fs::write(folder.path().join("none.csv"), "id,active\nx,y\nz,y\n").unwrap();
+    let server = MariaDb::start();
+    server.sql("CREATE TABLE t (id int PRIMARY KEY, active boolean); INSERT INTO t VALUES (1, true)");
+    let target = server.uri("t");
+    let copy = |file: &str, more: &[&str]| {
+        let program = env!("CARGO_BIN_EXE_etlrs-under-test");
+        let args =
+            ["copy", file, &target, "--mode", "replace", "--on-error", "quarantine", "--quarantine", "q.parquet"];
+        let args = [&args[..], more].concat();
+        etlrs_tests::Ran::of(&etlrs_tests::etlrs(program, folder.path(), &args).output().unwrap())
+    };
+    // One bad value among the first makes no type, and is no reason to set all of them aside.
+    let ran = copy("rows.csv", &[]);
+    assert!(ran.code == 1 && ran.stderr.contains("text cannot be stored unchanged"), "{ran:?}");
+    let ran = copy("none.csv", &["--source-option", "types=id:int64,active:bool"]);
+    assert!(ran.code == 1 && ran.stderr.contains("all 2 records were rejected"), "{ran:?}");
+    assert_eq!(server.sql("SELECT * FROM t"), "1\t1");
+    assert!(!folder.path().join("q.parquet").exists());
+    let ran = copy("rows.csv", &["--source-option", "types=active:bool"]);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert_eq!(server.sql("SELECT count(*), sum(active) FROM t"), "19999\t19999");
+}
