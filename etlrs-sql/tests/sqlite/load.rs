@@ -437,3 +437,73 @@ fn merge_updates_known_keys_and_inserts_others() {
     assert!(error.to_string().contains("column \"b\": there is a null"), "{error}");
     assert_eq!(database.text("SELECT count(*) || '' FROM u"), "1");
 }
+
+#[test]
+fn values_that_a_column_would_change_are_refused_one_by_one() {
+    use arrow_array::{Decimal128Array, Decimal256Array, Int64Array, StringArray};
+    use etlrs_core::arrow_array;
+
+    let decimals =
+        |values: &[i128]| array(Decimal128Array::from(values.to_vec()).with_precision_and_scale(18, 2).unwrap());
+    let wide = |value: &str| {
+        let value = arrow_buffer::i256::from_string(value).unwrap();
+        array(Decimal256Array::from(vec![value]).with_precision_and_scale(40, 2).unwrap())
+    };
+    let text = |values: &[&str]| array(StringArray::from(values.to_vec()));
+    let ints = |values: &[i64]| array(Int64Array::from(values.to_vec()));
+    for (declared, values, kept) in [
+        (
+            "DECIMAL(18,2)",
+            decimals(&[150, -99_999_999_999_999_9, 1_234_567_890_123_450_00]),
+            "1.5 -9999999999999.99 1234567890123450",
+        ),
+        ("DECIMAL(18,2)", decimals(&[1, 1_234_567_890_123_456]), "15 digits"),
+        ("DECIMAL(40,2)", wide("12345"), "123.45"),
+        ("DECIMAL(40,2)", wide("1234567890123456789012345678901234567890"), "15 digits"),
+        ("DECIMAL(10,2)", decimals(&[1]), "cannot be stored unchanged"),
+        (
+            "uuid",
+            text(&["a0eebc99-9c0b", "", "x1", "1 2", "inf", "-", "0x1f", "1e"]),
+            "a0eebc99-9c0b  x1 1 2 inf - 0x1f 1e",
+        ),
+        ("json", text(&["[1]", " 12 "]), "a text that is a number"),
+        ("string", text(&["007"]), "a text that is a number"),
+        ("money", text(&["-.5e3"]), "a text that is a number"),
+        ("REAL", ints(&[1, -9_007_199_254_740_992]), "1.0 -9.00719925474099e+15"),
+        ("DOUBLE", ints(&[9_007_199_254_740_993]), "an integer that the column's float cannot hold exactly"),
+    ] {
+        let database = Database::new(&format!("CREATE TABLE t (v {declared})"));
+        for mode in [LoadMode::Append, LoadMode::Replace] {
+            match database.load("t", mode, &batch(vec![("v", values.clone())])) {
+                Ok(_) => {
+                    assert_eq!(database.text("SELECT group_concat(v, ' ') FROM t"), kept, "{declared}");
+                    // What is read is what was written.
+                    let types = if declared.contains('(') { None } else { Some("v:text") };
+                    let read = types.map_or_else(|| database.read("t"), |types| database.read_as("t", types));
+                    assert_eq!(read.unwrap().checksum().rows(), values.len() as u64);
+                    database.execute("DELETE FROM t");
+                }
+                Err(error) => {
+                    assert!(
+                        error.to_string().contains(kept) && error.to_string().contains("\"v\""),
+                        "{declared}: {error}"
+                    );
+                    assert_eq!(database.text("SELECT CAST(count(*) AS TEXT) FROM t"), "0");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_table_that_is_altered_while_rows_are_staged_takes_none() {
+    let database = Database::new("CREATE TABLE t (s TEXT)");
+    run(async {
+        let rows = batch(vec![("s", array(etlrs_core::arrow_array::StringArray::from(vec!["007"])))]);
+        let (session, receipts) =
+            stage(&context(1), &database.loader("t"), LoadMode::Append, std::slice::from_ref(&rows)).await.unwrap();
+        database.execute("DROP TABLE t; CREATE TABLE t (s string)");
+        refused(session.commit(receipts).await, ErrorKind::SchemaMismatch, &["altered", "run again"]);
+    });
+    assert_eq!(database.text("SELECT CAST(count(*) AS TEXT) FROM t"), "0");
+}

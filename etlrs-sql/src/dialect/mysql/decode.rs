@@ -380,7 +380,8 @@ fn decimal128(field: &[u8], precision: u8, scale: u8) -> Result<i128, Misfit> {
             }
             let digit = byte.wrapping_sub(b'0');
             wrong |= digit > 9;
-            value = value * 10 + u64::from(digit);
+            // What is no digit may go beyond 64 bits, and is not used.
+            value = value.wrapping_mul(10).wrapping_add(u64::from(digit));
         }
         let count = digits.len() - usize::from(scale > 0);
         if !wrong && count > 0 && (count <= usize::from(precision) || value < 10_u64.pow(precision.min(19).into())) {

@@ -6,6 +6,7 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Result, Statement};
 
 use super::text;
+use super::types::Check;
 use crate::value::{Column as Values, Scalar};
 
 /// Why a value cannot be stored.
@@ -16,6 +17,8 @@ pub(super) enum Refused {
     Timestamp,
     /// A time that is not within a day.
     Time,
+    /// A value that the column of the target would change.
+    Changed(Check),
     /// A value of a type that was refused when the load was planned.
     Type,
     Sqlite(rusqlite::Error),
@@ -32,17 +35,18 @@ pub(super) struct Column<'a> {
     values: Values<'a>,
     /// Timestamps are points in time, and written with a zone.
     instant: bool,
+    check: Option<Check>,
 }
 
 impl<'a> Column<'a> {
     /// `None` for a type that was refused when the load was planned.
-    pub(super) fn new(array: &'a dyn Array) -> Option<Self> {
+    pub(super) fn new(array: &'a dyn Array, check: Option<Check>) -> Option<Self> {
         let data_type = match array.data_type() {
             DataType::Dictionary(_, values) => values,
             other => other,
         };
         let instant = matches!(data_type, DataType::Timestamp(_, Some(_)));
-        Some(Self { values: Values::new(array)?, instant })
+        Some(Self { values: Values::new(array)?, instant, check })
     }
 
     /// Binds the value of `row` to the parameter `index`. `scratch` is for what has to be written as text.
@@ -64,7 +68,11 @@ impl<'a> Column<'a> {
         // Scales were checked when the load was planned.
         let digits = |scale: i8| u8::try_from(scale).map_err(|_| Refused::Type);
         scratch.clear();
-        match self.values.value(row) {
+        let value = self.values.value(row);
+        if let Some(check) = self.check.filter(|check| !check.holds(&value)) {
+            return Err(Refused::Changed(check));
+        }
+        match value {
             Scalar::Null => return Ok(ValueRef::Null),
             Scalar::Bool(value) => return Ok(ValueRef::Integer(value.into())),
             Scalar::Int(value) => return Ok(ValueRef::Integer(value)),

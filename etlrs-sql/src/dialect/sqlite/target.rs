@@ -1,13 +1,15 @@
 //! The table that is written: whether a plan suits it, and how one is made.
 
-use arrow_schema::SchemaRef;
+use std::sync::Arc;
+
+use arrow_schema::{Field, SchemaRef};
 use etlrs_core::{Error, ErrorKind, LoadMode, LoadPlan, Result};
 use rusqlite::Connection;
 
 use super::catalog::{self, Kind, Table};
 use super::error::sqlite_error;
 use super::quote;
-use super::types::{arrow_type, can_append, declared_type, strict_type};
+use super::types::{Check, arrow_type, can_append, declared_type, strict_type};
 use crate::types::cannot_hold;
 
 /// The target exists: may this plan write to it?
@@ -33,7 +35,10 @@ pub(super) fn check_target(table: &Table, plan: &LoadPlan, strict: bool) -> Resu
         };
         // A strict table says less of its columns than what is written into them by such a load.
         let like_ours = strict && column.declared.eq_ignore_ascii_case(strict_type(field.data_type()));
-        if !like_ours && !can_append(field.data_type(), &column.declared) {
+        if !like_ours
+            && !can_append(field.data_type(), &column.declared)
+            && Check::of(field.data_type(), &column.declared).is_none()
+        {
             let error = cannot_hold(field, &column.declared, arrow_type(&column.declared).as_ref());
             let hint = format!("{}{or_drop}", error.hint_text().unwrap_or_default());
             return Err(error.hint(hint));
@@ -52,6 +57,17 @@ pub(super) fn check_target(table: &Table, plan: &LoadPlan, strict: bool) -> Resu
         }
     }
     Ok(())
+}
+
+/// What the values of each column of a plan are checked for before they go into `table`.
+pub(super) fn checks(table: Option<&Table>, plan: &LoadPlan, strict: bool) -> Vec<Option<Check>> {
+    let check = |field: &Arc<Field>| {
+        let declared = &table?.column(field.name())?.declared;
+        let like_ours = strict && declared.eq_ignore_ascii_case(strict_type(field.data_type()));
+        let checked = !like_ours && !can_append(field.data_type(), declared);
+        checked.then(|| Check::of(field.data_type(), declared)).flatten()
+    };
+    plan.schema.fields().iter().map(check).collect()
 }
 
 pub(super) fn already_exists(message: &'static str) -> Error {

@@ -41,6 +41,7 @@
 
 use std::sync::Arc;
 
+use crate::value::Scalar;
 use arrow_schema::{DataType, TimeUnit};
 
 /// Why a type cannot be stored, and the cast that would help.
@@ -233,6 +234,63 @@ pub(super) fn can_append(source: &DataType, declared: &str) -> bool {
         (from, Decimal128(p, s) | Decimal256(p, s)) if numeric => integer_range(from)
             .is_some_and(|(_, max)| max.checked_ilog10().unwrap_or(0) < u32::from(*p - s.unsigned_abs())),
         _ => false,
+    }
+}
+
+/// What a value must be like for a column to keep it, where types alone do not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Check {
+    /// A decimal of 15 digits, of which SQLite makes the float that stands for it.
+    Digits,
+    /// A text that is no number, of which SQLite would make one.
+    NoNumber,
+    /// An integer that a float has exactly.
+    Float,
+}
+
+impl Check {
+    /// That of a column that is declared so and for which [`can_append`] does not hold; `None`: it keeps no values of `source`.
+    pub(super) fn of(source: &DataType, declared: &str) -> Option<Self> {
+        use DataType::*;
+        if let Dictionary(_, values) = source {
+            return Self::of(values, declared);
+        }
+        let numeric = matches!(Affinity::of(declared), Affinity::Numeric | Affinity::Integer);
+        match (source, arrow_type(declared)) {
+            (
+                Decimal32(p, s) | Decimal64(p, s) | Decimal128(p, s) | Decimal256(p, s),
+                Some(Decimal128(p2, s2) | Decimal256(p2, s2)),
+            ) => {
+                let whole = |p: u8, s: i8| i16::from(p) - i16::from(s);
+                (numeric && *s <= s2 && whole(*p, *s) <= whole(p2, s2)).then_some(Self::Digits)
+            }
+            (Utf8 | LargeUtf8 | Utf8View, None) => numeric.then_some(Self::NoNumber),
+            (source, Some(Float64)) => integer_range(source).is_some().then_some(Self::Float),
+            _ => None,
+        }
+    }
+
+    /// Whether the value is kept.
+    pub(super) fn holds(self, value: &Scalar<'_>) -> bool {
+        const MOST_DIGITS: u128 = 10_u128.pow(15);
+        let few_digits = |value: i128| {
+            let mut value = value.unsigned_abs();
+            while value >= MOST_DIGITS && value % 10 == 0 {
+                value /= 10;
+            }
+            value < MOST_DIGITS
+        };
+        match (self, value) {
+            (Self::Digits, Scalar::Decimal(value, _)) => few_digits(*value),
+            (Self::Digits, Scalar::Wide(value, _)) => value.to_i128().is_some_and(few_digits),
+            (Self::NoNumber, Scalar::Text(text)) => {
+                let text = text.trim();
+                let begins = text.trim_start_matches(['+', '-', '.']).starts_with(|c: char| c.is_ascii_digit());
+                !(begins && text.parse::<f64>().is_ok())
+            }
+            (Self::Float, Scalar::Int(value)) => value.unsigned_abs() <= 1 << 53,
+            _ => true,
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use rusqlite::Connection;
 use super::encode::{Column, Refused};
 use super::quote;
 use super::session::{LEDGER, Shared};
+use super::types::Check;
 
 pub(super) struct SqliteWriter {
     shared: Arc<Shared>,
@@ -51,7 +52,8 @@ impl SqliteWriter {
         let shared = &self.shared;
         let types =
             |schema: &SchemaRef| schema.fields().iter().map(|f| f.data_type().clone()).collect::<Vec<DataType>>();
-        let columns: Option<Vec<_>> = batch.columns().iter().map(|column| Column::new(column.as_ref())).collect();
+        let columns = batch.columns().iter().zip(&shared.checks);
+        let columns: Option<Vec<_>> = columns.map(|(column, check)| Column::new(column.as_ref(), *check)).collect();
         let planned = batch.schema_ref() == &shared.plan.schema || types(&batch.schema()) == types(&shared.plan.schema);
         let Some(columns) = columns.filter(|_| planned) else {
             return Err(Error::new(ErrorKind::Internal, "a batch has another schema than was planned")
@@ -73,6 +75,17 @@ impl SqliteWriter {
                             ("a timestamp beyond what 64 bits of microseconds count", "replace it, or cast it to text")
                         }
                         Refused::Time => ("a time that is not within a day", "replace it, or cast it to int64"),
+                        Refused::Changed(Check::Digits) => (
+                            "a decimal of more than 15 digits, which a column of this type makes a float of",
+                            "declare the column DECIMAL_TEXT(P,S), or TEXT",
+                        ),
+                        Refused::Changed(Check::NoNumber) => (
+                            "a text that is a number, which a column of this type would make one of",
+                            "declare the column TEXT",
+                        ),
+                        Refused::Changed(Check::Float) => {
+                            ("an integer that the column's float cannot hold exactly", "declare the column INTEGER")
+                        }
                         Refused::Type => ("a value of another type than was planned", "please report this"),
                         Refused::Sqlite(error) => return failed(error),
                     };
