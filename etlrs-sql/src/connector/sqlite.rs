@@ -6,7 +6,7 @@ use etlrs_core::{
     async_trait,
 };
 
-use super::{no_table, pairs, table};
+use super::{no_table, pairs};
 use crate::dialect::sqlite;
 use crate::{SqliteExtractor, SqliteLoader, SqliteSourceOptions, SqliteTargetOptions};
 
@@ -49,7 +49,7 @@ impl Connector for SqliteConnector {
         let options = SqliteSourceOptions::from_pairs(pairs(options))?;
         let pattern = table(uri).unwrap_or_else(|| "*".into());
         let names = sqlite::matching_tables(&path(uri)?, options.busy_timeout, &pattern)?;
-        Ok(Some(names.into_iter().map(|name| TableEntry::new(name.clone(), super::fragment(&name))).collect()))
+        Ok(Some(names.into_iter().map(|name| TableEntry::new(name.clone(), fragment(&name))).collect()))
     }
 
     fn table_fragment(&self, pattern: &str, name: &str) -> Result<String> {
@@ -92,6 +92,26 @@ impl Connector for SqliteConnector {
         let table = table(uri)
             .ok_or_else(|| no_table(uri).hint(format!("write it after the path: sqlite:{}#TABLE", path.display())))?;
         Ok(Arc::new(SqliteLoader::new(path, table).with_options(options)))
+    }
+}
+
+/// The table of a URI, in quotes or as it is.
+fn table(uri: &Uri) -> Option<String> {
+    super::table(uri).map(|name| unquoted(&name).unwrap_or(name))
+}
+
+/// The name in double quotes that `text` is.
+fn unquoted(text: &str) -> Option<String> {
+    let inner = text.strip_prefix('"')?.strip_suffix('"')?;
+    let plain = inner.replace("\"\"", "");
+    (!plain.contains('"')).then(|| inner.replace("\"\"", "\""))
+}
+
+/// A table as a URI has it.
+fn fragment(name: &str) -> String {
+    match unquoted(name) {
+        Some(_) => super::fragment(&format!("\"{}\"", name.replace('"', "\"\""))),
+        None => super::fragment(name),
     }
 }
 

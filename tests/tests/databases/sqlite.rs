@@ -98,3 +98,35 @@ fn naughty_strings_are_values_and_names_like_others_or_are_refused() {
     assert_eq!(texts("SELECT alive || '' FROM canary"), ["1"]);
     assert!(made.len() > 400 && refused > 0, "{} {refused}", made.len());
 }
+
+#[test]
+fn a_name_in_quotes_is_the_name_as_in_other_databases() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.csv");
+    std::fs::write(&file, "a\n1\n").unwrap();
+    let file = file.to_str().unwrap();
+    let path = folder.path().join("a.db");
+    for (fragment, table) in [
+        ("\"2024.q1\"", "2024.q1"),
+        ("\"a*\"", "a*"),
+        ("\"say \"\"hi\"\"\"", "say \"hi\""),
+        ("\"half", "\"half"),
+        ("\"a\" b \"", "\"a\" b \""),
+        ("\"\"\"all\"\"\"", "\"all\""),
+    ] {
+        let uri = format!("sqlite:{}#{fragment}", path.display());
+        copy(file, &uri, LoadMode::Create).unwrap();
+        assert_eq!(copy(&uri, file, LoadMode::Replace).unwrap().rows_read, 1);
+        let found: i64 = rusqlite::Connection::open(&path)
+            .unwrap()
+            .query_row("SELECT count(*) FROM sqlite_master WHERE name = ?1", [table], |row| row.get(0))
+            .unwrap();
+        assert_eq!(found, 1, "{fragment}");
+    }
+    // As they are listed they are found.
+    let tables =
+        block_on(etlrs::list_tables(&registry(), &Uri::new(format!("sqlite:{}", path.display())), &OptionMap::new()));
+    for uri in tables.unwrap().unwrap() {
+        assert_eq!(copy(uri.expose(), file, LoadMode::Replace).unwrap().rows_read, 1, "{uri}");
+    }
+}

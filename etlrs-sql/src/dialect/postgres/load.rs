@@ -12,6 +12,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
 use arrow_schema::{Field, Schema, SchemaRef};
@@ -37,6 +38,9 @@ use crate::network::{Connect, Outgoing, close_all};
 use crate::patience::{Patience, STEP};
 use crate::table::{TableName, same_table};
 use crate::{PostgresSourceOptions, PostgresTargetOptions};
+
+/// How long to wait for the lock of a run that has just ended, and whose last statement the server has still to give up.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A table of a PostgreSQL database, which is created if need be.
 ///
@@ -219,7 +223,14 @@ impl Loader for PostgresLoader {
         // An advisory lock is of the database, and has 64 bits for its name.
         let lock = i64::from_ne_bytes(hash.to_ne_bytes());
         let sql = format!("SELECT pg_try_advisory_lock({lock})::text");
-        let locked = text(&mut control, &sql, &[]).await.map_err(|error| postgres_error(&self.source(), error))?;
+        let end = Instant::now() + PATIENCE;
+        let locked = loop {
+            let locked = text(&mut control, &sql, &[]).await.map_err(|error| postgres_error(&self.source(), error))?;
+            if locked.as_deref() == Some("true") || Instant::now() > end {
+                break locked;
+            }
+            tokio::time::sleep(PATIENCE / 20).await;
+        };
         if locked.as_deref() != Some("true") {
             self.pool.give_back(control);
             return Err(Error::new(ErrorKind::Locked, "another run is writing to this table")
@@ -413,7 +424,7 @@ pub(super) struct PostgresSession {
     pub(super) name: TableName,
     pub(super) plan: LoadPlan,
     pub(super) target: Target,
-    pub(super) lock_timeout: std::time::Duration,
+    pub(super) lock_timeout: Duration,
     pub(super) cancel: CancelToken,
     pub(super) post_sql: String,
     /// The connection is as it was: no SQL of the user's may have set something for it.

@@ -66,14 +66,8 @@ impl Values {
             Self::Numbers => Some(minus(text.parse().ok()?, lag.into())),
             Self::Text => (!text.contains('\0')).then(|| format!("'{}'", text.replace('\'', "''"))),
             Self::Dates | Self::Timestamps { .. } => {
-                let bytes = text.as_bytes();
-                let midnight = || parse_date(bytes).map(|day| i64::from(day).saturating_mul(DAY));
-                let moment = match self {
-                    Self::Timestamps { instant: true } => parse_timestamp(bytes, true),
-                    _ => None,
-                };
-                let moment = moment.or_else(|| parse_timestamp(bytes, false)).or_else(midnight)?;
-                Some(minus(moment, i64::from(lag) * 1_000_000))
+                let instant = matches!(self, Self::Timestamps { instant: true });
+                Some(minus(parse_timestamp(text.as_bytes(), instant)?, i64::from(lag) * 1_000_000))
             }
         }
     }
@@ -121,9 +115,17 @@ pub(super) fn bounds(
             Ok((value != ValueRef::Null).then(|| values.text(value)))
         })
         .map_err(|error| {
-            let error = failed(error).at_column(cursor.column);
-            let bad_time = values.is_time() && error.kind() == ErrorKind::InvalidData;
-            if bad_time { error.hint("correct it, or leave such rows out with --query") } else { error }
+            match &error {
+                // What the function says.
+                rusqlite::Error::SqliteFailure(code, Some(said))
+                    if values.is_time() && code.extended_code == rusqlite::ffi::SQLITE_ERROR =>
+                {
+                    Error::new(ErrorKind::InvalidData, said.clone())
+                        .at_column(cursor.column)
+                        .hint("correct it, or leave such rows out with --query")
+                }
+                _ => failed(error),
+            }
         })?;
     let with_constant = |text: Option<String>| {
         let text = text.ok_or_else(unusable)?;

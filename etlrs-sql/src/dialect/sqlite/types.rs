@@ -275,7 +275,7 @@ impl Check {
         const MOST_DIGITS: u128 = 10_u128.pow(15);
         let few_digits = |value: i128| {
             let mut value = value.unsigned_abs();
-            while value >= MOST_DIGITS && value % 10 == 0 {
+            while value >= MOST_DIGITS && value.is_multiple_of(10) {
                 value /= 10;
             }
             value < MOST_DIGITS
