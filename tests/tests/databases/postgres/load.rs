@@ -150,6 +150,7 @@ fn targets_that_cannot_hold_the_data_are_refused_before_anything_is_staged() {
     let typed = |column: &str| match column {
         "small" | "n" => format!("{column}:float64"),
         "whole" => format!("{column}:text"),
+        "day" => format!("{column}:timestamp"),
         _ => String::new(),
     };
     for (text, table, kind, said) in [
