@@ -19,9 +19,11 @@ use crate::value;
 /// Who gives a column its type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TypeBy {
+    /// In the options.
     User,
     /// The first records. Only the spellings that inference takes are values then.
     Sample,
+    /// The column that it goes to.
     Target,
 }
 

@@ -131,8 +131,9 @@ impl Inference {
             return;
         }
         self.values = true;
-        self.loose.integers &= value::integer(bytes, false).is_some();
-        self.loose.decimals &= self.loose.integers || decimal_digits(bytes).is_some();
+        let integer = value::integer(bytes, false).is_some();
+        self.loose.integers &= integer;
+        self.loose.decimals &= integer || decimal_digits(bytes).is_some();
         self.loose.times &= value::time(bytes).is_some();
         self.loose.booleans &= value::boolean_word(bytes).is_some();
         self.loose.timestamps &= value::clock(bytes).is_some();
