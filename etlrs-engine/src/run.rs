@@ -203,8 +203,8 @@ impl<'a> Run<'a> {
         receipts.sort_by_key(|receipt| receipt.partition);
         let source_checksum: Checksum = receipts.iter().filter_map(|receipt| receipt.checksum).collect();
 
-        if let (LoadMode::Replace, Some(first), 0) =
-            (self.pipeline.settings.mode, totals.first(), source_checksum.rows())
+        if let (LoadMode::Replace, Some(first)) = (self.pipeline.settings.mode, totals.first())
+            && rows_read == totals.records()
         {
             let message = format!("all {} records were rejected, so the target stays as it is", totals.records());
             return Err(Error::new(ErrorKind::InvalidData, message).hint(format!("the first: {first}")));

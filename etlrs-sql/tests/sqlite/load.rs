@@ -452,14 +452,9 @@ fn values_that_a_column_would_change_are_refused_one_by_one() {
     let text = |values: &[&str]| array(StringArray::from(values.to_vec()));
     let ints = |values: &[i64]| array(Int64Array::from(values.to_vec()));
     for (declared, values, kept) in [
-        (
-            "DECIMAL(18,2)",
-            decimals(&[150, -999_999_999_999_999, 123_456_789_012_345_000]),
-            "1.5 -9999999999999.99 1234567890123450",
-        ),
-        ("DECIMAL(18,2)", decimals(&[1, 1_234_567_890_123_456]), "15 digits"),
-        ("DECIMAL(40,2)", wide("12345"), "123.45"),
-        ("DECIMAL(40,2)", wide("1234567890123456789012345678901234567890"), "15 digits"),
+        // SQLite makes a float of it, and of a float a whole number with digits of its own.
+        ("DECIMAL(18,2)", decimals(&[150]), "cannot be stored unchanged"),
+        ("DECIMAL(40,2)", wide("12345"), "cannot be stored unchanged"),
         ("DECIMAL(10,2)", decimals(&[1]), "cannot be stored unchanged"),
         (
             "uuid",

@@ -394,9 +394,16 @@ fn moment(text: &str, is_instant: bool) -> Option<String> {
     if offset.is_empty() {
         return Some(literal);
     }
-    let offset = if offset.len() == 3 { format!("{offset}:00") } else { offset };
-    let digits = offset.strip_prefix(['+', '-'])?;
-    (is_instant && plain(digits, b":")).then(|| format!("CONVERT_TZ({literal}, '{offset}', '+00:00')"))
+    // Of an offset that it does not understand the server makes a null, which nothing comes after.
+    let (sign, digits) = offset.split_at(1);
+    let digits = digits.replacen(':', "", usize::from(digits.len() == 5 && digits.as_bytes()[2] == b':'));
+    let (hours, minutes) = match digits.len() {
+        2 => (digits.as_str(), "00"),
+        4 => digits.split_at_checked(2)?,
+        _ => return None,
+    };
+    let fits = is_instant && plain(&digits, b"") && hours <= "12" && minutes <= "59";
+    fits.then(|| format!("CONVERT_TZ({literal}, '{sign}{hours}:{minutes}', '+00:00')"))
 }
 
 fn select_item(reading: &Reading) -> String {

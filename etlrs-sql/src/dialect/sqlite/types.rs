@@ -240,8 +240,6 @@ pub(super) fn can_append(source: &DataType, declared: &str) -> bool {
 /// What a value must be like for a column to keep it, where types alone do not tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Check {
-    /// A decimal of 15 digits, of which SQLite makes the float that stands for it.
-    Digits,
     /// A text that is no number, of which SQLite would make one.
     NoNumber,
     /// An integer that a float has exactly.
@@ -257,13 +255,6 @@ impl Check {
         }
         let numeric = matches!(Affinity::of(declared), Affinity::Numeric | Affinity::Integer);
         match (source, arrow_type(declared)) {
-            (
-                Decimal32(p, s) | Decimal64(p, s) | Decimal128(p, s) | Decimal256(p, s),
-                Some(Decimal128(p2, s2) | Decimal256(p2, s2)),
-            ) => {
-                let whole = |p: u8, s: i8| i16::from(p) - i16::from(s);
-                (numeric && *s <= s2 && whole(*p, *s) <= whole(p2, s2)).then_some(Self::Digits)
-            }
             (Utf8 | LargeUtf8 | Utf8View, None) => numeric.then_some(Self::NoNumber),
             (source, Some(Float64)) => integer_range(source).is_some().then_some(Self::Float),
             _ => None,
@@ -272,17 +263,7 @@ impl Check {
 
     /// Whether the value is kept.
     pub(super) fn holds(self, value: &Scalar<'_>) -> bool {
-        const MOST_DIGITS: u128 = 10_u128.pow(15);
-        let few_digits = |value: i128| {
-            let mut value = value.unsigned_abs();
-            while value >= MOST_DIGITS && value.is_multiple_of(10) {
-                value /= 10;
-            }
-            value < MOST_DIGITS
-        };
         match (self, value) {
-            (Self::Digits, Scalar::Decimal(value, _)) => few_digits(*value),
-            (Self::Digits, Scalar::Wide(value, _)) => value.to_i128().is_some_and(few_digits),
             (Self::NoNumber, Scalar::Text(text)) => {
                 let text = text.trim();
                 let begins = text.trim_start_matches(['+', '-', '.']).starts_with(|c: char| c.is_ascii_digit());

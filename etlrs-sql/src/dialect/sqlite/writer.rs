@@ -75,10 +75,6 @@ impl SqliteWriter {
                             ("a timestamp beyond what 64 bits of microseconds count", "replace it, or cast it to text")
                         }
                         Refused::Time => ("a time that is not within a day", "replace it, or cast it to int64"),
-                        Refused::Changed(Check::Digits) => (
-                            "a decimal of more than 15 digits, which a column of this type makes a float of",
-                            "declare the column DECIMAL_TEXT(P,S), or TEXT",
-                        ),
                         Refused::Changed(Check::NoNumber) => (
                             "a text that is a number, which a column of this type would make one of",
                             "declare the column TEXT",

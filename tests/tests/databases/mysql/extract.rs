@@ -274,6 +274,11 @@ fn a_cursor_of_times_is_given_in_any_usual_form() {
         ("stamp", "2024-01-31T10:00:00Z", "2 3"),
         ("stamp", "2024-02-01 00:30:00+02:00", "2 3"),
         ("stamp", "2024-01-31T18:00:01-05", "3"),
+        ("stamp", "2024-01-31T15:30:00+0530", "2 3"),
+        ("stamp", "2024-01-31T15:30:00+5", "cursor_after is no value"),
+        ("stamp", "2024-01-31T15:30:00+15:00", "cursor_after is no value"),
+        ("stamp", "2024-01-31T15:30:00+1:2:3", "cursor_after is no value"),
+        ("stamp", "2024-01-31T15:30:00+", "cursor_after is no value"),
         ("stamp", "2024-01-31 10:00:00+00:00') OR (1=1", "cursor_after is no value"),
     ] {
         let options = [("cursor", column), ("cursor_after", after)];
