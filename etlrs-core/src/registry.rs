@@ -147,7 +147,8 @@ impl Registry {
             };
             let found = found.or_else(|| latest_first.find(is_format));
             let nested = Uri::new(uri.body());
-            if let Some(other) = nested.scheme().filter(|_| nested.body().starts_with("//"))
+            if found.is_some_and(|connector| connector.schemes().is_empty())
+                && let Some(other) = nested.scheme().filter(|_| nested.body().starts_with("//"))
                 && !self.connectors.iter().any(|connector| connector.file_schemes().contains(&other))
             {
                 let message = format!("{scheme}: is for files, and {other}: names none");

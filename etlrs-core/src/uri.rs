@@ -136,7 +136,8 @@ fn mistyped(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     for word in rest.split_inclusive([' ', '&', '?']) {
         let end = word.trim_end_matches([' ', '&', '?']).len();
         match word[..end].split_once('=') {
-            Some((key, _)) if is_secret(key) => write!(f, "{key}=***{}", &word[end..])?,
+            // A folder of a path may be called so.
+            Some((key, _)) if is_secret(key) && !key.contains('/') => write!(f, "{key}=***{}", &word[end..])?,
             _ => f.write_str(word)?,
         }
     }
@@ -240,6 +241,8 @@ mod tests {
             ("postgres://host/db?user=me&pasword=secret#t", "postgres://host/db?user=me&pasword=***#t"),
             ("host=h user=me password=secret port=1", "host=h user=me password=*** port=1"),
             ("d//a=1/part b.csv", "d//a=1/part b.csv"),
+            ("d/key=5/passengers=1/a.csv", "d/key=5/passengers=1/a.csv"),
+            ("postgres//host/db?password=secret", "postgres//host/db?password=***"),
         ] {
             assert_eq!(Uri::new(text).to_string(), shown);
         }

@@ -203,13 +203,6 @@ impl<'a> Run<'a> {
         receipts.sort_by_key(|receipt| receipt.partition);
         let source_checksum: Checksum = receipts.iter().filter_map(|receipt| receipt.checksum).collect();
 
-        if let (LoadMode::Replace, Some(first)) = (self.pipeline.settings.mode, totals.first())
-            && rows_read == totals.records()
-        {
-            let message = format!("all {} records were rejected, so the target stays as it is", totals.records());
-            return Err(Error::new(ErrorKind::InvalidData, message).hint(format!("the first: {first}")));
-        }
-
         let bytes_read = cx.counters().bytes_read.get();
         let target_checksum = match self.pipeline.settings.verify {
             Verify::Full => {
@@ -237,6 +230,12 @@ impl<'a> Run<'a> {
             receipts.sort_by_key(|receipt| receipt.partition);
             // Before the target: if nothing comes after it, records are in the quarantine too often, and never nowhere.
             publish_quarantine(session, receipts).await?;
+        }
+        if let (LoadMode::Replace, Some(first)) = (pipeline.settings.mode, totals.first())
+            && rows_read == totals.records()
+        {
+            let message = format!("all {} records were rejected, so the target stays as it is", totals.records());
+            return Err(Error::new(ErrorKind::InvalidData, message).hint(format!("the first: {first}")));
         }
         let published = sessions.target.take().ok_or_else(gone)?.commit(receipts).await?;
         let load = LoadResult::published(&published, source_checksum);

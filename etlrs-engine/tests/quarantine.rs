@@ -461,6 +461,7 @@ proptest! {
         if good.is_empty() && !rejected.is_empty() {
             // Nothing takes the place of what was there.
             prop_assert!(report.unwrap_err().message().contains("the target stays as it is"));
+            prop_assert_eq!(kept(&quarantine), rejected);
             return Ok(());
         }
         let report = report.unwrap();

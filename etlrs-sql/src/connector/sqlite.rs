@@ -53,7 +53,10 @@ impl Connector for SqliteConnector {
     }
 
     fn table_fragment(&self, pattern: &str, name: &str) -> Result<String> {
-        Ok(super::fragment(&super::decoded(pattern).replacen('*', name, 1)))
+        Ok(match super::decoded(pattern).as_str() {
+            "*" => fragment(name),
+            pattern => super::fragment(&pattern.replacen('*', name, 1)),
+        })
     }
 
     fn extractor(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Extractor>> {

@@ -99,6 +99,11 @@ fn load(columns: &str, text: &str, mode: LoadMode, options: &[(&str, &str)]) -> 
     (server, report)
 }
 
+fn program(folder: &std::path::Path, arguments: &[&str]) -> etlrs_tests::Ran {
+    let program = env!("CARGO_BIN_EXE_etlrs-under-test");
+    etlrs_tests::Ran::of(&etlrs_tests::etlrs(program, folder, arguments).output().unwrap())
+}
+
 #[test]
 fn what_a_guess_was_good_for_is_loaded_as_it_was() {
     // Verified by reading it back, which is text of a form that the server does not keep.
@@ -120,11 +125,10 @@ fn rows_that_a_filter_drops_need_not_fit() {
     std::fs::write(folder.path().join("rows.csv"), "id,n,kind\n1,1,A-17\n2,99999.5,x\n40000,3,x\n").unwrap();
     let server = Postgres::start();
     server.sql("CREATE TABLE t (id smallint, n numeric(4,1), kind int DEFAULT 9)");
-    let program = env!("CARGO_BIN_EXE_etlrs-under-test");
     let target = server.uri("t");
     let args =
         ["copy", "rows.csv", &target, "--mode", "append", "--where", "id < 1000 and n < 50", "--columns", "id,n"];
-    let ran = etlrs_tests::Ran::of(&etlrs_tests::etlrs(program, folder.path(), &args).output().unwrap());
+    let ran = program(folder.path(), &args);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(server.sql("SELECT * FROM t"), "1|1.0|9");
 }
@@ -135,11 +139,10 @@ fn a_file_that_does_not_fit_at_all_replaces_nothing() {
     std::fs::write(folder.path().join("rows.csv"), "d,n\n31/01/2024,\"1,5\"\n01/02/2024,\"2,5\"\n").unwrap();
     let server = Postgres::start();
     server.sql("CREATE TABLE t (d date, n numeric(4,1)); INSERT INTO t VALUES ('2024-01-01', 1)");
-    let program = env!("CARGO_BIN_EXE_etlrs-under-test");
     let target = server.uri("t");
     let args =
         ["copy", "rows.csv", &target, "--mode", "replace", "--on-error", "quarantine", "--quarantine", "q.parquet"];
-    let ran = etlrs_tests::Ran::of(&etlrs_tests::etlrs(program, folder.path(), &args).output().unwrap());
+    let ran = program(folder.path(), &args);
     assert!(ran.code == 1 && ran.stderr.contains("cannot be stored unchanged"), "{ran:?}");
     assert_eq!(server.sql("SELECT * FROM t"), "2024-01-01|1.0");
 }
@@ -169,6 +172,10 @@ fn strict_and_earlier_tables_of_sqlite_are_loaded_again() {
         load(text, "p", LoadMode::Replace, &[], "false");
     }
     assert_eq!(found("SELECT group_concat(price) FROM p"), "2.0,3.0");
+    // Written from whole numbers, and not as the decimals that it is read as.
+    rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE w (n DECIMAL(20,0))").unwrap();
+    load("n\n12345678901234567\n", "w", LoadMode::Append, &[], "false");
+    assert_eq!(found("SELECT CAST(group_concat(n) AS TEXT) FROM w"), "12345678901234567");
 }
 
 #[test]
@@ -211,11 +218,10 @@ fn a_replace_of_which_all_is_rejected_leaves_the_table_as_it_is() {
     server.sql("CREATE TABLE t (id int PRIMARY KEY, active boolean); INSERT INTO t VALUES (1, true)");
     let target = server.uri("t");
     let copy = |file: &str, more: &[&str]| {
-        let program = env!("CARGO_BIN_EXE_etlrs-under-test");
         let args =
             ["copy", file, &target, "--mode", "replace", "--on-error", "quarantine", "--quarantine", "q.parquet"];
         let args = [&args[..], more].concat();
-        etlrs_tests::Ran::of(&etlrs_tests::etlrs(program, folder.path(), &args).output().unwrap())
+        program(folder.path(), &args)
     };
     // One bad value among the first makes no type, and is no reason to set all of them aside.
     let ran = copy("rows.csv", &[]);
@@ -223,7 +229,8 @@ fn a_replace_of_which_all_is_rejected_leaves_the_table_as_it_is() {
     let ran = copy("none.csv", &["--source-option", "types=id:int64,active:bool"]);
     assert!(ran.code == 1 && ran.stderr.contains("all 2 records were rejected"), "{ran:?}");
     assert_eq!(server.sql("SELECT * FROM t"), "1\t1");
-    assert!(!folder.path().join("q.parquet").exists());
+    assert!(folder.path().join("q.parquet").exists(), "they are kept");
+    std::fs::remove_file(folder.path().join("q.parquet")).unwrap();
     let ran = copy("rows.csv", &["--source-option", "types=active:bool"]);
     assert_eq!(ran.code, 3, "{ran:?}");
     assert_eq!(server.sql("SELECT count(*), sum(active) FROM t"), "19999\t19999");

@@ -39,8 +39,15 @@ pub(super) fn check_target(table: &Table, plan: &LoadPlan, strict: bool) -> Resu
             && !can_append(field.data_type(), &column.declared)
             && Check::of(field.data_type(), &column.declared).is_none()
         {
-            let error = cannot_hold(field, &column.declared, arrow_type(&column.declared).as_ref());
-            let hint = format!("{}{or_drop}", error.hint_text().unwrap_or_default());
+            let read = arrow_type(&column.declared);
+            let error = cannot_hold(field, &column.declared, read.as_ref());
+            let hint = match (field.data_type().is_decimal(), read) {
+                (true, Some(read)) if read.is_decimal() => {
+                    "SQLite keeps 15 digits in such a column; declare it DECIMAL_TEXT(P,S), or cast to fewer digits"
+                }
+                _ => error.hint_text().unwrap_or_default(),
+            };
+            let hint = format!("{hint}{or_drop}");
             return Err(error.hint(hint));
         }
     }
