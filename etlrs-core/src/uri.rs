@@ -133,8 +133,8 @@ fn mistyped(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
         write!(f, "{}:***", &text[..start + colon])?;
         rest = &text[at..];
     }
-    for word in rest.split_inclusive([' ', '&', '?']) {
-        let end = word.trim_end_matches([' ', '&', '?']).len();
+    for word in rest.split_inclusive([' ', '&', '?', ';']) {
+        let end = word.trim_end_matches([' ', '&', '?', ';']).len();
         match word[..end].split_once('=') {
             // A folder of a path may be called so.
             Some((key, _)) if is_secret(key) && !key.contains('/') => write!(f, "{key}=***{}", &word[end..])?,
@@ -242,6 +242,7 @@ mod tests {
             ("host=h user=me password=secret port=1", "host=h user=me password=*** port=1"),
             ("d//a=1/part b.csv", "d//a=1/part b.csv"),
             ("d/key=5/passengers=1/a.csv", "d/key=5/passengers=1/a.csv"),
+            ("host/db;user=me;password=secret", "host/db;user=me;password=***"),
             ("postgres//host/db?password=secret", "postgres//host/db?password=***"),
         ] {
             assert_eq!(Uri::new(text).to_string(), shown);

@@ -167,9 +167,8 @@ impl Column {
             Values::UInt64(values) => fields.parse(values, nulls, |field| {
                 value::decimal(&bytes[field.range()], 0).and_then(|value| u64::try_from(value).ok())
             }),
-            // Read as what it is, then rounded once: through 64 bits it would be rounded twice.
             Values::Float32(values) => {
-                fields.parse(values, nulls, |field| fast_float2::parse::<f32, _>(&bytes[field.range()]).ok())
+                fields.parse(values, nulls, |field| value::float32(&bytes[field.range()], exact_float))
             }
             Values::Float64(values) => {
                 fields.parse(values, nulls, |field| value::float_in(bytes, field.range(), exact_float))

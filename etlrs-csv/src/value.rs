@@ -251,6 +251,14 @@ pub(crate) fn float(bytes: &[u8], exact: bool) -> Option<f64> {
     (!exact || keeps_digits(bytes, value)).then_some(value)
 }
 
+/// [`float`] with 32 bits, for which it is rounded once: through 64 bits it would be rounded twice.
+pub(crate) fn float32(bytes: &[u8], exact: bool) -> Option<f32> {
+    let value: f32 = fast_float2::parse(bytes).ok()?;
+    // The shortest digits that name the float have to be the same number.
+    let keeps_digits = || value.is_finite() && float(bytes, true) == value.to_string().parse().ok();
+    (!exact || keeps_digits()).then_some(value)
+}
+
 /// Whether the digits of a number are those of its float: always so for 15 of them, and for more if they are the shortest
 /// that name that float. An overflow and an underflow are not.
 fn keeps_digits(bytes: &[u8], value: f64) -> bool {
@@ -504,6 +512,14 @@ mod tests {
             prop_assert_eq!(float(text.as_bytes(), false).map(f64::to_bits), Some(value.to_bits()));
         }
 
+        #[test]
+        fn floats_of_32_bits_come_back(value in any::<f32>()) {
+            let text = format!("{value:?}");
+            prop_assert_eq!(float32(text.as_bytes(), false).map(f32::to_bits), Some(value.to_bits()));
+            let expected = value.is_finite().then_some(value);
+            prop_assert_eq!(float32(text.as_bytes(), true).map(f32::to_bits), expected.map(f32::to_bits));
+        }
+
         /// The shortcuts against the plain way, wherever in a text a number stands.
         #[test]
         fn shortcuts_give_what_the_plain_way_gives(
@@ -630,6 +646,25 @@ mod tests {
         ] {
             assert_eq!((integer(text.as_bytes(), true), integer(text.as_bytes(), false)), (exact, loose), "{text:?}");
         }
+    }
+
+    #[test]
+    fn floats_of_32_bits_keep_the_digits() {
+        for (text, exact) in [
+            ("0.1", Some(0.1)),
+            ("-1.50e3", Some(-1500.0)),
+            ("16777216", Some(16_777_216.0)),
+            ("16777217", None),
+            ("0.123456789", None),
+            ("1e60", None),
+            ("1e-60", None),
+            ("nan", None),
+            ("inf", None),
+        ] {
+            assert_eq!(float32(text.as_bytes(), true), exact, "{text}");
+            assert!(float32(text.as_bytes(), false).is_some(), "{text}");
+        }
+        assert_eq!(float32(b"x", false), None);
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub(crate) fn source_tests(transformers: &[Arc<dyn Transformer>]) -> Vec<ColumnT
     let mut renamings: Vec<Vec<(String, String)>> = Vec::new();
     for transformer in transformers {
         match transformer.effect() {
-            Effect::Keeps { tests: more, may_fail } => {
+            Effect::Keeps { tests: more, may_fail, .. } => {
                 tests.extend(more.into_iter().filter_map(|test| {
                     let column = renamings.iter().rev().try_fold(test.column, |name, names| before(&name, names))?;
                     Some(ColumnTest::new(column, test.test))
@@ -35,7 +35,11 @@ pub(crate) fn source_columns(transformers: &[Arc<dyn Transformer>], target: &Sch
     let mut fields = target.fields().to_vec();
     for transformer in transformers.iter().rev() {
         match transformer.effect() {
-            Effect::Keeps { .. } => fields = fields.iter().map(widened).collect(),
+            Effect::Keeps { columns, .. } => {
+                // 9 < 10 is to be true whatever the target's types are.
+                fields.retain(|field| !(field.data_type().is_string() && columns.contains(field.name())));
+                fields = fields.iter().map(widened).collect();
+            }
             Effect::Renames(names) => {
                 let renamed = |field: &FieldRef| {
                     let name = before(field.name(), &names)?;
@@ -103,6 +107,12 @@ mod tests {
         // What is dropped goes nowhere.
         assert_eq!(names(&[Arc::new(Select::new(["b", "c"]))]), found(&["b"]));
         assert_eq!(names(&[Arc::new(DropColumns::new(["a"]))]), found(&["b"]));
+        let texts = Arc::new(Schema::new(vec![
+            arrow_schema::Field::new("a", DataType::Utf8, true),
+            arrow_schema::Field::new("b", DataType::Utf8, true),
+        ]));
+        let seen = source_columns(&[rename(&[("x", "a")]), filter("a < 5")], &texts).unwrap();
+        assert_eq!(seen.fields().iter().map(|field| field.name()).collect::<Vec<_>>(), ["b"]);
         // A filter may drop what would not fit.
         let types = |transformers: &[Arc<dyn Transformer>]| {
             let columns = source_columns(transformers, &target).unwrap();

@@ -232,9 +232,12 @@ impl<'a> Run<'a> {
             publish_quarantine(session, receipts).await?;
         }
         if let (LoadMode::Replace, Some(first)) = (pipeline.settings.mode, totals.first())
-            && rows_read == totals.records()
+            && source_checksum.rows() == 0
         {
-            let message = format!("all {} records were rejected, so the target stays as it is", totals.records());
+            // A filter never saw those, so nobody knows that it would have dropped them too.
+            let all = if rows_read == totals.records() { "all" } else { "no row is left, and" };
+            let message =
+                format!("{all} {} records were rejected and set aside, so the target stays as it is", totals.records());
             return Err(Error::new(ErrorKind::InvalidData, message).hint(format!("the first: {first}")));
         }
         let published = sessions.target.take().ok_or_else(gone)?.commit(receipts).await?;
@@ -605,7 +608,7 @@ mod tests {
         let schema = |names: &[&str]| {
             Schema::new(names.iter().map(|name| Field::new(*name, DataType::Int64, false)).collect::<Vec<_>>())
         };
-        let keeps = Effect::Keeps { tests: Vec::new(), may_fail: true };
+        let keeps = Effect::Keeps { tests: Vec::new(), columns: Vec::new(), may_fail: true };
         let renames = |names: &[(&str, &str)]| {
             Effect::Renames(names.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned())).collect())
         };

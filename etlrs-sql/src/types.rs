@@ -3,6 +3,17 @@
 use arrow_schema::{DataType, Field};
 use etlrs_core::{Error, ErrorKind, type_name};
 
+/// The error for a column of the source that is not among those `columns` that the target takes; `computed`: it has one of its name.
+pub(crate) fn no_column<'a>(field: &Field, columns: impl Iterator<Item = &'a str>, computed: bool) -> Error {
+    let (message, hint) = if computed {
+        ("the target computes this column itself", "leave it out: name the others with --columns".to_owned())
+    } else {
+        let names = columns.collect::<Vec<_>>().join(", ");
+        ("the target has no such column", format!("it has {names}; leave the column out, or add it to the table"))
+    };
+    Error::new(ErrorKind::SchemaMismatch, message).at_column(field.name()).hint(hint)
+}
+
 /// The error for a column of the source that one of the target, which is read as `read`, cannot hold.
 pub(crate) fn cannot_hold(field: &Field, declared: &str, read: Option<&DataType>) -> Error {
     let from = type_name(field.data_type());

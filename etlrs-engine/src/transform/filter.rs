@@ -46,7 +46,8 @@ impl Transformer for Filter {
 
     fn effect(&self) -> Effect {
         let (tests, may_fail) = self.expr.column_tests();
-        Effect::Keeps { tests, may_fail }
+        let columns = self.expr.columns().into_iter().map(str::to_owned).collect();
+        Effect::Keeps { tests, columns, may_fail }
     }
 }
 

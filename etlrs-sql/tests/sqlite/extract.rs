@@ -281,6 +281,7 @@ fn values_that_do_not_fit_are_named_by_rowid_and_column() {
         ("DATE", "2456293", "an integer, where date"),
         ("TIMESTAMPTZ", "'2013-01-01 00:00:00 here'", "text of another form"),
         ("TIMESTAMP", "'2013-01-01 00:00:00Z'", "text of another form"),
+        ("DECIMAL(20,2)", "1e300", "a real number that the digits"),
         ("DECIMAL(5,2)", "1.255", "a real number that the digits"),
         ("DECIMAL(5,2)", "1000", "an integer with too many digits"),
         ("DECIMAL_TEXT(5,2)", "'1.255'", "text that is no such decimal"),

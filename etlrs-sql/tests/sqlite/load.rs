@@ -167,7 +167,13 @@ fn targets_that_do_not_fit_are_refused_and_left_alone() {
         ("CREATE VIEW t AS SELECT 1 AS n", LoadMode::Replace, numbers("n", [1]), InvalidConfig, "a view"),
         ("CREATE VIRTUAL TABLE t USING fts5(n)", LoadMode::Replace, numbers("n", [1]), InvalidConfig, "virtual"),
         ("CREATE TABLE t (m INTEGER)", LoadMode::Append, numbers("n", [1]), SchemaMismatch, "no such column"),
-        ("CREATE TABLE t (m INTEGER, n AS (m))", LoadMode::Append, numbers("n", [1]), SchemaMismatch, "no such column"),
+        (
+            "CREATE TABLE t (m INTEGER, n AS (m))",
+            LoadMode::Append,
+            numbers("n", [1]),
+            SchemaMismatch,
+            "computes this column",
+        ),
         ("CREATE TABLE t (n INTEGER)", LoadMode::Append, text(), SchemaMismatch, "cannot be stored unchanged"),
         (
             "CREATE TABLE t (n INTEGER, m TEXT NOT NULL)",
@@ -452,10 +458,24 @@ fn values_that_a_column_would_change_are_refused_one_by_one() {
     let text = |values: &[&str]| array(StringArray::from(values.to_vec()));
     let ints = |values: &[i64]| array(Int64Array::from(values.to_vec()));
     for (declared, values, kept) in [
+        ("DECIMAL(18,2)", decimals(&[150, -999_999_999_999_999, 0]), "1.5 -9999999999999.99 0"),
         // SQLite makes a float of it, and of a float a whole number with digits of its own.
-        ("DECIMAL(18,2)", decimals(&[150]), "declare it DECIMAL_TEXT(P,S)"),
-        ("DECIMAL(40,2)", wide("12345"), "cannot be stored unchanged"),
-        ("DECIMAL(10,2)", decimals(&[1]), "cannot be stored unchanged"),
+        ("DECIMAL(18,2)", decimals(&[123_456_789_012_345_000]), "a decimal of more digits than the column keeps"),
+        ("DECIMAL(18,2)", decimals(&[1, 1_234_567_890_123_456]), "declare the column DECIMAL_TEXT(P,S)"),
+        ("DECIMAL(40,2)", wide("12345"), "123.45"),
+        ("DECIMAL(40,2)", wide("1234567890123456789012345678901234567890"), "a decimal of more digits"),
+        ("DECIMAL(10,2)", decimals(&[9_999_999_999]), "99999999.99"),
+        ("DECIMAL(10,2)", decimals(&[10_000_000_000]), "a decimal of more digits"),
+        ("DECIMAL(10,1)", decimals(&[10]), "cannot be stored unchanged"),
+        ("DECIMAL_TEXT(12,4)", decimals(&[150, -5]), "1.5000 -0.0500"),
+        ("DECIMAL_TEXT(12,4)", decimals(&[10_000_000_000]), "a decimal of more digits"),
+        ("SMALLINT", ints(&[-32_768, 32_767]), "-32768 32767"),
+        ("SMALLINT", ints(&[32_768]), "an integer beyond the range of the column's type"),
+        ("UINT8", ints(&[-1]), "an integer beyond the range"),
+        ("BOOLEAN", ints(&[1]), "cannot be stored unchanged"),
+        ("DECIMAL(5,2)", ints(&[-999, 7]), "-999 7"),
+        ("DECIMAL(5,2)", ints(&[1000]), "an integer beyond the range"),
+        ("DECIMAL_TEXT(5,2)", ints(&[1]), "cannot be stored unchanged"),
         (
             "uuid",
             text(&["a0eebc99-9c0b", "", "x1", "1 2", "inf", "-", "0x1f", "1e"]),
@@ -488,6 +508,49 @@ fn values_that_a_column_would_change_are_refused_one_by_one() {
             }
         }
     }
+}
+
+/// Numeric affinity makes floats and integers of them.
+#[test]
+fn decimals_that_a_column_keeps_are_read_as_they_were_written() {
+    use arrow_array::Decimal128Array;
+    use etlrs_core::arrow_array;
+
+    let mut state = 7_u64;
+    let mut digits = |most: u32| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let value = i128::from(state) % 10_i128.pow(1 + state as u32 % most);
+        if state & 1 << 40 == 0 { value } else { -value }
+    };
+    let (mut declared, mut written, mut read) = (Vec::new(), Vec::new(), Vec::new());
+    let names: Vec<_> = (0..16).map(|scale| format!("c{scale}")).collect();
+    for (scale, name) in names.iter().enumerate() {
+        let most = if scale == 0 { 18 } else { 15 };
+        let values: Vec<i128> = (0..1000).map(|_| digits(most)).collect();
+        let decimals = |values: Vec<i128>, precision: u8, scale: i8| {
+            array(Decimal128Array::from(values).with_precision_and_scale(precision, scale).unwrap())
+        };
+        let more = 10_i128.pow(18 - scale as u32);
+        declared.push(format!("{name} DECIMAL(38,18)"));
+        written.push((name.as_str(), decimals(values.clone(), most as u8, scale as i8)));
+        read.push((name.as_str(), decimals(values.iter().map(|value| value * more).collect(), 38, 18)));
+    }
+    let database = Database::new(&format!("CREATE TABLE t ({})", declared.join(", ")));
+    database.load("t", LoadMode::Append, &batch(written)).unwrap();
+    assert_eq!(database.read("t").unwrap().checksum(), Checksum::of_batch(&batch(read)).unwrap());
+}
+
+#[test]
+fn decimals_are_one_key_whatever_the_scale_that_they_come_with() {
+    use arrow_array::Decimal128Array;
+    use etlrs_core::arrow_array;
+
+    let database = Database::new("CREATE TABLE t (k DECIMAL_TEXT(10,4) PRIMARY KEY); INSERT INTO t VALUES ('1.5000')");
+    let key = array(Decimal128Array::from(vec![150]).with_precision_and_scale(5, 2).unwrap());
+    merge(&database.loader("t"), &["k"], &[batch(vec![("k", key)])]).unwrap();
+    assert_eq!(database.text("SELECT group_concat(k) FROM t"), "1.5000");
 }
 
 #[test]

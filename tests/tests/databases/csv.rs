@@ -131,6 +131,31 @@ fn rows_that_a_filter_drops_need_not_fit() {
     let ran = program(folder.path(), &args);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(server.sql("SELECT * FROM t"), "1|1.0|9");
+
+    let path = folder.path().join("t.db");
+    let sqlite = rusqlite::Connection::open(&path).unwrap();
+    sqlite.execute_batch("CREATE TABLE t (id SMALLINT, n DECIMAL(4,1))").unwrap();
+    let args = [&args[..2], &["sqlite:t.db#t"], &args[3..]].concat();
+    let ran = program(folder.path(), &args);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let found: String = sqlite.query_row("SELECT group_concat(id || '|' || n) FROM t", [], |row| row.get(0)).unwrap();
+    assert_eq!(found, "1|1");
+}
+
+#[test]
+fn a_filter_means_the_same_whatever_the_target_is() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("rows.csv"), "a,b,c\n9,10,7\n").unwrap();
+    let sqlite = rusqlite::Connection::open(folder.path().join("t.db")).unwrap();
+    sqlite.execute_batch("CREATE TABLE t (a TEXT, b TEXT, c TEXT)").unwrap();
+    let args = ["copy", "rows.csv", "sqlite:t.db#t", "--mode", "append", "--where", "a < b"];
+    let ran = program(folder.path(), &args);
+    // As texts 9 comes after 10, and the row would be gone without a word.
+    assert!(ran.code == 1 && ran.stderr.contains("types=a:text"), "{ran:?}");
+    let ran = program(folder.path(), &[&args[..], &["--columns", "c"]].concat());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let found: String = sqlite.query_row("SELECT group_concat(c) FROM t", [], |row| row.get(0)).unwrap();
+    assert_eq!(found, "7");
 }
 
 #[test]
@@ -176,6 +201,12 @@ fn strict_and_earlier_tables_of_sqlite_are_loaded_again() {
     rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE w (n DECIMAL(20,0))").unwrap();
     load("n\n12345678901234567\n", "w", LoadMode::Append, &[], "false");
     assert_eq!(found("SELECT CAST(group_concat(n) AS TEXT) FROM w"), "12345678901234567");
+    // A common declaration for prices.
+    rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE d (price DECIMAL(18,2))").unwrap();
+    for text in ["price\n1.50\n", "price\n150\n"] {
+        load(text, "d", LoadMode::Append, &[], "false");
+    }
+    assert_eq!(found("SELECT group_concat(price) FROM d"), "1.5,150");
 }
 
 #[test]
@@ -230,6 +261,11 @@ fn a_replace_of_which_all_is_rejected_leaves_the_table_as_it_is() {
     assert!(ran.code == 1 && ran.stderr.contains("all 2 records were rejected"), "{ran:?}");
     assert_eq!(server.sql("SELECT * FROM t"), "1\t1");
     assert!(folder.path().join("q.parquet").exists(), "they are kept");
+    std::fs::remove_file(folder.path().join("q.parquet")).unwrap();
+    // Whether the filter would have dropped what was rejected, nobody knows.
+    let ran = copy("rows.csv", &["--source-option", "types=active:bool", "--where", "id < 0"]);
+    assert!(ran.code == 1 && ran.stderr.contains("no row is left, and 1 records were rejected"), "{ran:?}");
+    assert_eq!(server.sql("SELECT * FROM t"), "1\t1");
     std::fs::remove_file(folder.path().join("q.parquet")).unwrap();
     let ran = copy("rows.csv", &["--source-option", "types=active:bool"]);
     assert_eq!(ran.code, 3, "{ran:?}");

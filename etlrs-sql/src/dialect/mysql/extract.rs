@@ -394,7 +394,6 @@ fn moment(text: &str, is_instant: bool) -> Option<String> {
     if offset.is_empty() {
         return Some(literal);
     }
-    // Of an offset that it does not understand the server makes a null, which nothing comes after.
     let (sign, digits) = offset.split_at(1);
     let digits = digits.replacen(':', "", usize::from(digits.len() == 5 && digits.as_bytes()[2] == b':'));
     let (hours, minutes) = match digits.len() {
@@ -402,8 +401,10 @@ fn moment(text: &str, is_instant: bool) -> Option<String> {
         4 => digits.split_at_checked(2)?,
         _ => return None,
     };
-    let fits = is_instant && plain(&digits, b"") && hours <= "12" && minutes <= "59";
-    fits.then(|| format!("CONVERT_TZ({literal}, '{sign}{hours}:{minutes}', '+00:00')"))
+    let fits = is_instant && plain(&digits, b"") && hours <= "15" && minutes <= "59";
+    // CONVERT_TZ knows fewer offsets, and gives what is out of its range back as it is.
+    let back = if sign == "+" { '-' } else { '+' };
+    fits.then(|| format!("({literal} {back} INTERVAL '{hours}:{minutes}' HOUR_MINUTE)"))
 }
 
 fn select_item(reading: &Reading) -> String {

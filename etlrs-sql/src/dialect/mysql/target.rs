@@ -9,6 +9,7 @@ use super::name::{literal, quote};
 use super::wire::{Answer, Connection, Failure};
 use super::writing::{Dialect, Put, Writing};
 use crate::table::TableName;
+use crate::types::no_column;
 
 /// Columns of a table of InnoDB at the most.
 const MOST_COLUMNS: usize = 1017;
@@ -171,15 +172,8 @@ fn match_columns(schema: &SchemaRef, relation: &Relation, dialect: Dialect) -> R
     let mut found = Vec::with_capacity(schema.fields().len());
     for field in schema.fields() {
         let Some(column) = relation.column(field.name()).filter(|column| !column.generated) else {
-            let names = relation.columns.iter().filter(|c| !c.generated).map(|c| c.name.as_str()).collect::<Vec<_>>();
-            if relation.column(field.name()).is_some() {
-                return Err(mismatch("the server computes this column itself")
-                    .at_column(field.name())
-                    .hint("leave it out: name the others with --columns"));
-            }
-            return Err(mismatch("the target has no such column")
-                .at_column(field.name())
-                .hint(format!("it has {}; leave the column out, or add it to the table", names.join(", "))));
+            let names = relation.columns.iter().filter(|c| !c.generated).map(|c| c.name.as_str());
+            return Err(no_column(field, names, relation.column(field.name()).is_some()));
         };
         found.push(Writing::existing(field, column, dialect)?);
     }

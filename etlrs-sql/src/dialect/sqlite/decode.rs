@@ -57,13 +57,13 @@ pub(super) fn decoder(data_type: &DataType, lenient: bool, rows: usize) -> Optio
         &DataType::Decimal128(precision, scale) => {
             let (scale, mut scratch) = (u8::try_from(scale).ok()?, Vec::new());
             primitives::<Decimal128Type>(data_type, rows, move |value| {
-                decimal(value, scale, |text| text::parse_decimal128(text, precision, scale, &mut scratch))
+                decimal(value, |text| text::parse_decimal128(text, precision, scale, &mut scratch))
             })
         }
         &DataType::Decimal256(precision, scale) => {
             let (scale, mut scratch) = (u8::try_from(scale).ok()?, Vec::new());
             primitives::<Decimal256Type>(data_type, rows, move |value| {
-                decimal(value, scale, |text| text::parse_decimal256(text, precision, scale, &mut scratch))
+                decimal(value, |text| text::parse_decimal256(text, precision, scale, &mut scratch))
             })
         }
         _ => return None,
@@ -224,8 +224,9 @@ where
 fn float64(value: ValueRef<'_>) -> Converted<f64> {
     match value {
         ValueRef::Real(value) => Ok(value),
-        ValueRef::Integer(value) if value.unsigned_abs() <= EXACT_IN_F64 => Ok(value as f64),
-        ValueRef::Integer(_) => Err(Misfit("an integer beyond 2^53, where floats are not exact")),
+        // SQLite itself makes an integer of a whole float, whose value this gives back.
+        ValueRef::Integer(value) if (value as f64) as i128 == i128::from(value) => Ok(value as f64),
+        ValueRef::Integer(_) => Err(Misfit("an integer beyond 2^53 that no float has exactly")),
         value => Err(class(value)),
     }
 }
@@ -244,17 +245,16 @@ fn parsed<T>(value: ValueRef<'_>, parse: impl FnOnce(&[u8]) -> Option<T>) -> Con
     }
 }
 
-fn decimal<T>(value: ValueRef<'_>, scale: u8, mut parse: impl FnMut(&[u8]) -> Option<T>) -> Converted<T> {
+fn decimal<T>(value: ValueRef<'_>, mut parse: impl FnMut(&[u8]) -> Option<T>) -> Converted<T> {
     match value {
         ValueRef::Text(text) => parse(text).ok_or(Misfit("text that is no such decimal")),
         ValueRef::Integer(value) => {
             parse(value.to_string().as_bytes()).ok_or(Misfit("an integer with too many digits"))
         }
         ValueRef::Real(value) => {
-            let printed = format!("{value:.*}", usize::from(scale));
-            let exact = printed.parse() == Ok(value);
-            let digits = if exact { parse(printed.as_bytes()) } else { None };
-            digits.ok_or(Misfit("a real number that the digits of the decimal do not hold"))
+            // The shortest digits that stand for it: those which somebody wrote, if there were at most 15.
+            parse(value.to_string().as_bytes())
+                .ok_or(Misfit("a real number that the digits of the decimal do not hold"))
         }
         value => Err(class(value)),
     }

@@ -6,7 +6,7 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Result, Statement};
 
 use super::text;
-use super::types::Check;
+use super::types::{Check, Fit};
 use crate::value::{Column as Values, Scalar};
 
 /// Why a value cannot be stored.
@@ -35,18 +35,18 @@ pub(super) struct Column<'a> {
     values: Values<'a>,
     /// Timestamps are points in time, and written with a zone.
     instant: bool,
-    check: Option<Check>,
+    fit: Fit,
 }
 
 impl<'a> Column<'a> {
     /// `None` for a type that was refused when the load was planned.
-    pub(super) fn new(array: &'a dyn Array, check: Option<Check>) -> Option<Self> {
+    pub(super) fn new(array: &'a dyn Array, fit: Fit) -> Option<Self> {
         let data_type = match array.data_type() {
             DataType::Dictionary(_, values) => values,
             other => other,
         };
         let instant = matches!(data_type, DataType::Timestamp(_, Some(_)));
-        Some(Self { values: Values::new(array)?, instant, check })
+        Some(Self { values: Values::new(array)?, instant, fit })
     }
 
     /// Binds the value of `row` to the parameter `index`. `scratch` is for what has to be written as text.
@@ -69,7 +69,7 @@ impl<'a> Column<'a> {
         let digits = |scale: i8| u8::try_from(scale).map_err(|_| Refused::Type);
         scratch.clear();
         let value = self.values.value(row);
-        if let Some(check) = self.check.filter(|check| !check.holds(&value)) {
+        if let Some(check) = self.fit.check.filter(|check| !check.holds(&value)) {
             return Err(Refused::Changed(check));
         }
         match value {
@@ -83,8 +83,8 @@ impl<'a> Column<'a> {
             Scalar::Date(days) => text::write_date(scratch, days.into()),
             Scalar::Time(time) => text::write_time(scratch, time).ok_or(Refused::Time)?,
             Scalar::Timestamp(time) => text::write_timestamp(scratch, time, self.instant),
-            Scalar::Decimal(value, scale) => text::write_decimal(scratch, value, digits(scale)?),
-            Scalar::Wide(value, scale) => text::write_decimal(scratch, value, digits(scale)?),
+            Scalar::Decimal(value, scale) => text::write_decimal(scratch, value, digits(scale)?, self.fit.scale),
+            Scalar::Wide(value, scale) => text::write_decimal(scratch, value, digits(scale)?, self.fit.scale),
             Scalar::TooFar => return Err(Refused::Timestamp),
             Scalar::UInt(_) | Scalar::TooFine => return Err(Refused::Type),
         }

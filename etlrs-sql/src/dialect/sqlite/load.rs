@@ -13,7 +13,7 @@ use super::catalog::{Column, Table};
 use super::error::sqlite_error;
 use super::session::{SqliteSession, in_transaction, lock_part};
 use super::target::{check_name, check_target, column_types, create_table, is_like, is_unique};
-use super::types::{arrow_type, can_append};
+use super::types::arrow_type;
 use super::{open, open_to_read};
 use crate::SqliteTargetOptions;
 use crate::key::with_key;
@@ -149,11 +149,7 @@ impl Loader for SqliteLoader {
         }
         let connection = open_to_read(&self.path, self.options.busy_timeout)?;
         let found = Table::find(&connection, &self.table).map_err(|error| sqlite_error(&self.path, error))?;
-        let field = |column: &Column| {
-            // Some cannot be written as what they are read as.
-            let data_type = arrow_type(&column.declared).filter(|read| can_append(read, &column.declared))?;
-            Some(Field::new(&column.name, data_type, !column.not_null))
-        };
+        let field = |column: &Column| Some(Field::new(&column.name, arrow_type(&column.declared)?, !column.not_null));
         Ok(found.map(|table| Arc::new(Schema::new(table.columns.iter().filter_map(field).collect::<Vec<_>>()))))
     }
 

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use super::catalog::{self, Table};
 use super::quote;
 use super::session::{Shared, SqliteSession, in_transaction};
-use super::target::{already_exists, check_target, checks, create_table, is_like, name_list};
+use super::target::{already_exists, check_target, create_table, fits, is_like, name_list};
 use crate::key::one_key;
 
 impl SqliteSession {
@@ -45,7 +45,7 @@ impl SqliteSession {
                 Some(old) => {
                     // It may have changed since the load was planned.
                     check_target(&old, &shared.plan, shared.strict).map_err(|error| error.in_source(&shared.source))?;
-                    if checks(Some(&old), &shared.plan, shared.strict) != shared.checks {
+                    if fits(Some(&old), &shared.plan, shared.strict) != shared.fits {
                         let message = "the table was altered while rows were staged for it";
                         return Err(Error::new(ErrorKind::SchemaMismatch, message)
                             .hint("run again")

@@ -23,8 +23,8 @@ use rusqlite::{Connection, OpenFlags};
 use super::catalog::{self, Table};
 use super::error::{sqlite_error, words};
 use super::load::SqliteLoader;
-use super::target::{checks, column_types, create_table, is_like};
-use super::types::{Check, read_type};
+use super::target::{column_types, create_table, fits, is_like};
+use super::types::{Fit, read_type};
 use super::writer::SqliteWriter;
 use super::{open, quote, set_cache};
 use crate::hash::hash;
@@ -46,7 +46,7 @@ pub(super) struct Shared {
     pub(super) plan: LoadPlan,
     pub(super) strict: bool,
     /// By column of the plan.
-    pub(super) checks: Vec<Option<Check>>,
+    pub(super) fits: Vec<Fit>,
     pub(super) rowid: Option<&'static str>,
     pub(super) insert: String,
 }
@@ -144,7 +144,7 @@ impl SqliteSession {
                 staging,
                 run,
                 strict,
-                checks: checks(target.as_ref(), &plan, strict),
+                fits: fits(target.as_ref(), &plan, strict),
                 rowid: rowid.filter(|_| !numbered),
                 plan,
                 insert,

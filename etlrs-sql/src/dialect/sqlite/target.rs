@@ -9,8 +9,8 @@ use rusqlite::Connection;
 use super::catalog::{self, Kind, Table};
 use super::error::sqlite_error;
 use super::quote;
-use super::types::{Check, arrow_type, can_append, declared_type, strict_type};
-use crate::types::cannot_hold;
+use super::types::{Check, Fit, arrow_type, can_append, declared_type, strict_type};
+use crate::types::{cannot_hold, no_column};
 
 /// The target exists: may this plan write to it?
 pub(super) fn check_target(table: &Table, plan: &LoadPlan, strict: bool) -> Result<()> {
@@ -28,10 +28,10 @@ pub(super) fn check_target(table: &Table, plan: &LoadPlan, strict: bool) -> Resu
     let or_drop = if plan.mode == LoadMode::Replace { ", or drop the table first" } else { "" };
     for field in plan.schema.fields() {
         let Some(column) = table.column(field.name()).filter(|column| !column.generated) else {
-            let names: Vec<_> = table.columns.iter().filter(|c| !c.generated).map(|c| c.name.as_str()).collect();
-            return Err(mismatch("the target has no such column".into())
-                .at_column(field.name())
-                .hint(format!("it has {}; leave the column out, or add it to the table{or_drop}", names.join(", "))));
+            let names = table.columns.iter().filter(|c| !c.generated).map(|c| c.name.as_str());
+            let error = no_column(field, names, table.column(field.name()).is_some());
+            let hint = format!("{}{or_drop}", error.hint_text().unwrap_or_default());
+            return Err(error.hint(hint));
         };
         // A strict table says less of its columns than what is written into them by such a load.
         let like_ours = strict && column.declared.eq_ignore_ascii_case(strict_type(field.data_type()));
@@ -39,15 +39,8 @@ pub(super) fn check_target(table: &Table, plan: &LoadPlan, strict: bool) -> Resu
             && !can_append(field.data_type(), &column.declared)
             && Check::of(field.data_type(), &column.declared).is_none()
         {
-            let read = arrow_type(&column.declared);
-            let error = cannot_hold(field, &column.declared, read.as_ref());
-            let hint = match (field.data_type().is_decimal(), read) {
-                (true, Some(read)) if read.is_decimal() => {
-                    "SQLite keeps 15 digits in such a column; declare it DECIMAL_TEXT(P,S), or cast to fewer digits"
-                }
-                _ => error.hint_text().unwrap_or_default(),
-            };
-            let hint = format!("{hint}{or_drop}");
+            let error = cannot_hold(field, &column.declared, arrow_type(&column.declared).as_ref());
+            let hint = format!("{}{or_drop}", error.hint_text().unwrap_or_default());
             return Err(error.hint(hint));
         }
     }
@@ -66,15 +59,14 @@ pub(super) fn check_target(table: &Table, plan: &LoadPlan, strict: bool) -> Resu
     Ok(())
 }
 
-/// What the values of each column of a plan are checked for before they go into `table`.
-pub(super) fn checks(table: Option<&Table>, plan: &LoadPlan, strict: bool) -> Vec<Option<Check>> {
-    let check = |field: &Arc<Field>| {
+/// How the values of each column of a plan are written for `table`.
+pub(super) fn fits(table: Option<&Table>, plan: &LoadPlan, strict: bool) -> Vec<Fit> {
+    let fit = |field: &Arc<Field>| {
         let declared = &table?.column(field.name())?.declared;
         let like_ours = strict && declared.eq_ignore_ascii_case(strict_type(field.data_type()));
-        let checked = !like_ours && !can_append(field.data_type(), declared);
-        checked.then(|| Check::of(field.data_type(), declared)).flatten()
+        (!like_ours).then(|| Fit::of(field.data_type(), declared))
     };
-    plan.schema.fields().iter().map(check).collect()
+    plan.schema.fields().iter().map(|field| fit(field).unwrap_or_default()).collect()
 }
 
 pub(super) fn already_exists(message: &'static str) -> Error {

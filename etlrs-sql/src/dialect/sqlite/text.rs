@@ -94,11 +94,14 @@ pub(super) fn write_timestamp(out: &mut String, microseconds: i64, instant: bool
     }
 }
 
-/// Appends `digits / 10^scale`, where `digits` is a whole number in decimal.
-pub(super) fn write_decimal(out: &mut String, digits: impl std::fmt::Display, scale: u8) {
-    let scale = usize::from(scale);
+/// Appends `digits / 10^scale`, where `digits` is a whole number in decimal, with as many digits behind the point as `to` wants
+/// and no less than `scale`.
+pub(super) fn write_decimal(out: &mut String, digits: impl std::fmt::Display, scale: u8, to: Option<u8>) {
+    let more = to.unwrap_or(scale).saturating_sub(scale);
+    let scale = usize::from(scale + more);
     let start = out.len();
     _ = write!(out, "{digits}");
+    out.extend(std::iter::repeat_n('0', more.into()));
     if scale == 0 {
         return;
     }
@@ -320,7 +323,7 @@ mod tests {
                 prop_assert_eq!(parse_timestamp(&text, instant), Some(at));
                 prop_assert_eq!(parse_timestamp(&text, !instant), if instant { None } else { Some(at) });
             }
-            let text = written(&|out| write_decimal(out, value, scale));
+            let text = written(&|out| write_decimal(out, value, scale, None));
             let mut scratch = Vec::new();
             let fits = value.unsigned_abs() < 10u128.pow(38);
             prop_assert_eq!(parse_decimal128(&text, 38, scale, &mut scratch), fits.then_some(value));

@@ -16,7 +16,7 @@
 //! | Time32, Time64 in µs | `TIME` | numeric | text `05:00:00.5`, likewise |
 //! | Timestamp without a zone | `TIMESTAMP` | numeric | text `2013-01-31 05:00:00`, likewise |
 //! | Timestamp with a zone | `TIMESTAMPTZ` | numeric | text `2013-01-31 05:00:00+00:00`, likewise; always UTC |
-//! | Decimal32, 64, 128 | `DECIMAL_TEXT(p,s)` | text | text with `s` digits after the point |
+//! | Decimal32, 64, 128 | `DECIMAL_TEXT(p,s)` | text | text with `s` digits after the point, those of the column |
 //! | Decimal256 | `DECIMAL256_TEXT(p,s)` up to 38 digits, else as above | text | likewise |
 //! | a dictionary | as its values | | |
 //!
@@ -32,8 +32,8 @@
 //! | `INTEGER`, `INT`, `BIGINT`, `BIG INT`, `INT8`, `INT64` | Int64 |
 //! | `BOOLEAN`, `BOOL` | Boolean |
 //! | `REAL`, `DOUBLE`, `DOUBLE PRECISION`, `FLOAT`, `FLOAT8` | Float64 |
-//! | `NUMERIC`, `DECIMAL` without digits | Float64; integers beyond 2^53 are refused |
-//! | `NUMERIC(p,s)`, `DECIMAL(p,s)` | Decimal128 or 256; a float must be what its digits at that scale stand for |
+//! | `NUMERIC`, `DECIMAL` without digits | Float64; integers that no float has exactly are refused |
+//! | `NUMERIC(p,s)`, `DECIMAL(p,s)` | Decimal128 or 256; a float is the shortest digits that stand for it |
 //! | `TEXT`, `CLOB`, `CHAR(n)`, `VARCHAR(n)` and so on | Utf8 |
 //! | `BLOB`, `BINARY(n)`, `VARBINARY(n)` | Binary |
 //! | `DATE`, `TIME`, `DATETIME`, `TIMESTAMP [WITH TIME ZONE]` | Date32, Time64, Timestamp, from text as above |
@@ -41,8 +41,10 @@
 
 use std::sync::Arc;
 
-use crate::value::Scalar;
+use arrow_array::types::{Decimal128Type, Decimal256Type, DecimalType};
 use arrow_schema::{DataType, TimeUnit};
+
+use crate::value::Scalar;
 
 /// Why a type cannot be stored, and the cast that would help.
 pub(super) struct Refusal {
@@ -228,12 +230,34 @@ pub(super) fn can_append(source: &DataType, declared: &str) -> bool {
         (Float32, Float64) => true,
         (from, Float64) => integer_range(from).is_some_and(|(_, max)| max <= 1 << 32),
         (Decimal128(p, s) | Decimal256(p, s), Decimal128(p2, s2) | Decimal256(p2, s2)) => {
-            // Numeric affinity makes a float of the text, which is exact for 15 digits.
-            s <= s2 && i16::from(*p) - i16::from(*s) <= i16::from(*p2) - i16::from(*s2) && (!numeric || *p <= 15)
+            s <= s2 && *p <= most_digits(numeric, *s, (*p2, *s2))
         }
         (from, Decimal128(p, s) | Decimal256(p, s)) if numeric => integer_range(from)
             .is_some_and(|(_, max)| max.checked_ilog10().unwrap_or(0) < u32::from(*p - s.unsigned_abs())),
         _ => false,
+    }
+}
+
+/// How the values of a column of the source are written into one of a target that is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Fit {
+    pub(super) check: Option<Check>,
+    /// The digits behind the point that each decimal gets: one number is to be one text, which may be a key.
+    pub(super) scale: Option<u8>,
+}
+
+impl Fit {
+    pub(super) fn of(source: &DataType, declared: &str) -> Self {
+        let check = if can_append(source, declared) { None } else { Check::of(source, declared) };
+        let scale = match arrow_type(declared) {
+            Some(DataType::Decimal128(_, scale) | DataType::Decimal256(_, scale))
+                if Affinity::of(declared) == Affinity::Text =>
+            {
+                u8::try_from(scale).ok()
+            }
+            _ => None,
+        };
+        Self { check, scale }
     }
 }
 
@@ -244,19 +268,33 @@ pub(super) enum Check {
     NoNumber,
     /// An integer that a float has exactly.
     Float,
+    /// An integer from the first to the second, as the column's type has it.
+    Range(i64, i64),
+    /// A decimal of at most so many digits, those behind the point included.
+    Digits(u8),
 }
 
 impl Check {
     /// That of a column that is declared so and for which [`can_append`] does not hold; `None`: it keeps no values of `source`.
     pub(super) fn of(source: &DataType, declared: &str) -> Option<Self> {
         use DataType::*;
-        if let Dictionary(_, values) = source {
-            return Self::of(values, declared);
-        }
         let numeric = matches!(Affinity::of(declared), Affinity::Numeric | Affinity::Integer);
         match (source, arrow_type(declared)) {
+            (Dictionary(_, values), _) => Self::of(values, declared),
             (Utf8 | LargeUtf8 | Utf8View, None) => numeric.then_some(Self::NoNumber),
             (source, Some(Float64)) => integer_range(source).is_some().then_some(Self::Float),
+            (source, Some(to)) if source.is_integer() && to.is_integer() => {
+                integer_range(source).and(integer_range(&to)).map(|(least, greatest)| Self::Range(least, greatest))
+            }
+            (source, Some(Decimal128(p, s) | Decimal256(p, s))) if source.is_integer() && numeric => {
+                let digits = u32::from(p - s.unsigned_abs());
+                let greatest = 10_i64.checked_pow(digits).map_or(i64::MAX, |next| next - 1);
+                integer_range(source).map(|_| Self::Range(-greatest, greatest))
+            }
+            (
+                Decimal32(_, s) | Decimal64(_, s) | Decimal128(_, s) | Decimal256(_, s),
+                Some(Decimal128(p2, s2) | Decimal256(p2, s2)),
+            ) => (0..=s2).contains(s).then(|| Self::Digits(most_digits(numeric, *s, (p2, s2)))),
             _ => None,
         }
     }
@@ -270,8 +308,28 @@ impl Check {
                 !(begins && text.parse::<f64>().is_ok())
             }
             (Self::Float, Scalar::Int(value)) => value.unsigned_abs() <= 1 << 53,
+            (Self::Range(least, greatest), Scalar::Int(value)) => (least..=greatest).contains(value),
+            (Self::Digits(digits), Scalar::Decimal(value, _)) => {
+                Decimal128Type::is_valid_decimal_precision(*value, digits)
+            }
+            (Self::Digits(digits), Scalar::Wide(value, _)) => {
+                Decimal256Type::is_valid_decimal_precision(**value, digits)
+            }
             _ => true,
         }
+    }
+}
+
+/// The digits that a decimal of `scale` may have to be kept by a column for decimals of `to`, as precision and scale.
+///
+/// Numeric affinity makes a float of a text with a point, which is exact for 15 digits, and an integer of one without if 64 bits
+/// hold it: <https://www.sqlite.org/datatype3.html>, section 3.
+fn most_digits(numeric: bool, scale: i8, to: (u8, i8)) -> u8 {
+    let fit = to.0.saturating_sub((to.1 - scale).unsigned_abs());
+    match (numeric, scale) {
+        (false, _) => fit,
+        (true, 0) => fit.min(18),
+        (true, _) => fit.min(15),
     }
 }
 

@@ -52,8 +52,8 @@ impl SqliteWriter {
         let shared = &self.shared;
         let types =
             |schema: &SchemaRef| schema.fields().iter().map(|f| f.data_type().clone()).collect::<Vec<DataType>>();
-        let columns = batch.columns().iter().zip(&shared.checks);
-        let columns: Option<Vec<_>> = columns.map(|(column, check)| Column::new(column.as_ref(), *check)).collect();
+        let columns = batch.columns().iter().zip(&shared.fits);
+        let columns: Option<Vec<_>> = columns.map(|(column, fit)| Column::new(column.as_ref(), *fit)).collect();
         let planned = batch.schema_ref() == &shared.plan.schema || types(&batch.schema()) == types(&shared.plan.schema);
         let Some(columns) = columns.filter(|_| planned) else {
             return Err(Error::new(ErrorKind::Internal, "a batch has another schema than was planned")
@@ -82,6 +82,14 @@ impl SqliteWriter {
                         Refused::Changed(Check::Float) => {
                             ("an integer that the column's float cannot hold exactly", "declare the column INTEGER")
                         }
+                        Refused::Changed(Check::Range(..)) => (
+                            "an integer beyond the range of the column's type",
+                            "declare the column INTEGER, or filter such rows out",
+                        ),
+                        Refused::Changed(Check::Digits(_)) => (
+                            "a decimal of more digits than the column keeps as they are",
+                            "declare the column DECIMAL_TEXT(P,S) with room for P digits, or filter such rows out",
+                        ),
                         Refused::Type => ("a value of another type than was planned", "please report this"),
                         Refused::Sqlite(error) => return failed(error),
                     };
