@@ -33,8 +33,9 @@ pub enum Effect {
     Keeps {
         /// Tests that each row passes which is kept. Others may go too.
         tests: Vec<ColumnTest>,
-        /// All columns that it looks at.
-        columns: Vec<String>,
+        /// Columns of which another type with the same words might keep other rows, such as two that are compared with one
+        /// another: 9 is less than 10, and as text greater.
+        by_type: Vec<String>,
         /// Whether some row may make it fail. A source may leave out rows for the sake of `tests` all the same, but not for
         /// that of transformers behind this one, which might hide the failure.
         may_fail: bool,

@@ -107,7 +107,10 @@ impl fmt::Display for Uri {
             None => rest,
         };
         let (address, parameters) = rest.split_at(rest.find('?').unwrap_or(rest.len()));
+        // What belongs behind a question mark is put behind a semicolon for other programs.
+        let (address, more) = address.split_at(address.find(';').unwrap_or(address.len()));
         f.write_str(address)?;
+        without_secrets(f, more)?;
         for (index, parameter) in parameters.split('&').enumerate() {
             let separator = if index > 0 { "&" } else { "" };
             match parameter.split_once('=') {
@@ -133,12 +136,26 @@ fn mistyped(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
         write!(f, "{}:***", &text[..start + colon])?;
         rest = &text[at..];
     }
-    for word in rest.split_inclusive([' ', '&', '?', ';']) {
+    without_secrets(f, rest)
+}
+
+fn without_secrets(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    let mut in_secret = false;
+    for word in text.split_inclusive([' ', '&', '?', ';']) {
         let end = word.trim_end_matches([' ', '&', '?', ';']).len();
-        match word[..end].split_once('=') {
+        let (word, separator) = word.split_at(end);
+        match word.split_once('=') {
             // A folder of a path may be called so.
-            Some((key, _)) if is_secret(key) && !key.contains('/') => write!(f, "{key}=***{}", &word[end..])?,
-            _ => f.write_str(word)?,
+            Some((key, _)) if is_secret(key) && !key.contains('/') => {
+                write!(f, "{key}=***{separator}")?;
+                in_secret = separator == ";";
+            }
+            // Passwords have semicolons too.
+            None if in_secret => in_secret = separator == ";",
+            _ => {
+                write!(f, "{word}{separator}")?;
+                in_secret = false;
+            }
         }
     }
     Ok(())
@@ -242,6 +259,10 @@ mod tests {
             ("host=h user=me password=secret port=1", "host=h user=me password=*** port=1"),
             ("d//a=1/part b.csv", "d//a=1/part b.csv"),
             ("d/key=5/passengers=1/a.csv", "d/key=5/passengers=1/a.csv"),
+            ("host=h password=se;cr;et user=me", "host=h password=***;user=me"),
+            ("mysql://host/db;password=secret;port=1", "mysql://host/db;password=***;port=1"),
+            ("sqlserver://host;user=me;password=secret?a=1#t", "sqlserver://host;user=me;password=***?a=1#t"),
+            ("csv:key=1.csv", "csv:key=1.csv"),
             ("host/db;user=me;password=secret", "host/db;user=me;password=***"),
             ("postgres//host/db?password=secret", "postgres//host/db?password=***"),
         ] {

@@ -254,8 +254,11 @@ pub(crate) fn float(bytes: &[u8], exact: bool) -> Option<f64> {
 /// [`float`] with 32 bits, for which it is rounded once: through 64 bits it would be rounded twice.
 pub(crate) fn float32(bytes: &[u8], exact: bool) -> Option<f32> {
     let value: f32 = fast_float2::parse(bytes).ok()?;
-    // The shortest digits that name the float have to be the same number.
-    let keeps_digits = || value.is_finite() && float(bytes, true) == value.to_string().parse().ok();
+    // The number is the float itself, or that of the shortest digits that name it.
+    let keeps_digits = || {
+        let number = float(bytes, true);
+        value.is_finite() && (number == Some(value.into()) || number == value.to_string().parse().ok())
+    };
     (!exact || keeps_digits()).then_some(value)
 }
 
@@ -654,6 +657,7 @@ mod tests {
             ("0.1", Some(0.1)),
             ("-1.50e3", Some(-1500.0)),
             ("16777216", Some(16_777_216.0)),
+            ("0.10000000149011612", Some(0.1)),
             ("16777217", None),
             ("0.123456789", None),
             ("1e60", None),

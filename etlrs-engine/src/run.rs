@@ -234,10 +234,13 @@ impl<'a> Run<'a> {
         if let (LoadMode::Replace, Some(first)) = (pipeline.settings.mode, totals.first())
             && source_checksum.rows() == 0
         {
-            // A filter never saw those, so nobody knows that it would have dropped them too.
+            // Nobody knows whether those would have been left.
             let all = if rows_read == totals.records() { "all" } else { "no row is left, and" };
-            let message =
-                format!("{all} {} records were rejected and set aside, so the target stays as it is", totals.records());
+            let records = match totals.records() {
+                1 => "1 record was".to_owned(),
+                records => format!("{records} records were"),
+            };
+            let message = format!("{all} {records} rejected and set aside, so the target stays as it is");
             return Err(Error::new(ErrorKind::InvalidData, message).hint(format!("the first: {first}")));
         }
         let published = sessions.target.take().ok_or_else(gone)?.commit(receipts).await?;
@@ -608,7 +611,7 @@ mod tests {
         let schema = |names: &[&str]| {
             Schema::new(names.iter().map(|name| Field::new(*name, DataType::Int64, false)).collect::<Vec<_>>())
         };
-        let keeps = Effect::Keeps { tests: Vec::new(), columns: Vec::new(), may_fail: true };
+        let keeps = Effect::Keeps { tests: Vec::new(), by_type: Vec::new(), may_fail: true };
         let renames = |names: &[(&str, &str)]| {
             Effect::Renames(names.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned())).collect())
         };

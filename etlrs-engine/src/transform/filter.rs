@@ -46,8 +46,8 @@ impl Transformer for Filter {
 
     fn effect(&self) -> Effect {
         let (tests, may_fail) = self.expr.column_tests();
-        let columns = self.expr.columns().into_iter().map(str::to_owned).collect();
-        Effect::Keeps { tests, columns, may_fail }
+        let by_type = self.expr.columns_by_type().into_iter().map(str::to_owned).collect();
+        Effect::Keeps { tests, by_type, may_fail }
     }
 }
 

@@ -263,6 +263,26 @@ fn a_locked_database_is_locked_within_the_busy_timeout() {
 }
 
 #[test]
+fn floats_in_decimal_columns_are_what_was_written_or_what_they_are_exactly() {
+    use etlrs_core::arrow_array::Decimal128Array;
+
+    let columns = ["a DECIMAL(30,18)", "b DECIMAL(18,10)", "c DECIMAL(20,0)", "d DECIMAL(18,2)"];
+    let database = Database::new(&format!("CREATE TABLE t ({})", columns.join(", ")));
+    database.execute("INSERT INTO t VALUES (0.1, 12345678.1, 9223372036854775808, 1234567890123456.78)");
+    let decimal = |value: i128, precision, scale| {
+        array(Decimal128Array::from(vec![value]).with_precision_and_scale(precision, scale).unwrap())
+    };
+    let expected = batch(vec![
+        ("a", decimal(100_000_000_000_000_000, 30, 18)),
+        ("b", decimal(123_456_781_000_000_000, 18, 10)),
+        ("c", decimal(9_223_372_036_854_775_808, 20, 0)),
+        // SQLite itself has made this of it.
+        ("d", decimal(123_456_789_012_345_675, 18, 2)),
+    ]);
+    assert_eq!(database.read("t").unwrap().checksum(), Checksum::of_batch(&expected).unwrap());
+}
+
+#[test]
 fn values_that_do_not_fit_are_named_by_rowid_and_column() {
     for (declared, value, found) in [
         ("INTEGER", "'secret'", "text that is no such integer, where int64"),
@@ -281,6 +301,7 @@ fn values_that_do_not_fit_are_named_by_rowid_and_column() {
         ("DATE", "2456293", "an integer, where date"),
         ("TIMESTAMPTZ", "'2013-01-01 00:00:00 here'", "text of another form"),
         ("TIMESTAMP", "'2013-01-01 00:00:00Z'", "text of another form"),
+        ("DECIMAL(18,1)", "1234567890123456.3", "a real number that the digits"),
         ("DECIMAL(20,2)", "1e300", "a real number that the digits"),
         ("DECIMAL(5,2)", "1.255", "a real number that the digits"),
         ("DECIMAL(5,2)", "1000", "an integer with too many digits"),

@@ -460,8 +460,14 @@ fn values_that_a_column_would_change_are_refused_one_by_one() {
     for (declared, values, kept) in [
         ("DECIMAL(18,2)", decimals(&[150, -999_999_999_999_999, 0]), "1.5 -9999999999999.99 0"),
         // SQLite makes a float of it, and of a float a whole number with digits of its own.
-        ("DECIMAL(18,2)", decimals(&[123_456_789_012_345_000]), "a decimal of more digits than the column keeps"),
+        ("DECIMAL(18,2)", decimals(&[123_456_789_012_345_010]), "a decimal of more digits than the column keeps"),
         ("DECIMAL(18,2)", decimals(&[1, 1_234_567_890_123_456]), "declare the column DECIMAL_TEXT(P,S)"),
+        // Digits are counted without the zeros behind them, and are those of an integer without a fraction.
+        (
+            "DECIMAL(18,2)",
+            decimals(&[123_456_789_012_345_600, 1_234_567_890_123_450]),
+            "1234567890123456 12345678901234.5",
+        ),
         ("DECIMAL(40,2)", wide("12345"), "123.45"),
         ("DECIMAL(40,2)", wide("1234567890123456789012345678901234567890"), "a decimal of more digits"),
         ("DECIMAL(10,2)", decimals(&[9_999_999_999]), "99999999.99"),
@@ -495,7 +501,11 @@ fn values_that_a_column_would_change_are_refused_one_by_one() {
                     // What is read is what was written.
                     let types = if declared.contains('(') { None } else { Some("v:text") };
                     let read = types.map_or_else(|| database.read("t"), |types| database.read_as("t", types));
-                    assert_eq!(read.unwrap().checksum().rows(), values.len() as u64);
+                    let (read, written) = (read.unwrap(), batch(vec![("v", values.clone())]));
+                    assert_eq!(read.checksum().rows(), values.len() as u64);
+                    if read.schema().field(0).data_type() == values.data_type() {
+                        assert_eq!(read.checksum(), Checksum::of_batch(&written).unwrap(), "{declared}");
+                    }
                     database.execute("DELETE FROM t");
                 }
                 Err(error) => {
@@ -526,6 +536,7 @@ fn decimals_that_a_column_keeps_are_read_as_they_were_written() {
     };
     let (mut declared, mut written, mut read) = (Vec::new(), Vec::new(), Vec::new());
     let names: Vec<_> = (0..16).map(|scale| format!("c{scale}")).collect();
+    let full_names: Vec<_> = names.iter().map(|name| format!("f{name}")).collect();
     for (scale, name) in names.iter().enumerate() {
         let most = if scale == 0 { 18 } else { 15 };
         let values: Vec<i128> = (0..1000).map(|_| digits(most)).collect();
@@ -534,6 +545,11 @@ fn decimals_that_a_column_keeps_are_read_as_they_were_written() {
         };
         let more = 10_i128.pow(18 - scale as u32);
         declared.push(format!("{name} DECIMAL(38,18)"));
+        // As a source gives them that takes its types from the table.
+        let full: Vec<_> = values.iter().map(|value| value * more).collect();
+        declared.push(format!("f{name} DECIMAL(38,18)"));
+        written.push((full_names[scale].as_str(), decimals(full.clone(), 38, 18)));
+        read.push((full_names[scale].as_str(), decimals(full, 38, 18)));
         written.push((name.as_str(), decimals(values.clone(), most as u8, scale as i8)));
         read.push((name.as_str(), decimals(values.iter().map(|value| value * more).collect(), 38, 18)));
     }

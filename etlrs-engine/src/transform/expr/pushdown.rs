@@ -32,6 +32,37 @@ impl Expr {
         (tests, false)
     }
 
+    /// The columns of which another type with the same words might make it true of other rows: all but those that are compared
+    /// with literals, for these have a type of their own.
+    pub(in crate::transform) fn columns_by_type(&self) -> Vec<&str> {
+        let mut columns = Vec::new();
+        // With whether it is part of something that depends on types.
+        let mut open = vec![(&*self.ast, false)];
+        while let Some((ast, depends)) = open.pop() {
+            let children = ast.kind.children();
+            let depends = depends
+                || match &ast.kind {
+                    AstKind::And(_) | AstKind::Or(_) | AstKind::Not(_) | AstKind::Column(_) | AstKind::Literal(_) => {
+                        false
+                    }
+                    AstKind::Binary(op, ..) if comparison(*op).is_none() => true,
+                    AstKind::Binary(..)
+                    | AstKind::Between { .. }
+                    | AstKind::In { .. }
+                    | AstKind::Like { .. }
+                    | AstKind::IsNull { .. } => {
+                        let is_literal = |ast: &&Ast| matches!(ast.kind, AstKind::Literal(_));
+                        let others = children.iter().filter(|child| !is_literal(child)).collect::<Vec<_>>();
+                        others.len() > 1 || others.iter().any(|other| column(other).is_none())
+                    }
+                    _ => true,
+                };
+            columns.extend(column(ast).filter(|_| depends));
+            open.extend(children.into_iter().map(|child| (child, depends)));
+        }
+        columns
+    }
+
     fn tests_of(&self, ast: &Ast) -> Option<Vec<ColumnTest>> {
         let test = |column: &str, test| ColumnTest::new(column, test);
         Some(match &ast.kind {
@@ -137,6 +168,26 @@ mod tests {
         let (tests, may_fail) = Expr::parse(source).unwrap().column_tests();
         let tests: Vec<_> = tests.iter().map(|test| format!("{} {:?}", test.column, test.test)).collect();
         format!("{}{}", tests.join("; "), if may_fail { "; …" } else { "" })
+    }
+
+    #[test]
+    fn columns_whose_types_decide_are_found() {
+        for (source, expected) in [
+            ("a = 1 and (b < 'x' or not c is null) and 2 > d and e and f in (1, 2) and g like 'x%'", ""),
+            ("a < b", "a b"),
+            ("not (a between 1 and b) or c = 1", "a b"),
+            ("a in (1, b)", "a b"),
+            ("a + 1 > 2 and b = 1", "a"),
+            ("length(a) = 1", "a"),
+            ("(a = 1) = (b = 2)", "a b"),
+            ("case when a = 1 then b else c end", "a b c"),
+            ("-a < 1 and b > 0.5", "a"),
+        ] {
+            let expr = Expr::parse(source).unwrap();
+            let mut found = expr.columns_by_type();
+            found.sort_unstable();
+            assert_eq!(found.join(" "), expected, "{source}");
+        }
     }
 
     #[test]

@@ -402,9 +402,10 @@ fn moment(text: &str, is_instant: bool) -> Option<String> {
         _ => return None,
     };
     let fits = is_instant && plain(&digits, b"") && hours <= "15" && minutes <= "59";
-    // CONVERT_TZ knows fewer offsets, and gives what is out of its range back as it is.
+    // CONVERT_TZ knows fewer offsets, and gives what is out of its range back as it is. Before the year 1 there is null, which
+    // nothing comes after.
     let back = if sign == "+" { '-' } else { '+' };
-    fits.then(|| format!("({literal} {back} INTERVAL '{hours}:{minutes}' HOUR_MINUTE)"))
+    fits.then(|| format!("COALESCE({literal} {back} INTERVAL '{hours}:{minutes}' HOUR_MINUTE, {literal})"))
 }
 
 fn select_item(reading: &Reading) -> String {

@@ -9,6 +9,7 @@ use arrow_schema::{DataType, TimeUnit};
 use rusqlite::types::ValueRef;
 
 use super::text;
+use super::types::is_float;
 
 /// The integers that floats hold exactly are those up to this.
 const EXACT_IN_F64: u64 = 1 << 53;
@@ -225,7 +226,7 @@ fn float64(value: ValueRef<'_>) -> Converted<f64> {
     match value {
         ValueRef::Real(value) => Ok(value),
         // SQLite itself makes an integer of a whole float, whose value this gives back.
-        ValueRef::Integer(value) if (value as f64) as i128 == i128::from(value) => Ok(value as f64),
+        ValueRef::Integer(value) if is_float(value) => Ok(value as f64),
         ValueRef::Integer(_) => Err(Misfit("an integer beyond 2^53 that no float has exactly")),
         value => Err(class(value)),
     }
@@ -252,9 +253,14 @@ fn decimal<T>(value: ValueRef<'_>, mut parse: impl FnMut(&[u8]) -> Option<T>) ->
             parse(value.to_string().as_bytes()).ok_or(Misfit("an integer with too many digits"))
         }
         ValueRef::Real(value) => {
-            // The shortest digits that stand for it: those which somebody wrote, if there were at most 15.
-            parse(value.to_string().as_bytes())
-                .ok_or(Misfit("a real number that the digits of the decimal do not hold"))
+            // The shortest digits that stand for it are those which somebody wrote, if there were at most 15. Of more, only what
+            // it is exactly is certain.
+            let mut digits = value.to_string();
+            let significant: String = digits.chars().filter(char::is_ascii_digit).collect();
+            if significant.trim_matches('0').len() > 15 {
+                digits = format!("{value:.1074}");
+            }
+            parse(digits.as_bytes()).ok_or(Misfit("a real number that the digits of the decimal do not hold"))
         }
         value => Err(class(value)),
     }

@@ -83,8 +83,8 @@ impl<'a> Column<'a> {
             Scalar::Date(days) => text::write_date(scratch, days.into()),
             Scalar::Time(time) => text::write_time(scratch, time).ok_or(Refused::Time)?,
             Scalar::Timestamp(time) => text::write_timestamp(scratch, time, self.instant),
-            Scalar::Decimal(value, scale) => text::write_decimal(scratch, value, digits(scale)?, self.fit.scale),
-            Scalar::Wide(value, scale) => text::write_decimal(scratch, value, digits(scale)?, self.fit.scale),
+            Scalar::Decimal(value, scale) => text::write_decimal(scratch, value, digits(scale)?, self.fit.fraction),
+            Scalar::Wide(value, scale) => text::write_decimal(scratch, value, digits(scale)?, self.fit.fraction),
             Scalar::TooFar => return Err(Refused::Timestamp),
             Scalar::UInt(_) | Scalar::TooFine => return Err(Refused::Type),
         }

@@ -8,6 +8,8 @@ use std::fmt::Write;
 
 use arrow_buffer::i256;
 
+use super::types::Fraction;
+
 const DAY: i64 = 86_400_000_000;
 
 /// Days since 1970-01-01 to year, month, day (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
@@ -94,10 +96,12 @@ pub(super) fn write_timestamp(out: &mut String, microseconds: i64, instant: bool
     }
 }
 
-/// Appends `digits / 10^scale`, where `digits` is a whole number in decimal, with as many digits behind the point as `to` wants
-/// and no less than `scale`.
-pub(super) fn write_decimal(out: &mut String, digits: impl std::fmt::Display, scale: u8, to: Option<u8>) {
-    let more = to.unwrap_or(scale).saturating_sub(scale);
+/// Appends `digits / 10^scale`, where `digits` is a whole number in decimal.
+pub(super) fn write_decimal(out: &mut String, digits: impl std::fmt::Display, scale: u8, fraction: Fraction) {
+    let more = match fraction {
+        Fraction::Padded(to) => to.saturating_sub(scale),
+        Fraction::All | Fraction::Short => 0,
+    };
     let scale = usize::from(scale + more);
     let start = out.len();
     _ = write!(out, "{digits}");
@@ -110,6 +114,9 @@ pub(super) fn write_decimal(out: &mut String, digits: impl std::fmt::Display, sc
         out.insert(first, '0');
     }
     out.insert(out.len() - scale, '.');
+    if fraction == Fraction::Short {
+        out.truncate(out.trim_end_matches('0').trim_end_matches('.').len());
+    }
 }
 
 /// Reads from the front of a text.
@@ -310,6 +317,7 @@ mod tests {
         #[test]
         fn what_is_written_is_read_back(
             day in any::<i32>(), time in 0..DAY, at in any::<i64>(), value in any::<i128>(), scale in 0..=38u8,
+            zeros in 0..38u32,
         ) {
             let written = |write: &dyn Fn(&mut String)| {
                 let mut out = String::new();
@@ -323,11 +331,22 @@ mod tests {
                 prop_assert_eq!(parse_timestamp(&text, instant), Some(at));
                 prop_assert_eq!(parse_timestamp(&text, !instant), if instant { None } else { Some(at) });
             }
-            let text = written(&|out| write_decimal(out, value, scale, None));
             let mut scratch = Vec::new();
+            let value = value / 10i128.pow(zeros) * 10i128.pow(zeros);
             let fits = value.unsigned_abs() < 10u128.pow(38);
-            prop_assert_eq!(parse_decimal128(&text, 38, scale, &mut scratch), fits.then_some(value));
-            prop_assert_eq!(parse_decimal256(&text, 76, scale, &mut scratch), Some(i256::from_i128(value)));
+            for fraction in [Fraction::All, Fraction::Short, Fraction::Padded(20)] {
+                let text = written(&|out| write_decimal(out, value, scale, fraction));
+                prop_assert_eq!(parse_decimal128(&text, 38, scale, &mut scratch), fits.then_some(value));
+                prop_assert_eq!(parse_decimal256(&text, 76, scale, &mut scratch), Some(i256::from_i128(value)));
+                let behind = text.iter().rev().position(|byte| *byte == b'.').unwrap_or(0);
+                let short = text.ends_with(b"0") && behind > 0;
+                let holds = match fraction {
+                    Fraction::All => behind == usize::from(scale),
+                    Fraction::Short => !short && !text.ends_with(b"."),
+                    Fraction::Padded(to) => behind == usize::from(scale.max(to)),
+                };
+                prop_assert!(holds, "{:?}", fraction);
+            }
         }
 
         #[test]

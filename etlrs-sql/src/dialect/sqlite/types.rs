@@ -242,22 +242,32 @@ pub(super) fn can_append(source: &DataType, declared: &str) -> bool {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fit {
     pub(super) check: Option<Check>,
-    /// The digits behind the point that each decimal gets: one number is to be one text, which may be a key.
-    pub(super) scale: Option<u8>,
+    pub(super) fraction: Fraction,
+}
+
+/// The digits behind the point of a decimal that is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Fraction {
+    /// As many as its type has.
+    #[default]
+    All,
+    /// So many at least: one number is to be one text, which may be a key.
+    Padded(u8),
+    /// Without zeros at the end, for SQLite makes a number of it, of few digits exactly.
+    Short,
 }
 
 impl Fit {
     pub(super) fn of(source: &DataType, declared: &str) -> Self {
         let check = if can_append(source, declared) { None } else { Check::of(source, declared) };
-        let scale = match arrow_type(declared) {
-            Some(DataType::Decimal128(_, scale) | DataType::Decimal256(_, scale))
-                if Affinity::of(declared) == Affinity::Text =>
-            {
-                u8::try_from(scale).ok()
-            }
-            _ => None,
+        let scale = decimal_scale(source);
+        let wanted = arrow_type(declared).as_ref().and_then(decimal_scale);
+        let fraction = match (scale, wanted, Affinity::of(declared)) {
+            (Some(scale), Some(wanted), Affinity::Text) if scale < wanted => Fraction::Padded(wanted.unsigned_abs()),
+            (Some(_), _, Affinity::Numeric | Affinity::Integer) => Fraction::Short,
+            _ => Fraction::All,
         };
-        Self { check, scale }
+        Self { check, fraction }
     }
 }
 
@@ -270,8 +280,9 @@ pub(super) enum Check {
     Float,
     /// An integer from the first to the second, as the column's type has it.
     Range(i64, i64),
-    /// A decimal of at most so many digits, those behind the point included.
-    Digits(u8),
+    /// A decimal of at most so many digits, those behind the point included; `numeric`: and one of which SQLite makes a number
+    /// that is it.
+    Digits { most: u8, numeric: bool },
 }
 
 impl Check {
@@ -294,7 +305,7 @@ impl Check {
             (
                 Decimal32(_, s) | Decimal64(_, s) | Decimal128(_, s) | Decimal256(_, s),
                 Some(Decimal128(p2, s2) | Decimal256(p2, s2)),
-            ) => (0..=s2).contains(s).then(|| Self::Digits(most_digits(numeric, *s, (p2, s2)))),
+            ) => (0..=s2).contains(s).then(|| Self::Digits { most: most_digits(false, *s, (p2, s2)), numeric }),
             _ => None,
         }
     }
@@ -307,23 +318,30 @@ impl Check {
                 let begins = text.trim_start_matches(['+', '-', '.']).starts_with(|c: char| c.is_ascii_digit());
                 !(begins && text.parse::<f64>().is_ok())
             }
-            (Self::Float, Scalar::Int(value)) => value.unsigned_abs() <= 1 << 53,
+            (Self::Float, Scalar::Int(value)) => is_float(*value),
             (Self::Range(least, greatest), Scalar::Int(value)) => (least..=greatest).contains(value),
-            (Self::Digits(digits), Scalar::Decimal(value, _)) => {
-                Decimal128Type::is_valid_decimal_precision(*value, digits)
+            (Self::Digits { most, numeric }, Scalar::Decimal(value, scale)) => {
+                Decimal128Type::is_valid_decimal_precision(*value, most) && (!numeric || is_number(*value, *scale))
             }
-            (Self::Digits(digits), Scalar::Wide(value, _)) => {
-                Decimal256Type::is_valid_decimal_precision(**value, digits)
+            (Self::Digits { most, numeric }, Scalar::Wide(value, scale)) => {
+                let is_number = || value.to_i128().is_some_and(|value| is_number(value, *scale));
+                Decimal256Type::is_valid_decimal_precision(**value, most) && (!numeric || is_number())
             }
             _ => true,
         }
     }
 }
 
-/// The digits that a decimal of `scale` may have to be kept by a column for decimals of `to`, as precision and scale.
-///
-/// Numeric affinity makes a float of a text with a point, which is exact for 15 digits, and an integer of one without if 64 bits
-/// hold it: <https://www.sqlite.org/datatype3.html>, section 3.
+fn decimal_scale(data_type: &DataType) -> Option<i8> {
+    use DataType::*;
+    match data_type {
+        Dictionary(_, values) => decimal_scale(values),
+        Decimal32(_, scale) | Decimal64(_, scale) | Decimal128(_, scale) | Decimal256(_, scale) => Some(*scale),
+        _ => None,
+    }
+}
+
+/// The digits that every decimal of `scale` may have to be kept by a column for decimals of `to`, as precision and scale.
 fn most_digits(numeric: bool, scale: i8, to: (u8, i8)) -> u8 {
     let fit = to.0.saturating_sub((to.1 - scale).unsigned_abs());
     match (numeric, scale) {
@@ -331,6 +349,20 @@ fn most_digits(numeric: bool, scale: i8, to: (u8, i8)) -> u8 {
         (true, 0) => fit.min(18),
         (true, _) => fit.min(15),
     }
+}
+
+/// Whether SQLite makes a number of `value / 10^scale` that is it: an integer of 64 bits, or the float of 15 digits.
+/// <https://www.sqlite.org/datatype3.html>, section 3.
+fn is_number(mut value: i128, mut scale: i8) -> bool {
+    while scale > 0 && value % 10 == 0 {
+        (value, scale) = (value / 10, scale - 1);
+    }
+    if scale == 0 { i64::try_from(value).is_ok() } else { value.unsigned_abs() < 10_u128.pow(15) }
+}
+
+/// Whether a float of 64 bits has the value.
+pub(super) fn is_float(value: i64) -> bool {
+    (value as f64) as i128 == i128::from(value)
 }
 
 /// Least and greatest value of an integer type, with Boolean as one of them.

@@ -84,11 +84,11 @@ impl SqliteWriter {
                         }
                         Refused::Changed(Check::Range(..)) => (
                             "an integer beyond the range of the column's type",
-                            "declare the column INTEGER, or filter such rows out",
+                            "give the column a wider type, or filter such rows out",
                         ),
-                        Refused::Changed(Check::Digits(_)) => (
-                            "a decimal of more digits than the column keeps as they are",
-                            "declare the column DECIMAL_TEXT(P,S) with room for P digits, or filter such rows out",
+                        Refused::Changed(Check::Digits { .. }) => (
+                            "a decimal of more digits than the column keeps: those that are declared, and of a number with a fraction 15",
+                            "declare the column DECIMAL_TEXT(P,S) with P digits in all, or filter such rows out",
                         ),
                         Refused::Type => ("a value of another type than was planned", "please report this"),
                         Refused::Sqlite(error) => return failed(error),

@@ -279,6 +279,7 @@ fn a_cursor_of_times_is_given_in_any_usual_form() {
         ("stamp", "2024-01-31T23:00:00+13:00", "2 3"),
         ("stamp", "2024-01-31T09:00:01.5-14:00", "3"),
         ("stamp", "1970-01-01T05:00:00+12:00", "1 2 3"),
+        ("stamp", "0001-01-01T00:00:00+05:00", "1 2 3"),
         ("stamp", "2024-01-31T15:30:00+16:00", "cursor_after is no value"),
         ("stamp", "2024-01-31T15:30:00+05:60", "cursor_after is no value"),
         ("stamp", "2024-01-31T15:30:00+1:2:3", "cursor_after is no value"),
