@@ -468,6 +468,8 @@ fn values_that_a_column_would_change_are_refused_one_by_one() {
             decimals(&[123_456_789_012_345_600, 1_234_567_890_123_450]),
             "1234567890123456 12345678901234.5",
         ),
+        ("DECIMAL(40,2)", decimals(&[150]), "1.5"),
+        ("DECIMAL_TEXT(40,2)", decimals(&[999_999_999_999_999_999]), "9999999999999999.99"),
         ("DECIMAL(40,2)", wide("12345"), "123.45"),
         ("DECIMAL(40,2)", wide("1234567890123456789012345678901234567890"), "a decimal of more digits"),
         ("DECIMAL(10,2)", decimals(&[9_999_999_999]), "99999999.99"),

@@ -256,9 +256,11 @@ fn decimal<T>(value: ValueRef<'_>, mut parse: impl FnMut(&[u8]) -> Option<T>) ->
             // The shortest digits that stand for it are those which somebody wrote, if there were at most 15. Of more, only what
             // it is exactly is certain.
             let mut digits = value.to_string();
-            let significant: String = digits.chars().filter(char::is_ascii_digit).collect();
-            if significant.trim_matches('0').len() > 15 {
-                digits = format!("{value:.1074}");
+            if digits.len() > 15 {
+                let significant: String = digits.chars().filter(char::is_ascii_digit).collect();
+                if significant.trim_matches('0').len() > 15 {
+                    digits = format!("{value:.1074}");
+                }
             }
             parse(digits.as_bytes()).ok_or(Misfit("a real number that the digits of the decimal do not hold"))
         }

@@ -33,7 +33,7 @@
 //! | `BOOLEAN`, `BOOL` | Boolean |
 //! | `REAL`, `DOUBLE`, `DOUBLE PRECISION`, `FLOAT`, `FLOAT8` | Float64 |
 //! | `NUMERIC`, `DECIMAL` without digits | Float64; integers that no float has exactly are refused |
-//! | `NUMERIC(p,s)`, `DECIMAL(p,s)` | Decimal128 or 256; a float is the shortest digits that stand for it |
+//! | `NUMERIC(p,s)`, `DECIMAL(p,s)` | Decimal128 or 256; a float of at most 15 digits is those, one of more what it is exactly |
 //! | `TEXT`, `CLOB`, `CHAR(n)`, `VARCHAR(n)` and so on | Utf8 |
 //! | `BLOB`, `BINARY(n)`, `VARBINARY(n)` | Binary |
 //! | `DATE`, `TIME`, `DATETIME`, `TIMESTAMP [WITH TIME ZONE]` | Date32, Time64, Timestamp, from text as above |
@@ -321,6 +321,8 @@ impl Check {
             (Self::Float, Scalar::Int(value)) => is_float(*value),
             (Self::Range(least, greatest), Scalar::Int(value)) => (least..=greatest).contains(value),
             (Self::Digits { most, numeric }, Scalar::Decimal(value, scale)) => {
+                // More digits than its type has it cannot have.
+                let most = most.min(Decimal128Type::MAX_PRECISION);
                 Decimal128Type::is_valid_decimal_precision(*value, most) && (!numeric || is_number(*value, *scale))
             }
             (Self::Digits { most, numeric }, Scalar::Wide(value, scale)) => {
