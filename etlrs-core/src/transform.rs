@@ -36,6 +36,8 @@ pub enum Effect {
         /// Columns of which another type with the same words might keep other rows, such as two that are compared with one
         /// another: 9 is less than 10, and as text greater.
         by_type: Vec<String>,
+        /// All columns that decide, those of `by_type` among them.
+        reads: Vec<String>,
         /// Whether some row may make it fail. A source may leave out rows for the sake of `tests` all the same, but not for
         /// that of transformers behind this one, which might hide the failure.
         may_fail: bool,

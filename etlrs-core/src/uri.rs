@@ -93,72 +93,64 @@ impl Uri {
 
 impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(end) = self.scheme_end else { return mistyped(f, &self.text) };
-        let (scheme, rest) = self.text.split_at(end + 1);
-        f.write_str(scheme)?;
-        let (start, rest) = rest.split_at(if rest.starts_with("//") { 2 } else { 0 });
+        let slashes = |text: &str| text.find("//").map(|start| start + 2);
+        let start = match self.scheme_end {
+            Some(end) if self.text[end + 1..].starts_with("//") => end + 3,
+            Some(end) => end + 1,
+            // A path, or a URL without its colon, or what another program takes in place of one: `host=h password=…`.
+            None => match slashes(&self.text) {
+                Some(start) => start,
+                None => return without_secrets(f, &self.text),
+            },
+        };
+        let (start, rest) = self.text.split_at(start);
         f.write_str(start)?;
         // The last @ ends the credentials, for a password may hold any character; hiding too much does no harm.
-        let rest = match rest.rfind('@').and_then(|at| Some((rest[..at].find(':')?, at))) {
-            Some((colon, at)) => {
-                write!(f, "{}:***", &rest[..colon])?;
-                &rest[at..]
-            }
-            None => rest,
+        let Some((colon, at)) = rest.rfind('@').and_then(|at| Some((rest[..at].find(':')?, at))) else {
+            // `csv:key=1.csv` is a file that is called so.
+            let named = self.scheme_end.map_or(0, |_| rest.find(SEPARATORS).unwrap_or(rest.len()));
+            f.write_str(&rest[..named])?;
+            return without_secrets(f, &rest[named..]);
         };
-        let (address, parameters) = rest.split_at(rest.find('?').unwrap_or(rest.len()));
-        // What belongs behind a question mark is put behind a semicolon for other programs.
-        let (address, more) = address.split_at(address.find(';').unwrap_or(address.len()));
-        f.write_str(address)?;
-        without_secrets(f, more)?;
-        for (index, parameter) in parameters.split('&').enumerate() {
-            let separator = if index > 0 { "&" } else { "" };
-            match parameter.split_once('=') {
-                Some((key, value)) if is_secret(key) => {
-                    let fragment = value.find('#').map_or("", |start| &value[start..]);
-                    write!(f, "{separator}{key}=***{fragment}")?;
-                }
-                _ => write!(f, "{separator}{parameter}")?,
-            }
-        }
-        Ok(())
+        write!(f, "{}:***", &rest[..colon])?;
+        // An @ behind `password=` may be part of that as well.
+        if first_secret(&rest[..at]).is_some() { Ok(()) } else { without_secrets(f, &rest[at..]) }
     }
 }
 
-/// A path, or a URL without its colon, or what another program takes in place of one: `host=localhost password=…`.
-fn mistyped(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
-    let mut rest = text;
-    let start = text.find("//").map(|slashes| slashes + 2);
-    let at = text.rfind('@');
-    if let Some((start, at)) = start.zip(at).filter(|(start, at)| start < at)
-        && let Some(colon) = text[start..at].find(':')
-    {
-        write!(f, "{}:***", &text[..start + colon])?;
-        rest = &text[at..];
-    }
-    without_secrets(f, rest)
-}
+/// What ends a parameter of a URL, or of what other programs take in place of one.
+const SEPARATORS: [char; 4] = [' ', '&', '?', ';'];
 
 fn without_secrets(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
-    let mut in_secret = false;
-    for word in text.split_inclusive([' ', '&', '?', ';']) {
-        let end = word.trim_end_matches([' ', '&', '?', ';']).len();
-        let (word, separator) = word.split_at(end);
-        match word.split_once('=') {
-            // A folder of a path may be called so.
-            Some((key, _)) if is_secret(key) && !key.contains('/') => {
-                write!(f, "{key}=***{separator}")?;
-                in_secret = separator == ";";
-            }
-            // Passwords have semicolons too.
-            None if in_secret => in_secret = separator == ";",
-            _ => {
-                write!(f, "{word}{separator}")?;
-                in_secret = false;
-            }
-        }
+    let mut rest = text;
+    while let Some(equals) = first_secret(rest) {
+        let (shown, value) = rest.split_at(equals + 1);
+        write!(f, "{shown}***")?;
+        // A password may have separators too, but hardly one of these names behind it.
+        const KNOWN: [&str; 16] = [
+            "charset", "database", "dbname", "encrypt", "host", "hostaddr", "port", "region", "server", "sslmode",
+            "ssl-mode", "table", "uid", "user", "username", "schema",
+        ];
+        let is_known = |&(separator, _): &(usize, &str)| {
+            let name = value[separator + 1..].split_once('=').map_or("", |(name, _)| name.trim());
+            KNOWN.iter().any(|known| name.eq_ignore_ascii_case(known)) || !name.contains(SEPARATORS) && is_secret(name)
+        };
+        let next = value.match_indices(SEPARATORS).find(is_known).map(|(separator, _)| separator);
+        let next = next.or_else(|| value.rfind('#'));
+        rest = next.map_or("", |next| &value[next..]);
     }
-    Ok(())
+    f.write_str(rest)
+}
+
+/// Where the `=` of the first secret parameter is.
+fn first_secret(text: &str) -> Option<usize> {
+    let is_secret = |&(equals, _): &(usize, &str)| {
+        let key = text[..equals].trim_end();
+        let key = &key[key.rfind(SEPARATORS).map_or(0, |separator| separator + 1)..];
+        // A folder of a path may be called so.
+        is_secret(key) && !key.contains('/')
+    };
+    text.match_indices('=').find(is_secret).map(|(equals, _)| equals)
 }
 
 fn is_secret(key: &str) -> bool {
@@ -247,7 +239,7 @@ mod tests {
             ("postgres://me@host/db?password=x&port=1#t", "postgres://me@host/db?password=***&port=1#t"),
             ("postgres://me@host/db?port=1&sslPassword=x#t", "postgres://me@host/db?port=1&sslPassword=***#t"),
             ("az://c/a.csv?sv=1&sig=x", "az://c/a.csv?sv=1&sig=***"),
-            ("https://h/a.csv?X-Amz-Signature=x&a=b", "https://h/a.csv?X-Amz-Signature=***&a=b"),
+            ("https://h/a.csv?X-Amz-Signature=x&a=b", "https://h/a.csv?X-Amz-Signature=***"),
             ("postgres:me:secret@host/db", "postgres:me:***@host/db"),
             ("sqlite:a@b.db#t", "sqlite:a@b.db#t"),
             ("a:b@c.csv", "a:b@c.csv"),
@@ -259,9 +251,20 @@ mod tests {
             ("host=h user=me password=secret port=1", "host=h user=me password=*** port=1"),
             ("d//a=1/part b.csv", "d//a=1/part b.csv"),
             ("d/key=5/passengers=1/a.csv", "d/key=5/passengers=1/a.csv"),
-            ("host=h password=se;cr;et user=me", "host=h password=***;user=me"),
+            ("host=h password=se;cr;et user=me", "host=h password=*** user=me"),
+            ("host=h password=ab;c=secret user=me", "host=h password=*** user=me"),
+            ("host=h password = secret user=me", "host=h password =*** user=me"),
+            ("host=h password='a secret' user=me", "host=h password=*** user=me"),
+            ("host=h password=a?b&secret user=me", "host=h password=*** user=me"),
+            ("mysql://host/db?ssl-mode=REQUIRED;password=secret", "mysql://host/db?ssl-mode=REQUIRED;password=***"),
+            ("mysql://host/db;password=a?b&secret", "mysql://host/db;password=***"),
+            ("sqlserver://host:1433;user=me;password=se@cret", "sqlserver://host:***"),
+            ("postgres://host:5432/db?password=se@cret#t", "postgres://host:***"),
+            ("postgres://host/db?password=se@cret#t", "postgres://host/db?password=***#t"),
+            ("postgres//host:5432/db?password=se@cret", "postgres//host:***"),
+            ("postgres://me:a@host/db?password=b&pw=c#t", "postgres://me:***@host/db?password=***&pw=***#t"),
             ("mysql://host/db;password=secret;port=1", "mysql://host/db;password=***;port=1"),
-            ("sqlserver://host;user=me;password=secret?a=1#t", "sqlserver://host;user=me;password=***?a=1#t"),
+            ("sqlserver://host;user=me;password=secret?a=1#t", "sqlserver://host;user=me;password=***#t"),
             ("csv:key=1.csv", "csv:key=1.csv"),
             ("host/db;user=me;password=secret", "host/db;user=me;password=***"),
             ("postgres//host/db?password=secret", "postgres//host/db?password=***"),

@@ -35,10 +35,14 @@ pub(crate) fn source_columns(transformers: &[Arc<dyn Transformer>], target: &Sch
     let mut fields = target.fields().to_vec();
     for transformer in transformers.iter().rev() {
         match transformer.effect() {
-            Effect::Keeps { by_type, .. } => {
+            Effect::Keeps { by_type, reads, .. } => {
                 // A filter keeps the same rows whatever the target is. Some targets and sources take A for a.
-                let is_same = |a: &str, b: &str| a.to_lowercase() == b.to_lowercase();
-                fields.retain(|field| !by_type.iter().any(|column| is_same(column, field.name())));
+                let is_one_of = |columns: &[String], field: &FieldRef| {
+                    columns.iter().any(|column| column.to_lowercase() == field.name().to_lowercase())
+                };
+                // 0.1 in 32 bits is more than 0.1.
+                let is_short = |field: &FieldRef| matches!(field.data_type(), DataType::Float16 | DataType::Float32);
+                fields.retain(|field| !(is_one_of(&by_type, field) || is_short(field) && is_one_of(&reads, field)));
                 fields = fields.iter().map(widened).collect();
             }
             Effect::Renames(names) => {
@@ -59,6 +63,7 @@ pub(crate) fn source_columns(transformers: &[Arc<dyn Transformer>], target: &Sch
 /// With a type that also holds numbers which the target cannot, for a filter may drop those.
 fn widened(field: &FieldRef) -> FieldRef {
     let wide = match field.data_type() {
+        DataType::UInt64 => return field.clone(),
         data_type if data_type.is_integer() => DataType::Int64,
         DataType::Decimal128(_, scale) => DataType::Decimal128(38, *scale),
         _ => return field.clone(),
@@ -111,6 +116,10 @@ mod tests {
         // What a filter keeps is not to depend on the target.
         assert_eq!(names(&[rename(&[("x", "a")]), filter("A < c")]), found(&["b"]));
         assert_eq!(names(&[rename(&[("x", "a")]), filter("a + b < 5")]), found(&[]));
+        let float = Arc::new(Schema::new(vec![arrow_schema::Field::new("f", DataType::Float32, true)]));
+        for (expr, expected) in [("F > 0.1", 0), ("a > 0.1", 1)] {
+            assert_eq!(source_columns(&[filter(expr)], &float).unwrap().fields().len(), expected, "{expr}");
+        }
         // A filter may drop what would not fit.
         let types = |transformers: &[Arc<dyn Transformer>]| {
             let columns = source_columns(transformers, &target).unwrap();
@@ -118,6 +127,10 @@ mod tests {
         };
         assert_eq!(types(&[rename(&[("x", "a")])]), [DataType::Int16, DataType::Int16]);
         assert_eq!(types(&[filter("b = 1"), rename(&[("x", "a")])]), [DataType::Int64, DataType::Int64]);
+        assert_eq!(
+            widened(&Arc::new(arrow_schema::Field::new("u", DataType::UInt64, true))).data_type(),
+            &DataType::UInt64
+        );
     }
 
     #[test]

@@ -611,7 +611,7 @@ mod tests {
         let schema = |names: &[&str]| {
             Schema::new(names.iter().map(|name| Field::new(*name, DataType::Int64, false)).collect::<Vec<_>>())
         };
-        let keeps = Effect::Keeps { tests: Vec::new(), by_type: Vec::new(), may_fail: true };
+        let keeps = Effect::Keeps { tests: Vec::new(), by_type: Vec::new(), reads: Vec::new(), may_fail: true };
         let renames = |names: &[(&str, &str)]| {
             Effect::Renames(names.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned())).collect())
         };

@@ -46,8 +46,9 @@ impl Transformer for Filter {
 
     fn effect(&self) -> Effect {
         let (tests, may_fail) = self.expr.column_tests();
-        let by_type = self.expr.columns_by_type().into_iter().map(str::to_owned).collect();
-        Effect::Keeps { tests, by_type, may_fail }
+        let owned = |columns: Vec<&str>| columns.into_iter().map(str::to_owned).collect();
+        let (by_type, reads) = (owned(self.expr.columns_by_type()), owned(self.expr.columns()));
+        Effect::Keeps { tests, by_type, reads, may_fail }
     }
 }
 

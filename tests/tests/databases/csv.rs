@@ -156,6 +156,16 @@ fn a_filter_means_the_same_whatever_the_target_is() {
     assert_eq!(ran.code, 0, "{ran:?}");
     let found: String = sqlite.query_row("SELECT group_concat(c) FROM t", [], |row| row.get(0)).unwrap();
     assert_eq!(found, "7");
+
+    // Nothing between quotes is null as a number and not as text.
+    std::fs::write(folder.path().join("quoted.csv"), "\"b\",\"c\"\n\"1\",\"2\"\n\"3\",\"\"\n").unwrap();
+    let args = ["copy", "quoted.csv", "sqlite:t.db#t", "--mode", "append", "--where", "c is null"];
+    let ran = program(folder.path(), &args);
+    assert!(ran.code == 1 && ran.stderr.contains("types=c:text"), "{ran:?}");
+    let ran = program(folder.path(), &[&args[..], &["--columns", "b"]].concat());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let found: String = sqlite.query_row("SELECT group_concat(b) FROM t", [], |row| row.get(0)).unwrap();
+    assert_eq!(found, "3");
 }
 
 #[test]

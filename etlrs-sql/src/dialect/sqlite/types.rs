@@ -42,6 +42,7 @@
 use std::sync::Arc;
 
 use arrow_array::types::{Decimal128Type, Decimal256Type, DecimalType};
+use arrow_buffer::i256;
 use arrow_schema::{DataType, TimeUnit};
 
 use crate::value::Scalar;
@@ -326,7 +327,7 @@ impl Check {
                 Decimal128Type::is_valid_decimal_precision(*value, most) && (!numeric || is_number(*value, *scale))
             }
             (Self::Digits { most, numeric }, Scalar::Wide(value, scale)) => {
-                let is_number = || value.to_i128().is_some_and(|value| is_number(value, *scale));
+                let is_number = || is_wide_number(**value, *scale);
                 Decimal256Type::is_valid_decimal_precision(**value, most) && (!numeric || is_number())
             }
             _ => true,
@@ -360,6 +361,15 @@ fn is_number(mut value: i128, mut scale: i8) -> bool {
         (value, scale) = (value / 10, scale - 1);
     }
     if scale == 0 { i64::try_from(value).is_ok() } else { value.unsigned_abs() < 10_u128.pow(15) }
+}
+
+/// [`is_number`] of 256 bits.
+fn is_wide_number(mut value: i256, mut scale: i8) -> bool {
+    let ten = i256::from_i128(10);
+    while scale > 0 && value.checked_rem(ten) == Some(i256::ZERO) {
+        (value, scale) = (value.wrapping_div(ten), scale - 1);
+    }
+    value.to_i128().is_some_and(|value| is_number(value, scale))
 }
 
 /// Whether a float of 64 bits has the value.
@@ -465,6 +475,15 @@ mod tests {
         ] {
             assert_eq!(arrow_type(declared), expected, "{declared}");
         }
+    }
+
+    #[test]
+    fn wide_decimals_are_looked_at_without_the_zeros_at_their_end() {
+        let digits = |count: u32| i256::from_i128(10).wrapping_pow(count);
+        let check = Check::Digits { most: 76, numeric: true };
+        assert!(check.holds(&Scalar::Wide(&digits(42), 40)));
+        assert!(!check.holds(&Scalar::Wide(&(digits(42) + i256::ONE), 40)));
+        assert!(!check.holds(&Scalar::Wide(&digits(60), 40)));
     }
 
     #[test]
