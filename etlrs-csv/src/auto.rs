@@ -2,8 +2,8 @@
 
 use etlrs_core::{OptionArgument, OptionValue};
 
-use crate::encoding::Encoding;
 use crate::options::{Delimiter, Escape, Quote};
+use etlrs_files::text::Encoding;
 
 /// A value, or that it is to be found from the start of the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

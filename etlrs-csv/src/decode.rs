@@ -14,7 +14,7 @@ use etlrs_core::{Error, ErrorKind, Result};
 
 use crate::format::Format;
 use crate::records::{Dialect, Field};
-use crate::value;
+use etlrs_files::text::value;
 
 /// Who gives a column its type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

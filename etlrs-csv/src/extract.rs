@@ -13,10 +13,10 @@ use etlrs_core::{
 use crate::EXTENSIONS;
 use crate::decode::{Column, TypeBy};
 use crate::infer::{Inference, Obstacle};
-use crate::input::Once;
 use crate::options::CsvOptions;
 use crate::scan::{CsvScan, Part, pieces, places};
 use crate::survey::{Place, Survey};
+use etlrs_files::text::Once;
 
 /// Files that are kept open from the look at them until they are read; of more, each is opened when it is read.
 const HELD_FILES: usize = 128;

@@ -2,7 +2,7 @@
 
 use etlrs_core::{Error, ErrorKind, OptionArgument, OptionValue, Result};
 
-use crate::value;
+use etlrs_files::text::value;
 
 /// How a date or a timestamp is spelled.
 ///

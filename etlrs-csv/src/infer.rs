@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow_schema::{DataType, TimeUnit};
 
 use crate::format::{Format, Spellings};
-use crate::value;
+use etlrs_files::text::value;
 
 /// Spellings of null that are common enough to hint at.
 const COMMON_NULLS: [&str; 9] = ["NA", "N/A", "NULL", "null", "\\N", "NaN", "nan", "None", "-"];
@@ -133,7 +133,7 @@ impl Inference {
         self.values = true;
         let integer = value::integer(bytes, false).is_some();
         self.loose.integers &= integer;
-        self.loose.decimals &= integer || decimal_digits(bytes).is_some();
+        self.loose.decimals &= integer || value::decimal_digits(bytes).is_some();
         self.loose.times &= value::time(bytes).is_some();
         self.loose.booleans &= value::boolean_word(bytes).is_some();
         self.loose.timestamps &= value::clock(bytes).is_some();
@@ -158,7 +158,7 @@ impl Inference {
     fn kinds_of(&mut self, bytes: &[u8]) -> Kinds {
         let mut kinds = kinds(bytes);
         if self.decimals
-            && let Some((whole, fraction)) = decimal_digits(bytes)
+            && let Some((whole, fraction)) = value::decimal_digits(bytes)
         {
             kinds |= DECIMAL;
             self.whole = self.whole.max(whole);
@@ -203,7 +203,7 @@ impl Inference {
         if trimmed.len() < bytes.len() {
             return Some((Obstacle::Spaces, kinds(trimmed))).filter(|(_, kinds)| *kinds != 0);
         }
-        if let Some((whole, fraction)) = decimal_digits(bytes)
+        if let Some((whole, fraction)) = value::decimal_digits(bytes)
             && fraction > 0
             && whole + fraction <= DECIMAL_DIGITS
         {
@@ -328,17 +328,6 @@ impl Inference {
 /// The common spelling of null that `bytes` are.
 pub(crate) fn common_null(bytes: &[u8]) -> Option<&'static str> {
     COMMON_NULLS.into_iter().find(|null| null.as_bytes() == bytes)
-}
-
-/// Digits before the point and behind it of a number such as `-12.50`, which is plainly one: no `007.5`, `+1` or `1e5`.
-pub(crate) fn decimal_digits(bytes: &[u8]) -> Option<(usize, usize)> {
-    let digits = bytes.strip_prefix(b"-").unwrap_or(bytes);
-    let point = memchr::memchr(b'.', digits).unwrap_or(digits.len());
-    let (whole, fraction) = (digits.get(..point)?, digits.get(point + 1..).unwrap_or_default());
-    let numeric = !whole.is_empty() && whole.iter().chain(fraction).all(u8::is_ascii_digit);
-    let plain =
-        numeric && !(whole.len() > 1 && whole.starts_with(b"0")) && (fraction.is_empty() == (point == digits.len()));
-    plain.then_some((if whole == b"0" { 0 } else { whole.len() }, fraction.len()))
 }
 
 /// Whether `bytes` are a number whose thousands are apart by `separator`.

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use arrow_array::RecordBatch;
 use arrow_schema::{DataType, SchemaRef};
 use etlrs_core::{Error, ErrorKind, LoadPlan, Result, type_name};
 use etlrs_files::Compression;
+use etlrs_files::text::{Encode, Encoded, Output, Preceding};
 
 use crate::encode::{Dialect, Encoder, HEXADECIMAL, form};
 use crate::{CsvWriteOptions, Quoting};
@@ -82,6 +84,43 @@ impl Layout {
             line_end: self.line_end,
             may_be_first: self.header.is_empty(),
         }
+    }
+}
+
+impl Encode for Layout {
+    fn compression(&self) -> Compression {
+        self.compression
+    }
+
+    fn extension(&self) -> &'static str {
+        let tabs = self.dialect.delimiter == b'\t';
+        match self.compression {
+            Compression::Gzip(_) if tabs => "tsv.gz",
+            Compression::Zstd(_) if tabs => "tsv.zst",
+            Compression::Bzip2(_) if tabs => "tsv.bz2",
+            Compression::Xz(_) if tabs => "tsv.xz",
+            _ if tabs => "tsv",
+            Compression::Gzip(_) => "csv.gz",
+            Compression::Zstd(_) => "csv.zst",
+            Compression::Bzip2(_) => "csv.bz2",
+            Compression::Xz(_) => "csv.xz",
+            _ => "csv",
+        }
+    }
+
+    fn start(&self) -> &[u8] {
+        &self.header
+    }
+
+    fn rows(
+        &self,
+        batch: &RecordBatch,
+        from: usize,
+        out: &mut Output,
+        enough: usize,
+        preceding: Preceding,
+    ) -> Result<Encoded> {
+        self.encoder().rows(batch, from, out, enough, preceding)
     }
 }
 

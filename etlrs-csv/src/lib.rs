@@ -17,18 +17,14 @@
 //! ```
 
 mod auto;
-mod block;
 mod connector;
 mod decode;
 mod detect;
-mod directory;
 mod encode;
-mod encoding;
 mod extract;
 mod format;
 mod guess;
 mod infer;
-mod input;
 mod layout;
 mod load;
 mod old;
@@ -39,16 +35,14 @@ mod read_back;
 mod reader;
 mod records;
 mod scan;
-mod single;
 mod skip;
 mod split;
 mod survey;
-mod value;
 
 pub use auto::{Auto, Detectable};
 pub use connector::CsvConnector;
-pub use encoding::Encoding;
 pub use etlrs_files::Compression;
+pub use etlrs_files::text::Encoding;
 pub use extract::CsvExtractor;
 pub use format::{Format, Formats};
 pub use load::CsvLoader;

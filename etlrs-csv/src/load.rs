@@ -6,13 +6,12 @@ use etlrs_core::{
     Error, ErrorKind, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Partition,
     PartitionWriter, Published, Receipt, Result, RunContext, Scan,
 };
+use etlrs_files::text::{SharedDirectory, SharedFile};
 use etlrs_files::{Manifest, ManifestFile, Staging, data_files};
 
-use crate::directory::SharedDirectory;
 use crate::layout::Layout;
 use crate::old::OldFile;
 use crate::read_back::{Piece, staged_scan};
-use crate::single::SharedFile;
 use crate::{CsvWriteOptions, EXTENSIONS};
 
 /// Writes a CSV file (RFC 4180; UTF-8), or a directory with one file per partition; compressed if the name says so.
@@ -146,8 +145,11 @@ impl Loader for CsvLoader {
             let old = if let Old::Parts(files) = old { files } else { Vec::new() };
             Output::Directory(Arc::new(SharedDirectory::new(layout.clone(), staging.clone(), cx.run_id(), old)?))
         } else {
-            let old = if let Old::File(file) = old { Some(file) } else { None };
-            Output::File(Arc::new(SharedFile::new(layout.clone(), staging.clone(), old)))
+            let continues: Option<&[u8]> = match &old {
+                Old::File(old) if !old.is_empty => Some(if old.ends_with_line_end()? { b"" } else { layout.line_end }),
+                _ => None,
+            };
+            Output::File(Arc::new(SharedFile::new(layout.clone(), staging.clone(), continues)))
         };
         Ok(Box::new(CsvSession { output, layout, options: self.options.clone(), unpacking, staging }))
     }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use etlrs_core::{Error, ErrorKind, Result, RunContext};
 use etlrs_files::{Compression, InputFile, reading};
 
-use crate::input::unpacking_memory;
 use crate::layout::Layout;
+use etlrs_files::text::unpacking_memory;
 
 /// A header ends within so many bytes.
 const LONGEST_HEADER: usize = 1 << 20;

@@ -2,8 +2,8 @@ use etlrs_core::{ColumnTypes, OptionArgument, OptionValue, unknown_name};
 use etlrs_files::Compression;
 
 use crate::auto::Auto;
-use crate::encoding::Encoding;
 use crate::format::Formats;
+use etlrs_files::text::Encoding;
 
 etlrs_core::options! {
     /// How CSV files are read.

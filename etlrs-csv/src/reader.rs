@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use etlrs_core::{CancelToken, Error, ErrorKind, Result, format_bytes};
 use etlrs_files::{InputFile, InputReader, Mapping};
 
-use crate::input::{Input, Purpose};
 use crate::options::Ragged;
 use crate::records::{Dialect, Field, Malformed, Step, is_blank, narrow};
 use crate::skip::Skip;
+use etlrs_files::text::{Input, Purpose};
 
 /// A record that is too long comes in parts of so many bytes.
 const PART: usize = 64 << 10;

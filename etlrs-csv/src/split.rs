@@ -185,9 +185,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::input::{Handle, Input};
     use crate::options::Ragged;
     use crate::records::Dialect;
+    use etlrs_files::text::{Handle, Input};
 
     fn source(text: &[u8], width: usize) -> Arc<Source> {
         let mut file = tempfile::NamedTempFile::new().unwrap();

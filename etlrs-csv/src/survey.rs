@@ -7,13 +7,13 @@ use etlrs_core::{Error, ErrorKind, Result, RunContext};
 use etlrs_files::InputFile;
 
 use crate::detect::{self, Finding, Given, detect};
-use crate::encoding::Encoding;
 use crate::format::Spellings;
 use crate::infer::Inference;
-use crate::input::{Handle, Input, Once, Raw};
 use crate::options::{CsvOptions, Sample};
 use crate::reader::{Found, Reader, Source};
 use crate::records::{Dialect, Field, Step, is_blank};
+use etlrs_files::text::Encoding;
+use etlrs_files::text::{Handle, Input, Once, Raw};
 
 /// A sample ends here even if it has fewer records than asked for.
 const LARGEST_SAMPLE: usize = 64 << 20;
@@ -73,7 +73,7 @@ impl Survey {
             }
         };
         let in_source = |error: Error| error.in_source(path.display());
-        let input = Input::of(raw, path, options.encoding, cx).map_err(in_source)?;
+        let input = Input::of(raw, path, options.encoding.given(), cx).map_err(in_source)?;
         let length = match (&input, stored) {
             (Input::Plain(_), Some(length)) => length,
             _ => u64::MAX,

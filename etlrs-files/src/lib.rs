@@ -4,7 +4,7 @@
 //! the old data or the new, whatever happens in between. A [`TargetLock`] that dies with its process tells work in
 //! progress from what dead runs left behind. Writers of many partitions append to one file in order ([`OrderedFile`]), or
 //! fill a directory with a file each ([`Parts`]), which is described by its [`Manifest`]. Files can be
-//! compressed as a whole ([`Compression`]).
+//! compressed as a whole ([`Compression`]). What CSV and JSON have in common is in [`text`].
 //!
 //! With the feature `object-store`, all of that is also for the URLs of object stores (`s3://`, `gs://`, `az://`): a path
 //! may be one. [`InputFile`] reads either, [`OutputFile`] writes either.
@@ -41,6 +41,7 @@ mod pattern;
 mod place;
 mod source;
 mod staging;
+pub mod text;
 
 pub use compression::{Compression, Compressor, Decompressor, reading};
 pub use input::{InputFile, InputReader};

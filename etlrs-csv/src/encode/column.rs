@@ -8,9 +8,9 @@ use arrow_schema::{DataType, TimeUnit};
 use memchr::memchr;
 
 use super::Unfit;
-use super::number::{self, Ticks};
-use super::output::Output;
 use super::quote::Dialect;
+use etlrs_files::text::Output;
+use etlrs_files::text::number::{self, Ticks};
 
 /// The values of a column of a batch.
 pub(super) struct Column<'a> {

@@ -1,13 +1,11 @@
 //! From Arrow columns to the records of a CSV file.
 //!
-//! Rows are written one after another, each value behind the last into one buffer (`output.rs`): numbers and dates by
-//! tables (`number.rs`), text by copying it (`column.rs`). What text needs quotes is found by one search for special
+//! Rows are written one after another, each value behind the last into one buffer: numbers and dates by
+//! tables (`etlrs_files::text::number`), text by copying it (`column.rs`). What text needs quotes is found by one search for special
 //! bytes over all of a column's text, rather than value by value (`quote.rs`).
 
 mod column;
 mod form;
-mod number;
-mod output;
 mod quote;
 
 use arrow_array::RecordBatch;
@@ -15,8 +13,8 @@ use arrow_schema::SchemaRef;
 use etlrs_core::{Error, ErrorKind, PartitionId, Result};
 
 use column::Column;
+use etlrs_files::text::{Encoded, Output, Preceding};
 pub(crate) use form::{HEXADECIMAL, form};
-pub(crate) use output::Output;
 pub(crate) use quote::Dialect;
 
 /// Why a value cannot be a field.
@@ -41,14 +39,6 @@ pub(crate) struct Encoder<'a> {
     pub(crate) line_end: &'static [u8],
     /// Whether the first record may be the first of a file.
     pub(crate) may_be_first: bool,
-}
-
-/// What [`Encoder::rows`] did.
-#[derive(Debug, Default)]
-pub(crate) struct Encoded {
-    pub(crate) rows: usize,
-    /// Whether there was a time with digits beyond the microsecond.
-    pub(crate) fine: bool,
 }
 
 impl Encoder<'_> {
@@ -80,7 +70,6 @@ impl Encoder<'_> {
 
     /// Appends rows of `batch` from `from` on to `out`, one at the least, until it holds `enough` bytes or some thousand
     /// rows are done.
-    /// `before` is the number of rows of `partition` in earlier batches.
     ///
     /// # Errors
     /// `InvalidData` for a value that CSV cannot hold as the options say; `Internal` for a batch of another schema.
@@ -90,8 +79,7 @@ impl Encoder<'_> {
         from: usize,
         out: &mut Output,
         enough: usize,
-        partition: PartitionId,
-        before: u64,
+        preceding: Preceding,
     ) -> Result<Encoded> {
         let rows = batch.num_rows().saturating_sub(from).min(STRIDE);
         let part = batch.slice(from, rows);
@@ -109,8 +97,8 @@ impl Encoder<'_> {
         while encoded.rows < rows && (out.len() < enough || encoded.rows == 0) {
             for (index, column) in columns.iter_mut().enumerate() {
                 if let Err(unfit) = column.append(out, encoded.rows, self.dialect, &mut encoded.fine) {
-                    let row = before + (from + encoded.rows) as u64 + 1;
-                    return Err(self.refusal(unfit, index, row, partition));
+                    let row = preceding.rows + (from + encoded.rows) as u64 + 1;
+                    return Err(self.refusal(unfit, index, row, preceding.partition));
                 }
                 out.push(delimiter);
             }

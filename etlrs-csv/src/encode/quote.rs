@@ -3,8 +3,8 @@
 use memchr::{memchr, memchr2, memchr3};
 
 use super::Unfit;
-use super::output::Output;
 use crate::Quoting;
+use etlrs_files::text::Output;
 
 /// The bytes that give a file its structure, and what stands for null.
 #[derive(Clone, Debug)]

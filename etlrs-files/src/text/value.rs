@@ -11,7 +11,7 @@ use std::ops::Range;
 
 /// `true` and `false`, also in upper case or capitalised.
 #[inline]
-pub(crate) fn boolean(bytes: &[u8]) -> Option<bool> {
+pub fn boolean(bytes: &[u8]) -> Option<bool> {
     // Four bytes, the last one and the length as one number, for which of the two comes next can often not be foretold.
     const fn word(text: &[u8]) -> Option<u64> {
         let (Some(start), &[.., last]) = (text.first_chunk::<4>(), text) else { return None };
@@ -29,7 +29,7 @@ pub(crate) fn boolean(bytes: &[u8]) -> Option<bool> {
 const DAY: i64 = 86_400_000_000;
 
 /// The same, and other words that databases write and take: `t`, `yes`, `on`, `1` and their opposites, in any case.
-pub(crate) fn boolean_word(bytes: &[u8]) -> Option<bool> {
+pub fn boolean_word(bytes: &[u8]) -> Option<bool> {
     const WORDS: [(&[u8], bool); 12] = [
         (b"true", true),
         (b"false", false),
@@ -48,7 +48,7 @@ pub(crate) fn boolean_word(bytes: &[u8]) -> Option<bool> {
 }
 
 /// A timestamp without a zone, or a date, which is its midnight.
-pub(crate) fn clock(bytes: &[u8]) -> Option<i64> {
+pub fn clock(bytes: &[u8]) -> Option<i64> {
     match timestamp(bytes) {
         Some((micros, zoned)) => (!zoned).then_some(micros),
         None => i64::from(date(bytes)?).checked_mul(DAY),
@@ -56,7 +56,7 @@ pub(crate) fn clock(bytes: &[u8]) -> Option<i64> {
 }
 
 /// A date, or its midnight.
-pub(crate) fn day(bytes: &[u8]) -> Option<i32> {
+pub fn day(bytes: &[u8]) -> Option<i32> {
     date(bytes).or_else(|| {
         let micros = clock(bytes).filter(|micros| micros.rem_euclid(DAY) == 0)?;
         i32::try_from(micros.div_euclid(DAY)).ok()
@@ -126,7 +126,7 @@ fn quick_digits(bytes: &[u8], digits: Range<usize>) -> Option<u64> {
 
 /// [`integer`] of a part of `bytes`, by a shortcut for up to 19 digits.
 #[inline]
-pub(crate) fn integer_in(bytes: &[u8], field: Range<usize>, exact: bool) -> Option<i64> {
+pub fn integer_in(bytes: &[u8], field: Range<usize>, exact: bool) -> Option<i64> {
     let negative = bytes.get(field.start) == Some(&b'-');
     let digits = field.start + usize::from(negative)..field.end;
     let plain = !exact || bytes.get(digits.start) != Some(&b'0') || (digits.len() == 1 && !negative);
@@ -141,7 +141,7 @@ pub(crate) fn integer_in(bytes: &[u8], field: Range<usize>, exact: bool) -> Opti
 }
 
 /// A decimal integer.
-pub(crate) fn integer(bytes: &[u8], exact: bool) -> Option<i64> {
+pub fn integer(bytes: &[u8], exact: bool) -> Option<i64> {
     let (negative, digits) = match bytes {
         [b'-', digits @ ..] => (true, digits),
         [b'+', digits @ ..] if !exact => (false, digits),
@@ -227,7 +227,7 @@ fn without_byte(word: u64, place: u32, first: u8) -> u64 {
 /// Their integer and the power of ten are both floats without rounding, so the quotient is rounded once, as it must be:
 /// William Clinger, "How to Read Floating Point Numbers Accurately" (1990).
 #[inline]
-pub(crate) fn float_in(bytes: &[u8], field: Range<usize>, exact: bool) -> Option<f64> {
+pub fn float_in(bytes: &[u8], field: Range<usize>, exact: bool) -> Option<f64> {
     let negative = bytes.get(field.start) == Some(&b'-');
     let number = field.start + usize::from(negative)..field.end;
     // 007.5 is a number only for those who want it to be one.
@@ -243,7 +243,7 @@ pub(crate) fn float_in(bytes: &[u8], field: Range<usize>, exact: bool) -> Option
 }
 
 /// A floating point number, correctly rounded.
-pub(crate) fn float(bytes: &[u8], exact: bool) -> Option<f64> {
+pub fn float(bytes: &[u8], exact: bool) -> Option<f64> {
     if exact && !plain_float(bytes) {
         return None;
     }
@@ -252,7 +252,7 @@ pub(crate) fn float(bytes: &[u8], exact: bool) -> Option<f64> {
 }
 
 /// [`float`] with 32 bits, for which it is rounded once: through 64 bits it would be rounded twice.
-pub(crate) fn float32(bytes: &[u8], exact: bool) -> Option<f32> {
+pub fn float32(bytes: &[u8], exact: bool) -> Option<f32> {
     let value: f32 = fast_float2::parse(bytes).ok()?;
     // The number is the float itself, or that of the shortest digits that name it.
     let keeps_digits = || {
@@ -297,7 +297,7 @@ fn plain_float(bytes: &[u8]) -> bool {
 }
 
 /// `number × 10^scale` for a decimal number with at most `scale` digits after the point that are not zero.
-pub(crate) fn decimal(bytes: &[u8], scale: u32) -> Option<i128> {
+pub fn decimal(bytes: &[u8], scale: u32) -> Option<i128> {
     let (negative, digits) = match bytes {
         [b'-', digits @ ..] => (true, digits),
         [b'+', digits @ ..] => (false, digits),
@@ -325,9 +325,20 @@ pub(crate) fn decimal(bytes: &[u8], scale: u32) -> Option<i128> {
     Some(if negative { -value } else { value })
 }
 
+/// Digits before the point and behind it of a number such as `-12.50`, which is plainly one: no `007.5`, `+1` or `1e5`.
+pub fn decimal_digits(bytes: &[u8]) -> Option<(usize, usize)> {
+    let digits = bytes.strip_prefix(b"-").unwrap_or(bytes);
+    let point = memchr::memchr(b'.', digits).unwrap_or(digits.len());
+    let (whole, fraction) = (digits.get(..point)?, digits.get(point + 1..).unwrap_or_default());
+    let numeric = !whole.is_empty() && whole.iter().chain(fraction).all(u8::is_ascii_digit);
+    let plain =
+        numeric && !(whole.len() > 1 && whole.starts_with(b"0")) && (fraction.is_empty() == (point == digits.len()));
+    plain.then_some((if whole == b"0" { 0 } else { whole.len() }, fraction.len()))
+}
+
 /// [`decimal`] of a part of `bytes`, by a shortcut for up to 15 digits with a point, or 19 without.
 #[inline]
-pub(crate) fn decimal_in(bytes: &[u8], field: Range<usize>, scale: u32, exact: bool) -> Option<i128> {
+pub fn decimal_in(bytes: &[u8], field: Range<usize>, scale: u32, exact: bool) -> Option<i128> {
     let negative = bytes.get(field.start) == Some(&b'-');
     let number = field.start + usize::from(negative)..field.end;
     let quick = quick_decimal(bytes, number.clone()).or_else(|| Some((quick_digits(bytes, number.clone())?, 0)));
@@ -343,7 +354,7 @@ pub(crate) fn decimal_in(bytes: &[u8], field: Range<usize>, scale: u32, exact: b
         }
         _ => {
             let field = bytes.get(field)?;
-            let plain = !exact || crate::infer::decimal_digits(field).is_some();
+            let plain = !exact || decimal_digits(field).is_some();
             if plain { decimal(field, scale) } else { None }
         }
     }
@@ -362,7 +373,7 @@ const WHOLE_POWERS: [u64; 19] = {
 
 /// Days since 1970-01-01 of `YYYY-MM-DD` (ISO 8601, proleptic Gregorian calendar).
 #[inline]
-pub(crate) fn date(bytes: &[u8]) -> Option<i32> {
+pub fn date(bytes: &[u8]) -> Option<i32> {
     let (start, &[d1, d2]) = bytes.split_first_chunk::<8>()? else { return None };
     let word = u64::from_le_bytes(*start);
     const DASHES: u64 = 0xff00_00ff_0000_0000;
@@ -397,7 +408,7 @@ fn two(tens: u8, ones: u8) -> Option<i32> {
 }
 
 /// Microseconds since midnight of `HH:MM`, `HH:MM:SS` or `HH:MM:SS.ffffff`.
-pub(crate) fn time(bytes: &[u8]) -> Option<i64> {
+pub fn time(bytes: &[u8]) -> Option<i64> {
     let (hours_minutes, rest) = bytes.split_at_checked(5)?;
     let &[h1, h2, b':', m1, m2] = hours_minutes else { return None };
     let (hour, minute) = (two(h1, h2)?, two(m1, m2)?);
@@ -435,7 +446,7 @@ fn fraction_micros(digits: &[u8]) -> Option<i64> {
 
 /// Microseconds since 1970-01-01 of a date and a time with `T` or a space between them, and whether a zone was given
 /// (`Z`, `+HH:MM`, `+HHMM`, `+HH`): if so, the result is in UTC. A date alone is no timestamp.
-pub(crate) fn timestamp(bytes: &[u8]) -> Option<(i64, bool)> {
+pub fn timestamp(bytes: &[u8]) -> Option<(i64, bool)> {
     quick_timestamp(bytes).or_else(|| any_timestamp(bytes))
 }
 
@@ -538,7 +549,7 @@ mod tests {
             let bits = |value: Option<f64>| value.map(f64::to_bits);
             prop_assert_eq!(bits(float_in(bytes, field.clone(), exact)), bits(float(number.as_bytes(), exact)));
             let plainly = decimal(number.as_bytes(), scale)
-                .filter(|_| !exact || crate::infer::decimal_digits(number.as_bytes()).is_some());
+                .filter(|_| !exact || decimal_digits(number.as_bytes()).is_some());
             prop_assert_eq!(decimal_in(bytes, field, scale, exact), plainly);
         }
 

@@ -1,7 +1,7 @@
 //! The buffer that values are appended to.
 
 /// Bytes of which a number, a date or a time needs fewer.
-pub(super) const SLOT: usize = 48;
+pub const SLOT: usize = 48;
 /// Text up to one of these lengths is copied as so many bytes, of which the rest is overwritten: a move or two of registers,
 /// where a copy of the right length would be a call.
 const SHORT: usize = 32;
@@ -9,7 +9,7 @@ const LONGER: usize = 64;
 
 /// A growing buffer with room behind its end, so that appending is a check and a few moves.
 #[derive(Debug, Default)]
-pub(crate) struct Output {
+pub struct Output {
     /// What is behind `length` means nothing.
     bytes: Vec<u8>,
     length: usize,
@@ -17,32 +17,37 @@ pub(crate) struct Output {
 
 impl Output {
     /// That uses the memory of `buffer`.
-    pub(crate) fn reusing(buffer: Vec<u8>) -> Self {
+    pub fn reusing(buffer: Vec<u8>) -> Self {
         Self { bytes: buffer, length: 0 }
     }
 
     /// Bytes appended.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.length
     }
 
+    /// Whether nothing was appended.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
     /// Bytes of memory.
-    pub(crate) fn memory(&self) -> usize {
+    pub fn memory(&self) -> usize {
         self.bytes.capacity()
     }
 
     /// What was appended.
-    pub(crate) fn as_bytes(&self) -> &[u8] {
+    pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
     }
 
     /// Forgets what was appended after the first `length` bytes.
-    pub(crate) fn truncate(&mut self, length: usize) {
+    pub fn truncate(&mut self, length: usize) {
         self.length = self.length.min(length);
     }
 
     /// The buffer, whose first [`len`](Self::len) bytes are what was appended.
-    pub(crate) fn into_buffer(self) -> Vec<u8> {
+    pub fn into_buffer(self) -> Vec<u8> {
         self.bytes
     }
 
@@ -62,8 +67,9 @@ impl Output {
         self.bytes.resize(size, 0);
     }
 
+    /// Appends a byte.
     #[inline(always)]
-    pub(super) fn push(&mut self, byte: u8) {
+    pub fn push(&mut self, byte: u8) {
         self.reserve(1);
         self.bytes[self.length] = byte;
         self.length += 1;
@@ -71,7 +77,7 @@ impl Output {
 
     /// Overwrites the last byte.
     #[inline(always)]
-    pub(super) fn replace_last(&mut self, byte: u8) {
+    pub fn replace_last(&mut self, byte: u8) {
         if let Some(last) = self.length.checked_sub(1) {
             self.bytes[last] = byte;
         }
@@ -79,15 +85,16 @@ impl Output {
 
     /// Appends what `write` puts at the start of a slot; it gives the length.
     #[inline(always)]
-    pub(super) fn slot(&mut self, write: impl FnOnce(&mut [u8; SLOT]) -> usize) {
+    pub fn slot(&mut self, write: impl FnOnce(&mut [u8; SLOT]) -> usize) {
         self.reserve(SLOT);
         if let Some(slot) = self.bytes[self.length..].first_chunk_mut() {
             self.length += write(slot).min(SLOT);
         }
     }
 
+    /// Appends bytes.
     #[inline(always)]
-    pub(super) fn extend(&mut self, bytes: &[u8]) {
+    pub fn extend(&mut self, bytes: &[u8]) {
         self.reserve(bytes.len());
         let end = self.length + bytes.len();
         self.bytes[self.length..end].copy_from_slice(bytes);
@@ -96,7 +103,7 @@ impl Output {
 
     /// Appends `values[start..end]`.
     #[inline(always)]
-    pub(super) fn extend_from(&mut self, values: &[u8], start: usize, end: usize) {
+    pub fn extend_from(&mut self, values: &[u8], start: usize, end: usize) {
         let length = end - start;
         self.reserve(length.max(LONGER));
         let (from, to) = (&values[start..], &mut self.bytes[self.length..]);

@@ -12,10 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use etlrs_core::{CancelToken, Error, ErrorKind, Result, RunContext, format_bytes};
-use etlrs_files::{Compression, InputFile, reading};
 
-use crate::auto::Auto;
-use crate::encoding::{Encoding, Transcoder};
+use super::encoding::{Encoding, Transcoder};
+use crate::{Compression, InputFile, reading};
 
 /// Bytes of compressed data that are read at a time.
 const BLOCK: usize = 64 << 10;
@@ -26,56 +25,72 @@ const REMOTE_LOOK: usize = 128 << 10;
 
 /// Bytes as they are stored.
 #[derive(Clone, Debug)]
-pub(crate) enum Raw {
+pub enum Raw {
+    /// A file.
     File(Handle),
+    /// What is read front to back, once: standard input, a pipe.
     Once(Arc<Once>),
 }
 
 /// A file that is read at any place; open, unless there are so many that they are opened when they are read.
 #[derive(Clone, Debug)]
-pub(crate) struct Handle {
-    pub(crate) path: Box<Path>,
-    pub(crate) held: Option<InputFile>,
-    pub(crate) cancel: CancelToken,
+pub struct Handle {
+    /// Its path, or the URL of an object.
+    pub path: Box<Path>,
+    /// The file, if it is held open.
+    pub held: Option<InputFile>,
+    /// Ends waits for an object store.
+    pub cancel: CancelToken,
 }
 
 impl Handle {
-    pub(crate) fn open(&self) -> Result<InputFile> {
+    /// The file, opened if it is not held.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn open(&self) -> Result<InputFile> {
         match &self.held {
             Some(file) => Ok(file.clone()),
             None => InputFile::open(&self.path, &self.cancel),
         }
     }
 
-    pub(crate) fn is_remote(&self) -> bool {
-        etlrs_files::store_scheme(&self.path).is_some()
+    /// Whether it is in an object store.
+    pub fn is_remote(&self) -> bool {
+        crate::store_scheme(&self.path).is_some()
     }
 }
 
 /// The text of a file.
 #[derive(Debug)]
-pub(crate) enum Input {
+pub enum Input {
     /// Bytes that are the text.
     Plain(Handle),
+    /// Bytes that become text on the way.
     Stream {
+        /// Where they are.
         raw: Raw,
+        /// How they are compressed.
         compression: Compression,
         /// Bytes that decompressing takes.
         unpacking: usize,
+        /// How characters are spelled.
         encoding: Encoding,
     },
 }
 
 /// Whether a stream is looked at or read. Only what can be read once makes a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub enum Purpose {
+    /// At its start, which can be read again.
     Look,
+    /// As a whole.
     Read,
 }
 
 impl Input {
     /// Finds out how `raw`, which is called `path`, is stored.
-    pub(crate) fn of(raw: Raw, path: &Path, encoding: Auto<Encoding>, cx: &RunContext) -> Result<Self> {
+    pub fn of(raw: Raw, path: &Path, encoding: Option<Encoding>, cx: &RunContext) -> Result<Self> {
         let mut start = Vec::new();
         let look = raw.open(Purpose::Look, None)?;
         look.take(6).read_to_end(&mut start).map_err(|error| reading(path, error))?;
@@ -92,8 +107,8 @@ impl Input {
             text.take(6).read_to_end(&mut start).map_err(|error| reading(path, error))?;
         }
         let encoding = match encoding {
-            Auto::Given(encoding) => encoding,
-            Auto::Auto => {
+            Some(encoding) => encoding,
+            None => {
                 let mark = Encoding::of_mark(&start);
                 if mark.is_none()
                     && start.len() >= 4
@@ -113,12 +128,12 @@ impl Input {
     }
 
     /// Whether it can be read only once.
-    pub(crate) fn is_once(&self) -> bool {
+    pub fn is_once(&self) -> bool {
         matches!(self, Self::Stream { raw: Raw::Once(_), .. })
     }
 
     /// Bytes that reading it takes beyond the reader's buffer.
-    pub(crate) fn memory(&self) -> usize {
+    pub fn memory(&self) -> usize {
         let Self::Stream { raw, compression, unpacking, encoding } = self else { return 0 };
         let kept = match raw {
             Raw::Once(once) => once.kept(),
@@ -130,7 +145,7 @@ impl Input {
     }
 
     /// The text from its start, and a count of the stored bytes that it came from.
-    pub(crate) fn open(&self, path: &Path, purpose: Purpose) -> Result<(Box<dyn Read + Send>, Arc<AtomicU64>)> {
+    pub fn open(&self, path: &Path, purpose: Purpose) -> Result<(Box<dyn Read + Send>, Arc<AtomicU64>)> {
         let taken = Arc::new(AtomicU64::new(0));
         let text: Box<dyn Read + Send> = match self {
             Self::Plain(handle) => Raw::File(handle.clone()).open(purpose, Some(&taken))?,
@@ -158,7 +173,7 @@ impl Input {
 ///
 /// # Errors
 /// `MemoryExceeded` for more than the whole budget, which even a look may not take; those of reading `start`.
-pub(crate) fn unpacking_memory(compression: Compression, start: impl Read, cx: &RunContext) -> io::Result<usize> {
+pub fn unpacking_memory(compression: Compression, start: impl Read, cx: &RunContext) -> io::Result<usize> {
     let (unpacking, usual) = (compression.unpacking_memory(start)?, compression.unpacking_memory(io::empty())?);
     let budget = cx.memory().limit();
     if unpacking <= budget.max(usual) {
@@ -201,8 +216,9 @@ impl Read for Counted {
 }
 
 /// What can be read only once. It may be looked at until it is read.
-pub(crate) struct Once {
-    pub(crate) name: Box<Path>,
+pub struct Once {
+    /// What errors call it.
+    pub name: Box<Path>,
     state: Mutex<State>,
 }
 
@@ -221,7 +237,8 @@ impl fmt::Debug for Once {
 }
 
 impl Once {
-    pub(crate) fn new(
+    /// Of what `open` gives, when it is first needed; errors call it `name`.
+    pub fn new(
         name: impl AsRef<Path>,
         open: impl FnOnce() -> Result<Box<dyn Read + Send>> + Send + 'static,
     ) -> Arc<Self> {
@@ -229,7 +246,7 @@ impl Once {
     }
 
     /// Standard input, of which the process has one.
-    pub(crate) fn stdin() -> Arc<Self> {
+    pub fn stdin() -> Arc<Self> {
         static TAKEN: AtomicBool = AtomicBool::new(false);
         Self::new("standard input", || {
             if TAKEN.swap(true, Ordering::Relaxed) {

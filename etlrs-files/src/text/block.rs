@@ -4,10 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
 use etlrs_core::{PartitionId, Result};
-use etlrs_files::{Compression, Compressor};
 
-use crate::encode::Output;
-use crate::layout::Layout;
+use super::{Encode, Output, Preceding};
+use crate::{Compression, Compressor};
 
 /// Large enough that a file is written in few calls and compresses well, and small enough to stay in the cache.
 const BLOCK: usize = 1 << 20;
@@ -51,7 +50,7 @@ impl Spares {
 
 /// Makes blocks of the rows of a partition.
 pub(crate) struct Packer {
-    layout: Arc<Layout>,
+    format: Arc<dyn Encode>,
     spares: Arc<Spares>,
     partition: PartitionId,
     compressor: Option<Compressor>,
@@ -67,17 +66,17 @@ pub(crate) struct Packer {
 impl Packer {
     /// Of a writer that may hold `memory` bytes.
     pub(crate) fn new(
-        layout: &Arc<Layout>,
+        format: &Arc<dyn Encode>,
         spares: &Arc<Spares>,
         partition: PartitionId,
         memory: usize,
     ) -> Result<Self> {
-        let compressor = match layout.compression {
+        let compressor = match format.compression() {
             Compression::None => None,
             compression => Some(compression.compressor()?),
         };
         Ok(Self {
-            layout: layout.clone(),
+            format: format.clone(),
             spares: spares.clone(),
             partition,
             compressor,
@@ -107,7 +106,8 @@ impl Packer {
             self.text = Output::reusing(spare.unwrap_or_else(|| vec![0; self.block + (self.block >> 6)]));
         }
         let before = self.rows_before + self.rows;
-        let encoded = self.layout.encoder().rows(batch, offset, &mut self.text, self.block, self.partition, before)?;
+        let preceding = Preceding { partition: self.partition, rows: before, in_block: self.rows > 0 };
+        let encoded = self.format.rows(batch, offset, &mut self.text, self.block, preceding)?;
         self.rows += encoded.rows as u64;
         self.fine |= encoded.fine;
         let full = if self.text.len() >= self.block { self.take()? } else { None };

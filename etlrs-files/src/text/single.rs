@@ -10,18 +10,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use etlrs_core::{Error, Partition, PartitionId, PartitionWriter, Receipt, Result, RunContext};
-use etlrs_files::{OrderedFile, OutputFile, Staging};
 
-use crate::block::{Block, Packer, Spares};
-use crate::layout::Layout;
-use crate::old::OldFile;
+use super::Encode;
+use super::block::{Block, Packer, Spares};
+use crate::{Compression, OrderedFile, OutputFile, Staging};
 
 /// The one file that the writers of a load share.
-pub(crate) struct SharedFile {
-    layout: Arc<Layout>,
+pub struct SharedFile {
+    format: Arc<dyn Encode>,
     staging: Arc<Staging>,
-    /// The file whose rows come first, in mode append.
-    old: Option<OldFile>,
+    /// What is put between the rows of the file that is there and those that are appended to it.
+    continues: Option<Box<[u8]>>,
     file: OrderedFile<Appended>,
     spares: Arc<Spares>,
     fine: AtomicBool,
@@ -37,27 +36,35 @@ struct Appended {
 
 /// What a file has when all partitions are in it.
 #[derive(Clone, Debug)]
-pub(crate) struct Closed {
-    pub(crate) rows: u64,
-    pub(crate) bytes: u64,
-    pub(crate) ranges: Vec<Range<u64>>,
+pub struct Closed {
+    /// Rows of the load.
+    pub rows: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Where in the file the rows of the load are, in the order of partitions.
+    pub ranges: Vec<Range<u64>>,
     /// A time was finer than microseconds.
-    pub(crate) fine: bool,
+    pub fine: bool,
 }
 
 impl SharedFile {
-    pub(crate) fn new(layout: Arc<Layout>, staging: Arc<Staging>, old: Option<OldFile>) -> Self {
+    /// To a new file; with `continues` to the one that is there, behind these bytes.
+    pub fn new(format: Arc<dyn Encode>, staging: Arc<Staging>, continues: Option<&[u8]>) -> Self {
         let (file, spares, fine, closed) =
             (OrderedFile::new(), Arc::default(), AtomicBool::default(), Mutex::default());
-        Self { layout, staging, old, file, spares, fine, closed }
+        Self { format, staging, continues: continues.map(Box::from), file, spares, fine, closed }
     }
 
-    pub(crate) fn writer(self: &Arc<Self>, cx: &RunContext, partition: &Partition) -> Result<Box<dyn PartitionWriter>> {
+    /// A writer of the rows of `partition`.
+    ///
+    /// # Errors
+    /// `Unsupported` for another attempt at a partition of which something is in the file.
+    pub fn writer(self: &Arc<Self>, cx: &RunContext, partition: &Partition) -> Result<Box<dyn PartitionWriter>> {
         self.file.admit(partition.id).map_err(|error| error.in_source(self.staging.target().display()))?;
-        let memory = cx.writer_memory().saturating_sub(self.layout.compression.memory());
+        let memory = cx.writer_memory().saturating_sub(self.format.compression().memory());
         Ok(Box::new(SharedFileWriter {
             file: self.clone(),
-            packer: Packer::new(&self.layout, &self.spares, partition.id, memory)?,
+            packer: Packer::new(&self.format, &self.spares, partition.id, memory)?,
             parked: Vec::new(),
             memory,
             receipt: Receipt::new(partition.id, 0, 0),
@@ -69,16 +76,11 @@ impl SharedFile {
     }
 
     fn open(&self) -> Result<Appended> {
-        let old = self.old.as_ref().filter(|old| !old.is_empty);
-        let file = match old {
-            None => start_file(self.staging.create(None)?, &self.layout).map_err(|error| self.failed(error))?,
-            Some(old) => {
+        let file = match &self.continues {
+            None => start_file(self.staging.create(None)?, &*self.format).map_err(|error| self.failed(error))?,
+            Some(between) => {
                 let mut file = self.staging.continue_old()?;
-                let mut end = Vec::new();
-                if !old.ends_with_line_end()? {
-                    self.layout.compression.compressor()?.append_member(self.layout.line_end, &mut end)?;
-                }
-                file.write_all(&end).map_err(|error| self.failed(error))?;
+                file.write_all(&member(&*self.format, between)?).map_err(|error| self.failed(error))?;
                 file
             }
         };
@@ -90,15 +92,19 @@ impl SharedFile {
         if blocks.is_empty() {
             return Ok(());
         }
+        let between = member(&*self.format, self.format.between())?;
         let write = |appended: &mut Appended| {
             for block in blocks.drain(..) {
+                if appended.rows > 0 {
+                    appended.file.write_all(&between).map_err(|error| self.failed(error))?;
+                }
                 let (start, bytes) = (appended.file.written(), block.bytes().len() as u64);
                 appended.file.write_all(block.bytes()).map_err(|error| self.failed(error))?;
                 appended.rows += block.rows;
                 appended.ranges.entry(receipt.partition).or_insert(start..start).end = start + bytes;
                 receipt.rows += block.rows;
                 receipt.bytes += bytes;
-                if self.layout.compression == etlrs_files::Compression::None {
+                if self.format.compression() == Compression::None {
                     self.spares.put(block);
                 }
             }
@@ -108,12 +114,13 @@ impl SharedFile {
     }
 
     /// Makes sure that the file is all there, once, and tells the rows of the load, without those that were there before.
-    pub(crate) fn close(&self) -> Result<Closed> {
+    pub fn close(&self) -> Result<Closed> {
         let mut state = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(closed) = &*state {
             return Ok(closed.clone());
         }
         let Appended { file, rows, ranges } = self.file.take(|| self.open())?;
+        let file = end_file(file, &*self.format).map_err(|error| self.failed(error))?;
         let bytes = self.staging.finish(None, file)?;
         let (ranges, fine) = (ranges.into_values().collect(), self.fine.load(Ordering::Relaxed));
         Ok(state.insert(Closed { rows, bytes, ranges, fine }).clone())
@@ -121,23 +128,32 @@ impl SharedFile {
 }
 
 /// The error of writing what is staged; it names the target.
-pub(crate) fn writing(staging: &Staging, error: std::io::Error) -> Error {
+pub(super) fn writing(staging: &Staging, error: std::io::Error) -> Error {
     match error.downcast::<Error>() {
         Ok(error) => error.in_source(staging.target().display()),
         Err(error) => Error::io("write", staging.target(), error),
     }
 }
 
-/// Writes the header into `file`, which is empty.
-pub(crate) fn start_file(mut file: OutputFile, layout: &Layout) -> std::io::Result<OutputFile> {
-    let mut start = Vec::new();
-    if !layout.header.is_empty() {
-        let packed =
-            layout.compression.compressor().and_then(|mut packer| packer.append_member(&layout.header, &mut start));
-        packed.map_err(std::io::Error::other)?;
-    }
-    file.write_all(&start)?;
+/// Writes what files begin with into `file`, which is empty.
+pub(super) fn start_file(mut file: OutputFile, format: &dyn Encode) -> std::io::Result<OutputFile> {
+    file.write_all(&member(format, format.start()).map_err(std::io::Error::other)?)?;
     Ok(file)
+}
+
+/// Writes what files end with.
+pub(super) fn end_file(mut file: OutputFile, format: &dyn Encode) -> std::io::Result<OutputFile> {
+    file.write_all(&member(format, format.end()).map_err(std::io::Error::other)?)?;
+    Ok(file)
+}
+
+/// `text` as the format compresses it; nothing stays nothing.
+pub(super) fn member(format: &dyn Encode, text: &[u8]) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if !text.is_empty() {
+        format.compression().compressor()?.append_member(text, &mut bytes)?;
+    }
+    Ok(bytes)
 }
 
 struct SharedFileWriter {

@@ -39,7 +39,7 @@ impl Encoding {
     }
 
     /// What the byte order mark at the start of a file says.
-    pub(crate) fn of_mark(start: &[u8]) -> Option<Self> {
+    pub fn of_mark(start: &[u8]) -> Option<Self> {
         match start {
             [0xef, 0xbb, 0xbf, ..] => Some(Self::Utf8),
             [0xff, 0xfe, ..] => Some(Self::Utf16Le),
@@ -140,7 +140,7 @@ const BLOCK: usize = 32 << 10;
 /// Reads `input` as UTF-8.
 ///
 /// What is no character is an error behind all characters before it: an [`Error`] within the [`io::Error`].
-pub(crate) struct Transcoder<R> {
+pub struct Transcoder<R> {
     input: R,
     encoding: Encoding,
     raw: Vec<u8>,
@@ -153,7 +153,8 @@ pub(crate) struct Transcoder<R> {
 }
 
 impl<R: Read> Transcoder<R> {
-    pub(crate) fn new(input: R, encoding: Encoding) -> Self {
+    /// Of what `raw` gives, spelled in `encoding`.
+    pub fn new(input: R, encoding: Encoding) -> Self {
         Self { input, encoding, raw: Vec::new(), at: 0, text: Vec::new(), given: 0, failed: None }
     }
 

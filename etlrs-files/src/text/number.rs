@@ -57,15 +57,17 @@ fn digits(slot: &mut Slot, at: usize, count: usize, mut value: u64) {
     }
 }
 
+/// All digits.
 #[inline(always)]
-pub(super) fn unsigned(slot: &mut Slot, value: u64) -> usize {
+pub fn unsigned(slot: &mut Slot, value: u64) -> usize {
     let count = digit_count(value);
     digits(slot, 0, count, value);
     count
 }
 
+/// All digits.
 #[inline(always)]
-pub(super) fn integer(slot: &mut Slot, value: i64) -> usize {
+pub fn integer(slot: &mut Slot, value: i64) -> usize {
     let sign = usize::from(value < 0);
     slot[0] = b'-';
     let count = digit_count(value.unsigned_abs());
@@ -75,7 +77,7 @@ pub(super) fn integer(slot: &mut Slot, value: i64) -> usize {
 
 /// `value / 10^scale`, with `scale` digits after the point.
 #[inline(always)]
-pub(super) fn decimal(out: &mut Output, value: i128, scale: i8) {
+pub fn decimal(out: &mut Output, value: i128, scale: i8) {
     match (u64::try_from(value.unsigned_abs()), usize::try_from(scale)) {
         (Ok(magnitude), Ok(scale)) if scale < POWERS.len() => out.slot(|slot| {
             // Divisions by constants are multiplications.
@@ -104,7 +106,7 @@ pub(super) fn decimal(out: &mut Output, value: i128, scale: i8) {
 }
 
 /// As [`decimal`].
-pub(super) fn wide_decimal(out: &mut Output, value: i256, scale: i8) {
+pub fn wide_decimal(out: &mut Output, value: i256, scale: i8) {
     match value.to_i128() {
         Some(value) => decimal(out, value, scale),
         None => {
@@ -136,7 +138,7 @@ fn long_decimal(out: &mut Output, negative: bool, digits: &str, scale: i8) {
 
 /// The shortest text that reads back as the same bits: `1.0`, `0.1`, `1e+300`, `-0.0`, `NaN`, `inf`, `-inf`.
 #[inline(always)]
-pub(super) fn float(out: &mut Output, value: f64) {
+pub fn float(out: &mut Output, value: f64) {
     // Money, rates and measurements mostly have no more than four digits after the point. With fifteen digits in all,
     // every decimal number has a float of its own, so one that is found to stand for this one is the shortest.
     const LARGEST: f64 = 1e11;
@@ -169,7 +171,7 @@ pub(super) fn float(out: &mut Output, value: f64) {
 
 /// As [`float`], of any that `zmij` takes.
 #[inline(never)]
-pub(super) fn long_float<F: zmij::Float>(out: &mut Output, value: F) {
+pub fn long_float<F: zmij::Float>(out: &mut Output, value: F) {
     out.extend(zmij::Buffer::new().format(value).as_bytes());
 }
 
@@ -180,7 +182,7 @@ const SHIFT: i64 = 719_468 + 146_097;
 
 /// `YYYY-MM-DD`; `None` for a year beyond four digits.
 #[inline(always)]
-pub(super) fn date(slot: &mut Slot, days: i64) -> Option<usize> {
+pub fn date(slot: &mut Slot, days: i64) -> Option<usize> {
     if !DAYS.contains(&days) {
         return None;
     }
@@ -205,13 +207,14 @@ pub(super) fn date(slot: &mut Slot, days: i64) -> Option<usize> {
 
 /// Parts of a second that a count of time is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ticks {
+pub struct Ticks {
     per_second: i64,
     digits: usize,
 }
 
 impl Ticks {
-    pub(super) fn of(unit: arrow_schema::TimeUnit) -> Self {
+    /// Of a unit.
+    pub fn of(unit: arrow_schema::TimeUnit) -> Self {
         use arrow_schema::TimeUnit::*;
         let (per_second, digits) = match unit {
             Second => (1, 0),
@@ -223,14 +226,14 @@ impl Ticks {
     }
 
     /// Whether `value` has digits beyond the microsecond.
-    pub(super) fn is_beyond_micros(self, value: i64) -> bool {
+    pub fn is_beyond_micros(self, value: i64) -> bool {
         self.digits > 6 && value % 1000 != 0
     }
 }
 
 /// `HH:MM:SS`, and as many digits of the second as are not zero; `None` for what is no time of a day.
 #[inline(always)]
-pub(super) fn time(slot: &mut Slot, at: usize, value: i64, ticks: Ticks) -> Option<usize> {
+pub fn time(slot: &mut Slot, at: usize, value: i64, ticks: Ticks) -> Option<usize> {
     if !(0..86_400 * ticks.per_second).contains(&value) {
         return None;
     }
@@ -257,7 +260,7 @@ pub(super) fn time(slot: &mut Slot, at: usize, value: i64, ticks: Ticks) -> Opti
 /// `YYYY-MM-DD HH:MM:SS`, and as many digits of the second as are not zero, with a `Z` for an instant; `None` for a year
 /// beyond four digits.
 #[inline(always)]
-pub(super) fn timestamp(slot: &mut Slot, value: i64, ticks: Ticks, instant: bool) -> Option<usize> {
+pub fn timestamp(slot: &mut Slot, value: i64, ticks: Ticks, instant: bool) -> Option<usize> {
     let per_day = 86_400 * ticks.per_second;
     let space = date(slot, value.div_euclid(per_day))?;
     slot[space] = b' ';
@@ -272,7 +275,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::value;
+    use crate::text::value;
 
     fn text(write: impl FnOnce(&mut Output)) -> String {
         let mut out = Output::default();

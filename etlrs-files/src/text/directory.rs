@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use etlrs_core::{Partition, PartitionWriter, Receipt, Result, RunContext, RunId};
-use etlrs_files::{Compression, ManifestFile, OutputFile, Parts, Staging};
 
-use crate::block::{Block, Packer, Spares};
-use crate::layout::Layout;
-use crate::single::{start_file, writing};
+use super::Encode;
+use super::block::{Block, Packer, Spares};
+use super::single::{end_file, member, start_file, writing};
+use crate::{Compression, ManifestFile, OutputFile, Parts, Staging};
 
 /// The staging directory that the writers of a load fill.
-pub(crate) struct SharedDirectory {
-    layout: Arc<Layout>,
+pub struct SharedDirectory {
+    format: Arc<dyn Encode>,
     staging: Arc<Staging>,
     parts: Parts,
     spares: Arc<Spares>,
@@ -24,18 +24,25 @@ pub(crate) struct SharedDirectory {
 
 impl SharedDirectory {
     /// Takes the files named in `old` over.
-    pub(crate) fn new(layout: Arc<Layout>, staging: Arc<Staging>, run: RunId, old: Vec<ManifestFile>) -> Result<Self> {
-        let parts = Parts::new(staging.clone(), run, extension(&layout), old)?;
-        Ok(Self { layout, staging, parts, spares: Arc::default(), fine: AtomicBool::new(false) })
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn new(format: Arc<dyn Encode>, staging: Arc<Staging>, run: RunId, old: Vec<ManifestFile>) -> Result<Self> {
+        let parts = Parts::new(staging.clone(), run, format.extension(), old)?;
+        Ok(Self { format, staging, parts, spares: Arc::default(), fine: AtomicBool::new(false) })
     }
 
-    pub(crate) fn writer(self: &Arc<Self>, cx: &RunContext, partition: &Partition) -> Result<Box<dyn PartitionWriter>> {
-        let held = self.layout.compression.memory() + self.parts.file_memory();
+    /// A writer of the file of `partition`.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn writer(self: &Arc<Self>, cx: &RunContext, partition: &Partition) -> Result<Box<dyn PartitionWriter>> {
+        let held = self.format.compression().memory() + self.parts.file_memory();
         let memory = cx.writer_memory().saturating_sub(held);
         self.parts.begin(partition.id)?;
         Ok(Box::new(PartWriter {
             directory: self.clone(),
-            packer: Packer::new(&self.layout, &self.spares, partition.id, memory)?,
+            packer: Packer::new(&self.format, &self.spares, partition.id, memory)?,
             file: None,
             finished: false,
             receipt: Receipt::new(partition.id, 0, 0),
@@ -43,29 +50,17 @@ impl SharedDirectory {
     }
 
     /// Writes the manifest, once, and gives the files of this load.
-    pub(crate) fn close(&self) -> Result<Vec<ManifestFile>> {
-        self.parts.close(|file| start_file(file, &self.layout).map_err(|error| writing(&self.staging, error)))
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn close(&self) -> Result<Vec<ManifestFile>> {
+        let empty = |file| end_file(start_file(file, &*self.format)?, &*self.format);
+        self.parts.close(|file| empty(file).map_err(|error| writing(&self.staging, error)))
     }
 
     /// Whether a time was finer than microseconds.
-    pub(crate) fn is_fine(&self) -> bool {
+    pub fn is_fine(&self) -> bool {
         self.fine.load(Ordering::Relaxed)
-    }
-}
-
-fn extension(layout: &Layout) -> &'static str {
-    let tabs = layout.dialect.delimiter == b'\t';
-    match layout.compression {
-        Compression::Gzip(_) if tabs => "tsv.gz",
-        Compression::Zstd(_) if tabs => "tsv.zst",
-        Compression::Bzip2(_) if tabs => "tsv.bz2",
-        Compression::Xz(_) if tabs => "tsv.xz",
-        _ if tabs => "tsv",
-        Compression::Gzip(_) => "csv.gz",
-        Compression::Zstd(_) => "csv.zst",
-        Compression::Bzip2(_) => "csv.bz2",
-        Compression::Xz(_) => "csv.xz",
-        _ => "csv",
     }
 }
 
@@ -80,18 +75,21 @@ struct PartWriter {
 impl PartWriter {
     fn append(&mut self, block: Option<Block>) -> Result<()> {
         let Some(block) = block else { return Ok(()) };
-        let SharedDirectory { layout, staging, parts, .. } = &*self.directory;
+        let SharedDirectory { format, staging, parts, .. } = &*self.directory;
         let failed = |error| writing(staging, error);
         let file = match &mut self.file {
             Some(file) => file,
             empty => {
                 let created = parts.create(self.receipt.partition)?;
-                empty.insert(start_file(created, layout).map_err(failed)?)
+                empty.insert(start_file(created, &**format).map_err(failed)?)
             }
         };
+        if self.receipt.rows > 0 {
+            file.write_all(&member(&**format, format.between())?).map_err(failed)?;
+        }
         file.write_all(block.bytes()).map_err(failed)?;
         self.receipt.rows += block.rows;
-        if self.directory.layout.compression == Compression::None {
+        if format.compression() == Compression::None {
             self.directory.spares.put(block);
         }
         Ok(())
@@ -115,6 +113,8 @@ impl PartitionWriter for PartWriter {
         let last = self.packer.take()?;
         self.append(last)?;
         if let Some(file) = self.file.take() {
+            let SharedDirectory { format, staging, .. } = &*self.directory;
+            let file = end_file(file, &**format).map_err(|error| writing(staging, error))?;
             self.receipt.bytes = self.directory.parts.finish(self.receipt.partition, file, self.receipt.rows)?;
             self.directory.fine.fetch_or(self.packer.is_fine(), Ordering::Relaxed);
             self.finished = true;

@@ -1,0 +1,23 @@
+//! What formats of text share, whose files are one record behind another: CSV and JSON.
+//!
+//! Reading: [`Input`] is where text comes from, in UTF-8 whatever it is stored as, and [`value`] makes values of it.
+//! Writing: [`Output`] is what text is appended to, by the functions of [`number`] among others; a format that is an
+//! [`Encode`] has its rows packed into blocks, and those written to one file ([`SharedFile`]) or a directory of files
+//! ([`SharedDirectory`]) by the writers of many partitions.
+
+mod block;
+mod directory;
+mod encode;
+mod encoding;
+mod input;
+pub mod number;
+mod output;
+mod single;
+pub mod value;
+
+pub use directory::SharedDirectory;
+pub use encode::{Encode, Encoded, Preceding};
+pub use encoding::{Encoding, Transcoder};
+pub use input::{Handle, Input, Once, Purpose, Raw, unpacking_memory};
+pub use output::{Output, SLOT};
+pub use single::{Closed, SharedFile};
