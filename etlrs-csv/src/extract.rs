@@ -1,25 +1,20 @@
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow_schema::{DataType, Field as ArrowField, Schema, SchemaRef};
 use async_trait::async_trait;
-use etlrs_core::{
-    CancelToken, Detail, Error, Extractor, Fingerprint, Result, RunContext, Scan, ScanRequest, type_name,
-};
+use etlrs_core::{Detail, Error, Extractor, Result, RunContext, Scan, ScanRequest, type_name};
 
 use crate::EXTENSIONS;
 use crate::decode::{Column, TypeBy};
 use crate::infer::{Inference, Obstacle};
 use crate::options::CsvOptions;
 use crate::scan::{CsvScan, Part, pieces, places};
-use crate::survey::{Place, Survey};
-use etlrs_files::text::Once;
+use crate::survey::Survey;
+use etlrs_files::text::{Once, Origin};
 
-/// Files that are kept open from the look at them until they are read; of more, each is opened when it is read.
-const HELD_FILES: usize = 128;
 /// Notes about single files of a table.
 const FILE_NOTES: usize = 10;
 
@@ -51,8 +46,7 @@ impl CsvExtractor {
 
     /// Of several files, directories and patterns, in this order.
     pub fn files(paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
-        let paths = paths.into_iter().map(Into::into).collect();
-        Self { origin: Origin { paths, once: None, pipes: Arc::default() }, options: CsvOptions::default() }
+        Self { origin: Origin::files(paths, EXTENSIONS), options: CsvOptions::default() }
     }
 
     /// Of standard input. It may be looked at again, but it can be read only once, and by one extractor of the process.
@@ -66,8 +60,7 @@ impl CsvExtractor {
     }
 
     fn once(once: Arc<Once>) -> Self {
-        let origin = Origin { paths: Vec::new(), once: Some(once), pipes: Arc::default() };
-        Self { origin, options: CsvOptions::default() }
+        Self { origin: Origin::once(once), options: CsvOptions::default() }
     }
 
     /// Reads at most `n` partitions at once, whatever the number of threads of the run.
@@ -100,85 +93,19 @@ impl CsvExtractor {
     }
 }
 
-/// Where the table comes from.
-#[derive(Clone, Debug)]
-pub(crate) struct Origin {
-    paths: Vec<PathBuf>,
-    once: Option<Arc<Once>>,
-    /// What is no regular file, with what was read of it; clones share it.
-    pipes: Arc<Mutex<BTreeMap<PathBuf, Arc<Once>>>>,
-}
-
-impl Origin {
-    fn files(&self, cancel: &CancelToken) -> Result<Vec<PathBuf>> {
-        let mut files = Vec::new();
-        for path in &self.paths {
-            files.extend(etlrs_files::source_files(path, EXTENSIONS, cancel)?);
-        }
-        Ok(files)
-    }
-
-    /// Of the files that there are now. What can be read only once cannot be seen to change.
-    pub(crate) fn fingerprint(&self, cancel: &CancelToken) -> Result<Fingerprint> {
-        let files = self.files(cancel)?;
-        let regular: Vec<_> = files.iter().filter(|path| !is_pipe(path)).collect();
-        let found = etlrs_files::fingerprint(&regular, cancel)?;
-        if files.len() < 2 {
-            return Ok(found);
-        }
-        let names: Vec<_> = files.iter().map(|path| path.to_string_lossy()).collect();
-        Ok(Fingerprint::new(format!("{} {}", found.as_str(), names.join("\0"))))
-    }
-
-    fn survey(
-        &self,
-        path: &Path,
-        hold: bool,
-        options: &CsvOptions,
-        before: Option<&[String]>,
-        cx: &RunContext,
-    ) -> Result<Option<Survey>> {
-        if !is_pipe(path) {
-            return Survey::of(&Place::File { path, hold }, options, before, cx);
-        }
-        let once = {
-            let mut pipes = self.pipes.lock().unwrap_or_else(PoisonError::into_inner);
-            let (name, opened) = (path.to_owned(), path.to_owned());
-            let open = move || match File::open(&opened) {
-                Ok(file) => Ok(Box::new(file) as Box<dyn Read + Send>),
-                Err(error) => Err(Error::io("open", &opened, error)),
-            };
-            pipes.entry(name).or_insert_with(|| Once::new(path, open)).clone()
-        };
-        Survey::of(&Place::Once(&once), options, before, cx)
-    }
-}
-
-fn is_pipe(path: &Path) -> bool {
-    path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir())
-}
-
 #[async_trait]
 impl Extractor for CsvExtractor {
     async fn scan(&self, cx: &RunContext, request: &ScanRequest) -> Result<Arc<dyn Scan>> {
         let (origin, options) = (&self.origin, &self.options);
         let fingerprint = origin.fingerprint(cx.cancel());
         let mut table = Table::default();
-        if let Some(once) = &origin.once {
-            table.add(Survey::of(&Place::Once(once), options, None, cx)?, once.name.to_path_buf());
-        }
-        let files = origin.files(cx.cancel())?;
-        let hold = files.len() <= HELD_FILES;
-        for path in &files {
+        let found = origin.places(cx.cancel())?;
+        for place in &found {
             cx.cancel().check()?;
-            let before = (files.len() > 1).then(|| table.names.clone());
-            table.add(origin.survey(path, hold, options, before.as_deref(), cx)?, path.clone());
+            let before = (found.len() > 1).then(|| table.names.clone());
+            table.add(Survey::of(place, options, before.as_deref(), cx)?, place.path().to_owned());
         }
-        let shown = match (&origin.once, files.as_slice()) {
-            (Some(once), _) => once.name.display().to_string(),
-            (None, [file]) => file.display().to_string(),
-            (None, _) => origin.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
-        };
+        let shown = origin.shown(&found);
         let (whole, guided) =
             table.schema(options, request.target.as_deref()).map_err(|error| error.in_source(&shown))?;
         let projection = request.projection(&whole)?;

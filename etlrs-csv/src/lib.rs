@@ -42,11 +42,11 @@ mod survey;
 pub use auto::{Auto, Detectable};
 pub use connector::CsvConnector;
 pub use etlrs_files::Compression;
-pub use etlrs_files::text::Encoding;
+pub use etlrs_files::text::{Encoding, Sample};
 pub use extract::CsvExtractor;
 pub use format::{Format, Formats};
 pub use load::CsvLoader;
-pub use options::{Comment, CsvOptions, CsvWriteOptions, Delimiter, Escape, LineEnd, Quote, Quoting, Ragged, Sample};
+pub use options::{Comment, CsvOptions, CsvWriteOptions, Delimiter, Escape, LineEnd, Quote, Quoting, Ragged};
 
 /// What the names of CSV files end in.
 const EXTENSIONS: &[&str] =

@@ -87,7 +87,7 @@ impl CsvLoader {
             }
         };
         if let Old::File(old) = &old {
-            layout.compression = old.compression;
+            layout.compression = old.file.compression;
         }
         Ok(Prepared { layout: Arc::new(layout), old })
     }
@@ -140,13 +140,15 @@ impl Loader for CsvLoader {
         let staging = Arc::new(staging);
         let exists = staging.target_exists();
         let Prepared { layout, old } = self.prepare(&plan, staging.target(), exists, cx)?;
-        let unpacking = if let Old::File(old) = &old { old.unpacking } else { 0 };
+        let unpacking = if let Old::File(old) = &old { old.file.unpacking } else { 0 };
         let output = if self.directory {
             let old = if let Old::Parts(files) = old { files } else { Vec::new() };
             Output::Directory(Arc::new(SharedDirectory::new(layout.clone(), staging.clone(), cx.run_id(), old)?))
         } else {
             let continues: Option<&[u8]> = match &old {
-                Old::File(old) if !old.is_empty => Some(if old.ends_with_line_end()? { b"" } else { layout.line_end }),
+                Old::File(old) if !old.is_empty => {
+                    Some(if old.file.ends_with_line_end()? { b"" } else { layout.line_end })
+                }
                 _ => None,
             };
             Output::File(Arc::new(SharedFile::new(layout.clone(), staging.clone(), continues)))

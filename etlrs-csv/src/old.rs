@@ -1,26 +1,19 @@
 //! A file that rows are appended to.
 
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use etlrs_core::{Error, ErrorKind, Result, RunContext};
-use etlrs_files::{Compression, InputFile, reading};
+use etlrs_files::{Compression, reading, text};
 
 use crate::layout::Layout;
-use etlrs_files::text::unpacking_memory;
 
 /// A header ends within so many bytes.
 const LONGEST_HEADER: usize = 1 << 20;
-/// Bytes that are asked of an object store at a time.
-const BLOCK: usize = 256 << 10;
 
 #[derive(Debug)]
 pub(crate) struct OldFile {
-    file: InputFile,
-    pub(crate) compression: Compression,
-    /// Bytes that decompressing it takes.
-    pub(crate) unpacking: usize,
-    pub(crate) length: u64,
+    pub(crate) file: text::OldFile,
     /// It holds nothing, not even a header.
     pub(crate) is_empty: bool,
     /// Where it may be shown: errors name it.
@@ -38,53 +31,21 @@ impl OldFile {
     }
 
     fn of(path: &Path, layout: &Layout, asked: Option<Compression>, cx: &RunContext) -> Result<Self> {
-        let file = InputFile::open(path, cx.cancel())?;
-        let mut start = Vec::new();
-        file.stream(BLOCK).take(8).read_to_end(&mut start).map_err(|error| reading(path, error))?;
-        let length = file.length();
-        let mut old = Self {
-            file,
-            compression: Compression::of_start(&start),
-            unpacking: 0,
-            length,
-            is_empty: length == 0,
-            shown: path.to_owned(),
-        };
-        if old.is_empty {
-            old.compression = layout.compression;
-            return Ok(old);
-        }
-        match asked {
-            Some(asked) if asked.name() == old.compression.name() => old.compression = asked,
-            Some(asked) => {
-                let is = match old.compression {
-                    Compression::None => "not compressed".to_owned(),
-                    compression => format!("compressed with {}", compression.name()),
-                };
-                let message = format!("the file is {is}, and the option compression is {}", asked.name());
-                return Err(Error::new(ErrorKind::InvalidConfig, message).hint("leave the option out"));
+        let file = text::OldFile::open(path, layout.compression, asked, cx)?;
+        let mut old = Self { is_empty: file.has_no_bytes(), file, shown: path.to_owned() };
+        if !old.is_empty {
+            let (record, is_empty) = old.first_record(layout)?;
+            old.is_empty = is_empty;
+            if !is_empty {
+                compare(&record, layout)?;
             }
-            None => {}
-        }
-        let packed = BufReader::new(old.file.stream(BLOCK));
-        old.unpacking = unpacking_memory(old.compression, packed, cx).map_err(|error| reading(path, error))?;
-        let (record, is_empty) = old.first_record(layout)?;
-        old.is_empty = is_empty;
-        if !is_empty {
-            compare(&record, layout)?;
         }
         Ok(old)
     }
 
-    fn read(&self) -> Result<impl Read> {
-        let failed = |error| reading(&self.shown, error);
-        let file = BufReader::new(self.file.stream(BLOCK));
-        self.compression.decompress(file, self.unpacking).map_err(failed)
-    }
-
     /// The fields of the first record, and whether there is nothing at all.
     fn first_record(&self, layout: &Layout) -> Result<(Vec<String>, bool)> {
-        let mut input = self.read()?;
+        let mut input = self.file.read()?;
         let mut text = Vec::new();
         let mut wanted = 64 << 10;
         loop {
@@ -99,28 +60,6 @@ impl OldFile {
                 return Err(Error::new(ErrorKind::InvalidData, "the first record of the file does not end"));
             }
             wanted *= 4;
-        }
-    }
-
-    /// Whether the last line has an end. A file that is compressed is read as a whole for that.
-    ///
-    /// # Errors
-    /// An I/O error, and `InvalidData` for a compressed file that is damaged.
-    pub(crate) fn ends_with_line_end(&self) -> Result<bool> {
-        let failed = |error| reading(&self.shown, error);
-        let mut last = [b'\n'];
-        if self.compression == Compression::None {
-            self.file.read_exact_at(&mut last, self.length.saturating_sub(1)).map_err(failed)?;
-            return Ok(last == *b"\n");
-        }
-        let (mut input, mut buffer) = (self.read()?, vec![0; 64 << 10]);
-        loop {
-            match input.read(&mut buffer) {
-                Ok(0) => return Ok(last == *b"\n"),
-                Ok(read) => last = [buffer.get(read - 1).copied().unwrap_or(b'\n')],
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(failed(error)),
-            }
         }
     }
 }

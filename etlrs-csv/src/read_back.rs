@@ -4,13 +4,10 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow_schema::{Schema, SchemaRef};
-use async_trait::async_trait;
-use etlrs_core::{
-    BatchStream, ColumnTypes, Error, ErrorKind, Extractor, Fingerprint, MemoryExtractor, Partition, Result, RunContext,
-    Scan, ScanRequest,
-};
+use arrow_schema::Schema;
+use etlrs_core::{ColumnTypes, Extractor, MemoryExtractor, Partition, Result, RunContext, Scan, ScanRequest};
 use etlrs_files::Compression;
+use etlrs_files::text::JoinedScan;
 
 use crate::layout::Layout;
 use crate::{CsvExtractor, CsvOptions, CsvWriteOptions, Encoding, Escape};
@@ -56,7 +53,6 @@ pub(crate) async fn staged_scan(
         .with_infer(false)
         .with_types(ColumnTypes(names.zip(types.iter().cloned()).collect()));
     let mut scans = Vec::new();
-    let mut partitions = Vec::new();
     for Piece { path, ranges } in pieces {
         if ranges.is_empty() {
             continue;
@@ -65,14 +61,8 @@ pub(crate) async fn staged_scan(
             Partition::new(index, format!("bytes {}..{}", range.start, range.end)).with_bytes(range.end - range.start)
         };
         let mut request = ScanRequest::all();
-        let recorded: Vec<_> = ranges.iter().enumerate().map(describe).collect();
-        request.recorded = Some(recorded.clone());
-        let scan = CsvExtractor::new(path).with_options(read.clone()).scan(cx, &request).await?;
-        for partition in recorded {
-            let index = partitions.len();
-            partitions.push((scans.len(), partition.id, Partition::new(index, partition.descriptor)));
-        }
-        scans.push(scan);
+        request.recorded = Some(ranges.iter().enumerate().map(describe).collect());
+        scans.push(CsvExtractor::new(path).with_options(read.clone()).scan(cx, &request).await?);
     }
     let Some(first) = scans.first() else {
         let fields = layout.schema.fields().iter().zip(types);
@@ -80,43 +70,5 @@ pub(crate) async fn staged_scan(
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         return Ok(Some(MemoryExtractor::new(schema, []).scan(cx, &ScanRequest::all()).await?));
     };
-    let schema = first.schema();
-    let (inner, partitions) = partitions.into_iter().map(|(scan, id, partition)| ((scan, id), partition)).unzip();
-    Ok(Some(Arc::new(StagedScan { schema, scans, inner, partitions })))
-}
-
-/// The scans of several files as one.
-struct StagedScan {
-    schema: SchemaRef,
-    scans: Vec<Arc<dyn Scan>>,
-    /// Of which scan each partition is which.
-    inner: Vec<(usize, etlrs_core::PartitionId)>,
-    partitions: Vec<Partition>,
-}
-
-#[async_trait]
-impl Scan for StagedScan {
-    fn schema(&self) -> SchemaRef {
-        self.schema.clone()
-    }
-
-    fn partitions(&self) -> &[Partition] {
-        &self.partitions
-    }
-
-    async fn fingerprint(&self) -> Result<Fingerprint> {
-        let mut text = String::new();
-        for scan in &self.scans {
-            text.push_str(scan.fingerprint().await?.as_str());
-        }
-        Ok(Fingerprint::new(text))
-    }
-
-    fn read(&self, cx: &RunContext, partition: &Partition) -> Result<BatchStream> {
-        let found = self.inner.get(partition.id.index()).and_then(|&(scan, id)| {
-            let scan = self.scans.get(scan)?;
-            scan.partitions().get(id.index()).map(|partition| scan.read(cx, partition))
-        });
-        found.ok_or_else(|| Error::new(ErrorKind::Internal, format!("there is no partition {}", partition.id)))?
-    }
+    Ok(Some(Arc::new(JoinedScan::new(first.schema(), scans))))
 }

@@ -10,9 +10,9 @@ use etlrs_core::{
     BatchStream, CancelToken, Detail, Error, ErrorKind, Fingerprint, Partition, Pushdown, Rejected, Rejects, Result,
     RunContext, Scan, ScanRequest, batches_from_fn,
 };
+use etlrs_files::text::Origin;
 
 use crate::decode::{Chunk, Column, TypeBy};
-use crate::extract::Origin;
 use crate::format::Format;
 use crate::places::Places;
 use crate::reader::{Bad, Found, Reader, Records, Source};

@@ -4,16 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use etlrs_core::{Error, ErrorKind, Result, RunContext};
-use etlrs_files::InputFile;
+use etlrs_files::text::{Encoding, Input, Place};
 
 use crate::detect::{self, Finding, Given, detect};
 use crate::format::Spellings;
 use crate::infer::Inference;
-use crate::options::{CsvOptions, Sample};
+use crate::options::CsvOptions;
 use crate::reader::{Found, Reader, Source};
 use crate::records::{Dialect, Field, Step, is_blank};
-use etlrs_files::text::Encoding;
-use etlrs_files::text::{Handle, Input, Once, Raw};
 
 /// A sample ends here even if it has fewer records than asked for.
 const LARGEST_SAMPLE: usize = 64 << 20;
@@ -35,43 +33,16 @@ pub(crate) struct Survey {
     pub(crate) stored: Option<u64>,
 }
 
-/// What is to be looked at.
-pub(crate) enum Place<'a> {
-    /// A file, which is kept open if `hold`.
-    File {
-        path: &'a Path,
-        hold: bool,
-    },
-    Once(&'a Arc<Once>),
-}
-
-impl Place<'_> {
-    pub(crate) fn path(&self) -> &Path {
-        match self {
-            Self::File { path, .. } => path,
-            Self::Once(once) => &once.name,
-        }
-    }
-}
-
 impl Survey {
     /// `before`: the columns of the files before this one. `None`: the file is empty, which one of several may be.
     pub(crate) fn of(
-        place: &Place<'_>,
+        place: &Place,
         options: &CsvOptions,
         before: Option<&[String]>,
         cx: &RunContext,
     ) -> Result<Option<Self>> {
         let path = place.path();
-        let (raw, stored) = match *place {
-            Place::Once(once) => (Raw::Once(once.clone()), None),
-            Place::File { path, hold } => {
-                let file = InputFile::open(path, cx.cancel())?;
-                let length = file.length();
-                let held = hold.then_some(file);
-                (Raw::File(Handle { path: path.into(), held, cancel: cx.cancel().clone() }), Some(length))
-            }
-        };
+        let (raw, stored) = place.open(cx.cancel())?;
         let in_source = |error: Error| error.in_source(path.display());
         let input = Input::of(raw, path, options.encoding.given(), cx).map_err(in_source)?;
         let length = match (&input, stored) {
@@ -332,15 +303,15 @@ fn sample(source: &Arc<Source>, options: &CsvOptions, cx: &RunContext, columns: 
         true => (cx.memory().limit() / 32).clamp(detect::WINDOW, LARGEST_SAMPLE),
         false => LARGEST_SAMPLE,
     };
-    let (most, most_bytes) = match options.sample {
-        Sample::Records(records) => (records, largest as u64),
-        Sample::Full if source.input.is_once() => {
+    let (most, most_bytes) = match options.sample.records() {
+        Some(records) => (records, largest as u64),
+        None if source.input.is_once() => {
             let message = "all records are to be sampled of what can be read only once";
             return Err(Error::new(ErrorKind::InvalidConfig, message)
                 .hint("give the option sample a number of records, or write it to a file first")
                 .in_source(source.path.display()));
         }
-        Sample::Full => (usize::MAX, u64::MAX),
+        None => (usize::MAX, u64::MAX),
     };
     let limit = if source.keeps_bad { source.longest } else { cx.reader_memory().min(LARGEST_SAMPLE) };
     let reader = Reader::looking(source.clone(), cx.config().io_buffer_size.min(largest), limit);

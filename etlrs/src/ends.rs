@@ -46,7 +46,7 @@ pub(crate) fn require_apart(registry: &Registry, source: &Uri, place: &Uri) -> R
     Ok(())
 }
 
-#[cfg(any(feature = "csv", feature = "parquet"))]
+#[cfg(any(feature = "csv", feature = "json", feature = "parquet"))]
 fn takes_in(source: &Uri, reader: &dyn Connector, place: &Uri, writer: &dyn Connector) -> bool {
     let path = place.file();
     let is_directory = path.as_os_str().as_encoded_bytes().ends_with(b"/") || path.is_dir();
@@ -56,7 +56,7 @@ fn takes_in(source: &Uri, reader: &dyn Connector, place: &Uri, writer: &dyn Conn
     etlrs_files::takes_in(source.file(), reader.extensions(), &path)
 }
 
-#[cfg(not(any(feature = "csv", feature = "parquet")))]
+#[cfg(not(any(feature = "csv", feature = "json", feature = "parquet")))]
 fn takes_in(_: &Uri, _: &dyn Connector, _: &Uri, _: &dyn Connector) -> bool {
     false
 }

@@ -39,6 +39,8 @@ pub use etlrs_core::*;
 #[cfg(feature = "csv")]
 pub use etlrs_csv::{CsvConnector, CsvExtractor, CsvLoader, CsvOptions, CsvWriteOptions};
 pub use etlrs_engine::*;
+#[cfg(feature = "json")]
+pub use etlrs_json::{JsonConnector, JsonExtractor, JsonLoader, JsonOptions, JsonWriteOptions};
 #[cfg(feature = "parquet")]
 pub use etlrs_parquet::{ParquetConnector, ParquetExtractor, ParquetLoader};
 #[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
@@ -78,6 +80,8 @@ pub fn registry() -> Registry {
     let registry = Registry::new();
     #[cfg(feature = "csv")]
     let registry = registry.with(CsvConnector);
+    #[cfg(feature = "json")]
+    let registry = registry.with(JsonConnector);
     #[cfg(feature = "parquet")]
     let registry = registry.with(ParquetConnector);
     #[cfg(feature = "mysql")]

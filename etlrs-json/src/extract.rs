@@ -1,0 +1,280 @@
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
+use async_trait::async_trait;
+use etlrs_core::{Detail, Error, ErrorKind, Extractor, Result, RunContext, Scan, ScanRequest, type_name};
+use etlrs_files::text::{Once, Origin};
+
+use crate::EXTENSIONS;
+use crate::decode::{Members, Reading, TextOf, TypeBy};
+use crate::infer::{Inference, Rules, as_json, is_json};
+use crate::options::{JsonOptions, UnknownKeys};
+use crate::reader::Layout;
+use crate::scan::{JsonScan, Part, pieces};
+use crate::survey::Survey;
+
+/// Notes about single columns.
+const COLUMN_NOTES: usize = 10;
+/// What the only column is called of records that are no objects.
+const VALUE: &str = "value";
+
+/// Reads JSON files as one table.
+///
+/// A record is an object, and its keys are columns; nested objects are structs, and lists are lists. Records that are no
+/// objects are a table of one column, `value`. They may stand on a line each (NDJSON, JSON Lines), in one list, or one behind
+/// the other; which it is, is found from the start of each file. Files with a record on each line are cut and read by several
+/// readers. A list is read front to back, a record at a time, and so is what is compressed or no regular file.
+///
+/// Columns and types are found from the first records of each file, as `JsonOptions::sample` says. Numbers keep all their
+/// digits. Several files have the columns of all of them, in the order in which they first appear.
+///
+/// Where a run [sets records aside](RunContext::rejects), those are set aside that do not fit the columns, and lines that are
+/// no JSON. In a list, what is no JSON ends the run, for nobody knows where the next record begins.
+///
+/// The syntax is that of [RFC 8259](https://www.rfc-editor.org/rfc/rfc8259), strictly; values are nested no deeper than 128
+/// levels. A key that an object has twice is an error.
+#[derive(Clone, Debug)]
+pub struct JsonExtractor {
+    origin: Origin,
+    options: JsonOptions,
+}
+
+impl JsonExtractor {
+    /// Of the file at `path`, which may be the URL of an object (`s3://bucket/sales.ndjson`); of the files in it if it is a
+    /// directory, and of those that match if it is a pattern such as `data/2024-*.ndjson.gz`, in the order of their names.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self::files([path])
+    }
+
+    /// Of several files, directories and patterns, in this order.
+    pub fn files(paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
+        Self { origin: Origin::files(paths, EXTENSIONS), options: JsonOptions::default() }
+    }
+
+    /// Of standard input. It may be looked at again, but it can be read only once, and by one extractor of the process.
+    pub fn stdin() -> Self {
+        Self { origin: Origin::once(Once::stdin()), options: JsonOptions::default() }
+    }
+
+    /// Of what `reader` gives, which errors call `name`. It may be looked at again, but it can be read only once.
+    pub fn from_reader(name: impl AsRef<Path>, reader: impl Read + Send + 'static) -> Self {
+        let once = Once::new(name, || Ok(Box::new(reader)));
+        Self { origin: Origin::once(once), options: JsonOptions::default() }
+    }
+
+    /// Reads at most `n` partitions at once, whatever the number of threads of the run.
+    #[must_use]
+    pub fn with_parallel_readers(mut self, n: usize) -> Self {
+        self.options.parallel_readers = Some(n);
+        self
+    }
+
+    /// Asks files for `bytes` at a time, over the `io_buffer_size` of the run.
+    #[must_use]
+    pub fn with_buffer_size(mut self, bytes: usize) -> Self {
+        self.options.buffer_size = Some(bytes);
+        self
+    }
+
+    /// With these options.
+    #[must_use]
+    pub fn with_options(mut self, options: JsonOptions) -> Self {
+        self.options = options;
+        self
+    }
+}
+
+#[async_trait]
+impl Extractor for JsonExtractor {
+    async fn scan(&self, cx: &RunContext, request: &ScanRequest) -> Result<Arc<dyn Scan>> {
+        let (origin, options) = (&self.origin, &self.options);
+        let fingerprint = origin.fingerprint(cx.cancel());
+        let mut table = Table::new(options);
+        let found = origin.places(cx.cancel())?;
+        for place in &found {
+            cx.cancel().check()?;
+            match Survey::of(place, options, cx)? {
+                Some(survey) => table.add(survey),
+                None => table.empty.push(place.path().to_owned()),
+            }
+        }
+        let shown = origin.shown(&found);
+        let columns = table.columns(request.target.as_deref()).map_err(|error| error.in_source(&shown))?;
+        let fields: Vec<FieldRef> = columns.iter().map(|(field, _)| field.clone()).collect();
+        let whole = Schema::new(fields);
+        let wanted = request.projection(&whole)?;
+        let schema: SchemaRef = Arc::new(whole.project(&wanted)?);
+        let unwanted =
+            (0..columns.len()).filter(|index| !wanted.contains(index)).map(|index| whole.field(index).name());
+        let ignore_unknown = options.unknown_keys == UnknownKeys::Ignore;
+        let unwanted: Arc<[String]> = unwanted.cloned().collect();
+        let readings: Arc<[Reading]> =
+            wanted.iter().filter_map(|&index| columns.get(index)).map(|(_, reading)| reading.clone()).collect();
+        // Types that cannot be read are refused now.
+        Members::new(schema.fields(), &readings, ignore_unknown).map_err(|error| error.in_source(&shown))?;
+        let (notes, details) = (table.notes(&whole, request.target.is_some()), table.details());
+        let memory = table.surveys.iter().map(|survey| survey.source.input.memory()).max().unwrap_or(0);
+        let is_value = table.is_value;
+        let parts: Vec<Part> = table.surveys.into_iter().map(Part::of).collect();
+        let (pieces, partitions) = pieces(&parts, cx, request)?;
+        Ok(Arc::new(JsonScan {
+            origin: origin.clone(),
+            lines: parts.iter().map(|_| Default::default()).collect::<Vec<_>>().into(),
+            parts,
+            pieces,
+            partitions,
+            schema,
+            readings,
+            unwanted,
+            is_value,
+            ignore_unknown,
+            notes,
+            details,
+            min_memory: (256 << 10) + memory,
+            fingerprint: fingerprint?,
+            cancel: cx.cancel().clone(),
+            max_readers: options.parallel_readers.unwrap_or(usize::MAX).max(1),
+            read_size: options.buffer_size.unwrap_or(cx.config().io_buffer_size),
+        }))
+    }
+}
+
+/// The files of a table, and what all of them hold.
+struct Table<'a> {
+    options: &'a JsonOptions,
+    surveys: Vec<Survey>,
+    empty: Vec<PathBuf>,
+    records: Inference,
+    /// Records are no objects, and the column is what they are.
+    is_value: bool,
+}
+
+type Found = (FieldRef, Reading);
+
+impl<'a> Table<'a> {
+    fn new(options: &'a JsonOptions) -> Self {
+        let rules = Rules { decimals: options.decimals, times: options.times };
+        Self { options, surveys: Vec::new(), empty: Vec::new(), records: Inference::new(rules), is_value: false }
+    }
+
+    fn add(&mut self, survey: Survey) {
+        self.records.merge(&survey.records);
+        self.surveys.push(survey);
+    }
+
+    /// The columns, how each is read, and who says so.
+    fn columns(&mut self, target: Option<&Schema>) -> Result<Vec<Found>> {
+        if self.surveys.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidData, "all files are empty"));
+        }
+        let types = &self.options.types;
+        let ignore_unknown = self.options.unknown_keys == UnknownKeys::Ignore;
+        let mut columns = Vec::new();
+        self.is_value = self.records.has_values() && !self.records.is_object();
+        if self.is_value && self.records.has_objects() {
+            let message = "some records are objects and others are not, so there are no columns";
+            return Err(Error::new(ErrorKind::InvalidData, message));
+        }
+        let found: Vec<(&str, &Inference)> = match self.is_value {
+            true => vec![(VALUE, &self.records)],
+            false => self.records.members.found.iter().map(|(name, found)| (&**name, found)).collect(),
+        };
+        for &(name, inference) in &found {
+            let guess = inference.field(name);
+            let of_target = || target.and_then(|target| namesake(target, name, &found));
+            let (field, by) = match types.get(name) {
+                Some(data_type) => {
+                    let field = Field::new(name, data_type.clone(), true);
+                    let is_json = inference.text() == TextOf::Json && *data_type == DataType::Utf8;
+                    (if is_json { as_json(field) } else { field }, TypeBy::User)
+                }
+                None => match of_target().filter(|wanted| inference.is_rather(wanted)) {
+                    Some(wanted) => {
+                        let field = Field::new(name, wanted.data_type().clone(), true);
+                        let is_nested = inference.text() == TextOf::Json && *wanted.data_type() == DataType::Utf8;
+                        (if is_json(wanted) || is_nested { as_json(field) } else { field }, TypeBy::Target)
+                    }
+                    None => (guess.as_ref().clone(), TypeBy::Sample),
+                },
+            };
+            let reading = Inference::reading(Some(inference), &field, by, ignore_unknown);
+            columns.push((Arc::new(field), reading));
+        }
+        for (name, data_type) in &types.0 {
+            if self.is_value && name != VALUE {
+                return Err(etlrs_core::unknown_name("column", name, &[VALUE.to_owned()]));
+            }
+            // A key that no record of the sample has, but one may have that comes later.
+            if !found.iter().any(|(found, _)| found == name) {
+                let field = Field::new(name, data_type.clone(), true);
+                let reading = Inference::reading(None, &field, TypeBy::User, ignore_unknown);
+                columns.push((Arc::new(field), reading));
+            }
+        }
+        if columns.is_empty() {
+            if let Some(fault) = self.surveys.iter_mut().find_map(|survey| survey.fault.take()) {
+                return Err(fault);
+            }
+            let message = "no record has a key, so there are no columns";
+            return Err(
+                Error::new(ErrorKind::InvalidData, message).hint("name columns by the option types=COLUMN:TYPE")
+            );
+        }
+        Ok(columns)
+    }
+
+    fn details(&self) -> Vec<Detail> {
+        let Some(first) = self.surveys.first() else { return Vec::new() };
+        let layout = match first.source.layout {
+            Layout::Lines => "lines",
+            Layout::Array => "array",
+            Layout::Values => "values",
+        };
+        vec![Detail::new("layout", layout, first.reason)]
+    }
+
+    fn notes(&self, schema: &Schema, guided: bool) -> Vec<String> {
+        let mut notes = Vec::new();
+        let members = self.records.members.found.iter().map(|(name, found)| (&**name, found));
+        let value = self.is_value.then_some((VALUE, &self.records));
+        for (name, inference) in members.filter(|_| !self.is_value).chain(value) {
+            let field = schema.field_with_name(name).ok();
+            let is_guess = field.is_some_and(|field| field.data_type() == &inference.data_type().0);
+            if self.options.types.get(name).is_none()
+                && (is_guess || !guided)
+                && let Some(what) = inference.mixture()
+            {
+                notes.push(format!("column {name:?} is read as {what}"));
+            }
+        }
+        if notes.len() > COLUMN_NOTES {
+            let more = notes.len() - COLUMN_NOTES;
+            notes.truncate(COLUMN_NOTES);
+            notes.push(format!("there are {more} more notes about single columns"));
+        }
+        for (name, data_type) in &self.options.types.0 {
+            if !self.is_value && !self.records.members.has(name) {
+                notes.push(format!("column {name:?} ({}) is in no record of the sample", type_name(data_type)));
+            }
+        }
+        for path in self.empty.iter().take(1) {
+            let others = match self.empty.len() {
+                1 => String::new(),
+                count => format!(" and {} others", count - 1),
+            };
+            notes.push(format!("{}{others} is empty, and so has no rows", path.display()));
+        }
+        notes
+    }
+}
+
+/// The column of the target that one of the source goes to. Some targets do not mind the case, which counts where there is the
+/// very name too.
+fn namesake<'a>(target: &'a Schema, name: &str, found: &[(&str, &Inference)]) -> Option<&'a Field> {
+    let fields = || target.fields().iter().map(AsRef::as_ref);
+    let is_other = |field: &Field| !found.iter().any(|(known, _)| *known == field.name());
+    let field = fields().find(|field| field.name() == name);
+    field.or_else(|| fields().find(|field| field.name().eq_ignore_ascii_case(name) && is_other(field)))
+}

@@ -1,0 +1,417 @@
+use std::io::Read;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::{DataType, Schema};
+use async_trait::async_trait;
+use etlrs_core::{
+    ColumnTypes, Error, ErrorKind, Extractor, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader,
+    MemoryExtractor, Partition, PartitionWriter, Published, Receipt, Result, RunContext, Scan, ScanRequest, type_name,
+};
+use etlrs_files::text::{Encode, Encoded, JoinedScan, OldFile, Output, Preceding, SharedDirectory, SharedFile};
+use etlrs_files::{Compression, Manifest, ManifestFile, Staging, data_files, reading};
+
+use crate::encode::{Encoder, HEXADECIMAL, Rules, form, read_as};
+use crate::options::{JsonLayout, JsonOptions, JsonWriteLayout, JsonWriteOptions, NonFinite};
+use crate::{EXTENSIONS, JsonExtractor};
+
+/// Writes a JSON file, or a directory with one file per partition; compressed if the name says so.
+///
+/// Each record is an object on a line of its own, with the members in the order of the columns: in a list if the name ends in
+/// `.json`, and else without anything between (NDJSON, JSON Lines). Partitions are encoded by as many writers as there are. In
+/// one file their rows keep the order of the source. The files of a directory have the names `part-RUN-00000.ndjson` and are
+/// listed in its manifest.
+///
+/// | Arrow | written |
+/// |---|---|
+/// | Boolean | `true`, `false` |
+/// | integers, decimals | a number with all digits; a decimal has those of its scale |
+/// | floats | the shortest number that reads back as the same bits; NaN and infinite ones as `non_finite` says |
+/// | Date32, times | `"2013-01-31"`, `"05:00:00"`, with as many digits of the second as are not zero |
+/// | timestamps | `"2013-01-31T05:00:00.5"`; with a zone in UTC and with a `Z`. Years outside 0000 to 9999 are refused |
+/// | text, dictionaries | a string; text that is marked as JSON (`arrow.json`) as it is, without white space |
+/// | structs, maps with keys of text | an object |
+/// | lists | a list |
+/// | binary | a string of hexadecimal digits, which is read as text |
+/// | anything else | refused |
+#[derive(Clone, Debug)]
+pub struct JsonLoader {
+    path: PathBuf,
+    directory: bool,
+    options: JsonWriteOptions,
+}
+
+impl JsonLoader {
+    /// To the one file `path`, which may be the URL of an object (`s3://bucket/sales.ndjson`).
+    ///
+    /// Rows can be appended to a file with a record on each line, and not to a list.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), directory: false, options: JsonWriteOptions::default() }
+    }
+
+    /// To the directory `path`.
+    pub fn directory(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), directory: true, options: JsonWriteOptions::default() }
+    }
+
+    /// With these options.
+    #[must_use]
+    pub fn with_options(mut self, options: JsonWriteOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    fn layout(&self) -> JsonWriteLayout {
+        self.options.layout.unwrap_or_else(|| {
+            let name = self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_ascii_lowercase();
+            match name.ends_with(".json") || name.contains(".json.") {
+                true => JsonWriteLayout::Array,
+                false => JsonWriteLayout::Lines,
+            }
+        })
+    }
+
+    fn check_mode(&self, mode: LoadMode) -> Result<()> {
+        self.capabilities().require(mode, self.path.display())?;
+        if mode == LoadMode::Append && !self.directory && self.layout() == JsonWriteLayout::Array {
+            let message = "rows cannot be appended to a list in one file";
+            return Err(Error::new(ErrorKind::Unsupported, message)
+                .hint("write records on lines (.ndjson), or to a directory, or use mode replace")
+                .in_source(self.path.display()));
+        }
+        Ok(())
+    }
+
+    /// Works out what would be written where, and refuses what cannot be; `target` is read and not changed.
+    fn prepare(&self, plan: &LoadPlan, target: &Path, exists: bool, cx: &RunContext) -> Result<Prepared> {
+        let mut format = Format::new(plan, self.layout(), &self.options, target)?;
+        let old = match (exists, self.directory) {
+            (false, _) => Old::None,
+            (true, false) if plan.mode == LoadMode::Append => {
+                let old = OldFile::open(target, format.compression, self.options.compression, cx)
+                    .map_err(|error| error.in_source(target.display()))?;
+                format.compression = old.compression;
+                require_lines(&old, target)?;
+                Old::File(old)
+            }
+            (true, false) => Old::None,
+            // Mode replace looks as well, for it must not remove what is no data.
+            (true, true) => {
+                let files = data_files(target, EXTENSIONS, cx.cancel())?;
+                if plan.mode == LoadMode::Append && !files.is_empty() {
+                    let manifest = Manifest::read(target, cx.cancel())?.ok_or_else(|| {
+                        let message = "the directory has no manifest, which would tell how many rows are there";
+                        let error = Error::new(ErrorKind::InvalidConfig, message).in_source(target.display());
+                        error.hint("use mode replace, or another directory")
+                    })?;
+                    Old::Parts(manifest.files)
+                } else {
+                    Old::None
+                }
+            }
+        };
+        Ok(Prepared { format: Arc::new(format), old })
+    }
+}
+
+fn require_lines(old: &OldFile, target: &Path) -> Result<()> {
+    if old.has_no_bytes() {
+        return Ok(());
+    }
+    let mut start = Vec::new();
+    old.read()?.take(4096).read_to_end(&mut start).map_err(|error| reading(target, error))?;
+    if !start.trim_ascii_start().starts_with(b"[") {
+        return Ok(());
+    }
+    let message = "rows cannot be appended, for the file that exists begins with a list";
+    Err(Error::new(ErrorKind::SchemaMismatch, message).hint("use mode replace").in_source(target.display()))
+}
+
+struct Prepared {
+    format: Arc<Format>,
+    old: Old,
+}
+
+/// What is there, and stays, in mode append.
+enum Old {
+    None,
+    File(OldFile),
+    Parts(Vec<ManifestFile>),
+}
+
+/// What all files of a load have in common.
+#[derive(Debug)]
+struct Format {
+    layout: JsonWriteLayout,
+    compression: Compression,
+    encoder: Encoder,
+    names: Vec<String>,
+    described: Vec<String>,
+    /// As what types the columns are read back with nothing lost; `None` if that cannot be.
+    read_as: Option<Vec<DataType>>,
+    notes: Vec<String>,
+}
+
+impl Format {
+    /// # Errors
+    /// `SchemaMismatch` for columns that JSON cannot hold.
+    fn new(plan: &LoadPlan, layout: JsonWriteLayout, options: &JsonWriteOptions, target: &Path) -> Result<Self> {
+        Self::of(plan, layout, options, target).map_err(|error| error.in_source(target.display()))
+    }
+
+    fn of(plan: &LoadPlan, layout: JsonWriteLayout, options: &JsonWriteOptions, target: &Path) -> Result<Self> {
+        let compression = options.compression.unwrap_or_else(|| Compression::of_path(target));
+        compression.check()?;
+        let (mut described, mut notes, mut names) = (Vec::new(), Vec::new(), Vec::<String>::new());
+        for field in plan.schema.fields() {
+            let (name, type_name) = (field.name(), type_name(field.data_type()));
+            let form = form(field).map_err(|refusal| {
+                let reason = format!("{type_name} {}", refusal.reason);
+                Error::new(ErrorKind::SchemaMismatch, reason).hint(refusal.hint).at_column(name)
+            })?;
+            if names.contains(name) {
+                let message = "an object has each key once, and two columns have this name";
+                return Err(Error::new(ErrorKind::SchemaMismatch, message).hint("rename one").at_column(name));
+            }
+            if form.described == HEXADECIMAL {
+                notes.push(format!(
+                    "column {name:?} of type {type_name} is written as hexadecimal digits, which are read as text"
+                ));
+            }
+            names.push(name.clone());
+            described.push(form.described.to_owned());
+        }
+        // What becomes null or text is not what it was.
+        let exact = options.non_finite == NonFinite::Fail;
+        let read_as = read_as(&plan.schema).filter(|types| exact && !types.is_empty());
+        let (between, behind): (&[u8], &[u8]) = match layout {
+            JsonWriteLayout::Lines => (b"", b"\n"),
+            JsonWriteLayout::Array => (b",\n", b""),
+        };
+        let rules = Rules { omit_nulls: options.omit_nulls, non_finite: options.non_finite };
+        let encoder = Encoder::new(&plan.schema, rules, between, behind);
+        Ok(Self { layout, compression, encoder, names, described, read_as, notes })
+    }
+}
+
+impl Encode for Format {
+    fn compression(&self) -> Compression {
+        self.compression
+    }
+
+    fn extension(&self) -> &'static str {
+        let lines = self.layout == JsonWriteLayout::Lines;
+        match self.compression {
+            Compression::Gzip(_) if lines => "ndjson.gz",
+            Compression::Zstd(_) if lines => "ndjson.zst",
+            Compression::Bzip2(_) if lines => "ndjson.bz2",
+            Compression::Xz(_) if lines => "ndjson.xz",
+            _ if lines => "ndjson",
+            Compression::Gzip(_) => "json.gz",
+            Compression::Zstd(_) => "json.zst",
+            Compression::Bzip2(_) => "json.bz2",
+            Compression::Xz(_) => "json.xz",
+            _ => "json",
+        }
+    }
+
+    fn start(&self) -> &[u8] {
+        if self.layout == JsonWriteLayout::Array { b"[\n" } else { b"" }
+    }
+
+    fn between(&self) -> &[u8] {
+        if self.layout == JsonWriteLayout::Array { b",\n" } else { b"" }
+    }
+
+    fn end(&self) -> &[u8] {
+        if self.layout == JsonWriteLayout::Array { b"\n]\n" } else { b"" }
+    }
+
+    fn rows(
+        &self,
+        batch: &RecordBatch,
+        from: usize,
+        out: &mut Output,
+        enough: usize,
+        preceding: Preceding,
+    ) -> Result<Encoded> {
+        self.encoder.rows(batch, from, out, enough, preceding)
+    }
+}
+
+#[async_trait]
+impl Loader for JsonLoader {
+    fn capabilities(&self) -> LoadCapabilities {
+        LoadCapabilities::one_writer().modes(Staging::modes(&self.path, self.directory)).max_writers(usize::MAX)
+    }
+
+    async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
+        self.check_mode(plan.mode)?;
+        let exists = Staging::check(&self.path, plan.mode, self.directory, cx.cancel())?;
+        let Prepared { format, old } = self.prepare(plan, &self.path, exists, cx)?;
+        let mut preview = LoadPreview::default();
+        preview.column_types = format.described.clone();
+        preview.notes = format.notes.clone();
+        let shown = self.path.display();
+        match old {
+            Old::None if exists => preview.notes.push(format!("{shown} is replaced")),
+            Old::None => {}
+            Old::File(_) => preview.notes.push(format!("the records of {shown} stay")),
+            Old::Parts(files) => {
+                let rows: u64 = files.iter().map(|file| file.rows).sum();
+                preview.notes.push(format!("{shown} has {rows} rows, which stay"));
+            }
+        }
+        Ok(preview)
+    }
+
+    async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
+        self.check_mode(plan.mode)?;
+        let staging = match self.directory {
+            true => Staging::directory(&self.path, plan.mode, cx)?,
+            false => Staging::file(&self.path, plan.mode, cx)?,
+        };
+        let staging = Arc::new(staging);
+        let exists = staging.target_exists();
+        let Prepared { format, old } = self.prepare(&plan, staging.target(), exists, cx)?;
+        let unpacking = if let Old::File(old) = &old { old.unpacking } else { 0 };
+        let output = if self.directory {
+            let old = if let Old::Parts(files) = old { files } else { Vec::new() };
+            Target::Directory(Arc::new(SharedDirectory::new(format.clone(), staging.clone(), cx.run_id(), old)?))
+        } else {
+            let continues: Option<&[u8]> = match &old {
+                Old::File(old) if !old.has_no_bytes() => Some(if old.ends_with_line_end()? { b"" } else { b"\n" }),
+                _ => None,
+            };
+            Target::File(Arc::new(SharedFile::new(format.clone(), staging.clone(), continues)))
+        };
+        Ok(Box::new(JsonSession { output, format, unpacking, staging }))
+    }
+}
+
+struct JsonSession {
+    // Before `staging`, so that what it removes is no longer held open.
+    output: Target,
+    format: Arc<Format>,
+    /// Bytes that reading the old file takes, to see how it ends.
+    unpacking: usize,
+    staging: Arc<Staging>,
+}
+
+enum Target {
+    File(Arc<SharedFile>),
+    Directory(Arc<SharedDirectory>),
+}
+
+impl JsonSession {
+    /// What was written, read as the types that it was written from; `None` where that cannot be.
+    async fn staged_scan(
+        &self,
+        cx: &RunContext,
+        pieces: Vec<(PathBuf, Vec<Range<u64>>)>,
+    ) -> Result<Option<Arc<dyn Scan>>> {
+        // The extractor reads at places in the file.
+        let Some(types) = self.format.read_as.as_ref().filter(|_| self.format.compression == Compression::None) else {
+            return Ok(None);
+        };
+        let types: Vec<_> = self.format.names.iter().cloned().zip(types.iter().cloned()).collect();
+        let layout = match self.format.layout {
+            JsonWriteLayout::Lines => JsonLayout::Lines,
+            JsonWriteLayout::Array => JsonLayout::Array,
+        };
+        let read = JsonOptions::default().with_layout(layout).with_sample(1).with_types(ColumnTypes(types.clone()));
+        let mut scans = Vec::new();
+        for (path, ranges) in pieces {
+            if ranges.is_empty() {
+                continue;
+            }
+            let mut request = ScanRequest::all().columns(self.format.names.iter());
+            if layout == JsonLayout::Lines {
+                let describe = |(index, range): (usize, &Range<u64>)| {
+                    Partition::new(index, format!("bytes {}..{}", range.start, range.end))
+                };
+                request.recorded = Some(ranges.iter().enumerate().map(describe).collect());
+            }
+            scans.push(JsonExtractor::new(path).with_options(read.clone()).scan(cx, &request).await?);
+        }
+        let Some(first) = scans.first() else {
+            let fields = types.into_iter().map(|(name, data_type)| arrow_schema::Field::new(name, data_type, true));
+            let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+            return Ok(Some(MemoryExtractor::new(schema, []).scan(cx, &ScanRequest::all()).await?));
+        };
+        Ok(Some(Arc::new(JoinedScan::new(first.schema(), scans))))
+    }
+}
+
+#[async_trait]
+impl LoadSession for JsonSession {
+    fn min_memory(&self) -> usize {
+        // Less would make blocks of single records.
+        const BLOCKS: usize = 64 << 10;
+        let file = match &self.output {
+            Target::File(_) => 0,
+            Target::Directory(_) => self.staging.file_memory(),
+        };
+        BLOCKS + self.format.compression.memory() + file
+    }
+
+    fn held_memory(&self) -> usize {
+        match &self.output {
+            Target::File(_) => self.staging.file_memory() + self.unpacking,
+            Target::Directory(_) => 0,
+        }
+    }
+
+    async fn writer(&self, cx: &RunContext, partition: &Partition, _: u32) -> Result<Box<dyn PartitionWriter>> {
+        match &self.output {
+            Target::File(file) => file.writer(cx, partition),
+            Target::Directory(directory) => directory.writer(cx, partition),
+        }
+    }
+
+    async fn read_back(&mut self, cx: &RunContext, _: &[Receipt]) -> Result<Option<Arc<dyn Scan>>> {
+        let Some(staged) = self.staging.staged(None) else { return Ok(None) };
+        let (pieces, fine) = match &self.output {
+            Target::File(file) => {
+                let closed = file.close()?;
+                (vec![(staged, closed.ranges)], closed.fine)
+            }
+            Target::Directory(directory) => {
+                let parts = directory.close()?;
+                let piece = |part: ManifestFile| {
+                    let ranges = (part.rows > 0).then_some(0..part.bytes).into_iter().collect();
+                    (staged.join(part.name), ranges)
+                };
+                (parts.into_iter().map(piece).collect(), directory.is_fine())
+            }
+        };
+        if fine { Ok(None) } else { self.staged_scan(cx, pieces).await }
+    }
+
+    async fn commit(self: Box<Self>, receipts: Vec<Receipt>) -> Result<Published> {
+        let published = match &self.output {
+            Target::File(file) => {
+                let closed = file.close()?;
+                Published::new(closed.rows, closed.bytes)
+            }
+            Target::Directory(directory) => {
+                let parts = directory.close()?;
+                Published::new(parts.iter().map(|part| part.rows).sum(), parts.iter().map(|part| part.bytes).sum())
+            }
+        };
+        let promised: u64 = receipts.iter().map(|receipt| receipt.rows).sum();
+        if published.rows != promised {
+            let message = format!("{promised} rows were promised, and {} are staged", published.rows);
+            return Err(Error::new(ErrorKind::VerifyFailed, message).in_source(self.staging.target().display()));
+        }
+        self.staging.publish()?;
+        Ok(published)
+    }
+
+    async fn abort(self: Box<Self>) -> Result<()> {
+        // Dropping the staging removes it.
+        Ok(())
+    }
+}

@@ -1,0 +1,162 @@
+//! A look at the start of a file: what its records stand in, and what they hold.
+
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use etlrs_core::{Error, ErrorKind, Result, RunContext};
+use etlrs_files::text::{Encoding, Input, Place, Purpose};
+
+use crate::infer::{Inference, Rules};
+use crate::options::{JsonLayout, JsonOptions};
+use crate::reader::{Layout, Reader, Source};
+use crate::syntax;
+
+/// From so many bytes the layout is found.
+const WINDOW: usize = 1 << 20;
+/// A sample has no more bytes, however many records were asked for.
+const LARGEST_SAMPLE: u64 = 64 << 20;
+
+/// What is known of a file.
+pub(crate) struct Survey {
+    pub(crate) source: Source,
+    /// Bytes as they are stored, where that is known.
+    pub(crate) stored: Option<u64>,
+    /// What all records of the sample have in common.
+    pub(crate) records: Inference,
+    pub(crate) sampled: usize,
+    /// What is wrong with the first record that is.
+    pub(crate) fault: Option<Error>,
+    /// Why the layout is what it is.
+    pub(crate) reason: &'static str,
+}
+
+impl Survey {
+    /// `None`: the file is empty.
+    pub(crate) fn of(place: &Place, options: &JsonOptions, cx: &RunContext) -> Result<Option<Self>> {
+        let path = place.path();
+        Self::look(place, path, options, cx).map_err(|error| error.in_source(path.display()))
+    }
+
+    fn look(place: &Place, path: &Path, options: &JsonOptions, cx: &RunContext) -> Result<Option<Self>> {
+        let (raw, stored) = place.open(cx.cancel())?;
+        let input = Input::of(raw, path, options.encoding, cx)?;
+        let window = window(&input, path, WINDOW.min(cx.reader_memory()))?;
+        let mark = if Encoding::of_mark(&window) == Some(Encoding::Utf8) { 3 } else { 0 };
+        let text = window.get(mark..).unwrap_or_default();
+        if text.trim_ascii().is_empty() && window.len() < WINDOW {
+            return Ok(None);
+        }
+        let (layout, reason) = match options.layout {
+            JsonLayout::Auto => detect(text, path),
+            JsonLayout::Lines => (Layout::Lines, "as the options say"),
+            JsonLayout::Array => (Layout::Array, "as the options say"),
+            JsonLayout::Values => (Layout::Values, "as the options say"),
+        };
+        let length = match (&input, stored) {
+            (Input::Plain(_), Some(length)) => length,
+            _ => u64::MAX,
+        };
+        let source = Source { path: path.into(), input, layout, start: mark as u64, length };
+        let source = Arc::new(source);
+        let rules = Rules { decimals: options.decimals, times: options.times };
+        let mut records = Inference::new(rules);
+        let (sampled, fault) = sample(&source, options, cx, &mut records)?;
+        let source = Arc::into_inner(source)
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "the sample of the file is still being read"))?;
+        Ok(Some(Self { source, stored, records, sampled, fault, reason }))
+    }
+}
+
+fn window(input: &Input, path: &Path, size: usize) -> Result<Vec<u8>> {
+    let mut start = Vec::new();
+    let (text, _) = input.open(path, Purpose::Look)?;
+    text.take(size as u64).read_to_end(&mut start).map_err(|error| etlrs_files::reading(path, error))?;
+    Ok(start)
+}
+
+/// What records stand in, by the start of the text, and why.
+fn detect(text: &[u8], path: &Path) -> (Layout, &'static str) {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_ascii_lowercase();
+    if name.contains(".ndjson") || name.contains(".jsonl") {
+        return (Layout::Lines, "by its name");
+    }
+    let start = syntax::space(text, 0);
+    if text.get(start) == Some(&b'[') {
+        return (Layout::Array, "it begins with a list");
+    }
+    let end = match syntax::value(text, start, 0) {
+        Ok(end) => end,
+        // A fault is told when it is read.
+        Err(fault) => fault.at().unwrap_or(text.len()),
+    };
+    let first = text.get(start..end).unwrap_or_default();
+    let behind = text.get(end..).unwrap_or_default();
+    let line_end = behind.iter().position(|byte| !matches!(byte, b' ' | b'\t' | b'\r'));
+    let ends_line = line_end.is_none_or(|at| behind[at] == b'\n');
+    match !first.contains(&b'\n') && ends_line {
+        true => (Layout::Lines, "its first line is a value"),
+        false => (Layout::Values, "its first value is not just a line"),
+    }
+}
+
+/// Looks at the first records, and gives their number.
+fn sample(
+    source: &Arc<Source>,
+    options: &JsonOptions,
+    cx: &RunContext,
+    records: &mut Inference,
+) -> Result<(usize, Option<Error>)> {
+    let is_once = source.input.is_once();
+    let (most, most_bytes) = match options.sample.records() {
+        Some(most) => (most.max(1), LARGEST_SAMPLE),
+        None if is_once => {
+            let message = "the sample cannot be all of what can be read only once";
+            return Err(Error::new(ErrorKind::InvalidConfig, message).hint("write it to a file first"));
+        }
+        None => (usize::MAX, u64::MAX),
+    };
+    // What can be read only once is kept.
+    let most_bytes = if is_once { most_bytes.min((cx.memory().limit() / 32) as u64) } else { most_bytes };
+    let part = (!source.is_stream()).then_some((source.start, u64::MAX));
+    let mut reader = Reader::new(source.clone(), part, 256 << 10, cx.reader_memory()).looking();
+    let (mut sampled, mut first_fault) = (0, None);
+    while sampled < most {
+        cx.cancel().check()?;
+        let record = match reader.next() {
+            Ok(Some(record)) if record.offset - source.start < most_bytes || sampled == 0 => record,
+            Ok(_) => break,
+            // Whoever reads it is told, and may set it aside.
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                let line = error.position().byte.map_or(0, |byte| reader.lines_before(byte));
+                first_fault.get_or_insert(error.at_line(line + 1));
+                break;
+            }
+            Err(error) => return Err(error),
+        };
+        let text = reader.text(&record);
+        // A record that is broken says nothing.
+        let start = syntax::space(text, 0);
+        let fault = match (std::str::from_utf8(text), syntax::value(text, start, 0)) {
+            (Err(error), _) => Some((error.valid_up_to(), "the text is not UTF-8".to_owned())),
+            (_, Err(fault)) => Some((fault.at().unwrap_or(text.trim_ascii_end().len()), fault.message())),
+            (_, Ok(end)) if syntax::space(text, end) < text.len() => {
+                Some((end, "there is something behind the value on its line".to_owned()))
+            }
+            _ => None,
+        };
+        match fault {
+            None => {
+                let _ = records.add(text, start, 0);
+            }
+            Some((at, message)) if first_fault.is_none() => {
+                let byte = record.offset + at as u64;
+                let error = Error::new(ErrorKind::InvalidData, message).at_byte(byte);
+                first_fault = Some(error.at_line(reader.lines_before(byte) + 1));
+            }
+            Some(_) => {}
+        }
+        sampled += 1;
+    }
+    Ok((sampled, first_fault))
+}
