@@ -18,7 +18,7 @@ Examples:
   etlrs inspect sales.csv
 
 Sources and targets are paths, whose extension tells the format (out.parquet/ is a directory of files), or
-sqlite:FILE#TABLE, postgres://USER@HOST/DATABASE#SCHEMA.TABLE, mysql://USER@HOST/DATABASE#TABLE. A source may be a pattern (`data/*.csv`) or standard input (-, as CSV); csv:PATH names the format. `etlrs connectors` lists them all, `etlrs connectors csv` the options of one.
+sqlite:FILE#TABLE, postgres://USER@HOST/DATABASE#SCHEMA.TABLE, mysql://USER@HOST/DATABASE#TABLE. A source may be a pattern (`data/*.csv`) or standard input (-, as CSV; json:- as JSON); csv:PATH names the format. `etlrs connectors` lists them all, `etlrs connectors csv` the options of one.
 
 Exit codes: 0 done and verified, 1 failed, and the target is as it was unless the message says
 otherwise, 2 wrong usage, 3 done and verified but for records that were set aside (--on-error quarantine), 130 interrupted.";

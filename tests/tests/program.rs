@@ -405,7 +405,7 @@ fn wrong_usage_ends_with_two() {
             "copy ok.csv o.parquet --mode crate",
             "there is no mode \"crate\"; did you mean create? There is create, append, replace, merge",
         ),
-        ("copy ok o.parquet", "name the format before it, as in csv:ok or parquet:ok"),
+        ("copy ok o.parquet", "name the format before it, as in csv:ok or json:ok or parquet:ok"),
         ("copy ok.csv o.parquet --memory lots", "256MB"),
         ("copy ok.csv o.parquet --verify maybe", "full"),
         ("copy ok.csv o.parquet --source-option header", "KEY=VALUE"),
@@ -696,9 +696,9 @@ fn json_has_the_documented_fields() {
 
     let connectors = json("connectors");
     let names: Vec<_> = connectors.as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["csv", "parquet", "mysql", "postgres", "sqlite"]);
+    assert_eq!(names, ["csv", "json", "parquet", "mysql", "postgres", "sqlite"]);
     let parquet = json("connectors parquet");
-    assert_eq!(parquet, connectors[1]);
+    assert_eq!(parquet, connectors[2]);
     assert_eq!(
         keys(&parquet),
         ["example", "extensions", "name", "schemes", "source_options", "summary", "target_options"]

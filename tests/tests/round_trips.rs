@@ -53,7 +53,9 @@ fn goes_around(folder: &Path, source: &str, options: &[&str], rows: u64, flags: 
         "sqlite:2.db#t",
         "3.parquet/",
         "4.csv",
+        "4.ndjson",
         "sqlite:4.db#t",
+        "5.json",
         "5.tsv",
         "5.parquet",
         "6.parquet/",
@@ -117,7 +119,7 @@ fn pieces_and_threads_do_not_change_the_checksum_and_data_do() {
     let folder = folder.path();
     let whole = checksum(&copy(folder, "a.csv", "o.parquet", &["--threads", "1", "--partitions", "1"]));
     for (threads, partitions) in [("1", "32"), ("2", "3"), ("8", "32"), ("8", "100")] {
-        for target in ["o.parquet", "dir.parquet/", "sqlite:o.db#t", "o.csv"] {
+        for target in ["o.parquet", "dir.parquet/", "sqlite:o.db#t", "o.csv", "o.ndjson", "dir.json/"] {
             let flags = ["--mode", "replace", "--threads", threads, "--partitions", partitions, "--verify", "full"];
             let result = copy(folder, "a.csv", target, &flags);
             assert_eq!(checksum(&result), whole, "{threads} threads, {partitions} pieces, {target}");
@@ -137,7 +139,7 @@ fn appending_adds_exactly_the_rows() {
     fs::write(folder.join("more.csv"), format!("{a}{rows_of_b}{rows_of_b}")).unwrap();
     let [one, both, more] = ["a.csv", "both.csv", "more.csv"].map(|name| content(folder, name));
     assert_eq!([one.0, both.0, more.0], [20_000, 40_000, 60_000]);
-    for target in ["o.parquet", "dir.parquet/", "sqlite:o.db#t", "o.csv"] {
+    for target in ["o.parquet", "dir.parquet/", "sqlite:o.db#t", "o.csv", "o.ndjson", "dir.json/"] {
         let append = ["--mode", "append", "--verify", "full"];
         copy(folder, "a.csv", target, &append);
         assert_eq!(content(folder, target), one, "{target}, which append made");
@@ -153,7 +155,7 @@ fn replacing_leaves_only_the_new_rows() {
     let folder = samples();
     let folder = folder.path();
     let [a, b] = ["a.csv", "b.csv"].map(|name| content(folder, name));
-    for target in ["o.parquet", "dir.parquet/", "sqlite:o.db#t", "o.csv"] {
+    for target in ["o.parquet", "dir.parquet/", "sqlite:o.db#t", "o.csv", "o.ndjson", "dir.json/"] {
         copy(folder, "a.csv", target, &["--threads", "8", "--partitions", "32"]);
         assert_eq!(content(folder, target), a, "{target}");
         copy(folder, "b.csv", target, &["--mode", "replace", "--verify", "full"]);
@@ -174,7 +176,7 @@ fn replacing_leaves_only_the_new_rows() {
 fn columns_and_filters_are_the_same_for_every_source() {
     let folder = samples();
     let folder = folder.path();
-    for target in ["a.parquet", "dir.parquet/", "sqlite:a.db#t"] {
+    for target in ["a.parquet", "dir.parquet/", "sqlite:a.db#t", "a.ndjson", "a.json"] {
         copy(folder, "a.csv", target, &["--partitions", "4"]);
     }
     let cases: [(&[&str], Option<u64>); 8] = [
@@ -192,7 +194,7 @@ fn columns_and_filters_are_the_same_for_every_source() {
     ];
     for (flags, rows) in cases {
         let mut first: Option<(u64, String)> = None;
-        for source in ["a.csv", "a.parquet", "dir.parquet/", "sqlite:a.db#t"] {
+        for source in ["a.csv", "a.parquet", "dir.parquet/", "sqlite:a.db#t", "a.ndjson", "a.json"] {
             let mut all = flags.to_vec();
             all.extend(["--mode", "replace", "--verify", "full"]);
             let result = copy(folder, source, "o.parquet", &all);

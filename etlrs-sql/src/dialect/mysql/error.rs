@@ -103,7 +103,7 @@ pub(super) fn of_data(code: u16) -> Option<Cow<'static, str>> {
         1264 | 1690 | 1916 => "a number is outside the range of the column's type".into(),
         1406 => "a value is longer than the column's type allows".into(),
         1265 | 1292 | 1366 | 1411 => "a text is no value of the column's type".into(),
-        3140 | 3141 | 4038 => "a text is no JSON".into(),
+        3140 | 3141 | 4035..=4040 => "a text is no JSON".into(),
         3819 | 4025 => "a row breaks a check".into(),
         1451 | 1452 | 1216 | 1217 => "a row breaks a foreign key".into(),
         1261 | 1262 => "a row has another number of fields".into(),

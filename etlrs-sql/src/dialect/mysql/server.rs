@@ -220,7 +220,11 @@ impl Connection {
         if warnings.is_empty() {
             return Err(Failure::Protocol("it warns of a value and does not say why"));
         }
-        let found = warnings.into_iter().find(|warning| !OF_STATEMENTS.contains(&warning.code));
+        let mut of_values = warnings.into_iter().filter(|warning| !OF_STATEMENTS.contains(&warning.code));
+        // Of a check that fails, some servers first tell what a function in it has found.
+        let first = of_values.next();
+        let check = of_values.find(|warning| matches!(warning.code, 3819 | 4025));
+        let found = check.filter(|_| first.as_ref().is_some_and(|first| (4035..=4040).contains(&first.code))).or(first);
         found.map_or(Ok(()), |warning| Err(Failure::Server(Box::new(warning))))
     }
 }
