@@ -512,6 +512,10 @@ fn decimal(number: &[u8], scale: u32) -> Option<i128> {
         rest => (false, rest),
     };
     let point = mantissa.iter().position(|&byte| byte == b'.').unwrap_or(mantissa.len());
+    // What stood in quotes was not looked at before.
+    if !mantissa.iter().enumerate().all(|(at, byte)| byte.is_ascii_digit() || (at == point && *byte == b'.')) {
+        return None;
+    }
     let digits: Vec<u8> = mantissa.iter().copied().filter(u8::is_ascii_digit).collect();
     if digits.iter().all(|&digit| digit == b'0') {
         return (!digits.is_empty()).then_some(0);

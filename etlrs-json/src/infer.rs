@@ -457,7 +457,9 @@ fn text(name: &str) -> FieldRef {
 
 /// Whether a number is a zero with a sign, which is a part of it only as a float.
 pub(crate) fn is_negative_zero(number: &[u8]) -> bool {
-    number.starts_with(b"-") && number.iter().all(|byte| matches!(byte, b'-' | b'0' | b'.'))
+    let Some(digits) = number.strip_prefix(b"-") else { return false };
+    let points = digits.iter().filter(|&&byte| byte == b'.').count();
+    digits.starts_with(b"0") && points < 2 && digits.iter().all(|byte| matches!(byte, b'0' | b'.'))
 }
 
 /// The key under which Arrow keeps what a column means beyond its type.

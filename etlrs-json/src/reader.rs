@@ -311,7 +311,7 @@ impl Reader {
             self.bytes = match &self.source.input {
                 Input::Plain(handle) if !self.source.is_stream() => {
                     // The last line may go on behind the end.
-                    let range = self.at..self.source.length.min(self.end.saturating_add(self.read_size as u64));
+                    let range = self.at..self.source.length;
                     let block = (self.limit / 4).clamp(64 << 10, LARGEST_BLOCK);
                     Bytes::Place(handle.open()?.reader(range, block))
                 }
@@ -374,7 +374,11 @@ fn step(text: &[u8], layout: Layout, state: State, ended: bool) -> Result<Step, 
         return Ok(Step::End);
     }
     let end = syntax::value(text, at, usize::from(layout == Layout::Array))?;
-    // A number may go on, and what is no list or object needs something behind it.
+    // A number may go on.
+    if end == text.len() && !ended && matches!(text.get(at), Some(b'-' | b'0'..=b'9')) {
+        return Err(Fault::End);
+    }
+    // Behind one another, what is no list or object needs something behind it.
     if layout == Layout::Values && !matches!(text.get(at), Some(b'{' | b'[')) {
         match text.get(end) {
             None if !ended => return Err(Fault::End),

@@ -41,10 +41,11 @@ impl Survey {
     fn look(place: &Place, path: &Path, options: &JsonOptions, cx: &RunContext) -> Result<Option<Self>> {
         let (raw, stored) = place.open(cx.cancel())?;
         let input = Input::of(raw, path, options.encoding, cx)?;
-        let window = window(&input, path, WINDOW.min(cx.reader_memory()))?;
+        let size = WINDOW.min(cx.reader_memory());
+        let window = window(&input, path, size)?;
         let mark = if Encoding::of_mark(&window) == Some(Encoding::Utf8) { 3 } else { 0 };
         let text = window.get(mark..).unwrap_or_default();
-        if text.trim_ascii().is_empty() && window.len() < WINDOW {
+        if text.trim_ascii().is_empty() && window.len() < size {
             return Ok(None);
         }
         let (layout, reason) = match options.layout {

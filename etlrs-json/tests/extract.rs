@@ -201,6 +201,29 @@ fn later_keys_can_be_ignored_or_named() {
 }
 
 #[test]
+fn what_is_no_number_in_quotes_is_none() {
+    for (data_type, values) in [
+        (DataType::Float64, &["-", "--", "-.", "-0-0", ""][..]),
+        (DataType::Decimal128(20, 2), &["0x1e5", "7a3e2", "--5e1", "1,5e3", "1.2.3e1", "x0e1", "1e", "-"]),
+        (DataType::Int64, &["0x1e5", "1 5e2", "-"]),
+    ] {
+        for value in values {
+            let options = JsonOptions::default().with_types([("a", data_type.clone())]);
+            let found = read(format!("{{\"a\":\"{value}\"}}\n"), "a.ndjson", options);
+            assert!(found.is_err(), "{value:?} {data_type}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn numbers_in_a_list_may_be_cut_by_reading() {
+    let text = format!("[{}]", (0..200_000).map(|n| n.to_string()).collect::<Vec<_>>().join(","));
+    let found = read(&text, "a.json", JsonOptions::default()).unwrap();
+    let sum: i64 = found.records().map(|record| record.i64("value").unwrap().unwrap()).sum();
+    assert_eq!((found.total_count(), sum), (200_000, 199_999 * 100_000));
+}
+
+#[test]
 fn columns_are_read_alone() {
     let text = "{\"a\":1,\"b\":{\"c\":[1,2]},\"d\":\"x\"}\n{\"d\":\"y\",\"e\":1}\n";
     let found = read_as(text, "a.ndjson", JsonOptions::default(), ScanRequest::all().columns(["d", "a"])).unwrap();
