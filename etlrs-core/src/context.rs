@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 
-use crate::{Error, MemoryBudget, PerformanceConfig, Rejects, Result};
+use crate::{Error, MemoryBudget, Partition, PerformanceConfig, Rejects, Result};
 
 /// What a stage needs to know of the run that it serves: passed to each call, never kept beyond it.
 ///
@@ -15,6 +15,7 @@ pub struct RunContext {
     run: Arc<Run>,
     worker_memory: usize,
     rejects: Option<Rejects>,
+    partition: Option<Arc<Partition>>,
 }
 
 #[derive(Debug)]
@@ -37,7 +38,7 @@ impl RunContext {
         let memory = MemoryBudget::new(config.max_memory_usage);
         let worker_memory = memory.limit() / 2;
         let run = Run { id: RunId::generate(), config, memory, cancel, counters: Counters::default() };
-        Self { run: Arc::new(run), worker_memory, rejects: None }
+        Self { run: Arc::new(run), worker_memory, rejects: None, partition: None }
     }
 
     /// The same run, seen by a worker that may hold `bytes` in all.
@@ -50,6 +51,17 @@ impl RunContext {
     #[must_use]
     pub fn with_rejects(&self, rejects: Rejects) -> Self {
         Self { rejects: Some(rejects), ..self.clone() }
+    }
+
+    /// The same run, seen by stages through which the rows of `partition` go.
+    #[must_use]
+    pub fn for_partition(&self, partition: &Partition) -> Self {
+        Self { partition: Some(Arc::new(partition.clone())), ..self.clone() }
+    }
+
+    /// The partition whose rows are read or transformed, if it is those of one.
+    pub fn partition(&self) -> Option<&Partition> {
+        self.partition.as_deref()
     }
 
     /// Identifies the run; staged work carries it.
@@ -158,6 +170,12 @@ impl RunId {
         hasher.write_u32(std::process::id());
         Self(now.as_millis() << 64 | u128::from(hasher.finish()))
     }
+
+    /// When it began, in milliseconds.
+    pub fn time(self) -> SystemTime {
+        let millis = u64::try_from(self.0 >> 64).unwrap_or(u64::MAX);
+        UNIX_EPOCH.checked_add(std::time::Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH)
+    }
 }
 
 impl fmt::Display for RunId {
@@ -264,6 +282,8 @@ mod tests {
         assert!(first < second);
         assert!(first.to_string() < second.to_string());
         assert_eq!(first.to_string().len(), 26);
+        let age = SystemTime::now().duration_since(first.time()).unwrap();
+        assert!(age < std::time::Duration::from_secs(60), "{age:?}");
     }
 
     #[test]

@@ -257,13 +257,22 @@ pub struct Partition {
     pub rows: Option<u64>,
     /// Size in bytes at the source, where it is known; progress is shown by it.
     pub bytes: Option<u64>,
+    /// The file or the table that it is a piece of, as it may be shown.
+    pub source: Option<Arc<str>>,
 }
 
 impl Partition {
     /// A partition of unknown size.
     pub fn new(index: usize, descriptor: impl Into<String>) -> Self {
         let id = PartitionId(u32::try_from(index).unwrap_or(u32::MAX));
-        Self { id, descriptor: descriptor.into(), rows: None, bytes: None }
+        Self { id, descriptor: descriptor.into(), rows: None, bytes: None, source: None }
+    }
+
+    /// With the file or the table that it is a piece of.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Arc<str>>) -> Self {
+        self.source = Some(source.into());
+        self
     }
 
     /// With the number of rows.

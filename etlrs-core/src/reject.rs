@@ -18,7 +18,7 @@ use crate::{Error, PartitionId, Position, Result, RunId};
 #[non_exhaustive]
 pub struct Rejected {
     /// The bytes of the record as the source has them, without the line end behind them; they need not be valid in any
-    /// encoding. `None` where there is no such text, as in a database.
+    /// encoding. `None` where there is no such text, as in a database. Of a transformer, the row that it got as a JSON object.
     pub raw: Option<Vec<u8>>,
     /// 0, but for a record that is too long to be held whole: such a record comes in parts that follow one another and are
     /// counted from 0. Its raw text is that of all parts, one behind the other.
@@ -83,7 +83,7 @@ impl Rejected {
     /// | `column` | text | where one column is at fault |
     /// | `reason` | text | what was wrong |
     /// | `part` | int64 | 0, or which part of a record that is too long to be held whole |
-    /// | `raw` | binary | the record as the source has it, which need not be text |
+    /// | `raw` | binary | the record as the source has it, which need not be text; of a transformer the row as JSON |
     pub fn schema() -> SchemaRef {
         let column = |name: &str, data_type, nullable| Field::new(name, data_type, nullable);
         Arc::new(Schema::new(vec![
