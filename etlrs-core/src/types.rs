@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use arrow_schema::{DataType, TimeUnit};
+use arrow_schema::{DataType, FieldRef, TimeUnit};
 
 use crate::{Error, ErrorKind, OptionArgument, OptionValue, Result};
 
@@ -72,9 +72,26 @@ fn parse_decimal(digits: &str) -> Option<DataType> {
     }
 }
 
-/// The short name of a type, as [`parse_type`] reads it where it can.
+/// The short name of a type, as [`parse_type`] reads it where it can; of nested ones `list<int64>`, `struct<a int64, b text>`
+/// and `map<text, int64>`.
 pub fn type_name(data_type: &DataType) -> String {
     match data_type {
+        DataType::List(item) | DataType::LargeList(item) | DataType::ListView(item) | DataType::LargeListView(item) => {
+            format!("list<{}>", type_name(item.data_type()))
+        }
+        DataType::FixedSizeList(item, length) => format!("list<{}, {length}>", type_name(item.data_type())),
+        DataType::Struct(fields) => {
+            let member = |field: &FieldRef| format!("{} {}", field.name(), type_name(field.data_type()));
+            format!("struct<{}>", fields.iter().map(member).collect::<Vec<_>>().join(", "))
+        }
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(fields) => {
+                let parts = fields.iter().map(|field| type_name(field.data_type()));
+                format!("map<{}>", parts.collect::<Vec<_>>().join(", "))
+            }
+            other => format!("map<{}>", type_name(other)),
+        },
+        DataType::Dictionary(_, values) => type_name(values),
         DataType::Timestamp(TimeUnit::Microsecond, Some(zone)) if &**zone == "UTC" => "timestamptz".to_owned(),
         DataType::Decimal128(precision, scale) | DataType::Decimal256(precision, scale) => {
             format!("decimal({precision},{scale})")
@@ -144,6 +161,21 @@ mod tests {
         }
         for text in ["", "int65", "decimal(0,0)", "decimal(77,0)", "decimal(5,6)", "decimal(5,-1)", "decimal(x)"] {
             assert_eq!(parse_type(text).unwrap_err().kind(), ErrorKind::InvalidConfig, "{text}");
+        }
+    }
+
+    #[test]
+    fn nested_types_are_named_by_their_parts() {
+        use arrow_schema::Field;
+        let list = |inner| DataType::List(Arc::new(Field::new("item", inner, true)));
+        let part = DataType::Struct(
+            vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Utf8, true)].into(),
+        );
+        let key = Field::new("keys", DataType::Utf8, false);
+        let entries = DataType::Struct(vec![key, Field::new("values", list(DataType::Date32), true)].into());
+        let map = DataType::Map(Arc::new(Field::new("entries", entries, false)), false);
+        for (data_type, name) in [(list(part), "list<struct<a int64, b text>>"), (map, "map<text, list<date>>")] {
+            assert_eq!(type_name(&data_type), name);
         }
     }
 

@@ -107,7 +107,7 @@ pub(crate) fn pieces(parts: &[Part], cx: &RunContext, request: &ScanRequest) -> 
                 u64::try_from(share).unwrap_or(u64::MAX).max(1)
             }
             None => {
-                let for_balance = total / (4 * cx.config().workers() as u64).max(1);
+                let for_balance = total / (8 * cx.config().workers() as u64).max(1);
                 let largest = if source.is_remote() { LARGEST_REMOTE_PARTITION } else { LARGEST_PARTITION };
                 size.div_ceil(for_balance.clamp(SMALLEST_PARTITION, largest))
             }
@@ -119,7 +119,10 @@ pub(crate) fn pieces(parts: &[Part], cx: &RunContext, request: &ScanRequest) -> 
         }
     }
     let partitions = pieces.iter().enumerate().map(|(index, piece)| {
-        let partition = Partition::new(index, piece.descriptor(parts.len()));
+        let mut partition = Partition::new(index, piece.descriptor(parts.len()));
+        if let Some(part) = parts.get(piece.file) {
+            partition = partition.with_source(part.source.path.to_string_lossy());
+        }
         match (piece.range, parts.get(piece.file).and_then(|part| part.stored)) {
             (Some((start, end)), _) => partition.with_bytes(end - start),
             (None, Some(stored)) => partition.with_bytes(stored),

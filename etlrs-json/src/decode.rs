@@ -35,6 +35,8 @@ pub(crate) enum TextOf {
     Strings,
     /// Strings, and numbers and truth values as they are written.
     Scalars,
+    /// Strings, and everything else as it is written.
+    Anything,
     /// JSON, with quotes around strings.
     Json,
 }
@@ -199,7 +201,7 @@ impl Column {
             }
             Values::Text { ends, bytes: out } => {
                 let end = match (first, text_of) {
-                    (b'"', TextOf::Strings | TextOf::Scalars) => {
+                    (b'"', TextOf::Strings | TextOf::Scalars | TextOf::Anything) => {
                         let (text, end) = syntax::string(bytes, at)?;
                         text.append(out);
                         end
@@ -289,7 +291,7 @@ impl Column {
                     return Err(misfit(bytes, at, depth));
                 }
                 if depth >= DEEPEST {
-                    return Err(Bad::Fault(Fault::Wrong(at, "values are nested deeper than 128 levels")));
+                    return Err(Bad::Fault(Fault::Wrong(at, syntax::DEEP)));
                 }
                 let mut at = syntax::space(bytes, at + 1);
                 if syntax::byte(bytes, at)? == b']' {
@@ -579,16 +581,13 @@ impl Members {
 
     fn add_key(&mut self, name: &str, column: Option<usize>) {
         self.by_name.insert(name.as_bytes().into(), self.keys.len());
-        // A name with such characters in it is written otherwise, and only looked up.
-        let special = name.bytes().any(|byte| matches!(byte, b'"' | b'\\' | 0..0x20));
-        let quoted = if special { "\0".to_owned() } else { format!("\"{name}\"") };
-        self.keys.push(Key { quoted: quoted.into_bytes().into(), column });
+        self.keys.push(Key { quoted: crate::encode::quoted(name).into(), column });
     }
 
     /// Adds the object that begins at `at` as a row, and gives the place behind it.
     pub(crate) fn append(&mut self, bytes: &[u8], at: usize, depth: usize) -> Result<usize, Bad> {
         if depth >= DEEPEST {
-            return Err(Bad::Fault(Fault::Wrong(at, "values are nested deeper than 128 levels")));
+            return Err(Bad::Fault(Fault::Wrong(at, syntax::DEEP)));
         }
         let (mut found, mut expected) = (0, 0);
         let mut at = syntax::space(bytes, at + 1);

@@ -1,8 +1,9 @@
+use std::collections::HashSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use async_trait::async_trait;
 use etlrs_core::{Detail, Error, ErrorKind, Extractor, Result, RunContext, Scan, ScanRequest, type_name};
 use etlrs_files::text::{Once, Origin};
@@ -10,10 +11,10 @@ use etlrs_files::text::{Once, Origin};
 use crate::EXTENSIONS;
 use crate::decode::{Members, Reading, TextOf, TypeBy};
 use crate::infer::{Inference, Rules, as_json, is_json};
+use crate::layout::Layout;
 use crate::options::{JsonOptions, UnknownKeys};
-use crate::reader::Layout;
 use crate::scan::{JsonScan, Part, pieces};
-use crate::survey::Survey;
+use crate::survey::{Sampled, Survey};
 
 /// Notes about single columns.
 const COLUMN_NOTES: usize = 10;
@@ -39,6 +40,8 @@ const VALUE: &str = "value";
 pub struct JsonExtractor {
     origin: Origin,
     options: JsonOptions,
+    /// The columns, where they need not be found.
+    planned: Option<Fields>,
 }
 
 impl JsonExtractor {
@@ -50,18 +53,28 @@ impl JsonExtractor {
 
     /// Of several files, directories and patterns, in this order.
     pub fn files(paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
-        Self { origin: Origin::files(paths, EXTENSIONS), options: JsonOptions::default() }
+        Self::of(Origin::files(paths, EXTENSIONS))
     }
 
     /// Of standard input. It may be looked at again, but it can be read only once, and by one extractor of the process.
     pub fn stdin() -> Self {
-        Self { origin: Origin::once(Once::stdin()), options: JsonOptions::default() }
+        Self::of(Origin::once(Once::stdin()))
     }
 
     /// Of what `reader` gives, which errors call `name`. It may be looked at again, but it can be read only once.
     pub fn from_reader(name: impl AsRef<Path>, reader: impl Read + Send + 'static) -> Self {
         let once = Once::new(name, || Ok(Box::new(reader)));
-        Self { origin: Origin::once(once), options: JsonOptions::default() }
+        Self::of(Origin::once(once))
+    }
+
+    fn of(origin: Origin) -> Self {
+        Self { origin, options: JsonOptions::default(), planned: None }
+    }
+
+    /// With these columns, whatever the records are.
+    pub(crate) fn planned(mut self, fields: Fields) -> Self {
+        self.planned = Some(fields);
+        self
     }
 
     /// Reads at most `n` partitions at once, whatever the number of threads of the run.
@@ -95,19 +108,22 @@ impl Extractor for JsonExtractor {
         let found = origin.places(cx.cancel())?;
         for place in &found {
             cx.cancel().check()?;
-            match Survey::of(place, options, cx)? {
+            match Survey::of(place, options, self.planned.is_some(), cx)? {
                 Some(survey) => table.add(survey),
                 None => table.empty.push(place.path().to_owned()),
             }
         }
         let shown = origin.shown(&found);
-        let columns = table.columns(request.target.as_deref()).map_err(|error| error.in_source(&shown))?;
+        let columns = match &self.planned {
+            Some(fields) => planned(fields),
+            None => table.columns(request.target.as_deref()).map_err(|error| error.in_source(&shown))?,
+        };
         let fields: Vec<FieldRef> = columns.iter().map(|(field, _)| field.clone()).collect();
         let whole = Schema::new(fields);
         let wanted = request.projection(&whole)?;
         let schema: SchemaRef = Arc::new(whole.project(&wanted)?);
-        let unwanted =
-            (0..columns.len()).filter(|index| !wanted.contains(index)).map(|index| whole.field(index).name());
+        let kept: HashSet<usize> = wanted.iter().copied().collect();
+        let unwanted = (0..columns.len()).filter(|index| !kept.contains(index)).map(|index| whole.field(index).name());
         let ignore_unknown = options.unknown_keys == UnknownKeys::Ignore;
         let unwanted: Arc<[String]> = unwanted.cloned().collect();
         let readings: Arc<[Reading]> =
@@ -117,6 +133,8 @@ impl Extractor for JsonExtractor {
         let (notes, details) = (table.notes(&whole, request.target.is_some()), table.details());
         let memory = table.surveys.iter().map(|survey| survey.source.input.memory()).max().unwrap_or(0);
         let is_value = table.is_value;
+        let can_sample_more =
+            options.sample.records().is_some() && !table.surveys.iter().any(|survey| survey.source.input.is_once());
         let parts: Vec<Part> = table.surveys.into_iter().map(Part::of).collect();
         let (pieces, partitions) = pieces(&parts, cx, request)?;
         Ok(Arc::new(JsonScan {
@@ -130,6 +148,7 @@ impl Extractor for JsonExtractor {
             unwanted,
             is_value,
             ignore_unknown,
+            can_sample_more,
             notes,
             details,
             min_memory: (256 << 10) + memory,
@@ -146,7 +165,7 @@ struct Table<'a> {
     options: &'a JsonOptions,
     surveys: Vec<Survey>,
     empty: Vec<PathBuf>,
-    records: Inference,
+    sample: Sampled,
     /// Records are no objects, and the column is what they are.
     is_value: bool,
 }
@@ -155,12 +174,12 @@ type Found = (FieldRef, Reading);
 
 impl<'a> Table<'a> {
     fn new(options: &'a JsonOptions) -> Self {
-        let rules = Rules { decimals: options.decimals, times: options.times };
-        Self { options, surveys: Vec::new(), empty: Vec::new(), records: Inference::new(rules), is_value: false }
+        let sample = Sampled::none(Rules::of(options));
+        Self { options, surveys: Vec::new(), empty: Vec::new(), sample, is_value: false }
     }
 
-    fn add(&mut self, survey: Survey) {
-        self.records.merge(&survey.records);
+    fn add(&mut self, mut survey: Survey) {
+        self.sample.merge(&mut survey.sample);
         self.surveys.push(survey);
     }
 
@@ -172,14 +191,24 @@ impl<'a> Table<'a> {
         let types = &self.options.types;
         let ignore_unknown = self.options.unknown_keys == UnknownKeys::Ignore;
         let mut columns = Vec::new();
-        self.is_value = self.records.has_values() && !self.records.is_object();
-        if self.is_value && self.records.has_objects() {
+        let Sampled { objects, object_count, values, value_count, .. } = &self.sample;
+        self.is_value = *object_count == 0 && values.has_values();
+        // A few others are told, or set aside, as records that are broken.
+        if *object_count > 0 && value_count >= object_count {
             let message = "some records are objects and others are not, so there are no columns";
             return Err(Error::new(ErrorKind::InvalidData, message));
         }
+        if objects.members.are_more && !ignore_unknown {
+            let message = format!("the records have more than {} different keys", objects.members.found.len());
+            return Err(Error::new(ErrorKind::InvalidData, message).hint(
+                "if keys are data, they are no columns; name those that are by types=COLUMN:TYPE and set unknown_keys=ignore",
+            ));
+        }
         let found: Vec<(&str, &Inference)> = match self.is_value {
-            true => vec![(VALUE, &self.records)],
-            false => self.records.members.found.iter().map(|(name, found)| (&**name, found)).collect(),
+            true => vec![(VALUE, values)],
+            // Too many are no columns.
+            false if objects.members.are_more => Vec::new(),
+            false => objects.members.found.iter().map(|(name, found)| (&**name, found)).collect(),
         };
         for &(name, inference) in &found {
             let guess = inference.field(name);
@@ -214,7 +243,7 @@ impl<'a> Table<'a> {
             }
         }
         if columns.is_empty() {
-            if let Some(fault) = self.surveys.iter_mut().find_map(|survey| survey.fault.take()) {
+            if let Some(fault) = self.sample.fault.take() {
                 return Err(fault);
             }
             let message = "no record has a key, so there are no columns";
@@ -237,8 +266,8 @@ impl<'a> Table<'a> {
 
     fn notes(&self, schema: &Schema, guided: bool) -> Vec<String> {
         let mut notes = Vec::new();
-        let members = self.records.members.found.iter().map(|(name, found)| (&**name, found));
-        let value = self.is_value.then_some((VALUE, &self.records));
+        let members = self.sample.objects.members.found.iter().map(|(name, found)| (&**name, found));
+        let value = self.is_value.then_some((VALUE, &self.sample.values));
         for (name, inference) in members.filter(|_| !self.is_value).chain(value) {
             let field = schema.field_with_name(name).ok();
             let is_guess = field.is_some_and(|field| field.data_type() == &inference.data_type().0);
@@ -255,7 +284,7 @@ impl<'a> Table<'a> {
             notes.push(format!("there are {more} more notes about single columns"));
         }
         for (name, data_type) in &self.options.types.0 {
-            if !self.is_value && !self.records.members.has(name) {
+            if !self.is_value && !self.sample.objects.members.has(name) {
                 notes.push(format!("column {name:?} ({}) is in no record of the sample", type_name(data_type)));
             }
         }
@@ -268,6 +297,19 @@ impl<'a> Table<'a> {
         }
         notes
     }
+}
+
+/// Columns that are known, of text that is strings.
+fn planned(fields: &Fields) -> Vec<Found> {
+    fn reading(field: &FieldRef) -> Reading {
+        let parts = match field.data_type() {
+            DataType::Struct(fields) => fields.iter().map(reading).collect(),
+            DataType::List(item) => vec![reading(item)],
+            _ => Vec::new(),
+        };
+        Reading { by: TypeBy::User, text: TextOf::Strings, ignore_unknown: false, parts }
+    }
+    fields.iter().map(|field| (field.clone(), reading(field))).collect()
 }
 
 /// The column of the target that one of the source goes to. Some targets do not mind the case, which counts where there is the

@@ -24,6 +24,7 @@ use arrow_schema::{DataType, Field, FieldRef, TimeUnit};
 use etlrs_files::text::value;
 
 use crate::decode::{Reading, TextOf, TypeBy};
+use crate::options::JsonOptions;
 use crate::syntax::{self, Fault};
 
 /// A set of types, a bit each, in order of preference.
@@ -47,8 +48,13 @@ const ALL: Kinds = (1 << 13) - 1;
 
 /// Digits that a decimal can have.
 const DECIMAL_DIGITS: usize = 38;
-/// Keys that an object can have to be a struct. One with more is rather a map, whose keys are data.
+/// Keys that objects can have to be a struct. Those with more are rather maps, whose keys are data.
 const MOST_KEYS: usize = 1000;
+/// Columns of a table.
+const MOST_COLUMNS: usize = 10_000;
+/// Structs and lists within one another. Others hold fewer levels of types than this program: Parquet files with about 60 are
+/// not read any more.
+const MOST_LEVELS: usize = 32;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +63,12 @@ pub(crate) struct Rules {
     pub(crate) decimals: bool,
     /// Strings may be dates and timestamps.
     pub(crate) times: bool,
+}
+
+impl Rules {
+    pub(crate) fn of(options: &JsonOptions) -> Self {
+        Self { decimals: options.decimals, times: options.times }
+    }
 }
 
 /// What is known about the values at one place.
@@ -87,23 +99,36 @@ struct Loose {
 }
 
 /// What is known about the values of each key, in the order in which keys came.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Members {
     pub(crate) found: Vec<(Box<str>, Inference)>,
     by_name: HashMap<Box<str>, usize>,
+    /// So many keys are kept,
+    most: usize,
+    /// and there were more.
+    pub(crate) are_more: bool,
 }
 
 impl Members {
-    fn get(&mut self, name: &str, rules: Rules) -> &mut Inference {
+    fn new(most: usize) -> Self {
+        Self { found: Vec::new(), by_name: HashMap::new(), most, are_more: false }
+    }
+
+    /// `None`: it is one too many.
+    fn get(&mut self, name: &str, rules: Rules) -> Option<&mut Inference> {
         let index = match self.by_name.get(name) {
             Some(&index) => index,
+            None if self.found.len() == self.most => {
+                self.are_more = true;
+                return None;
+            }
             None => {
                 self.by_name.insert(name.into(), self.found.len());
                 self.found.push((name.into(), Inference::new(rules)));
                 self.found.len() - 1
             }
         };
-        &mut self.found[index].1
+        self.found.get_mut(index).map(|(_, found)| found)
     }
 
     fn find(&self, name: &str) -> Option<&Inference> {
@@ -116,8 +141,11 @@ impl Members {
     }
 
     pub(crate) fn merge(&mut self, other: &Self, rules: Rules) {
+        self.are_more |= other.are_more;
         for (name, inference) in &other.found {
-            self.get(name, rules).merge(inference);
+            if let Some(member) = self.get(name, rules) {
+                member.merge(inference);
+            }
         }
     }
 }
@@ -133,8 +161,13 @@ impl Inference {
             instants: true,
             dates: true,
         };
-        let (whole, fraction, item, members) = (0, 0, None, Members::default());
+        let (whole, fraction, item, members) = (0, 0, None, Members::new(MOST_KEYS));
         Self { rules, kinds: ALL, values: false, whole, fraction, loose, item, members }
+    }
+
+    /// Of the records of a table, which are objects.
+    pub(crate) fn of_records(rules: Rules) -> Self {
+        Self { members: Members::new(MOST_COLUMNS), ..Self::new(rules) }
     }
 
     /// Looks at the value that begins at `at`, and gives the place behind it.
@@ -153,8 +186,8 @@ impl Inference {
             }
             b't' => (self.boolean(), syntax::word(bytes, at, "true")?),
             b'f' => (self.boolean(), syntax::word(bytes, at, "false")?),
-            b'{' | b'[' if self.kinds & (LIST | OBJECT) == 0 || depth + 1 >= syntax::DEEPEST => {
-                // It is text already, so nobody asks what is in it.
+            b'{' | b'[' if self.kinds & (LIST | OBJECT) == 0 || depth >= MOST_LEVELS => {
+                // It is text, so nobody asks what is in it.
                 (JSON, syntax::value(bytes, at, depth)?)
             }
             b'[' => (LIST | JSON, self.list(bytes, at, depth)?),
@@ -177,8 +210,7 @@ impl Inference {
         Ok(end)
     }
 
-    /// Looks at a record, which is an object.
-    pub(crate) fn object(&mut self, bytes: &[u8], at: usize, depth: usize) -> Result<usize, Fault> {
+    fn object(&mut self, bytes: &[u8], at: usize, depth: usize) -> Result<usize, Fault> {
         let mut at = syntax::space(bytes, at + 1);
         if syntax::byte(bytes, at)? == b'}' {
             return Ok(at + 1);
@@ -192,8 +224,11 @@ impl Inference {
             text.append(&mut key);
             at = syntax::space(bytes, syntax::token(bytes, end, b':', "a colon")?);
             let rules = self.rules;
-            let member = self.members.get(&String::from_utf8_lossy(&key), rules);
-            at = syntax::space(bytes, member.add(bytes, at, depth + 1)?);
+            at = match self.members.get(&String::from_utf8_lossy(&key), rules) {
+                Some(member) => member.add(bytes, at, depth + 1)?,
+                None => syntax::value(bytes, at, depth + 1)?,
+            };
+            at = syntax::space(bytes, at);
             match syntax::byte(bytes, at)? {
                 b',' => at = syntax::space(bytes, at + 1),
                 b'}' => return Ok(at + 1),
@@ -294,16 +329,6 @@ impl Inference {
         self.values
     }
 
-    /// Whether all values are objects, whatever keys they have.
-    pub(crate) fn is_object(&self) -> bool {
-        self.kinds & OBJECT != 0
-    }
-
-    /// Whether some value is an object.
-    pub(crate) fn has_objects(&self) -> bool {
-        !self.members.found.is_empty()
-    }
-
     /// The type, and what text is made of.
     pub(crate) fn data_type(&self) -> (DataType, TextOf) {
         let micros = TimeUnit::Microsecond;
@@ -341,7 +366,7 @@ impl Inference {
             kinds &= !DECIMAL;
         }
         // Objects that have no keys, or too many.
-        if self.members.found.is_empty() || self.members.found.len() > MOST_KEYS {
+        if self.members.found.is_empty() || self.members.are_more {
             kinds &= !OBJECT;
         }
         let decimal = kinds & DECIMAL != 0 && kinds & (INTEGER | UNSIGNED) == 0;
@@ -362,10 +387,10 @@ impl Inference {
     pub(crate) fn mixture(&self) -> Option<&'static str> {
         match self.data_type().1 {
             TextOf::Scalars => Some("text, for its values are of several kinds"),
-            TextOf::Json if self.members.found.len() > MOST_KEYS => Some("JSON, for its objects have very many keys"),
+            TextOf::Json if self.members.are_more => Some("JSON, for its objects have very many keys"),
             TextOf::Json if self.kinds & OBJECT != 0 => Some("JSON, for its objects have no keys"),
             TextOf::Json => Some("JSON, for its values are of several kinds"),
-            TextOf::Strings => None,
+            TextOf::Strings | TextOf::Anything => None,
         }
     }
 
@@ -384,8 +409,9 @@ impl Inference {
         let text = match this {
             _ if is_json(field) => TextOf::Json,
             Some(found) if by == TypeBy::Sample => found.data_type().1,
-            Some(found) => found.text(),
-            None => TextOf::Scalars,
+            Some(found) if by == TypeBy::Target => found.text(),
+            // Whoever asks for text takes what there is.
+            _ => TextOf::Anything,
         };
         let parts = match field.data_type() {
             DataType::Struct(fields) => {

@@ -21,6 +21,7 @@ mod decode;
 mod encode;
 mod extract;
 mod infer;
+mod layout;
 mod load;
 mod options;
 mod reader;

@@ -1,19 +1,22 @@
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrow_schema::{DataType, Schema};
+use arrow_schema::{DataType, Field, Fields, Schema};
 use async_trait::async_trait;
 use etlrs_core::{
-    ColumnTypes, Error, ErrorKind, Extractor, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader,
+    Error, ErrorKind, Extractor, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader,
     MemoryExtractor, Partition, PartitionWriter, Published, Receipt, Result, RunContext, Scan, ScanRequest, type_name,
 };
-use etlrs_files::text::{Encode, Encoded, JoinedScan, OldFile, Output, Preceding, SharedDirectory, SharedFile};
+use etlrs_files::text::{
+    Encode, Encoded, Encoding, JoinedScan, OldFile, Output, Preceding, SharedDirectory, SharedFile,
+};
 use etlrs_files::{Compression, Manifest, ManifestFile, Staging, data_files, reading};
 
 use crate::encode::{Encoder, HEXADECIMAL, Rules, form, read_as};
+use crate::layout::{Layout, extension};
 use crate::options::{JsonLayout, JsonOptions, JsonWriteLayout, JsonWriteOptions, NonFinite};
 use crate::{EXTENSIONS, JsonExtractor};
 
@@ -64,12 +67,9 @@ impl JsonLoader {
     }
 
     fn layout(&self) -> JsonWriteLayout {
-        self.options.layout.unwrap_or_else(|| {
-            let name = self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_ascii_lowercase();
-            match name.ends_with(".json") || name.contains(".json.") {
-                true => JsonWriteLayout::Array,
-                false => JsonWriteLayout::Lines,
-            }
+        self.options.layout.unwrap_or_else(|| match extension(&self.path) == "json" {
+            true => JsonWriteLayout::Array,
+            false => JsonWriteLayout::Lines,
         })
     }
 
@@ -116,16 +116,37 @@ impl JsonLoader {
     }
 }
 
+/// Refuses a file behind which records on lines cannot stand.
 fn require_lines(old: &OldFile, target: &Path) -> Result<()> {
+    const WINDOW: usize = 64 << 10;
     if old.has_no_bytes() {
         return Ok(());
     }
+    let failed = |error| reading(target, error);
+    let mut input = BufReader::new(old.read()?);
     let mut start = Vec::new();
-    old.read()?.take(4096).read_to_end(&mut start).map_err(|error| reading(target, error))?;
-    if !start.trim_ascii_start().starts_with(b"[") {
-        return Ok(());
+    // White space, of which there may be much, says nothing.
+    while start.trim_ascii().is_empty() {
+        start.clear();
+        if input.by_ref().take(WINDOW as u64).read_to_end(&mut start).map_err(failed)? == 0 {
+            return Ok(());
+        }
+        if let Some(encoding) = Encoding::of_mark(&start) {
+            start.drain(..if encoding == Encoding::Utf8 { 3 } else { 0 });
+        }
     }
-    let message = "rows cannot be appended, for the file that exists begins with a list";
+    let whole = start.len() < WINDOW;
+    let is_text = match std::str::from_utf8(&start) {
+        Ok(_) => true,
+        // A character that is cut.
+        Err(error) => error.error_len().is_none(),
+    };
+    let what = match Layout::of(&start, whole, target).0 {
+        _ if !is_text || start.contains(&0) => "is not in UTF-8",
+        Layout::Array => "is a list",
+        _ => return Ok(()),
+    };
+    let message = format!("rows cannot be appended, for the file that exists {what}");
     Err(Error::new(ErrorKind::SchemaMismatch, message).hint("use mode replace").in_source(target.display()))
 }
 
@@ -316,29 +337,30 @@ impl JsonSession {
         let Some(types) = self.format.read_as.as_ref().filter(|_| self.format.compression == Compression::None) else {
             return Ok(None);
         };
-        let types: Vec<_> = self.format.names.iter().cloned().zip(types.iter().cloned()).collect();
+        let field = |(name, data_type): (&String, &DataType)| Field::new(name, data_type.clone(), true);
+        let fields: Fields = self.format.names.iter().zip(types).map(field).collect();
         let layout = match self.format.layout {
             JsonWriteLayout::Lines => JsonLayout::Lines,
             JsonWriteLayout::Array => JsonLayout::Array,
         };
-        let read = JsonOptions::default().with_layout(layout).with_sample(1).with_types(ColumnTypes(types.clone()));
+        let read = JsonOptions::default().with_layout(layout);
         let mut scans = Vec::new();
         for (path, ranges) in pieces {
             if ranges.is_empty() {
                 continue;
             }
-            let mut request = ScanRequest::all().columns(self.format.names.iter());
+            let mut request = ScanRequest::all();
             if layout == JsonLayout::Lines {
                 let describe = |(index, range): (usize, &Range<u64>)| {
                     Partition::new(index, format!("bytes {}..{}", range.start, range.end))
                 };
                 request.recorded = Some(ranges.iter().enumerate().map(describe).collect());
             }
-            scans.push(JsonExtractor::new(path).with_options(read.clone()).scan(cx, &request).await?);
+            let extractor = JsonExtractor::new(path).with_options(read.clone()).planned(fields.clone());
+            scans.push(extractor.scan(cx, &request).await?);
         }
         let Some(first) = scans.first() else {
-            let fields = types.into_iter().map(|(name, data_type)| arrow_schema::Field::new(name, data_type, true));
-            let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+            let schema = Arc::new(Schema::new(fields));
             return Ok(Some(MemoryExtractor::new(schema, []).scan(cx, &ScanRequest::all()).await?));
         };
         Ok(Some(Arc::new(JoinedScan::new(first.schema(), scans))))

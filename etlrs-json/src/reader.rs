@@ -14,23 +14,13 @@ use etlrs_files::text::{Input, Purpose};
 use etlrs_files::{InputReader, reading};
 use memchr::{memchr, memchr_iter};
 
+use crate::layout::Layout;
 use crate::syntax::{self, Fault};
 
 /// Bytes that are asked of an object store at a time, at the most.
 const LARGEST_BLOCK: usize = 8 << 20;
 /// Bytes in which lines are counted at a time.
 const COUNTED: usize = 1 << 20;
-
-/// What the records of a file stand in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Layout {
-    /// Each on a line of its own.
-    Lines,
-    /// In one list.
-    Array,
-    /// Nothing: each comes behind the other.
-    Values,
-}
 
 /// A file and what is known of it. Offsets count bytes of its text, which is in UTF-8.
 #[derive(Debug)]
@@ -101,6 +91,7 @@ pub(crate) struct Reader {
     read_size: usize,
     limit: usize,
     state: State,
+    cancel: CancelToken,
     /// Lines that ended before the record that was given last, and records before it.
     lines: u64,
     records: u64,
@@ -129,7 +120,13 @@ enum State {
 
 impl Reader {
     /// Of the records that begin between two places; of a stream all.
-    pub(crate) fn new(source: Arc<Source>, part: Option<(u64, u64)>, read_size: usize, limit: usize) -> Self {
+    pub(crate) fn new(
+        source: Arc<Source>,
+        part: Option<(u64, u64)>,
+        read_size: usize,
+        limit: usize,
+        cancel: &CancelToken,
+    ) -> Self {
         let limit = limit.clamp(4 << 10, 1 << 30);
         let (mut at, end) = part.unwrap_or((source.start, u64::MAX));
         let mut state = State::Start;
@@ -150,6 +147,7 @@ impl Reader {
             read_size: read_size.clamp(512, limit),
             limit,
             state,
+            cancel: cancel.clone(),
             lines: 0,
             records: 0,
             last: None,
@@ -205,9 +203,7 @@ impl Reader {
 
     fn next_line(&mut self) -> Result<Option<Record>> {
         if self.state == State::WithinLine {
-            if let Some(line) = self.line()? {
-                self.used = line.end;
-            }
+            self.skip_line()?;
             self.state = State::Within;
         }
         while self.position() < self.end {
@@ -223,6 +219,26 @@ impl Reader {
             self.lines += lines(&self.buffer[line]);
         }
         Ok(None)
+    }
+
+    /// Goes behind the end of the line that somebody else reads, or to the end of the part, in which no record begins then.
+    fn skip_line(&mut self) -> Result<()> {
+        while self.position() < self.end {
+            let mine = usize::try_from(self.end - self.position()).unwrap_or(usize::MAX);
+            let held = &self.buffer[self.used..self.filled];
+            let held = &held[..held.len().min(mine)];
+            match memchr(b'\n', held) {
+                Some(found) => {
+                    self.used += found + 1;
+                    return Ok(());
+                }
+                None => self.used += held.len(),
+            }
+            if self.position() < self.end && !self.fill()? {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// The line that is next, with its end; `None` at the end of the text.
@@ -290,7 +306,8 @@ impl Reader {
         if self.filled >= self.limit {
             let held = format_bytes(self.limit);
             let message = format!("a record is longer than the {held} that a reader may hold");
-            return Err(Error::new(ErrorKind::MemoryExceeded, message).hint("give more memory").at_byte(self.at));
+            let error = Error::new(ErrorKind::MemoryExceeded, message).at_byte(self.at);
+            return Err(error.hint("give more memory, or read with fewer workers, which share it"));
         }
         // A long record is read in growing steps, for each step looks at it from its start.
         let wanted = self.read_size.max(self.filled).min(self.limit - self.filled);
@@ -298,10 +315,15 @@ impl Reader {
         if self.buffer.len() < until {
             self.buffer.resize(until, 0);
         }
-        let read = self.read(until)?;
-        self.filled += read;
-        self.ended = read == 0;
-        Ok(read > 0)
+        // All of it, for a pipe gives little at a time.
+        let before = self.filled;
+        while self.filled < until && !self.ended {
+            self.cancel.check()?;
+            let read = self.read(until)?;
+            self.filled += read;
+            self.ended = read == 0;
+        }
+        Ok(self.filled > before)
     }
 
     fn read(&mut self, until: usize) -> Result<usize> {

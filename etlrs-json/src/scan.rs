@@ -1,5 +1,6 @@
 //! One look at files of one table, and the reading of their partitions.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
@@ -12,7 +13,8 @@ use etlrs_core::{
 use etlrs_files::text::Origin;
 
 use crate::decode::{Bad, Members, Reading as ColumnReading, TypeBy};
-use crate::reader::{Layout, Reader, Record, Source};
+use crate::layout::Layout;
+use crate::reader::{Reader, Record, Source};
 use crate::survey::Survey;
 use crate::syntax;
 
@@ -35,7 +37,7 @@ pub(crate) struct Part {
 
 impl Part {
     pub(crate) fn of(survey: Survey) -> Self {
-        Self { source: Arc::new(survey.source), stored: survey.stored, sampled: survey.sampled }
+        Self { source: Arc::new(survey.source), stored: survey.stored, sampled: survey.sample.records }
     }
 
     fn size(&self) -> u64 {
@@ -102,7 +104,7 @@ pub(crate) fn pieces(parts: &[Part], cx: &RunContext, request: &ScanRequest) -> 
                 u64::try_from(share).unwrap_or(u64::MAX)
             }
             None => {
-                let for_balance = total / (4 * cx.config().workers() as u64).max(1);
+                let for_balance = total / (8 * cx.config().workers() as u64).max(1);
                 let largest = if source.is_remote() { LARGEST_REMOTE_PARTITION } else { LARGEST_PARTITION };
                 size.div_ceil(for_balance.clamp(SMALLEST_PARTITION, largest))
             }
@@ -115,7 +117,10 @@ pub(crate) fn pieces(parts: &[Part], cx: &RunContext, request: &ScanRequest) -> 
         pieces.extend((0..wanted).map(|index| Piece { file, range: Some((place(index), place(index + 1))) }));
     }
     let partitions = pieces.iter().enumerate().map(|(index, piece)| {
-        let partition = Partition::new(index, piece.descriptor(parts.len()));
+        let mut partition = Partition::new(index, piece.descriptor(parts.len()));
+        if let Some(part) = parts.get(piece.file) {
+            partition = partition.with_source(part.source.path.to_string_lossy());
+        }
         match (piece.range, parts.get(piece.file).and_then(|part| part.stored)) {
             (Some((start, end)), _) => partition.with_bytes(end - start),
             (None, Some(stored)) => partition.with_bytes(stored),
@@ -126,9 +131,9 @@ pub(crate) fn pieces(parts: &[Part], cx: &RunContext, request: &ScanRequest) -> 
     Ok((pieces, partitions))
 }
 
-/// Lines before places in a file: the last place up to which they were counted, and their number. Kept, so that many bad
-/// records do not cost the square of their number.
-pub(crate) type Counted = Mutex<(u64, u64)>;
+/// The number of lines before places in a file, where pieces begin that had bad records. Kept, so that many bad records do
+/// not cost the square of their number.
+pub(crate) type Counted = Mutex<BTreeMap<u64, u64>>;
 
 pub(crate) struct JsonScan {
     pub(crate) origin: Origin,
@@ -144,6 +149,8 @@ pub(crate) struct JsonScan {
     /// Records are no objects.
     pub(crate) is_value: bool,
     pub(crate) ignore_unknown: bool,
+    /// A larger sample can be asked for.
+    pub(crate) can_sample_more: bool,
     pub(crate) notes: Vec<String>,
     pub(crate) details: Vec<Detail>,
     pub(crate) min_memory: usize,
@@ -201,13 +208,14 @@ impl Scan for JsonScan {
         let members = Members::new(self.schema.fields(), &self.readings, self.ignore_unknown)?
             .with_unwanted(self.unwanted.iter().map(String::as_str));
         let mut reading = Reading {
-            reader: Reader::new(part.source.clone(), piece.range, self.read_size, cx.reader_memory()),
+            reader: Reader::new(part.source.clone(), piece.range, self.read_size, cx.reader_memory(), cx.cancel()),
             members,
             part: PartLines { source: part.source.clone(), lines: self.lines.clone(), file: piece.file, piece },
             sampled: part.sampled,
             schema: self.schema.clone(),
             readings: self.readings.clone(),
             is_value: self.is_value,
+            can_sample_more: self.can_sample_more,
             growth: self.schema.fields().iter().map(|field| growth(field.data_type())).sum::<Growth>(),
             rejects: cx.rejects().cloned(),
             cx: cx.clone(),
@@ -246,6 +254,20 @@ fn growth(data_type: &DataType) -> Growth {
     }
 }
 
+/// The key at a place, so that it can be shown.
+fn key_at(text: &[u8], at: usize) -> String {
+    const MOST: usize = 60;
+    let mut key = Vec::new();
+    if let Ok((found, _)) = syntax::string(text, at) {
+        found.append(&mut key);
+    }
+    let key = String::from_utf8_lossy(&key);
+    match key.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{:?}…", &key[..end]),
+        None => format!("{key:?}"),
+    }
+}
+
 struct PartLines {
     source: Arc<Source>,
     lines: Arc<[Counted]>,
@@ -261,9 +283,10 @@ impl PartLines {
         let mut counted = counted.lock().unwrap_or_else(PoisonError::into_inner);
         // Up to the byte from which on the reader looks for the end of a line, which it finds.
         let place = start - 1;
-        let (from, known) = if counted.0 <= place { *counted } else { (0, 0) };
-        *counted = (place, known + self.source.lines_in(from, place, cancel)?);
-        Ok(counted.1 + 1)
+        let (from, known) = counted.range(..=place).next_back().map_or((0, 0), |(from, known)| (*from, *known));
+        let lines = known + self.source.lines_in(from, place, cancel)?;
+        counted.insert(place, lines);
+        Ok(lines + 1)
     }
 }
 
@@ -276,6 +299,7 @@ struct Reading {
     schema: SchemaRef,
     readings: Arc<[ColumnReading]>,
     is_value: bool,
+    can_sample_more: bool,
     growth: Growth,
     rejects: Option<Rejects>,
     cx: RunContext,
@@ -336,7 +360,7 @@ impl Reading {
             (true, _) => self.members.append_value(text, start),
             (false, _) => syntax::value(text, start, 0).map_err(Bad::Fault).and(Err(Bad::NoObject(start))),
         };
-        let end = decoded.map_err(|bad| self.error(bad, text.trim_ascii_end().len(), record.offset))?;
+        let end = decoded.map_err(|bad| self.error(bad, text, record.offset))?;
         let behind = syntax::space(text, end);
         if behind < text.len() {
             return Err(Error::new(ErrorKind::InvalidData, "there is something behind the value on its line")
@@ -346,9 +370,9 @@ impl Reading {
         Ok(())
     }
 
-    /// What is told of a record; values are private, and keys may be data.
-    fn error(&self, bad: Bad, length: usize, offset: u64) -> Error {
-        let byte = offset + bad.at().unwrap_or(length) as u64;
+    /// What is told of a record. Values are private.
+    fn error(&self, bad: Bad, text: &[u8], offset: u64) -> Error {
+        let byte = offset + bad.at().unwrap_or(text.trim_ascii_end().len()) as u64;
         let invalid = |message: String| Error::new(ErrorKind::InvalidData, message).at_byte(byte);
         match bad {
             Bad::Fault(fault) => {
@@ -362,10 +386,37 @@ impl Reading {
             }
             Bad::Misfit(_) => self.misfit(byte),
             Bad::NoObject(_) => invalid("the record is no object, as those of the sample are".to_owned()),
-            Bad::UnknownKey(_) => invalid(format!("the key is in none of the first {} records", self.sampled)).hint(
-                "set the option sample=full to look at all, types=KEY:TYPE to have its column, or unknown_keys=ignore",
-            ),
-            Bad::Twice(_) => invalid("the object has this key twice".to_owned()),
+            Bad::UnknownKey(at) => {
+                let is_nested = self.members.last().is_some();
+                let hint = match (is_nested, self.can_sample_more) {
+                    (false, true) => {
+                        "set the option sample=full to look at all, types=KEY:TYPE to have its column, or unknown_keys=ignore"
+                    }
+                    (false, false) => "set the option types=KEY:TYPE to have its column, or unknown_keys=ignore",
+                    (true, true) => {
+                        "set the option sample=full to look at all, types=COLUMN:text to read the column as JSON, or \
+                         unknown_keys=ignore"
+                    }
+                    (true, false) => {
+                        "set the option types=COLUMN:text to read the column as JSON, or unknown_keys=ignore"
+                    }
+                };
+                let key = key_at(text, at);
+                let error =
+                    invalid(format!("the key {key} is in none of the first {} records", self.sampled)).hint(hint);
+                self.in_column(error)
+            }
+            Bad::Twice(at) => {
+                let error = invalid(format!("the object has the key {} twice", key_at(text, at)));
+                self.in_column(error)
+            }
+        }
+    }
+
+    fn in_column(&self, error: Error) -> Error {
+        match self.members.last().and_then(|index| self.schema.fields().get(index)) {
+            Some(field) => error.at_column(field.name()),
+            None => error,
         }
     }
 
@@ -385,9 +436,10 @@ impl Reading {
             TypeBy::Target => format!(
                 "correct it, or set such records aside with --on-error quarantine; types={name}:TYPE reads the column otherwise"
             ),
-            _ => format!(
+            TypeBy::Sample if self.can_sample_more => format!(
                 "set the option types={name}:text to keep the column as text, or sample=full to look at all records"
             ),
+            _ => format!("set the option types={name}:text to keep the column as text"),
         };
         let what = match field.data_type() {
             DataType::Struct(_) | DataType::List(_) => "a value within it does not fit, or it is itself no",

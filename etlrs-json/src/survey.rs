@@ -8,8 +8,9 @@ use etlrs_core::{Error, ErrorKind, Result, RunContext};
 use etlrs_files::text::{Encoding, Input, Place, Purpose};
 
 use crate::infer::{Inference, Rules};
+use crate::layout::Layout;
 use crate::options::{JsonLayout, JsonOptions};
-use crate::reader::{Layout, Reader, Source};
+use crate::reader::{Reader, Source};
 use crate::syntax;
 
 /// From so many bytes the layout is found.
@@ -22,23 +23,50 @@ pub(crate) struct Survey {
     pub(crate) source: Source,
     /// Bytes as they are stored, where that is known.
     pub(crate) stored: Option<u64>,
-    /// What all records of the sample have in common.
-    pub(crate) records: Inference,
-    pub(crate) sampled: usize,
-    /// What is wrong with the first record that is.
-    pub(crate) fault: Option<Error>,
+    pub(crate) sample: Sampled,
     /// Why the layout is what it is.
     pub(crate) reason: &'static str,
 }
 
-impl Survey {
-    /// `None`: the file is empty.
-    pub(crate) fn of(place: &Place, options: &JsonOptions, cx: &RunContext) -> Result<Option<Self>> {
-        let path = place.path();
-        Self::look(place, path, options, cx).map_err(|error| error.in_source(path.display()))
+/// What the first records are.
+pub(crate) struct Sampled {
+    /// How many there are, with those that are broken.
+    pub(crate) records: usize,
+    /// Those that are objects, and their number.
+    pub(crate) objects: Inference,
+    pub(crate) object_count: usize,
+    /// The others.
+    pub(crate) values: Inference,
+    pub(crate) value_count: usize,
+    /// What is wrong with the first record that is broken.
+    pub(crate) fault: Option<Error>,
+}
+
+impl Sampled {
+    pub(crate) fn none(rules: Rules) -> Self {
+        let (objects, values) = (Inference::of_records(rules), Inference::new(rules));
+        Self { records: 0, objects, object_count: 0, values, value_count: 0, fault: None }
     }
 
-    fn look(place: &Place, path: &Path, options: &JsonOptions, cx: &RunContext) -> Result<Option<Self>> {
+    /// Takes what another file has too.
+    pub(crate) fn merge(&mut self, other: &mut Self) {
+        self.records += other.records;
+        self.objects.merge(&other.objects);
+        self.object_count += other.object_count;
+        self.values.merge(&other.values);
+        self.value_count += other.value_count;
+        self.fault = self.fault.take().or(other.fault.take());
+    }
+}
+
+impl Survey {
+    /// `None`: the file is empty. Records are looked at unless the columns are `planned`.
+    pub(crate) fn of(place: &Place, options: &JsonOptions, planned: bool, cx: &RunContext) -> Result<Option<Self>> {
+        let path = place.path();
+        Self::look(place, path, options, planned, cx).map_err(|error| error.in_source(path.display()))
+    }
+
+    fn look(place: &Place, path: &Path, options: &JsonOptions, planned: bool, cx: &RunContext) -> Result<Option<Self>> {
         let (raw, stored) = place.open(cx.cancel())?;
         let input = Input::of(raw, path, options.encoding, cx)?;
         let size = WINDOW.min(cx.reader_memory());
@@ -49,7 +77,7 @@ impl Survey {
             return Ok(None);
         }
         let (layout, reason) = match options.layout {
-            JsonLayout::Auto => detect(text, path),
+            JsonLayout::Auto => Layout::of(text, window.len() < size, path),
             JsonLayout::Lines => (Layout::Lines, "as the options say"),
             JsonLayout::Array => (Layout::Array, "as the options say"),
             JsonLayout::Values => (Layout::Values, "as the options say"),
@@ -60,12 +88,13 @@ impl Survey {
         };
         let source = Source { path: path.into(), input, layout, start: mark as u64, length };
         let source = Arc::new(source);
-        let rules = Rules { decimals: options.decimals, times: options.times };
-        let mut records = Inference::new(rules);
-        let (sampled, fault) = sample(&source, options, cx, &mut records)?;
+        let sample = match planned {
+            true => Sampled::none(Rules::of(options)),
+            false => sample(&source, options, cx)?,
+        };
         let source = Arc::into_inner(source)
             .ok_or_else(|| Error::new(ErrorKind::Internal, "the sample of the file is still being read"))?;
-        Ok(Some(Self { source, stored, records, sampled, fault, reason }))
+        Ok(Some(Self { source, stored, sample, reason }))
     }
 }
 
@@ -76,38 +105,8 @@ fn window(input: &Input, path: &Path, size: usize) -> Result<Vec<u8>> {
     Ok(start)
 }
 
-/// What records stand in, by the start of the text, and why.
-fn detect(text: &[u8], path: &Path) -> (Layout, &'static str) {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_ascii_lowercase();
-    if name.contains(".ndjson") || name.contains(".jsonl") {
-        return (Layout::Lines, "by its name");
-    }
-    let start = syntax::space(text, 0);
-    if text.get(start) == Some(&b'[') {
-        return (Layout::Array, "it begins with a list");
-    }
-    let end = match syntax::value(text, start, 0) {
-        Ok(end) => end,
-        // A fault is told when it is read.
-        Err(fault) => fault.at().unwrap_or(text.len()),
-    };
-    let first = text.get(start..end).unwrap_or_default();
-    let behind = text.get(end..).unwrap_or_default();
-    let line_end = behind.iter().position(|byte| !matches!(byte, b' ' | b'\t' | b'\r'));
-    let ends_line = line_end.is_none_or(|at| behind[at] == b'\n');
-    match !first.contains(&b'\n') && ends_line {
-        true => (Layout::Lines, "its first line is a value"),
-        false => (Layout::Values, "its first value is not just a line"),
-    }
-}
-
-/// Looks at the first records, and gives their number.
-fn sample(
-    source: &Arc<Source>,
-    options: &JsonOptions,
-    cx: &RunContext,
-    records: &mut Inference,
-) -> Result<(usize, Option<Error>)> {
+/// Looks at the first records.
+fn sample(source: &Arc<Source>, options: &JsonOptions, cx: &RunContext) -> Result<Sampled> {
     let is_once = source.input.is_once();
     let (most, most_bytes) = match options.sample.records() {
         Some(most) => (most.max(1), LARGEST_SAMPLE),
@@ -120,20 +119,23 @@ fn sample(
     // What can be read only once is kept.
     let most_bytes = if is_once { most_bytes.min((cx.memory().limit() / 32) as u64) } else { most_bytes };
     let part = (!source.is_stream()).then_some((source.start, u64::MAX));
-    let mut reader = Reader::new(source.clone(), part, 256 << 10, cx.reader_memory()).looking();
-    let (mut sampled, mut first_fault) = (0, None);
-    while sampled < most {
+    let mut reader = Reader::new(source.clone(), part, 256 << 10, cx.reader_memory(), cx.cancel()).looking();
+    let mut sampled = Sampled::none(Rules::of(options));
+    while sampled.records < most {
         cx.cancel().check()?;
         let record = match reader.next() {
-            Ok(Some(record)) if record.offset - source.start < most_bytes || sampled == 0 => record,
+            Ok(Some(record)) if record.offset - source.start < most_bytes || sampled.records == 0 => record,
             Ok(_) => break,
             // Whoever reads it is told, and may set it aside.
             Err(error) if error.kind() == ErrorKind::InvalidData => {
                 let line = error.position().byte.map_or(0, |byte| reader.lines_before(byte));
-                first_fault.get_or_insert(error.at_line(line + 1));
+                sampled.fault.get_or_insert(error.at_line(line + 1));
                 break;
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                let line = error.position().byte.map(|byte| reader.lines_before(byte) + 1);
+                return Err(line.into_iter().fold(error, Error::at_line));
+            }
         };
         let text = reader.text(&record);
         // A record that is broken says nothing.
@@ -147,17 +149,22 @@ fn sample(
             _ => None,
         };
         match fault {
-            None => {
-                let _ = records.add(text, start, 0);
+            None if text.get(start) == Some(&b'{') => {
+                let _ = sampled.objects.add(text, start, 0);
+                sampled.object_count += 1;
             }
-            Some((at, message)) if first_fault.is_none() => {
+            None => {
+                let _ = sampled.values.add(text, start, 0);
+                sampled.value_count += 1;
+            }
+            Some((at, message)) if sampled.fault.is_none() => {
                 let byte = record.offset + at as u64;
                 let error = Error::new(ErrorKind::InvalidData, message).at_byte(byte);
-                first_fault = Some(error.at_line(reader.lines_before(byte) + 1));
+                sampled.fault = Some(error.at_line(reader.lines_before(byte) + 1));
             }
             Some(_) => {}
         }
-        sampled += 1;
+        sampled.records += 1;
     }
-    Ok((sampled, first_fault))
+    Ok(sampled)
 }

@@ -7,6 +7,7 @@ use etlrs_core::{Error, ErrorKind, Result};
 
 /// Objects and lists within one another. Deeper ones are refused, whatever the stack would bear.
 pub(crate) const DEEPEST: usize = 128;
+pub(crate) const DEEP: &str = "values are nested deeper than 128 levels";
 
 /// Why bytes are no JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,7 +246,7 @@ pub(crate) fn value(bytes: &[u8], mut at: usize, depth: usize) -> Parsed<usize> 
         match byte(bytes, at)? {
             open @ (b'{' | b'[') => {
                 if depth + level == DEEPEST {
-                    return Err(Fault::Wrong(at, "values are nested deeper than 128 levels"));
+                    return Err(Fault::Wrong(at, DEEP));
                 }
                 let object = open == b'{';
                 at = space(bytes, at + 1);

@@ -164,7 +164,7 @@ fn what_is_wrong_is_told_with_its_place() {
         ("{\"a\":1}\n\n{\"a\":1,}\n", "a.ndjson", &["line 3", "byte 16", "a key in quotes"][..]),
         ("{\"a\":1}\n{\"a\":1} {\"a\":2}\n", "a.ndjson", &["line 2", "something behind", "layout=values"]),
         ("{\"a\":1}\n{\"a\":\n1}\n", "a.ndjson", &["line 2", "ends too early", "layout=values"]),
-        ("{\"a\":1,\"a\":2}\n", "a.ndjson", &["line 1", "this key twice"]),
+        ("{\"a\":1,\"a\":2}\n", "a.ndjson", &["line 1", "column \"a\"", "the key \"a\" twice"]),
         ("{\"a\":1}\n5\n", "a.ndjson", &["objects and others are not"]),
         ("[{\"a\":1},\n{\"a\":2}\n", "a.json", &["record 3", "line 3", "ends too early"]),
         ("[{\"a\":1}\n{\"a\":2}]", "a.json", &["record 2", "line 2", "a comma or ]"]),
@@ -172,7 +172,7 @@ fn what_is_wrong_is_told_with_its_place() {
         (
             &format!("{long}{{\"b\":1}}\n"),
             "a.ndjson",
-            &["line 20001", "in none of the first 10000 records", "sample=full"],
+            &["line 20001", "the key \"b\" is in none of the first 10000 records", "sample=full"],
         ),
         (&format!("{long}{{\"a\":\"x\"}}\n"), "a.ndjson", &["line 20001", "column a", "no int64", "types=a:text"]),
         (&format!("{long}{{\"a\":1.5}}\n"), "a.ndjson", &["line 20001", "no int64"]),
@@ -194,10 +194,109 @@ fn later_keys_can_be_ignored_or_named() {
     let ignoring = JsonOptions::default().with_unknown_keys(UnknownKeys::Ignore);
     assert_eq!(types(&read(&text, "a.ndjson", ignoring).unwrap()), "a:int64");
     let named = JsonOptions::default().with_types([("b", DataType::Utf8)]);
-    let error = read(&text, "a.ndjson", named).unwrap_err();
-    assert!(error.to_string().contains("no text"), "{error}");
+    assert_eq!(types(&read(&text, "a.ndjson", named).unwrap()), "a:int64 b:text");
+    let wrong = JsonOptions::default().with_types([("b", DataType::Int64)]);
+    let error = read(&text, "a.ndjson", wrong).unwrap_err();
+    assert!(error.to_string().contains("no int64"), "{error}");
     let full = JsonOptions::default().with_sample(etlrs_json::Sample::Full);
     assert!(types(&read(&text, "a.ndjson", full).unwrap()).starts_with("a:int64 b:"));
+}
+
+#[test]
+fn records_that_are_no_objects_are_set_aside_where_most_are() {
+    let mixed = format!("5\n{}[1]\n\"x\"\n", "{\"a\":1}\n".repeat(20));
+    let error = lines(&mixed).unwrap_err().to_string();
+    assert!(error.contains("line 1") && error.contains("no object"), "{error}");
+    let (found, rejected) = quarantined(&mixed, 1);
+    assert_eq!((found.total_count(), rejected), (20, vec![Some(1), Some(22), Some(23)]));
+}
+
+/// Text and rejects, read in so many partitions.
+fn quarantined(text: &str, partitions: usize) -> (DatasetSnapshot, Vec<Option<u64>>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.ndjson");
+    std::fs::write(&path, text).unwrap();
+    block_on(async {
+        let rejects = Rejects::new(100);
+        let cx = RunContext::new(PerformanceConfig::default()).with_rejects(rejects.clone());
+        let scan = JsonExtractor::new(&path).scan(&cx, &ScanRequest::all().partitions(partitions)).await.unwrap();
+        let found = DatasetSnapshot::collect(&cx, &*scan).await.unwrap();
+        (found, rejects.take().iter().map(|rejected| rejected.position.line).collect())
+    })
+}
+
+#[test]
+fn a_long_record_is_read_once_and_by_one_partition() {
+    let long = format!("{{\"a\":\"{}\"}}\n", "x".repeat(3 << 20));
+    let text = format!("{{\"a\":\"y\"}}\n{long}broken\n{{\"a\":\"z\"}}\n");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.ndjson");
+    std::fs::write(&path, &text).unwrap();
+    for partitions in [1, 7, 50] {
+        let (found, rejected) = quarantined(&text, partitions);
+        assert_eq!((found.total_count(), rejected), (3, vec![Some(3)]));
+    }
+    block_on(async {
+        let cx = RunContext::new(PerformanceConfig::default()).with_rejects(Rejects::new(100));
+        let scan = JsonExtractor::new(&path).scan(&cx, &ScanRequest::all().partitions(50)).await.unwrap();
+        DatasetSnapshot::collect(&cx, &*scan).await.unwrap();
+        let read = cx.counters().bytes_read.get();
+        assert!((text.len() as u64..2 * text.len() as u64 + (1 << 20)).contains(&read), "{read} of {}", text.len());
+    });
+}
+
+#[test]
+fn text_that_is_asked_for_takes_what_there_is() {
+    let text = "{\"a\":\"x\"}\n{\"a\":1.50}\n{\"a\":{\"b\": [1]}}\n{\"a\":true}\n";
+    let options = JsonOptions::default().with_types([("a", DataType::Utf8)]).with_sample(1);
+    let found = batch(&read(text, "a.ndjson", options).unwrap());
+    let values: Vec<_> = found.column(0).as_string::<i32>().iter().flatten().collect();
+    assert_eq!(values, ["x", "1.50", "{\"b\": [1]}", "true"]);
+}
+
+#[test]
+fn objects_with_very_many_keys_are_json_and_no_columns() {
+    let keys = |count: usize| (0..count).map(|key| format!("\"k{key}\":1")).collect::<Vec<_>>().join(",");
+    assert_eq!(types(&lines(&format!("{{\"a\":{{{}}}}}\n", keys(1001))).unwrap()), "a:text");
+    assert!(
+        types(&lines(&format!("{{\"a\":{{{}}}}}\n", keys(1000))).unwrap()).starts_with("a:struct<k0 int64, k1 int64")
+    );
+    let error = lines(&format!("{{{}}}\n", keys(10_001))).unwrap_err().to_string();
+    assert!(error.contains("more than 10000 different keys") && error.contains("unknown_keys=ignore"), "{error}");
+    let options = JsonOptions::default().with_types([("k7", DataType::Int64)]).with_unknown_keys(UnknownKeys::Ignore);
+    assert_eq!(types(&read(format!("{{{}}}\n", keys(10_001)), "a.ndjson", options).unwrap()), "k7:int64");
+}
+
+#[test]
+fn values_that_are_nested_deep_are_json_from_a_level_on() {
+    let nested = |levels: usize| ["{\"a\":".repeat(levels), "1".to_owned(), "}".repeat(levels)].concat();
+    let depth = |data_type: &DataType| {
+        let (mut levels, mut inner) = (0, data_type.clone());
+        while let DataType::Struct(fields) = inner {
+            (levels, inner) = (levels + 1, fields[0].data_type().clone());
+        }
+        (levels, inner)
+    };
+    let found = lines(&nested(100)).unwrap();
+    assert_eq!(depth(found.schema().field(0).data_type()), (31, DataType::Utf8));
+    let found = lines(&nested(32)).unwrap();
+    assert_eq!(depth(found.schema().field(0).data_type()), (31, DataType::Int64));
+}
+
+/// Of two decimal numbers that are as near and as short, the one that is written again is that of the float.
+#[test]
+fn the_digits_of_floats_halfway_between_two_numbers_stay() {
+    assert_eq!(types(&lines("{\"a\":9153313879.351562}\n").unwrap()), "a:float64");
+    assert_ne!(types(&lines("{\"a\":9153313879.351563}\n").unwrap()), "a:float64");
+}
+
+#[test]
+fn keys_with_special_characters_are_known_in_any_spelling() {
+    let text = "{\"a\\\"b\":1,\"\\u0000\":2}\n{\"a\\u0022b\":3,\"\\u0000\":4}\n";
+    let found = batch(&lines(text).unwrap());
+    assert_eq!(found.column(0).as_primitive::<Int64Type>().values(), &[1, 3]);
+    assert_eq!(found.column(1).as_primitive::<Int64Type>().values(), &[2, 4]);
+    assert!(lines(&format!("{text}{{\0:4}}\n")).is_err());
 }
 
 #[test]

@@ -183,8 +183,27 @@ fn rows_are_appended_to_lines_and_not_to_a_list() {
     assert!(append(&list, 1).unwrap_err().to_string().contains("appended to a list"));
     let other = folder.path().join("b.ndjson");
     std::fs::write(&other, " [{\"a\":1}]").unwrap();
-    assert!(append(&other, 1).unwrap_err().to_string().contains("begins with a list"));
+    assert!(append(&other, 1).unwrap_err().to_string().contains("is a list"));
     assert_eq!(std::fs::read_to_string(&other).unwrap(), " [{\"a\":1}]");
+    let utf16: Vec<u8> = "\u{feff}{\"a\":1}\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let unmarked = utf16[2..].to_vec();
+    for (text, what) in [
+        (utf16, "not in UTF-8"),
+        (unmarked, "not in UTF-8"),
+        ("\u{feff}[{\"a\":1}]".into(), "is a list"),
+        ([&[b' '; 200_000][..], b"[\n{\"a\":1}\n]"].concat(), "is a list"),
+    ] {
+        std::fs::write(&other, &text).unwrap();
+        let error = append(&other, 1).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+        assert!(std::fs::read(&other).unwrap() == text);
+    }
+    // A mark is no reason, and neither are records that are lists.
+    for text in ["\u{feff}{\"a\":1}\n", "[1]\n[2]\n"] {
+        std::fs::write(&other, text).unwrap();
+        append(&other, 2).unwrap();
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), format!("{text}{{\"a\":2}}\n"));
+    }
     let directory = folder.path().join("d.json");
     for value in [1, 2] {
         block_on(load(&JsonLoader::directory(&directory), &rows(value), LoadMode::Append)).unwrap();
@@ -194,6 +213,66 @@ fn rows_are_appended_to_lines_and_not_to_a_list() {
         let scan = JsonExtractor::new(&directory).scan(&cx, &ScanRequest::all()).await.unwrap();
         assert_eq!(DatasetSnapshot::collect(&cx, &*scan).await.unwrap().total_count(), 2);
     });
+}
+
+#[test]
+fn what_is_appended_is_read_back_whatever_stands_before_it() {
+    let text = |value: &str| [batch(vec![("a", Arc::new(StringArray::from(vec![value])) as ArrayRef)])];
+    for old in ["5\n", "{\"a\":{\"x\":1}}\n", "{\"a\":1}\n", "{\"b\":1}\n", "broken\n", "{\"a\":[]}"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.ndjson");
+        std::fs::write(&path, old).unwrap();
+        let rows = text("\"x\" {");
+        let found = block_on(load(&JsonLoader::new(&path), &rows, LoadMode::Append)).unwrap().unwrap();
+        assert_eq!(found.batches(), rows, "{old}");
+    }
+}
+
+#[test]
+fn a_map_with_a_key_twice_is_refused() {
+    for (count, is_twice) in [(2, true), (2, false), (40, true), (40, false)] {
+        let mut map = MapBuilder::new(None, StringBuilder::new(), Int32Builder::new());
+        for index in 0..count {
+            let key = if is_twice && index == count - 1 { 0 } else { index };
+            map.keys().append_value(key.to_string());
+            map.values().append_value(index);
+        }
+        map.append(true).unwrap();
+        let rows = batch(vec![("m", Arc::new(map.finish()) as ArrayRef)]);
+        match written("a.ndjson", JsonWriteOptions::default(), &[rows]) {
+            Ok(_) => assert!(!is_twice),
+            Err(error) => assert!(is_twice && error.to_string().contains("a key twice"), "{error}"),
+        }
+    }
+}
+
+#[test]
+fn json_within_a_record_is_not_nested_deeper_than_it_is_read() {
+    let metadata = [("ARROW:extension:name".to_owned(), "arrow.json".to_owned())].into();
+    let schema = Arc::new(Schema::new(vec![Field::new("doc", DataType::Utf8, true).with_metadata(metadata)]));
+    for (levels, fits) in [(127, true), (128, false)] {
+        let text = ["[".repeat(levels), "]".repeat(levels)].concat();
+        let rows = RecordBatch::try_new(schema.clone(), vec![Arc::new(StringArray::from(vec![text]))]).unwrap();
+        match written("a.ndjson", JsonWriteOptions::default(), &[rows]) {
+            Ok(text) => assert!(fits && etlrs_json::document(text.as_bytes()).is_ok()),
+            Err(error) => assert!(!fits && error.to_string().contains("deeper than 128"), "{error}"),
+        }
+    }
+}
+
+/// The items of long lists are written as those of short ones, in batches that are slices.
+#[test]
+fn lists_of_text_are_written_from_slices() {
+    let mut tags = ListBuilder::new(StringBuilder::new());
+    for row in 0..10_000 {
+        let item = if row == 9_000 { "a\"b".to_owned() } else { format!("t{row}") };
+        tags.append_value([Some(item), None]);
+    }
+    let rows = batch(vec![("tags", Arc::new(tags.finish()) as ArrayRef)]).slice(100, 9_500);
+    let text = written("a.ndjson", JsonWriteOptions::default(), &[rows]).unwrap();
+    assert_eq!(text.lines().count(), 9_500);
+    assert!(text.lines().all(|line| etlrs_json::document(line.as_bytes()).is_ok()));
+    assert_eq!(text.lines().nth(8_900), Some("{\"tags\":[\"a\\\"b\",null]}"));
 }
 
 #[test]

@@ -197,7 +197,11 @@ impl ParquetScan {
     fn partition(&self, index: usize, piece: &Piece) -> Partition {
         let rows = sum(self.groups(piece).map(|group| group.rows()));
         let bytes = sum(self.groups(piece).map(|group| group.bytes()));
-        Partition::new(index, piece.descriptor()).with_rows(rows).with_bytes(bytes)
+        let partition = Partition::new(index, piece.descriptor()).with_rows(rows).with_bytes(bytes);
+        match self.files.get(piece.file) {
+            Some(source) => partition.with_source(source.file.shown.to_string_lossy()),
+            None => partition,
+        }
     }
 
     /// The row groups of a piece, without those that are skipped.

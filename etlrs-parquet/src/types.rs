@@ -13,6 +13,10 @@ use parquet::schema::types::{Type, TypePtr};
 
 use crate::error::{guarded, writing};
 
+/// Types within one another that are written. The Arrow schema in the file is a FlatBuffer, which readers of Arrow verify up to
+/// 64 tables within one another, and they refuse the whole file then.
+const MOST_LEVELS: usize = 40;
+
 /// How a schema is stored.
 pub(crate) struct StoredSchema {
     pub(crate) root: TypePtr,
@@ -55,6 +59,9 @@ pub(crate) fn stored_schema(schema: &Schema, target: &Path) -> Result<StoredSche
 /// Encodes one null: what the writer leaves out shows only there.
 fn try_column(field: &FieldRef, target: &Path) -> Result<()> {
     let refused = |what| Err(Error::new(ErrorKind::Unsupported, what));
+    if levels(field.data_type()) > MOST_LEVELS {
+        return refused("it is nested so deep that nobody could read it back");
+    }
     if contains(field.data_type(), &|inner| matches!(inner, DataType::RunEndEncoded(..))) {
         return refused("it would be read back as another type");
     }
@@ -78,6 +85,11 @@ fn try_column(field: &FieldRef, target: &Path) -> Result<()> {
         };
         encode().map_err(|error| writing(target, error))
     })
+}
+
+/// Types within one another.
+fn levels(data_type: &DataType) -> usize {
+    children(data_type).iter().map(|child| 1 + levels(child.data_type())).max().unwrap_or(0)
 }
 
 pub(crate) fn contains(data_type: &DataType, wanted: &dyn Fn(&DataType) -> bool) -> bool {
@@ -280,6 +292,14 @@ mod tests {
         }
     }
 
+    /// As many lists and structs within one another.
+    fn nested(levels: usize) -> DataType {
+        (0..levels).fold(DataType::Int64, |inner, level| {
+            let field = Arc::new(Field::new("item", inner, true));
+            if level % 2 == 0 { DataType::List(field) } else { DataType::Struct(vec![field].into()) }
+        })
+    }
+
     #[test]
     fn what_cannot_be_held_is_refused_with_column_and_cast() {
         let item = Arc::new(Field::new("item", DataType::Interval(IntervalUnit::MonthDayNano), true));
@@ -291,6 +311,7 @@ mod tests {
             (DataType::Union(UnionFields::empty(), UnionMode::Sparse), "cast it to text"),
             (DataType::RunEndEncoded(ends, values), "cast it to int64"),
             (DataType::Struct(Fields::empty()), "leave the column out"),
+            (nested(MOST_LEVELS + 1), "cast it to text"),
         ] {
             let error = stored(data_type.clone()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::SchemaMismatch, "{data_type}");

@@ -60,6 +60,25 @@ fn columns_are_given_in_the_wanted_order() {
     assert_eq!(error.kind(), ErrorKind::InvalidConfig);
 }
 
+/// The deepest that is written: a reader of the Arrow schema in the file may refuse all of it.
+#[test]
+fn types_nested_deep_are_read_back() {
+    let column = (0..40).fold(Arc::new(Int64Array::from(vec![Some(1), None])) as ArrayRef, |inner, level| {
+        let field = Arc::new(Field::new("item", inner.data_type().clone(), true));
+        if level % 2 == 0 {
+            return Arc::new(StructArray::from(vec![(field, inner)]));
+        }
+        let offsets = arrow_buffer::OffsetBuffer::from_lengths(std::iter::repeat_n(1, inner.len()));
+        Arc::new(ListArray::new(field, offsets, inner, None))
+    });
+    let batch = RecordBatch::try_from_iter_with_nullable([("c", column, true)]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.parquet");
+    block_on(load(&context(), &ParquetLoader::new(&path), &batch.schema(), LoadMode::Create, &[vec![batch.clone()]]))
+        .unwrap();
+    assert_eq!(block_on(extract(&path, &ScanRequest::all())).unwrap().1, [batch]);
+}
+
 #[test]
 fn a_nested_column_is_projected_as_a_whole() {
     let folder = tempfile::tempdir().unwrap();

@@ -23,7 +23,10 @@ impl OptionValue for Sample {
     fn parse(text: &str) -> Result<Self, String> {
         match text {
             "full" => Ok(Self::Full),
-            _ => usize::parse(text).map(Self::Records).map_err(|_| "it must be a whole number, or full".into()),
+            _ => match usize::parse(text) {
+                Ok(records @ 1..) => Ok(Self::Records(records)),
+                _ => Err("it must be a whole number from 1 on, or full".into()),
+            },
         }
     }
 

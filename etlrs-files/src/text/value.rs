@@ -279,8 +279,9 @@ fn keeps_digits(bytes: &[u8], value: f64) -> bool {
     if mantissa.len() <= 15 && (value == 0.0 || value.is_normal()) {
         return true;
     }
-    let shortest = format!("{value:e}");
-    digits(mantissa) == digits(shortest.split('e').next().unwrap_or_default().as_bytes())
+    // As they are written, for of two that are as near the one is even by one printer and the other by another.
+    let mut shortest = zmij::Buffer::new();
+    digits(mantissa) == digits(shortest.format_finite(value).split('e').next().unwrap_or_default().as_bytes())
 }
 
 /// `-12.5`, `.5`, `1e-9`; nothing that stands for another notion than the number itself (`007`, `+1`, `nan`), and no

@@ -1,8 +1,11 @@
 //! Arrow columns as JSON values, without an allocation per value.
 
+use std::collections::HashSet;
+use std::ops::Range;
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::*;
-use arrow_array::{Array, BooleanArray, PrimitiveArray, StringViewArray};
+use arrow_array::{Array, BooleanArray, MapArray, PrimitiveArray, StringViewArray};
 use arrow_buffer::{ArrowNativeType, NullBuffer, OffsetBuffer, ScalarBuffer, i256};
 use arrow_schema::{DataType, Field, TimeUnit};
 use etlrs_files::text::Output;
@@ -11,7 +14,7 @@ use etlrs_files::text::number::{self, Ticks};
 use super::{Rules, Unfit};
 use crate::infer::is_json;
 use crate::options::NonFinite;
-use crate::syntax;
+use crate::syntax::{self, Fault};
 
 /// The name of a column with what goes around it, and those of its parts.
 #[derive(Debug)]
@@ -21,28 +24,35 @@ pub(super) struct Key {
     length: usize,
     parts: Vec<Key>,
     json: bool,
+    /// Objects and lists around the values.
+    depth: usize,
+}
+
+/// A name as it is written.
+pub(crate) fn quoted(name: &str) -> Vec<u8> {
+    let mut out = Output::default();
+    string(&mut out, name.as_bytes());
+    out.as_bytes().to_vec()
 }
 
 impl Key {
-    pub(super) fn new(field: &Field) -> Self {
-        let mut name = Output::default();
-        string(&mut name, field.name().as_bytes());
-        name.push(b':');
-        let mut padded = name.as_bytes().to_vec();
+    pub(super) fn new(field: &Field, depth: usize) -> Self {
+        let mut padded = quoted(field.name());
+        padded.push(b':');
         let length = padded.len();
         padded.resize(length + 64, 0);
         let parts = match field.data_type() {
-            DataType::Struct(fields) => fields.iter().map(|field| Self::new(field)).collect(),
+            DataType::Struct(fields) => fields.iter().map(|field| Self::new(field, depth + 1)).collect(),
             DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-                vec![Self::new(item)]
+                vec![Self::new(item, depth + 1)]
             }
             DataType::Map(entries, _) => match entries.data_type() {
-                DataType::Struct(fields) => fields.iter().map(|field| Self::new(field)).collect(),
+                DataType::Struct(fields) => fields.iter().map(|field| Self::new(field, depth + 1)).collect(),
                 _ => Vec::new(),
             },
             _ => Vec::new(),
         };
-        Self { padded, length, parts, json: is_json(field) }
+        Self { padded, length, parts, json: is_json(field), depth }
     }
 }
 
@@ -98,7 +108,7 @@ enum Values<'a> {
     Dictionary(Vec<usize>, Box<Column<'a>>),
     Struct(Vec<Column<'a>>),
     List(Bounds<'a>, Box<Column<'a>>),
-    Map(&'a OffsetBuffer<i32>, Box<Column<'a>>, Box<Column<'a>>),
+    Map(&'a MapArray, Box<Column<'a>>, Box<Column<'a>>),
 }
 
 /// Where in the items the lists of a column are.
@@ -109,13 +119,36 @@ enum Bounds<'a> {
 }
 
 impl Bounds<'_> {
-    fn of(&self, row: usize) -> std::ops::Range<usize> {
+    fn of(&self, row: usize) -> Range<usize> {
         match self {
             Self::Offsets(offsets) => offsets[row].as_usize()..offsets[row + 1].as_usize(),
             Self::LargeOffsets(offsets) => offsets[row].as_usize()..offsets[row + 1].as_usize(),
             Self::Fixed(length) => row * length..(row + 1) * length,
         }
     }
+
+    /// Of several rows.
+    fn all(&self, rows: Option<Range<usize>>) -> Option<Range<usize>> {
+        rows.map(|rows| match rows.is_empty() {
+            true => 0..0,
+            false => self.of(rows.start).start..self.of(rows.end - 1).end,
+        })
+    }
+}
+
+/// Whether a key of a map is there twice.
+fn has_twice(keys: &dyn Array, entries: Range<usize>) -> bool {
+    let key = |entry: usize| match keys.data_type() {
+        DataType::LargeUtf8 => keys.as_string::<i64>().value(entry),
+        DataType::Utf8View => keys.as_string_view().value(entry),
+        _ => keys.as_string::<i32>().value(entry),
+    };
+    const FEW: usize = 8;
+    if entries.len() > FEW {
+        let mut seen = HashSet::with_capacity(entries.len());
+        return entries.into_iter().any(|entry| !seen.insert(key(entry)));
+    }
+    entries.clone().any(|entry| (entries.start..entry).any(|before| key(before) == key(entry)))
 }
 
 /// Text whose values are one after another in a buffer, so that what has to be escaped can be looked for in all at once.
@@ -126,10 +159,10 @@ struct Text<'a, O: arrow_array::OffsetSizeTrait> {
 }
 
 impl<'a, O: arrow_array::OffsetSizeTrait> Text<'a, O> {
-    fn new(offsets: &'a OffsetBuffer<O>, values: &'a [u8]) -> Self {
-        let start = offsets.first().map_or(0, |offset| offset.as_usize());
-        let end = offsets.last().map_or(0, |offset| offset.as_usize());
-        let plain = values.get(start..end).is_some_and(|values| !values.chunks(1 << 10).any(has_special));
+    fn new(offsets: &'a OffsetBuffer<O>, values: &'a [u8], rows: Option<Range<usize>>) -> Self {
+        let place = |row: usize| offsets.get(row).map_or(0, |offset| offset.as_usize());
+        let text = rows.and_then(|rows| values.get(place(rows.start)..place(rows.end)));
+        let plain = text.is_some_and(|text| !text.chunks(1 << 10).any(has_special));
         Self { offsets, values, plain }
     }
 
@@ -190,9 +223,17 @@ fn escaped(out: &mut Output, text: &[u8]) {
 }
 
 impl<'a> Column<'a> {
+    /// Of `rows`, which are those that will be asked for; `None`: any, and too few for a look at all of them to pay.
     /// `None` for a type that was refused when the load was planned.
-    pub(super) fn new(array: &'a dyn Array, key: &'a Key, rules: &'a Rules) -> Option<Self> {
-        let part = |array: &'a dyn Array, index: usize| Self::new(array, key.parts.get(index)?, rules);
+    pub(super) fn new(
+        array: &'a dyn Array,
+        rows: Option<Range<usize>>,
+        key: &'a Key,
+        rules: &'a Rules,
+    ) -> Option<Self> {
+        let part = |array: &'a dyn Array, rows: Option<Range<usize>>, index: usize| {
+            Self::new(array, rows, key.parts.get(index)?, rules)
+        };
         let values = match array.data_type() {
             DataType::Null => Values::Nulls,
             DataType::Boolean => Values::Boolean(array.as_boolean()),
@@ -250,11 +291,11 @@ impl<'a> Column<'a> {
             }
             DataType::Utf8 => {
                 let array = array.as_string::<i32>();
-                Values::Text(Text::new(array.offsets(), array.values()))
+                Values::Text(Text::new(array.offsets(), array.values(), rows))
             }
             DataType::LargeUtf8 => {
                 let array = array.as_string::<i64>();
-                Values::LargeText(Text::new(array.offsets(), array.values()))
+                Values::LargeText(Text::new(array.offsets(), array.values(), rows))
             }
             DataType::Utf8View => Values::TextView(array.as_string_view()),
             DataType::Binary => Values::Binary(array, |array, row| array.as_binary::<i32>().value(row)),
@@ -268,29 +309,40 @@ impl<'a> Column<'a> {
                     true => Vec::new(),
                     false => dictionary.normalized_keys(),
                 };
-                Values::Dictionary(keys, Box::new(Self::new(dictionary.values().as_ref(), key, rules)?))
+                let values = dictionary.values().as_ref();
+                let all = (values.len() <= keys.len()).then_some(0..values.len());
+                Values::Dictionary(keys, Box::new(Self::new(values, all, key, rules)?))
             }
             DataType::Struct(_) => {
                 let columns = array.as_struct().columns().iter().enumerate();
-                Values::Struct(columns.map(|(index, column)| part(column.as_ref(), index)).collect::<Option<_>>()?)
+                let columns = columns.map(|(index, column)| part(column.as_ref(), rows.clone(), index));
+                Values::Struct(columns.collect::<Option<_>>()?)
             }
             DataType::List(_) => {
                 let list = array.as_list::<i32>();
-                Values::List(Bounds::Offsets(list.offsets()), Box::new(part(list.values().as_ref(), 0)?))
+                let bounds = Bounds::Offsets(list.offsets());
+                let items = part(list.values().as_ref(), bounds.all(rows), 0)?;
+                Values::List(bounds, Box::new(items))
             }
             DataType::LargeList(_) => {
                 let list = array.as_list::<i64>();
-                Values::List(Bounds::LargeOffsets(list.offsets()), Box::new(part(list.values().as_ref(), 0)?))
+                let bounds = Bounds::LargeOffsets(list.offsets());
+                let items = part(list.values().as_ref(), bounds.all(rows), 0)?;
+                Values::List(bounds, Box::new(items))
             }
             DataType::FixedSizeList(..) => {
                 let list = array.as_fixed_size_list();
                 let length = usize::try_from(list.value_length()).ok()?;
-                Values::List(Bounds::Fixed(length), Box::new(part(list.values().as_ref(), 0)?))
+                let bounds = Bounds::Fixed(length);
+                let items = part(list.values().as_ref(), bounds.all(rows), 0)?;
+                Values::List(bounds, Box::new(items))
             }
             DataType::Map(..) => {
                 let map = array.as_map();
-                let (keys, values) = (part(map.keys().as_ref(), 0)?, part(map.values().as_ref(), 1)?);
-                Values::Map(map.offsets(), Box::new(keys), Box::new(values))
+                let entries = Bounds::Offsets(map.offsets()).all(rows);
+                let keys = part(map.keys().as_ref(), entries.clone(), 0)?;
+                let values = part(map.values().as_ref(), entries, 1)?;
+                Values::Map(map, Box::new(keys), Box::new(values))
             }
             _ => return None,
         };
@@ -337,7 +389,7 @@ impl<'a> Column<'a> {
             Values::Int64(values) => out.slot(|slot| number::integer(slot, values[row])),
             Values::Int32(values) => out.slot(|slot| number::integer(slot, values[row].into())),
             Values::Float64(values) if values[row].is_finite() => number::float(out, values[row]),
-            Values::Date(values) => quoted(out, Unfit::Year, |slot| number::date(slot, values[row].into()))?,
+            Values::Date(values) => in_quotes(out, Unfit::Year, |slot| number::date(slot, values[row].into()))?,
             _ => return self.append_other(out, row, fine),
         }
         Ok(())
@@ -361,7 +413,7 @@ impl<'a> Column<'a> {
             Values::Float16(values) => self.float(out, f32::from(values.value(row)).into())?,
             Values::Timestamp { values, ticks, instant } => {
                 *fine |= ticks.is_beyond_micros(values[row]);
-                quoted(out, Unfit::Year, |slot| {
+                in_quotes(out, Unfit::Year, |slot| {
                     let length = number::timestamp(slot, values[row], *ticks, *instant)?;
                     // Where others have a space.
                     slot[10] = b'T';
@@ -369,16 +421,16 @@ impl<'a> Column<'a> {
                 })?;
             }
             Values::Time32(values, ticks) => {
-                quoted(out, Unfit::Time, |slot| number::time(slot, 0, values[row].into(), *ticks))?;
+                in_quotes(out, Unfit::Time, |slot| number::time(slot, 0, values[row].into(), *ticks))?;
             }
             Values::Time64(values, ticks) => {
                 *fine |= ticks.is_beyond_micros(values[row]);
-                quoted(out, Unfit::Time, |slot| number::time(slot, 0, values[row], *ticks))?;
+                in_quotes(out, Unfit::Time, |slot| number::time(slot, 0, values[row], *ticks))?;
             }
             Values::Boolean(values) => out.extend(if values.value(row) { b"true" } else { b"false" }),
             Values::TextView(values) => string(out, values.value(row).as_bytes()),
             Values::LargeText(text) => text.append(out, row),
-            Values::Json(array, value) => json(out, value(*array, row))?,
+            Values::Json(array, value) => json(out, value(*array, row), self.key.depth)?,
             Values::Binary(array, value) => {
                 out.push(b'"');
                 for byte in value(*array, row) {
@@ -408,9 +460,13 @@ impl<'a> Column<'a> {
                 }
                 close(out, b'[', b']');
             }
-            Values::Map(offsets, keys, values) => {
+            Values::Map(map, keys, values) => {
                 out.push(b'{');
-                for entry in offsets[row].as_usize()..offsets[row + 1].as_usize() {
+                let entries = Bounds::Offsets(map.offsets()).of(row);
+                if has_twice(map.keys().as_ref(), entries.clone()) {
+                    return Err(Unfit::KeyTwice);
+                }
+                for entry in entries {
                     if keys.is_null(entry) {
                         return Err(Unfit::NullKey);
                     }
@@ -476,7 +532,7 @@ impl From<f64> for Float {
 
 /// Appends between quotes what `write` puts into a slot; it gives the length, or nothing if the value is unfit.
 #[inline(always)]
-fn quoted(
+fn in_quotes(
     out: &mut Output,
     unfit: Unfit,
     write: impl FnOnce(&mut [u8; etlrs_files::text::SLOT]) -> Option<usize>,
@@ -494,10 +550,11 @@ fn quoted(
 }
 
 /// Appends text that is JSON, without the white space between its parts, for a record may have to be a line.
-fn json(out: &mut Output, text: &[u8]) -> Result<(), Unfit> {
+fn json(out: &mut Output, text: &[u8], depth: usize) -> Result<(), Unfit> {
     let start = syntax::space(text, 0);
-    match syntax::value(text, start, 0) {
+    match syntax::value(text, start, depth) {
         Ok(end) if syntax::space(text, end) == text.len() => {}
+        Err(Fault::Wrong(_, syntax::DEEP)) => return Err(Unfit::DeepJson),
         _ => return Err(Unfit::Json),
     }
     let mut at = start;

@@ -1,5 +1,6 @@
 //! What becomes of each Arrow type as JSON.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, TimeUnit};
@@ -49,10 +50,16 @@ pub(crate) fn form(field: &Field) -> Result<Form, Refusal> {
         Timestamp(_, zone @ Some(_)) => form("YYYY-MM-DDTHH:MM:SSZ", Timestamp(TimeUnit::Microsecond, zone.clone())),
         Utf8 | LargeUtf8 | Utf8View => form("string", Utf8),
         Binary | LargeBinary | BinaryView | FixedSizeBinary(_) => Ok(Form { described: HEXADECIMAL, read_as: None }),
+        Dictionary(_, values) if values.is_nested() => {
+            Err(Refusal { reason: "has no form in JSON", hint: "leave the column out" })
+        }
         Dictionary(_, values) => self::form(&Field::new(field.name(), values.as_ref().clone(), true)),
         Struct(fields) => {
-            let mut read = Some(Vec::new());
+            let (mut read, mut names) = (Some(Vec::new()), HashSet::new());
             for field in fields {
+                if !names.insert(field.name()) {
+                    return Err(Refusal { reason: "has two members of one name", hint: "leave the column out" });
+                }
                 let form = self::form(field)?;
                 read = read.zip(form.read_as).map(|(mut fields, data_type)| {
                     fields.push(Field::new(field.name(), data_type, true));
@@ -71,7 +78,7 @@ pub(crate) fn form(field: &Field) -> Result<Form, Refusal> {
         }
         Map(entries, _) => match entries.data_type() {
             Struct(fields) => match &fields[..] {
-                [key, value] if matches!(key.data_type(), Utf8 | LargeUtf8 | Utf8View) => {
+                [key, value] if matches!(key.data_type(), Utf8 | LargeUtf8 | Utf8View) && !is_json(key) => {
                     self::form(value)?;
                     Ok(Form { described: "object", read_as: None })
                 }

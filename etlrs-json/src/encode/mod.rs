@@ -12,6 +12,7 @@ use arrow_schema::{DataType, SchemaRef};
 use etlrs_core::{Error, ErrorKind, Result};
 use etlrs_files::text::{Encoded, Output, Preceding};
 
+pub(crate) use column::quoted;
 use column::{Column, Key};
 pub(crate) use form::{HEXADECIMAL, form};
 
@@ -28,8 +29,12 @@ enum Unfit {
     Time,
     /// Text that is said to be JSON, and is not.
     Json,
+    /// The same, nested too deep for whoever reads it.
+    DeepJson,
     /// A map with a key that is null.
     NullKey,
+    /// A map with a key that it has twice.
+    KeyTwice,
 }
 
 /// Rows that are looked at together: enough that setting up the columns costs nothing, and few enough that it may be
@@ -57,7 +62,7 @@ pub(crate) struct Encoder {
 
 impl Encoder {
     pub(crate) fn new(schema: &SchemaRef, rules: Rules, between: &'static [u8], behind: &'static [u8]) -> Self {
-        let keys = schema.fields().iter().map(|field| Key::new(field)).collect();
+        let keys = schema.fields().iter().map(|field| Key::new(field, 1)).collect();
         Self { schema: schema.clone(), keys, rules, between, behind }
     }
 
@@ -76,7 +81,8 @@ impl Encoder {
         if part.num_columns() != self.keys.len() {
             return Err(internal("a batch has other columns than the plan"));
         }
-        let columns = part.columns().iter().zip(&self.keys).map(|(array, key)| Column::new(array, key, &self.rules));
+        let columns = part.columns().iter().zip(&self.keys);
+        let columns = columns.map(|(array, key)| Column::new(array, Some(0..rows), key, &self.rules));
         let columns = columns
             .collect::<Option<Vec<_>>>()
             .ok_or_else(|| internal("a batch has a column of a type that was not planned"))?;
@@ -108,6 +114,8 @@ impl Encoder {
             Unfit::Year => ("a year outside 0000 to 9999", cast),
             Unfit::Time => ("a time that is not within a day", cast),
             Unfit::Json => ("text that is said to be JSON and is not", "cast the column to text"),
+            Unfit::DeepJson => ("JSON that is nested deeper than 128 levels", "cast the column to text"),
+            Unfit::KeyTwice => ("a map that has a key twice", "leave the column out"),
             Unfit::NullKey => ("a map with a key that is null", "leave the column out"),
         };
         let partition = preceding.partition;
