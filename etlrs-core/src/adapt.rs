@@ -84,6 +84,61 @@ pub fn map_stream(
     Box::pin(Map { input: Some(input), f: Box::new(f) })
 }
 
+/// `input` with the batches that `f` makes of each, which are asked for one after another. Batches without rows are left out.
+pub fn flat_map_stream<I>(
+    input: BatchStream,
+    mut f: impl FnMut(RecordBatch) -> Result<I> + Send + 'static,
+) -> BatchStream
+where
+    I: Iterator<Item = Result<RecordBatch>> + Send + Unpin + 'static,
+{
+    struct FlatMap<F, I> {
+        input: Option<BatchStream>,
+        f: Box<F>,
+        current: Option<I>,
+    }
+
+    impl<F, I> Stream for FlatMap<F, I>
+    where
+        F: FnMut(RecordBatch) -> Result<I>,
+        I: Iterator<Item = Result<RecordBatch>> + Unpin,
+    {
+        type Item = Result<RecordBatch>;
+
+        fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+            let this = self.get_mut();
+            loop {
+                let item = match this.current.as_mut().and_then(Iterator::next) {
+                    Some(Ok(batch)) if batch.num_rows() == 0 => continue,
+                    Some(item) => item,
+                    None => {
+                        this.current = None;
+                        let Some(input) = &mut this.input else { return Poll::Ready(None) };
+                        match std::task::ready!(input.as_mut().poll_next(cx)).map(|batch| batch.and_then(&mut *this.f))
+                        {
+                            Some(Ok(parts)) => {
+                                this.current = Some(parts);
+                                continue;
+                            }
+                            Some(Err(error)) => Err(error),
+                            None => {
+                                this.input = None;
+                                return Poll::Ready(None);
+                            }
+                        }
+                    }
+                };
+                if item.is_err() {
+                    (this.input, this.current) = (None, None);
+                }
+                return Poll::Ready(Some(item));
+            }
+        }
+    }
+
+    Box::pin(FlatMap { input: Some(input), f: Box::new(move |batch| f(batch)), current: None })
+}
+
 /// A transformer that works batch by batch: `bind` looks at the input schema and gives the output schema and the
 /// function that makes the one into the other.
 ///

@@ -47,7 +47,7 @@ mod turnstile;
 mod types;
 mod uri;
 
-pub use adapt::{batches_from_fn, batches_from_iter, map_batches, map_stream, named, next_batch};
+pub use adapt::{batches_from_fn, batches_from_iter, flat_map_stream, map_batches, map_stream, named, next_batch};
 pub use checksum::{Checksum, SchemaHash};
 pub use config::PerformanceConfig;
 pub use context::{CancelToken, Counter, Counters, RunContext, RunId};

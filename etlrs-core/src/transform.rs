@@ -60,6 +60,12 @@ pub trait BoundTransformer: Send + Sync {
         0
     }
 
+    /// Whether what comes of a row depends on no other row, so that the rows of a partition may be given in pieces, each in a
+    /// call of its own.
+    fn is_row_wise(&self) -> bool {
+        false
+    }
+
     /// Rows of one partition through the transformer.
     ///
     /// Called once for each attempt at each partition, at the same time from several threads; a bound transformer

@@ -331,7 +331,8 @@ impl Scan for Transformed {
     }
 
     fn read(&self, cx: &RunContext, partition: &Partition) -> Result<BatchStream> {
-        Ok(self.transformer.apply(cx, self.scan.read(cx, partition)?))
+        let cx = cx.for_partition(partition);
+        Ok(self.transformer.apply(&cx, self.scan.read(&cx, partition)?))
     }
 }
 

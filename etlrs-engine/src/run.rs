@@ -465,12 +465,13 @@ impl PartitionLoad<'_> {
     }
 
     async fn attempt(&self, partition: &Partition, attempt: u32) -> Result<(Receipt, u64, Option<Receipt>)> {
+        let cx = self.cx.for_partition(partition);
         let Some(quarantine) = self.quarantine else {
-            let (receipt, rows_read) = self.rows(partition, attempt, self.cx, None).await?;
+            let (receipt, rows_read) = self.rows(partition, attempt, &cx, None).await?;
             return Ok((receipt, rows_read, None));
         };
         let (gate, drain) = quarantine.attempt(partition, attempt);
-        let cx = self.cx.with_rejects(gate.rejects.clone());
+        let cx = cx.with_rejects(gate.rejects.clone());
         let rows = async {
             let done = self.rows(partition, attempt, &cx, Some(&gate)).await;
             gate.close();

@@ -33,6 +33,8 @@ mod pipeline_file;
 #[cfg(feature = "pipeline-file")]
 mod section;
 mod tables;
+#[cfg(feature = "pipeline-file")]
+mod transforms;
 
 pub use errors::{ErrorPolicy, OnError};
 pub use etlrs_core::*;

@@ -3,17 +3,15 @@ use std::sync::Arc;
 
 use etlrs_core::{
     CancelToken, Error, ErrorKind, LoadMode, OptionMap, OptionSet, PerformanceConfig, Registry, Result, ScanRequest,
-    Transformer, Uri, named, parse_type, unknown_name,
+    Transformer, Uri, named,
 };
-use etlrs_engine::{
-    Cast, Derive, DropColumns, Expr, Filter, LookupJoin, PipelineBuilder, Rename, Select, SharedDataTransformer,
-    Verify, collect,
-};
+use etlrs_engine::{PipelineBuilder, Verify};
 use toml::{Table, Value};
 use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::ErrorPolicy;
 use crate::section::{Section, kind};
+use crate::transforms::Transform;
 
 /// A pipeline described in a TOML or YAML file: one source, transformers, one or more targets.
 ///
@@ -77,26 +75,6 @@ pub struct Target {
     pub verify: Verify,
     /// Options of the loader.
     pub options: OptionMap,
-}
-
-#[derive(Clone, Debug)]
-enum Transform {
-    Filter(Expr),
-    Select(Vec<String>),
-    Drop(Vec<String>),
-    Rename(Vec<(String, String)>),
-    Cast(Vec<(String, String)>),
-    Derive(Vec<(String, Expr)>),
-    Lookup(Lookup),
-}
-
-#[derive(Clone, Debug)]
-struct Lookup {
-    source: Uri,
-    options: OptionMap,
-    on: Vec<(String, String)>,
-    take: Vec<(String, String)>,
-    join: LookupJoin,
 }
 
 impl PipelineFile {
@@ -191,8 +169,8 @@ impl PipelineFile {
     /// Those of the connectors for URIs and options, and of reading a lookup's table.
     pub async fn pipelines(&self, registry: &Registry, cancel: &CancelToken) -> Result<Vec<(Target, PipelineBuilder)>> {
         let mut transformers: Vec<Arc<dyn Transformer>> = Vec::new();
-        for (index, transform) in self.transforms.iter().enumerate() {
-            let name = format!("transform {} ({})", index + 1, transform.name());
+        for transform in &self.transforms {
+            let name = transform.name.clone();
             let name = self.name.as_ref().map_or(name.clone(), |file| format!("{file}, {name}"));
             let first = transformers.len();
             transform
@@ -242,101 +220,6 @@ impl Target {
     }
 }
 
-impl Transform {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Filter(_) => "filter",
-            Self::Select(_) => "select",
-            Self::Drop(_) => "drop",
-            Self::Rename(_) => "rename",
-            Self::Cast(_) => "cast",
-            Self::Derive(_) => "derive",
-            Self::Lookup(_) => "lookup",
-        }
-    }
-
-    const TYPES: [&str; 7] = ["filter", "select", "drop", "rename", "cast", "derive", "lookup"];
-
-    fn read(number: usize, value: Value, folder: &Path) -> Result<Self> {
-        let mut section = Section::of(format!("transform {number}"), value)?;
-        let name = section.required_text("type")?;
-        section.name = format!("transform {number} ({name})");
-        let here = section.name.clone();
-        let expression = |text: &str| Expr::parse(text).map_err(|error| error.in_source(&here));
-        let missing = |section: &Section, key| section.missing(key);
-        let transform = match name.as_str() {
-            "filter" => Self::Filter(expression(&section.required_text("where")?)?),
-            "select" => Self::Select(section.texts("columns")?.ok_or_else(|| missing(&section, "columns"))?),
-            "drop" => Self::Drop(section.texts("columns")?.ok_or_else(|| missing(&section, "columns"))?),
-            "rename" => Self::Rename(section.pairs("columns")?.ok_or_else(|| missing(&section, "columns"))?),
-            "cast" => Self::Cast(section.pairs("columns")?.ok_or_else(|| missing(&section, "columns"))?),
-            "derive" => {
-                let columns = section.pairs("columns")?.ok_or_else(|| missing(&section, "columns"))?;
-                let columns = columns.into_iter().map(|(name, text)| Ok((name, expression(&text)?)));
-                Self::Derive(columns.collect::<Result<_>>()?)
-            }
-            "lookup" => Self::Lookup(Lookup {
-                source: relative(section.required_text("source")?, folder),
-                options: section.options("options")?.into_iter().collect(),
-                on: section.pairs("on")?.ok_or_else(|| missing(&section, "on"))?,
-                take: section.pairs("take")?.unwrap_or_default(),
-                join: match section.text("join")?.as_deref() {
-                    None | Some("left") => LookupJoin::Left,
-                    Some("inner") => LookupJoin::Inner,
-                    Some("anti") => LookupJoin::Anti,
-                    Some(other) => return Err(unknown_name("join", other, &["left", "inner", "anti"]).in_source(&here)),
-                },
-            }),
-            other => {
-                return Err(unknown_name("transform", other, &Self::TYPES).in_source(format!("transform {number}")));
-            }
-        };
-        section.finish()?;
-        Ok(transform)
-    }
-
-    async fn build(
-        &self,
-        registry: &Registry,
-        config: &PerformanceConfig,
-        cancel: &CancelToken,
-        into: &mut Vec<Arc<dyn Transformer>>,
-    ) -> Result<()> {
-        match self {
-            Self::Filter(expr) => into.push(Arc::new(Filter::new(expr.clone()))),
-            Self::Select(columns) => into.push(Arc::new(Select::new(columns.clone()))),
-            Self::Drop(columns) => into.push(Arc::new(DropColumns::new(columns.clone()))),
-            Self::Rename(names) => into.push(Arc::new(Rename::new(names.clone()))),
-            Self::Cast(columns) => {
-                let types = columns.iter().map(|(name, text)| Ok((name.clone(), parse_type(text)?)));
-                into.push(Arc::new(Cast::new(types.collect::<Result<Vec<_>>>()?)));
-            }
-            Self::Derive(columns) => {
-                for (name, expr) in columns {
-                    into.push(Arc::new(Derive::new(name.clone(), expr.clone())));
-                }
-            }
-            Self::Lookup(lookup) => {
-                let extractor = registry.find(&lookup.source)?.extractor(&lookup.source, &lookup.options)?;
-                let mut columns: Vec<String> = Vec::new();
-                let keys = lookup.on.iter().map(|(_, column)| column);
-                for name in keys.chain(lookup.take.iter().map(|(column, _)| column)) {
-                    if !columns.contains(name) {
-                        columns.push(name.clone());
-                    }
-                }
-                let table = collect(extractor, ScanRequest::all().columns(columns), config.clone(), cancel).await?;
-                let join = SharedDataTransformer::new(Arc::new(table))
-                    .on(lookup.on.clone())
-                    .take(lookup.take.clone())
-                    .join(lookup.join);
-                into.push(Arc::new(join));
-            }
-        }
-        Ok(())
-    }
-}
-
 fn read_errors(mut section: Section, folder: &Path) -> Result<ErrorPolicy> {
     let errors = ErrorPolicy {
         on_error: section.text("on_error")?.map(|text| text.parse()).transpose()?,
@@ -347,7 +230,7 @@ fn read_errors(mut section: Section, folder: &Path) -> Result<ErrorPolicy> {
     Ok(errors)
 }
 
-fn relative(text: String, folder: &Path) -> Uri {
+pub(crate) fn relative(text: String, folder: &Path) -> Uri {
     Uri::new(text).in_folder(folder)
 }
 

@@ -79,6 +79,26 @@ impl Section {
         }
     }
 
+    pub(crate) fn required_texts(&mut self, key: &'static str) -> Result<Vec<String>> {
+        self.texts(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    pub(crate) fn required_pairs(&mut self, key: &'static str) -> Result<Vec<(String, String)>> {
+        self.pairs(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// What one of several words stands for.
+    pub(crate) fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Result<Option<T>> {
+        let Some(text) = self.text(key)? else { return Ok(None) };
+        match words.iter().find(|(word, _)| *word == text) {
+            Some((_, value)) => Ok(Some(*value)),
+            None => {
+                let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+                Err(unknown_name(key, &text, &known).in_source(&self.name))
+            }
+        }
+    }
+
     pub(crate) fn count(&mut self, key: &'static str) -> Result<Option<usize>> {
         match self.take(key) {
             None => Ok(None),

@@ -1,31 +1,57 @@
+use std::ops::Range;
 use std::sync::Arc;
 
+use arrow_array::{ArrayRef, BooleanArray};
 use arrow_schema::{DataType, SchemaRef};
+use arrow_select::nullif::nullif;
 use etlrs_core::{BoundTransformer, Error, ErrorKind, Result, Transformer, column_index, type_name};
 
 use super::exact::{cast_exact, check_cast, first_failing_row};
-use super::{batch_of, each_batch, schema_of};
+use super::{batch_of, row_wise, schema_of};
 
-/// Changes the types of columns, and fails where a value would be lost: see the rules of `cast` at
-/// [`Expr`](crate::Expr).
+/// Changes the types of columns. What becomes of a value that would be lost, see the rules of `cast` at
+/// [`Expr`](crate::Expr), is a matter of [policy](CastPolicy).
 ///
 /// ```
 /// use etlrs_core::parse_type;
-/// use etlrs_engine::Cast;
+/// use etlrs_engine::{Cast, CastPolicy};
 ///
 /// let cast = Cast::new([("price", parse_type("decimal(12,2)")?), ("day", parse_type("date")?)]);
-/// # let _ = cast;
+/// let tolerant = cast.policy(CastPolicy::Null);
+/// # let _ = tolerant;
 /// # Ok::<(), etlrs_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Cast {
     columns: Vec<(String, DataType)>,
+    policy: CastPolicy,
+}
+
+/// What a [`Cast`] does with a value that the new type does not have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CastPolicy {
+    /// It ends the run; or its row is set aside, if that is what the run does.
+    #[default]
+    Fail,
+    /// It becomes null.
+    Null,
 }
 
 impl Cast {
     /// Of columns and the types that they shall have.
     pub fn new<S: Into<String>>(columns: impl IntoIterator<Item = (S, DataType)>) -> Self {
-        Self { columns: columns.into_iter().map(|(name, data_type)| (name.into(), data_type)).collect() }
+        Self {
+            columns: columns.into_iter().map(|(name, data_type)| (name.into(), data_type)).collect(),
+            policy: CastPolicy::Fail,
+        }
+    }
+
+    /// With another policy than to fail.
+    #[must_use]
+    pub fn policy(mut self, policy: CastPolicy) -> Self {
+        self.policy = policy;
+        self
     }
 }
 
@@ -43,24 +69,55 @@ impl Transformer for Cast {
             let mut metadata = field.metadata().clone();
             // An extension type is one of a certain storage type.
             metadata.retain(|key, _| !key.starts_with("ARROW:extension:") || field.data_type() == to);
-            fields[position] = Arc::new(field.clone().with_data_type(to.clone()).with_metadata(metadata));
+            let nullable = field.is_nullable() || self.policy == CastPolicy::Null;
+            let cast = field.clone().with_data_type(to.clone()).with_nullable(nullable);
+            fields[position] = Arc::new(cast.with_metadata(metadata));
             casts.push((position, to.clone()));
         }
-        let schema = schema_of(input, fields)?;
-        Ok(each_batch(schema.clone(), move |batch| {
+        let (schema, policy) = (schema_of(input, fields)?, self.policy);
+        Ok(row_wise("cast", schema.clone(), move |batch| {
             let mut columns = batch.columns().to_vec();
             for (position, to) in &casts {
                 let column = &columns[*position];
-                columns[*position] = cast_exact(column, to).map_err(|_| {
-                    let row = first_failing_row(column.len(), |rows| cast_exact(&column.slice(0, rows), to).is_err());
-                    let message =
-                        format!("the value at row {} of the batch does not fit into {}", row + 1, type_name(to));
-                    Error::new(ErrorKind::InvalidData, message).at_column(schema.field(*position).name())
-                })?;
+                columns[*position] = match (cast_exact(column, to), policy) {
+                    (Ok(cast), _) => cast,
+                    (Err(_), CastPolicy::Fail) => {
+                        return Err(misfit(column, to).at_column(schema.field(*position).name()));
+                    }
+                    (Err(_), CastPolicy::Null) => {
+                        let fits = |rows: Range<usize>| cast_exact(&column.slice(rows.start, rows.len()), to).is_ok();
+                        let misfits = failing_rows(column.len(), fits);
+                        cast_exact(&nullif(column, &misfits)?, to)?
+                    }
+                };
             }
             batch_of(&schema, columns, batch.num_rows())
         }))
     }
+}
+
+fn misfit(column: &ArrayRef, to: &DataType) -> Error {
+    let row = first_failing_row(column.len(), |rows| cast_exact(&column.slice(0, rows), to).is_err());
+    let place = if column.len() > 1 { format!(" at row {} of the batch", row + 1) } else { String::new() };
+    Error::new(ErrorKind::InvalidData, format!("the value{place} does not fit into {}", type_name(to)))
+}
+
+/// The rows, of so many, that do not fit by themselves.
+fn failing_rows(rows: usize, fits: impl Fn(Range<usize>) -> bool) -> BooleanArray {
+    let mut failing = vec![false; rows];
+    let mut open = vec![0..rows];
+    while let Some(part) = open.pop() {
+        if part.is_empty() || fits(part.clone()) {
+            continue;
+        }
+        if part.len() == 1 {
+            failing[part.start] = true;
+        } else {
+            let middle = part.start + part.len() / 2;
+            open.extend([part.start..middle, middle..part.end]);
+        }
+    }
+    failing.into()
 }
 
 #[cfg(test)]
@@ -86,6 +143,16 @@ mod tests {
         let error = run_one(&Cast::new([("x", DataType::Int8)]), batch).unwrap_err();
         assert_eq!(error.to_string(), "column \"x\": the value at row 3 of the batch does not fit into int8");
         assert!(!format!("{error:?}").contains("471"));
+    }
+
+    #[test]
+    fn what_does_not_fit_can_become_null() {
+        let rows: Vec<Option<i64>> = (0..1000).map(|row| (row % 3 > 0).then_some(row)).collect();
+        let cast = Cast::new([("x", DataType::Int8)]).policy(CastPolicy::Null);
+        let output = run_one(&cast, record_batch([("x", rows.clone())])).unwrap();
+        let expected: Vec<_> = rows.iter().map(|row| row.and_then(|row| i8::try_from(row).ok())).collect();
+        assert_eq!(output.column(0).as_primitive::<Int8Type>().iter().collect::<Vec<_>>(), expected);
+        assert!(output.schema().field(0).is_nullable());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_schema::{FieldRef, SchemaRef};
 use etlrs_core::{BoundTransformer, Effect, Error, ErrorKind, Result, Transformer, column_index};
 
-use super::{batch_of, each_batch, schema_of};
+use super::{batch_of, row_wise, schema_of};
 
 /// Keeps the named columns, in the order in which they are named.
 #[derive(Clone, Debug)]
@@ -58,7 +58,7 @@ impl Transformer for DropColumns {
 fn keep(input: &SchemaRef, positions: Vec<usize>) -> Result<Arc<dyn BoundTransformer>> {
     let fields: Vec<FieldRef> = positions.iter().map(|position| input.fields()[*position].clone()).collect();
     let schema = schema_of(input, fields)?;
-    Ok(each_batch(schema.clone(), move |batch| {
+    Ok(row_wise("select", schema.clone(), move |batch| {
         let columns = positions.iter().map(|position| batch.column(*position).clone()).collect();
         batch_of(&schema, columns, batch.num_rows())
     }))
@@ -88,7 +88,9 @@ impl Transformer for Rename {
             fields[position] = Arc::new(input.field(position).clone().with_name(to));
         }
         let schema = schema_of(input, fields)?;
-        Ok(each_batch(schema.clone(), move |batch| batch_of(&schema, batch.columns().to_vec(), batch.num_rows())))
+        Ok(row_wise("rename", schema.clone(), move |batch| {
+            batch_of(&schema, batch.columns().to_vec(), batch.num_rows())
+        }))
     }
 
     fn effect(&self) -> Effect {

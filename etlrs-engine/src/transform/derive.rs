@@ -3,7 +3,7 @@ use std::sync::Arc;
 use arrow_schema::{Field, SchemaRef};
 use etlrs_core::{BoundTransformer, Result, Transformer};
 
-use super::{Expr, batch_of, each_batch, schema_of};
+use super::{Expr, batch_of, row_wise, schema_of};
 
 /// Adds a column at the end, or replaces the one of that name in its place.
 ///
@@ -38,7 +38,7 @@ impl Transformer for Derive {
             None => fields.push(field),
         }
         let schema = schema_of(input, fields)?;
-        Ok(each_batch(schema.clone(), move |batch| {
+        Ok(row_wise("derive", schema.clone(), move |batch| {
             let derived = expr.evaluate(batch)?;
             let mut columns = batch.columns().to_vec();
             match place {

@@ -5,7 +5,7 @@ use arrow_schema::{DataType, SchemaRef};
 use arrow_select::filter::filter_record_batch;
 use etlrs_core::{BoundTransformer, Effect, Error, ErrorKind, Result, Transformer, type_name};
 
-use super::{Expr, batch_of, each_batch};
+use super::{Expr, batch_of, row_wise};
 
 /// Keeps the rows for which an expression is true; null is not.
 ///
@@ -37,7 +37,7 @@ impl Transformer for Filter {
             return Err(Error::new(ErrorKind::InvalidConfig, message).hint("compare it with something"));
         }
         let schema = input.clone();
-        Ok(each_batch(input.clone(), move |batch| {
+        Ok(row_wise("filter", input.clone(), move |batch| {
             let keep = expr.evaluate(batch)?;
             let kept = filter_record_batch(batch, keep.as_boolean())?;
             batch_of(&schema, kept.columns().to_vec(), kept.num_rows())

@@ -15,7 +15,7 @@ use etlrs_core::{BoundTransformer, DatasetSnapshot, Error, ErrorKind, Result, Tr
 
 use super::exact::{canonical, decoded, strict};
 use super::expr::{class, common};
-use super::{batch_of, each_batch_holding, schema_of};
+use super::{batch_of, row_wise_holding, schema_of};
 
 /// Which rows a [`SharedDataTransformer`] lets through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -137,7 +137,7 @@ impl Transformer for SharedDataTransformer {
         let taken_memory: usize = taken.iter().map(Array::get_array_memory_size).sum();
         let held_memory = table_memory + taken_memory + index.memory();
         let bound = Lookup { schema: schema.clone(), keys, index, taken, join: self.join };
-        Ok(each_batch_holding(held_memory, schema, move |batch| bound.apply(batch)))
+        Ok(row_wise_holding(held_memory, "lookup", schema, move |batch| bound.apply(batch)))
     }
 }
 
@@ -236,7 +236,7 @@ fn key_type(input: &Field, table: &Field) -> Result<DataType> {
 }
 
 /// Equal values as equal bits: one layout, and no null hidden in a dictionary.
-fn key_column(column: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
+pub(super) fn key_column(column: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     let values = decoded(column.data_type()).clone();
     let cast = strict(column, &values).and_then(|column| strict(&column, to));
     let column =

@@ -2,68 +2,41 @@
 
 mod cast;
 mod columns;
+mod deduplicate;
 mod derive;
 mod exact;
 mod expr;
 mod filter;
 mod lookup;
+mod mask;
+mod metadata;
+mod nested;
+mod parallel;
+mod row_wise;
 mod rows;
+mod streaming;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow_schema::{FieldRef, Schema, SchemaRef};
-use etlrs_core::{BatchStream, BoundTransformer, Error, ErrorKind, Result, RunContext, map_stream};
+use etlrs_core::{Error, ErrorKind, Result};
 
-pub use cast::Cast;
+pub use cast::{Cast, CastPolicy};
 pub use columns::{DropColumns, Rename, Select};
+pub use deduplicate::{Deduplicate, Keep};
 pub use derive::Derive;
 pub use expr::{BoundExpr, Expr};
 pub use filter::Filter;
 pub use lookup::{LookupJoin, SharedDataTransformer};
+pub use mask::{Mask, Masking};
+pub use metadata::AddMetadata;
+pub use nested::{Flatten, Unnest};
+pub use parallel::ParallelTransformer;
+use row_wise::{row_wise, row_wise_holding};
 pub use rows::{FilterTransformer, MapTransformer};
-
-/// A function of batches, and the schema of what it makes.
-struct BatchFunction<F> {
-    schema: SchemaRef,
-    change: Arc<F>,
-    held_memory: usize,
-}
-
-/// A bound transformer that applies `change` to each batch.
-fn each_batch<F>(schema: SchemaRef, change: F) -> Arc<dyn BoundTransformer>
-where
-    F: Fn(&RecordBatch) -> Result<RecordBatch> + Send + Sync + 'static,
-{
-    each_batch_holding(0, schema, change)
-}
-
-/// The same for a function that holds a table of `held_memory` bytes.
-fn each_batch_holding<F>(held_memory: usize, schema: SchemaRef, change: F) -> Arc<dyn BoundTransformer>
-where
-    F: Fn(&RecordBatch) -> Result<RecordBatch> + Send + Sync + 'static,
-{
-    Arc::new(BatchFunction { schema, change: Arc::new(change), held_memory })
-}
-
-impl<F> BoundTransformer for BatchFunction<F>
-where
-    F: Fn(&RecordBatch) -> Result<RecordBatch> + Send + Sync + 'static,
-{
-    fn schema(&self) -> SchemaRef {
-        self.schema.clone()
-    }
-
-    fn held_memory(&self) -> usize {
-        self.held_memory
-    }
-
-    fn apply(&self, _: &RunContext, input: BatchStream) -> BatchStream {
-        let change = self.change.clone();
-        map_stream(input, move |batch| change(&batch))
-    }
-}
+pub use streaming::StreamingTransformer;
 
 /// A batch of `rows` rows, which may have no column.
 fn batch_of(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
@@ -86,7 +59,7 @@ fn schema_of(input: &Schema, fields: Vec<FieldRef>) -> Result<SchemaRef> {
 
 #[cfg(test)]
 mod testing {
-    use etlrs_core::{PerformanceConfig, Transformer, batches_from_iter, next_batch};
+    use etlrs_core::{PerformanceConfig, RunContext, Transformer, batches_from_iter, next_batch};
 
     use super::*;
 

@@ -153,7 +153,11 @@ impl BoundExpr {
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let rows = batch.num_rows();
         let value = eval::evaluate(&self.node, &columns, rows).map_err(|fault| {
-            let place = fault.row.map(|row| format!(" at row {} of the batch", row + 1)).unwrap_or_default();
+            let place = fault
+                .row
+                .filter(|_| rows > 1)
+                .map(|row| format!(" at row {} of the batch", row + 1))
+                .unwrap_or_default();
             let message = format!("in {}{place}: {}", snippet(&self.source, &fault.span), fault.failure.message);
             let error = Error::new(ErrorKind::InvalidData, message);
             match fault.failure.hint {

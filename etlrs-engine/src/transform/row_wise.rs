@@ -1,0 +1,219 @@
+//! Functions of batches in which each row is changed by itself.
+
+use std::fmt::Write;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_cast::display::{ArrayFormatter, FormatOptions};
+use arrow_schema::{DataType, SchemaRef};
+use arrow_select::concat::concat_batches;
+use etlrs_core::{BatchStream, BoundTransformer, Error, ErrorKind, Rejected, Rejects, Result, RunContext, map_stream};
+
+/// A transformer that applies `change` to each batch. What comes of a row may depend on no other row: where a run sets records
+/// aside, a batch that fails is cut until those rows stand alone that do.
+pub(super) fn row_wise<F>(stage: &'static str, schema: SchemaRef, change: F) -> Arc<dyn BoundTransformer>
+where
+    F: Fn(&RecordBatch) -> Result<RecordBatch> + Send + Sync + 'static,
+{
+    row_wise_holding(0, stage, schema, change)
+}
+
+/// The same for a function that holds a table of `held_memory` bytes.
+pub(super) fn row_wise_holding<F>(
+    held_memory: usize,
+    stage: &'static str,
+    schema: SchemaRef,
+    change: F,
+) -> Arc<dyn BoundTransformer>
+where
+    F: Fn(&RecordBatch) -> Result<RecordBatch> + Send + Sync + 'static,
+{
+    Arc::new(RowWise { stage, schema, change: Arc::new(change), held_memory })
+}
+
+struct RowWise<F> {
+    /// What it is called in the quarantine.
+    stage: &'static str,
+    schema: SchemaRef,
+    change: Arc<F>,
+    held_memory: usize,
+}
+
+impl<F> BoundTransformer for RowWise<F>
+where
+    F: Fn(&RecordBatch) -> Result<RecordBatch> + Send + Sync + 'static,
+{
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn held_memory(&self) -> usize {
+        self.held_memory
+    }
+
+    fn is_row_wise(&self) -> bool {
+        true
+    }
+
+    fn apply(&self, cx: &RunContext, input: BatchStream) -> BatchStream {
+        let (change, schema, stage) = (self.change.clone(), self.schema.clone(), self.stage);
+        let Some(rejects) = cx.rejects().cloned() else { return map_stream(input, move |batch| change(&batch)) };
+        map_stream(input, move |batch| match change(&batch) {
+            Err(error) if is_of_row(&error) => {
+                let parts = without_failing_rows(&*change, &batch, stage, &rejects)?;
+                Ok(concat_batches(&schema, &parts)?)
+            }
+            done => done,
+        })
+    }
+}
+
+/// Whether an error is the fault of a record, and not of what is done with all of them.
+pub(super) fn is_of_row(error: &Error) -> bool {
+    error.kind() == ErrorKind::InvalidData
+}
+
+/// What `change` makes of the rows that it takes, in their order. Costs about `log2(rows)` calls for each of the others.
+fn without_failing_rows(
+    change: &dyn Fn(&RecordBatch) -> Result<RecordBatch>,
+    batch: &RecordBatch,
+    stage: &'static str,
+    rejects: &Rejects,
+) -> Result<Vec<RecordBatch>> {
+    let mut done = Vec::new();
+    // Those behind come first.
+    let mut open: Vec<Range<usize>> = vec![0..batch.num_rows()];
+    while let Some(rows) = open.pop() {
+        let part = batch.slice(rows.start, rows.len());
+        match change(&part) {
+            Ok(changed) => done.push(changed),
+            Err(error) if !is_of_row(&error) => return Err(error),
+            Err(error) if rows.len() == 1 => {
+                rejects.push(Rejected::by_stage(stage, &error).with_raw(as_json(batch, rows.start)));
+            }
+            Err(_) => {
+                let middle = rows.start + rows.len() / 2;
+                open.push(middle..rows.end);
+                open.push(rows.start..middle);
+            }
+        }
+    }
+    Ok(done)
+}
+
+/// A row as a JSON object, for people: numbers and truth values as they are, everything else as text.
+pub(super) fn as_json(batch: &RecordBatch, row: usize) -> Vec<u8> {
+    let mut text = "{".to_owned();
+    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+        if text.len() > 1 {
+            text.push(',');
+        }
+        quoted(&mut text, field.name());
+        text.push(':');
+        value(&mut text, column, row);
+    }
+    text.push('}');
+    text.into_bytes()
+}
+
+fn value(text: &mut String, column: &ArrayRef, row: usize) {
+    if column.is_null(row) {
+        return text.push_str("null");
+    }
+    let shown = ArrayFormatter::try_new(column, &FormatOptions::default()).map(|values| values.value(row).to_string());
+    let shown = shown.unwrap_or_default();
+    let data_type = column.data_type();
+    let bare = data_type.is_integer() || data_type.is_decimal() || *data_type == DataType::Boolean;
+    match bare || data_type.is_floating() && shown.parse().is_ok_and(f64::is_finite) {
+        true => text.push_str(&shown),
+        false => quoted(text, &shown),
+    }
+}
+
+fn quoted(text: &mut String, value: &str) {
+    text.push('"');
+    for c in value.chars() {
+        match c {
+            '"' | '\\' => text.extend(['\\', c]),
+            '\0'..' ' => _ = write!(text, "\\u{:04x}", u32::from(c)),
+            c => text.push(c),
+        }
+    }
+    text.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::Int64Array;
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::Int64Type;
+    use etlrs_core::{PerformanceConfig, batches_from_iter, next_batch, record_batch};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Fails for multiples of 7.
+    fn tripled(batch: &RecordBatch) -> Result<RecordBatch> {
+        let values = batch.column(0).as_primitive::<Int64Type>();
+        if values.iter().flatten().any(|value| value % 7 == 0) {
+            return Err(Error::new(ErrorKind::InvalidData, "a seven").at_column("x"));
+        }
+        let values: Int64Array = values.iter().map(|value| value.map(|value| value * 3)).collect();
+        Ok(RecordBatch::try_new(batch.schema(), vec![Arc::new(values)])?)
+    }
+
+    fn run(batch: RecordBatch, rejects: Option<Rejects>) -> Result<Vec<Option<i64>>> {
+        let bound = row_wise("sevens", batch.schema(), tripled);
+        let mut cx = RunContext::new(PerformanceConfig::default());
+        if let Some(rejects) = rejects {
+            cx = cx.with_rejects(rejects);
+        }
+        let mut stream = bound.apply(&cx, batches_from_iter([Ok(batch)]));
+        let mut values = Vec::new();
+        while let Some(batch) = futures_util::FutureExt::now_or_never(next_batch(&mut stream)).unwrap() {
+            values.extend(batch?.column(0).as_primitive::<Int64Type>());
+        }
+        Ok(values)
+    }
+
+    proptest! {
+        #[test]
+        fn rows_that_fail_are_set_aside_and_the_others_stay_in_order(
+            rows in prop::collection::vec(prop::option::of(1i64..40), 0..60),
+        ) {
+            let is_seven = |row: &Option<i64>| row.is_some_and(|value| value % 7 == 0);
+            let rejects = Rejects::new(1 << 20);
+            let batch = record_batch([("x", rows.clone())]);
+            let found = run(batch.clone(), Some(rejects.clone())).unwrap();
+            let expected: Vec<_> =
+                rows.iter().filter(|row| !is_seven(row)).map(|row| row.map(|value| value * 3)).collect();
+            prop_assert_eq!(found, expected);
+            let raw: Vec<_> = rejects.take().into_iter().map(|rejected| {
+                assert_eq!((&*rejected.stage, rejected.position.column.as_deref()), ("sevens", Some("x")));
+                String::from_utf8(rejected.raw.unwrap()).unwrap()
+            }).collect();
+            let sevens = rows.iter().filter(|row| is_seven(row));
+            prop_assert_eq!(&raw, &sevens.map(|row| format!("{{\"x\":{}}}", row.unwrap())).collect::<Vec<_>>());
+            prop_assert_eq!(run(batch, None).is_err(), !raw.is_empty());
+        }
+    }
+
+    #[test]
+    fn rows_are_shown_as_json() {
+        use arrow_array::*;
+        let column = |array: ArrayRef| array;
+        let batch = RecordBatch::try_from_iter_with_nullable([
+            ("a \"b\"", column(Arc::new(StringArray::from(vec!["x\n\"\\"]))), true),
+            ("f", column(Arc::new(Float64Array::from(vec![f64::NAN]))), true),
+            ("g", column(Arc::new(Float64Array::from(vec![1.5]))), true),
+            ("d", column(Arc::new(Date32Array::from(vec![0]))), true),
+            ("n", column(Arc::new(Int64Array::from(vec![None]))), true),
+            ("b", column(Arc::new(BooleanArray::from(vec![true]))), true),
+        ])
+        .unwrap();
+        let text = String::from_utf8(as_json(&batch, 0)).unwrap();
+        let expected = r#"{"a \"b\"":"x\u000a\"\\","f":"NaN","g":1.5,"d":"1970-01-01","n":null,"b":true}"#;
+        assert_eq!(text, expected);
+    }
+}
