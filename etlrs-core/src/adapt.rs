@@ -85,10 +85,7 @@ pub fn map_stream(
 }
 
 /// `input` with the batches that `f` makes of each, which are asked for one after another. Batches without rows are left out.
-pub fn flat_map_stream<I>(
-    input: BatchStream,
-    mut f: impl FnMut(RecordBatch) -> Result<I> + Send + 'static,
-) -> BatchStream
+pub fn flat_map_stream<I>(input: BatchStream, f: impl FnMut(RecordBatch) -> Result<I> + Send + 'static) -> BatchStream
 where
     I: Iterator<Item = Result<RecordBatch>> + Send + Unpin + 'static,
 {
@@ -136,7 +133,7 @@ where
         }
     }
 
-    Box::pin(FlatMap { input: Some(input), f: Box::new(move |batch| f(batch)), current: None })
+    Box::pin(FlatMap { input: Some(input), f: Box::new(f), current: None })
 }
 
 /// A transformer that works batch by batch: `bind` looks at the input schema and gives the output schema and the

@@ -278,6 +278,17 @@ impl<'a> Table<'a> {
                 notes.push(format!("column {name:?} is read as {what}"));
             }
         }
+        let is_alone = self.surveys.len() == 1 && self.sample.records == 1 && self.sample.object_count == 1;
+        let is_table = |field: &&FieldRef| match field.data_type() {
+            DataType::List(item) => matches!(item.data_type(), DataType::Struct(_)),
+            _ => false,
+        };
+        if let Some(list) = schema.fields().iter().find(is_table).filter(|_| is_alone) {
+            notes.push(format!(
+                "the file is one record; in a pipeline file the transform unnest makes rows of the items of {:?}",
+                list.name()
+            ));
+        }
         if notes.len() > COLUMN_NOTES {
             let more = notes.len() - COLUMN_NOTES;
             notes.truncate(COLUMN_NOTES);

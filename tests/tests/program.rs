@@ -709,6 +709,65 @@ fn json_has_the_documented_fields() {
     assert_eq!((failed.code, failed.stdout.as_str()), (1, ""));
 }
 
+/// Nested records through all that takes them apart; what cannot be cast is set aside with the row as it was.
+#[test]
+fn nested_records_become_a_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let record = |id: u32, zip: &str, items: &str| {
+        format!("{{\"id\":{id},\"mail\":\"m{id}@x.org\",\"at\":{{\"zip\":\"{zip}\"}},\"items\":[{items}]}}\n")
+    };
+    let item = |sku: &str| format!("{{\"sku\":\"{sku}\",\"n\":2}}");
+    let two = [item("a"), item("b")].join(",");
+    let text = [record(1, "100", &two), record(2, "x", &item("c")), record(1, "9", ""), record(3, "7", "")].concat();
+    let pipeline = r#"
+        [source]
+        uri = "o.ndjson"
+        [[transform]]
+        type = "deduplicate"
+        keys = ["id"]
+        [[transform]]
+        type = "unnest"
+        column = "items"
+        position = "line"
+        [[transform]]
+        type = "flatten"
+        chunk_size = 2
+        [[transform]]
+        type = "mask"
+        columns = { mail = "partial(2,4)" }
+        [[transform]]
+        type = "cast"
+        columns = { at_zip = "int64" }
+        [[transform]]
+        type = "metadata"
+        columns = { run = "run_id", loaded = "load_time", file = "source_file" }
+        [target]
+        uri = "o.csv"
+        [errors]
+        on_error = "quarantine"
+    "#;
+    write(folder, &[("o.ndjson", text.as_bytes()), ("p.toml", pipeline.as_bytes())]);
+    let ran = run_line(folder, "run p.toml --output json");
+    assert_eq!(ran.code, 3, "{ran:?}");
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let run = report["run"].as_str().unwrap();
+    let table = std::fs::read_to_string(folder.join("o.csv")).unwrap();
+    let mut rows: Vec<_> = table.lines().map(|line| line.split(',').collect::<Vec<_>>()).collect();
+    assert!(rows[1..].iter().all(|row| row[6] == run && row[8] == "o.ndjson"), "{table}");
+    rows.iter_mut().for_each(|row| row.truncate(6));
+    let expected = [
+        ["id", "mail", "at_zip", "items_sku", "items_n", "line"],
+        ["1", "m1**.org", "100", "a", "2", "1"],
+        ["1", "m1**.org", "100", "b", "2", "2"],
+        ["3", "m3**.org", "7", "", "", ""],
+    ];
+    assert_eq!(rows, expected);
+    let rejected = works(folder, "inspect o.csv.rejected.parquet --output json").json();
+    let first = &rejected["first_rows"][0];
+    assert_eq!((&first["stage"], &first["column"]), (&"cast".into(), &"at_zip".into()), "{first}");
+}
+
 /// Values of every type that a CSV file may have can be shown.
 #[test]
 fn inspect_shows_rows_of_every_type() {

@@ -105,7 +105,7 @@ fn misfit(column: &ArrayRef, to: &DataType) -> Error {
 /// The rows, of so many, that do not fit by themselves.
 fn failing_rows(rows: usize, fits: impl Fn(Range<usize>) -> bool) -> BooleanArray {
     let mut failing = vec![false; rows];
-    let mut open = vec![0..rows];
+    let mut open = Vec::from([0..rows]);
     while let Some(part) = open.pop() {
         if part.is_empty() || fits(part.clone()) {
             continue;
