@@ -96,7 +96,8 @@ impl Transformer for MapTransformer {
         Ok(row_wise("map", schema, move |batch| {
             let mut builder = RecordBatchBuilder::new(output.clone())?;
             let mut known: Option<SchemaRef> = None;
-            for record in Record::all(batch) {
+            let batch = Arc::new(batch.clone());
+            for record in Record::all_shared(&batch) {
                 let row = map(record)?;
                 if !known.as_ref().is_some_and(|known| Arc::ptr_eq(known, row.schema())) {
                     check_names(row.schema(), &output)?;

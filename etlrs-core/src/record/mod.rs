@@ -1,12 +1,19 @@
+//! Rows: what closures of users see, at the cost of a dispatch per value.
+
+mod builder;
+mod owned;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow_array::builder::*;
 use arrow_array::cast::AsArray;
 use arrow_array::types::*;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Schema, SchemaRef, TimeUnit};
+
+pub use builder::RecordBatchBuilder;
+pub use owned::OwnedRecord;
 
 use crate::{Error, ErrorKind, Result};
 
@@ -72,6 +79,24 @@ impl Value<'_> {
             Value::Time(nanoseconds) => Value::Time(nanoseconds),
             Value::Timestamp(microseconds) => Value::Timestamp(microseconds),
             Value::Other(array) => Value::Other(array),
+        }
+    }
+
+    /// The same value without a copy.
+    fn borrowed(&self) -> Value<'_> {
+        match self {
+            Value::Text(text) => Value::Text(Cow::Borrowed(text)),
+            Value::Binary(bytes) => Value::Binary(Cow::Borrowed(bytes)),
+            Value::Other(array) => Value::Other(array.clone()),
+            Value::Null => Value::Null,
+            Value::Boolean(value) => Value::Boolean(*value),
+            Value::Int(value) => Value::Int(*value),
+            Value::UInt(value) => Value::UInt(*value),
+            Value::Float(value) => Value::Float(*value),
+            Value::Decimal { value, scale } => Value::Decimal { value: *value, scale: *scale },
+            Value::Date(days) => Value::Date(*days),
+            Value::Time(nanoseconds) => Value::Time(*nanoseconds),
+            Value::Timestamp(microseconds) => Value::Timestamp(*microseconds),
         }
     }
 
@@ -162,24 +187,43 @@ impl ColumnRef for usize {
 /// ```
 #[derive(Clone, Copy)]
 pub struct Record<'a> {
-    batch: &'a RecordBatch,
+    batch: Batch<'a>,
     row: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Batch<'a> {
+    Borrowed(&'a RecordBatch),
+    /// A copy of its row can share it.
+    Shared(&'a Arc<RecordBatch>),
 }
 
 impl<'a> Record<'a> {
     /// Row `row` of `batch`, if there is one.
     pub fn new(batch: &'a RecordBatch, row: usize) -> Option<Self> {
-        (row < batch.num_rows()).then_some(Self { batch, row })
+        (row < batch.num_rows()).then_some(Self { batch: Batch::Borrowed(batch), row })
     }
 
     /// All rows of `batch`.
     pub fn all(batch: &'a RecordBatch) -> impl Iterator<Item = Record<'a>> {
-        (0..batch.num_rows()).map(move |row| Self { batch, row })
+        (0..batch.num_rows()).map(move |row| Self { batch: Batch::Borrowed(batch), row })
+    }
+
+    /// All rows of `batch`, of which [`to_owned`](Self::to_owned) copies no values: the batch lives as long as one of them.
+    pub fn all_shared(batch: &'a Arc<RecordBatch>) -> impl Iterator<Item = Record<'a>> {
+        (0..batch.num_rows()).map(move |row| Self { batch: Batch::Shared(batch), row })
+    }
+
+    fn batch(&self) -> &'a RecordBatch {
+        match self.batch {
+            Batch::Borrowed(batch) => batch,
+            Batch::Shared(batch) => batch,
+        }
     }
 
     /// The schema of the batch.
     pub fn schema(&self) -> &'a SchemaRef {
-        self.batch.schema_ref()
+        self.batch().schema_ref()
     }
 
     /// The value of a column, whatever its type.
@@ -187,7 +231,7 @@ impl<'a> Record<'a> {
     /// # Errors
     /// `InvalidConfig` if there is no such column.
     pub fn get(&self, column: impl ColumnRef) -> Result<Value<'a>> {
-        Ok(value_at(self.batch.column(column.position(self.schema())?), self.row))
+        Ok(value_at(self.batch().column(column.position(self.schema())?), self.row))
     }
 
     /// An integer.
@@ -236,8 +280,10 @@ impl<'a> Record<'a> {
 
     /// A copy that can be changed and outlives the batch.
     pub fn to_owned(&self) -> OwnedRecord {
-        let values = self.batch.columns().iter().map(|column| value_at(column, self.row).into_owned()).collect();
-        OwnedRecord { schema: self.schema().clone(), values }
+        match self.batch {
+            Batch::Borrowed(batch) => OwnedRecord::of_row(batch, self.row),
+            Batch::Shared(batch) => OwnedRecord::of_shared_row(batch.clone(), self.row),
+        }
     }
 
     fn typed<T>(
@@ -247,7 +293,7 @@ impl<'a> Record<'a> {
         pick: impl Fn(Value<'a>) -> Option<T>,
     ) -> Result<Option<T>> {
         let position = column.position(self.schema())?;
-        let value = value_at(self.batch.column(position), self.row);
+        let value = value_at(self.batch().column(position), self.row);
         if value == Value::Null {
             return Ok(None);
         }
@@ -261,7 +307,7 @@ impl<'a> Record<'a> {
 
 impl fmt::Debug for Record<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let columns = self.schema().fields().iter().zip(self.batch.columns());
+        let columns = self.schema().fields().iter().zip(self.batch().columns());
         f.debug_map().entries(columns.map(|(field, column)| (field.name(), value_at(column, self.row)))).finish()
     }
 }
@@ -306,223 +352,6 @@ fn value_at<'a>(array: &'a ArrayRef, row: usize) -> Value<'a> {
         DataType::Timestamp(TimeUnit::Microsecond, _) => Value::Timestamp(at!(TimestampMicrosecondType)),
         _ => Value::Other(array.slice(row, 1)),
     }
-}
-
-/// A row that stands by itself.
-///
-/// ```
-/// use etlrs_core::{Record, Value, record_batch};
-///
-/// let batch = record_batch([("delay", vec![Some(7)])]);
-/// let mut record = Record::new(&batch, 0).unwrap().to_owned();
-/// record.set("delay", 8)?;
-/// assert_eq!(record.get("delay")?, &Value::Int(8));
-/// # Ok::<(), etlrs_core::Error>(())
-/// ```
-#[derive(Clone, Debug, PartialEq)]
-pub struct OwnedRecord {
-    schema: SchemaRef,
-    values: Vec<Value<'static>>,
-}
-
-impl OwnedRecord {
-    /// A record whose values are all null.
-    pub fn new(schema: SchemaRef) -> Self {
-        let values = vec![Value::Null; schema.fields().len()];
-        Self { schema, values }
-    }
-
-    /// The schema that names the values.
-    pub fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    /// The value of a column.
-    ///
-    /// # Errors
-    /// `InvalidConfig` if there is no such column.
-    pub fn get(&self, column: impl ColumnRef) -> Result<&Value<'static>> {
-        Ok(&self.values[column.position(&self.schema)?])
-    }
-
-    /// Changes the value of a column; its type is checked when a batch is built.
-    ///
-    /// # Errors
-    /// `InvalidConfig` if there is no such column.
-    pub fn set(&mut self, column: impl ColumnRef, value: impl Into<Value<'static>>) -> Result<()> {
-        let position = column.position(&self.schema)?;
-        self.values[position] = value.into();
-        Ok(())
-    }
-
-    /// The values, in the order of the schema.
-    pub fn into_values(self) -> Vec<Value<'static>> {
-        self.values
-    }
-}
-
-/// Makes batches from records: the way back from rows to columns.
-pub struct RecordBatchBuilder {
-    schema: SchemaRef,
-    columns: Vec<Box<dyn ArrayBuilder>>,
-    rows: usize,
-}
-
-impl RecordBatchBuilder {
-    /// A builder of batches of `schema`.
-    ///
-    /// # Errors
-    /// `Unsupported` for a type that rows cannot carry (nested types, units of time other than microseconds).
-    pub fn new(schema: SchemaRef) -> Result<Self> {
-        for field in schema.fields() {
-            let supported = match field.data_type() {
-                DataType::Timestamp(unit, _) => *unit == TimeUnit::Microsecond,
-                DataType::Time64(_) | DataType::Decimal128(..) | DataType::FixedSizeBinary(_) => true,
-                other => {
-                    !other.is_nested()
-                        && (other.is_integer()
-                            || matches!(
-                                other,
-                                DataType::Boolean | DataType::Float32 | DataType::Float64 | DataType::Date32
-                            )
-                            || matches!(other, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
-                            || matches!(other, DataType::Binary | DataType::LargeBinary | DataType::BinaryView))
-                }
-            };
-            if !supported {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    format!("rows cannot carry values of type {}", field.data_type()),
-                )
-                .hint("change the column with a transformer of batches, or cast it before")
-                .at_column(field.name()));
-            }
-        }
-        let columns = schema.fields().iter().map(|field| make_builder(field.data_type(), 0)).collect();
-        Ok(Self { schema, columns, rows: 0 })
-    }
-
-    /// Rows so far.
-    pub fn len(&self) -> usize {
-        self.rows
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.rows == 0
-    }
-
-    /// Adds a row.
-    ///
-    /// # Errors
-    /// `SchemaMismatch` for a value that its column cannot hold exactly, or a record of another number of columns.
-    /// The builder is only good for dropping then.
-    pub fn push(&mut self, record: OwnedRecord) -> Result<()> {
-        if record.values.len() != self.columns.len() {
-            return Err(Error::new(
-                ErrorKind::SchemaMismatch,
-                format!("a record has {} columns where {} are expected", record.values.len(), self.columns.len()),
-            ));
-        }
-        for ((builder, value), field) in self.columns.iter_mut().zip(record.values).zip(self.schema.fields()) {
-            let kind = value.kind();
-            append(builder.as_mut(), field.data_type(), value).ok_or_else(|| {
-                Error::new(ErrorKind::SchemaMismatch, format!("a {kind} does not fit into type {}", field.data_type()))
-                    .at_column(field.name())
-            })?;
-        }
-        self.rows += 1;
-        Ok(())
-    }
-
-    /// The rows so far as a batch; the builder is empty again.
-    ///
-    /// # Errors
-    /// `SchemaMismatch` for a null in a column that has none.
-    pub fn finish(&mut self) -> Result<RecordBatch> {
-        let columns = self
-            .columns
-            .iter_mut()
-            .zip(self.schema.fields())
-            .map(|(builder, field)| retype(builder.finish(), field.data_type()))
-            .collect();
-        let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(std::mem::take(&mut self.rows)));
-        RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
-            .map_err(|error| Error::new(ErrorKind::SchemaMismatch, error.to_string()).caused_by(error))
-    }
-}
-
-/// Zones, precisions and scales are no part of a builder's type.
-fn retype(array: ArrayRef, data_type: &DataType) -> ArrayRef {
-    match data_type {
-        DataType::Timestamp(TimeUnit::Microsecond, Some(zone)) => {
-            Arc::new(array.as_primitive::<TimestampMicrosecondType>().clone().with_timezone(zone.clone()))
-        }
-        _ => array,
-    }
-}
-
-/// `None` if `value` does not fit exactly.
-fn append(builder: &mut dyn ArrayBuilder, data_type: &DataType, value: Value<'static>) -> Option<()> {
-    macro_rules! push {
-        ($builder:ty, $($pattern:pat => $make:expr),+) => {{
-            let builder = builder.as_any_mut().downcast_mut::<$builder>()?;
-            match value {
-                Value::Null => builder.append_null(),
-                $( $pattern => builder.append_value($make), )+
-                _ => return None,
-            }
-        }};
-    }
-    macro_rules! integer {
-        ($builder:ty) => {
-            push!($builder, Value::Int(value) => value.try_into().ok()?, Value::UInt(value) => value.try_into().ok()?)
-        };
-    }
-    match data_type {
-        DataType::Boolean => push!(BooleanBuilder, Value::Boolean(value) => value),
-        DataType::Int8 => integer!(Int8Builder),
-        DataType::Int16 => integer!(Int16Builder),
-        DataType::Int32 => integer!(Int32Builder),
-        DataType::Int64 => integer!(Int64Builder),
-        DataType::UInt8 => integer!(UInt8Builder),
-        DataType::UInt16 => integer!(UInt16Builder),
-        DataType::UInt32 => integer!(UInt32Builder),
-        DataType::UInt64 => integer!(UInt64Builder),
-        DataType::Float32 => push!(Float32Builder, Value::Float(value) => {
-            let narrow = value as f32;
-            if f64::from(narrow) != value && !value.is_nan() { return None; }
-            narrow
-        }),
-        DataType::Float64 => push!(Float64Builder, Value::Float(value) => value),
-        DataType::Decimal128(precision, scale) => push!(Decimal128Builder, Value::Decimal { value, scale: given } => {
-            if given != *scale || !Decimal128Type::is_valid_decimal_precision(value, *precision) { return None; }
-            value
-        }),
-        DataType::Utf8 => push!(StringBuilder, Value::Text(text) => text),
-        DataType::LargeUtf8 => push!(LargeStringBuilder, Value::Text(text) => text),
-        DataType::Utf8View => push!(StringViewBuilder, Value::Text(text) => text),
-        DataType::Binary => push!(BinaryBuilder, Value::Binary(bytes) => bytes),
-        DataType::LargeBinary => push!(LargeBinaryBuilder, Value::Binary(bytes) => bytes),
-        DataType::BinaryView => push!(BinaryViewBuilder, Value::Binary(bytes) => bytes),
-        DataType::FixedSizeBinary(_) => {
-            let builder = builder.as_any_mut().downcast_mut::<FixedSizeBinaryBuilder>()?;
-            match value {
-                Value::Null => builder.append_null(),
-                Value::Binary(bytes) => builder.append_value(bytes).ok()?,
-                _ => return None,
-            }
-        }
-        DataType::Date32 => push!(Date32Builder, Value::Date(days) => days),
-        DataType::Time64(TimeUnit::Microsecond) => push!(Time64MicrosecondBuilder, Value::Time(nanoseconds) => {
-            if nanoseconds % 1000 != 0 { return None; }
-            nanoseconds / 1000
-        }),
-        DataType::Time64(_) => push!(Time64NanosecondBuilder, Value::Time(nanoseconds) => nanoseconds),
-        DataType::Timestamp(..) => push!(TimestampMicrosecondBuilder, Value::Timestamp(microseconds) => microseconds),
-        _ => return None,
-    }
-    Some(())
 }
 
 #[cfg(test)]
