@@ -180,6 +180,7 @@ mod tests {
     use crate::{Record, RecordBatchBuilder, record_batch};
 
     type Changed = Vec<(usize, usize, Option<i64>)>;
+    type Values = (Option<i64>, Option<i64>, Option<i64>);
 
     proptest! {
         /// Rows that share their batch are what rows with values of their own are, in any order and changed anyhow.
@@ -190,7 +191,7 @@ mod tests {
             straight: bool,
             changed in prop::collection::vec((0usize..20, 0usize..3, any::<Option<i64>>()), 0..12),
         ) {
-            let column = |pick: fn(&(Option<i64>, Option<i64>, Option<i64>)) -> Option<i64>| values.iter().map(pick).collect();
+            let column = |pick: fn(&Values) -> Option<i64>| values.iter().map(pick).collect();
             let batch = Arc::new(record_batch([("a", column(|v| v.0)), ("b", column(|v| v.1)), ("c", column(|v| v.2))]));
             let order: Vec<_> = match straight {
                 true => (0..values.len()).collect(),
