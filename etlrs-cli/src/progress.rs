@@ -3,7 +3,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use etlrs::{RunContext, Started};
+use etlrs::{Limit, Measured, RunContext, StageReport, Stages, Started};
 use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 
 /// Shows on standard error how far a run is: a bar on a terminal, else a line now and then.
@@ -15,7 +15,7 @@ pub(crate) struct Progress {
 impl Progress {
     pub(crate) fn start(label: &str, started: &Started) -> Self {
         let (stop, stopped) = channel();
-        let cx = started.cx.clone();
+        let (cx, mut now) = (started.cx.clone(), Now::new(&started.stages));
         let sum = |size: fn(&etlrs::Partition) -> Option<u64>| started.partitions.iter().map(size).sum::<Option<u64>>();
         let total = match (sum(|partition| partition.bytes), sum(|partition| partition.rows)) {
             (Some(bytes), _) if bytes > 0 => Total::Bytes(bytes),
@@ -28,7 +28,7 @@ impl Progress {
             let mut view: Box<dyn View> =
                 if terminal { Box::new(Bar::new(total)) } else { Box::new(Lines::new(label, total)) };
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(view.interval()) {
-                view.show(&cx);
+                view.show(&cx, &mut now);
             }
             view.finish();
         });
@@ -69,8 +69,40 @@ impl Total {
 
 trait View {
     fn interval(&self) -> Duration;
-    fn show(&mut self, cx: &RunContext);
+    fn show(&mut self, cx: &RunContext, now: &mut Now);
     fn finish(&mut self);
+}
+
+/// What limits a run now: in the last few seconds, and not since it began.
+struct Now {
+    stages: Stages,
+    before: Vec<StageReport>,
+    since: Instant,
+    limit: Option<&'static str>,
+}
+
+impl Now {
+    /// A word that changes more often than this is not read.
+    const WINDOW: Duration = Duration::from_secs(2);
+
+    fn new(stages: &Stages) -> Self {
+        Self { stages: stages.clone(), before: stages.report(), since: Instant::now(), limit: None }
+    }
+
+    fn limit(&mut self) -> Option<&'static str> {
+        let elapsed = self.since.elapsed();
+        if elapsed < Self::WINDOW {
+            return self.limit;
+        }
+        let (report, workers) = (self.stages.report(), self.stages.workers());
+        let measured = Measured::between(&self.before, &report, workers, elapsed);
+        (self.before, self.since) = (report, Instant::now());
+        self.limit = match measured.diagnose().limit {
+            Limit::Nothing => None,
+            limit => Some(limit.as_str()),
+        };
+        self.limit
+    }
 }
 
 struct Bar {
@@ -96,14 +128,15 @@ impl View for Bar {
         Duration::from_millis(100)
     }
 
-    fn show(&mut self, cx: &RunContext) {
+    fn show(&mut self, cx: &RunContext, now: &mut Now) {
         self.bar.set_position(self.total.done(cx));
         let left = if self.total.done(cx) < self.total.all() {
             format!("{} left", HumanDuration(self.bar.eta()))
         } else {
             "finishing".to_owned()
         };
-        self.bar.set_message(format!("{}, {left}", rows_and_bytes(cx, self.started)));
+        let limit = now.limit().map(|limit| format!(" · {limit}")).unwrap_or_default();
+        self.bar.set_message(format!("{}, {left}{limit}", rows_and_bytes(cx, self.started)));
     }
 
     fn finish(&mut self) {
@@ -129,11 +162,12 @@ impl View for Lines {
         Duration::from_secs(if self.started.elapsed() < Duration::from_secs(60) { 10 } else { 60 })
     }
 
-    fn show(&mut self, cx: &RunContext) {
+    fn show(&mut self, cx: &RunContext, now: &mut Now) {
+        let limit = now.limit().map(|limit| format!(", limited by {limit}")).unwrap_or_default();
         let percent = self.total.done(cx) * 100 / self.total.all().max(1);
         let _ = writeln!(
             std::io::stderr(),
-            "{}: {percent} %, {} after {} s",
+            "{}: {percent} %, {} after {} s{limit}",
             self.label,
             rows_and_bytes(cx, self.started),
             self.started.elapsed().as_secs()

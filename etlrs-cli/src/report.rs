@@ -2,10 +2,13 @@
 
 use std::fmt::Write;
 
-use etlrs::{Plan, RunReport, Uri, format_bytes, type_name};
+use etlrs::{Limit, Plan, RunReport, Uri, diagnose_throughput, format_bytes, type_name};
 use serde_json::{Value, json};
 
 use crate::describe::{NAME, align, short};
+
+/// Seconds of a run of which nobody wants to know what limited it.
+const SHORT: f64 = 1.0;
 
 pub(crate) fn run_text(source: &Uri, target: &Uri, quarantine: Option<&Uri>, report: &RunReport) -> String {
     let seconds = report.elapsed.as_secs_f64();
@@ -32,6 +35,11 @@ pub(crate) fn run_text(source: &Uri, target: &Uri, quarantine: Option<&Uri>, rep
         None => "of the source; the target confirmed the row count of each piece",
     };
     line("checksum", format!("{} {checked}", report.source_checksum));
+    let analysis = diagnose_throughput(report);
+    // Nobody asks of a run that was over in a moment.
+    if analysis.limit != Limit::Nothing && seconds >= SHORT {
+        line("limit", format!("{}; {}", analysis.verdict, analysis.advice));
+    }
     if report.retries > 0 {
         line("retries", count(report.retries));
     }
@@ -52,6 +60,18 @@ fn workers(report: &RunReport) -> String {
 }
 
 pub(crate) fn run_json(source: &Uri, target: &Uri, quarantine: Option<&Uri>, report: &RunReport) -> Value {
+    let analysis = diagnose_throughput(report);
+    let stages = report.stages.iter().map(|stage| {
+        json!({
+            "name": stage.name,
+            "kind": stage.kind.as_str(),
+            "busy_seconds": stage.busy.as_secs_f64(),
+            "blocked_seconds": stage.blocked.as_secs_f64(),
+            "waiting_seconds": stage.waiting.as_secs_f64(),
+            "rows": stage.rows,
+            "batches": stage.batches,
+        })
+    });
     json!({
         "run": report.run.to_string(),
         "source": source.to_string(),
@@ -72,6 +92,18 @@ pub(crate) fn run_json(source: &Uri, target: &Uri, quarantine: Option<&Uri>, rep
         "partitions": report.partitions,
         "threads": report.workers,
         "retries": report.retries,
+        "limit": {
+            "what": analysis.limit.as_str(),
+            "cpu_bound": analysis.cpu_bound,
+            "io_bound": analysis.io_bound,
+            "network_bound": analysis.network_bound,
+            "memory_bound": analysis.memory_bound,
+            "stage": analysis.stage,
+            "share": analysis.share,
+            "verdict": analysis.verdict,
+            "advice": analysis.advice,
+        },
+        "stages": stages.collect::<Vec<_>>(),
         "cursor": report.cursor,
         "notes": report.notes,
     })

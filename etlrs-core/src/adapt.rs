@@ -197,6 +197,11 @@ pub fn named(name: impl Into<String>, transformer: Arc<dyn Transformer>) -> impl
             self.1.bind(input).map_err(|error| error.within(&self.0))
         }
 
+        fn name(&self) -> &str {
+            // Behind the file that it is in.
+            self.0.rsplit_once(", ").map_or(&self.0, |(_, name)| name)
+        }
+
         fn effect(&self) -> Effect {
             self.1.effect()
         }

@@ -15,6 +15,11 @@ pub trait Transformer: Send + Sync {
     /// (`InvalidConfig`), a type that does not fit (`SchemaMismatch`).
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>>;
 
+    /// What it is called in reports, if there is nothing better: `filter`.
+    fn name(&self) -> &str {
+        "transform"
+    }
+
     /// What is known of the transformer without a schema. The engine asks before it looks at the source, to tell the source
     /// which rows the filters at the front will drop; see [`ScanRequest::filter`](crate::ScanRequest::filter). It also asks
     /// whether the rows still have the [primary key](crate::Scan::primary_key) of the source. To know nothing is never wrong.

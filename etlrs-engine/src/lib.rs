@@ -19,6 +19,7 @@
 //! # Ok::<(), etlrs_core::Error>(()) }).unwrap();
 //! ```
 
+mod diagnosis;
 mod memory;
 mod partitions;
 mod pipeline;
@@ -26,8 +27,13 @@ mod pushdown;
 mod quarantine;
 mod report;
 mod run;
+mod stages;
 mod transform;
 
+pub use diagnosis::{
+    Limit, Measured, ThroughputAnalysis, diagnose_throughput, optimize_memory_usage, optimize_throughput,
+};
 pub use pipeline::{Inspection, Pipeline, PipelineBuilder, Started, Verify, collect, inspect};
 pub use report::{Plan, RunReport};
+pub use stages::{StageKind, StageReport, Stages};
 pub use transform::*;

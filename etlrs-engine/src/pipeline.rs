@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use crate::partitions::panicked;
 use crate::report::{Plan, RunReport};
 use crate::run::Run;
+use crate::stages::Stages;
 use crate::transform::Select;
 
 /// How far the target is checked before it is published.
@@ -58,6 +59,8 @@ pub struct Started {
     pub partitions: Vec<Partition>,
     /// What there is to know about the source.
     pub notes: Vec<String>,
+    /// What the stages do, as it happens.
+    pub stages: Stages,
 }
 
 pub(crate) type OnStart = Arc<dyn Fn(&Started) + Send + Sync>;

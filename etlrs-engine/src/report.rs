@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use etlrs_core::{Checksum, LoadMode, LoadPreview, LoadResult, Partition, RunId, SchemaRef};
 
-use crate::Verify;
+use crate::{StageReport, Verify};
 
 /// What a run would do. Nothing has been touched.
 #[derive(Clone, Debug)]
@@ -59,6 +59,14 @@ pub struct RunReport {
     pub partitions: usize,
     /// Threads that worked on them.
     pub workers: usize,
+    /// Threads that would have worked with memory for all of them.
+    pub possible_workers: usize,
+    /// The memory budget in bytes.
+    pub memory: usize,
+    /// What the time of the workers went into.
+    pub stages: Vec<StageReport>,
+    /// Wall time in which the workers worked on partitions.
+    pub loading: Duration,
     /// Attempts after a first one failed.
     pub retries: u64,
     /// Wall time from the first look at the source to the commit.

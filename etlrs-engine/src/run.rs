@@ -17,6 +17,7 @@ use crate::pipeline::{Pipeline, Started, Verify};
 use crate::pushdown;
 use crate::quarantine::{Gate, Quarantine, Totals};
 use crate::report::{Plan, RunReport};
+use crate::stages::{Clock, SOURCE, Stages};
 use crate::transform::Select;
 
 /// A pipeline whose source has been looked at.
@@ -26,6 +27,8 @@ pub(crate) struct Run<'a> {
     scan: Arc<dyn Scan>,
     fingerprint: Fingerprint,
     transformers: Vec<Arc<dyn BoundTransformer>>,
+    /// What they are called.
+    names: Vec<String>,
     schema: SchemaRef,
     keys: Vec<String>,
     started: Instant,
@@ -108,12 +111,13 @@ impl<'a> Run<'a> {
 
         let mut schema = scan.schema();
         let mut primary_key = scan.primary_key().to_vec();
-        let mut transformers = Vec::new();
+        let (mut transformers, mut names) = (Vec::new(), Vec::new());
         let mut bind = |transformer: &dyn Transformer| -> Result<()> {
             let bound = transformer.bind(&schema)?;
             schema = bound.schema();
             primary_key = key_after(&transformer.effect(), std::mem::take(&mut primary_key), &schema);
             transformers.push(bound);
+            names.push(transformer.name().to_owned());
             Ok(())
         };
         if let (Some(columns), false) = (&settings.request.columns, scan.pushdown().columns) {
@@ -126,7 +130,7 @@ impl<'a> Run<'a> {
         for key in &keys {
             etlrs_core::column_index(&schema, key)?;
         }
-        Ok(Self { pipeline, cx, scan, fingerprint, transformers, schema, keys, started })
+        Ok(Self { pipeline, cx, scan, fingerprint, transformers, names, schema, keys, started })
     }
 
     fn load_plan(&self) -> LoadPlan {
@@ -144,8 +148,12 @@ impl<'a> Run<'a> {
     fn shares(&self, writer: usize, sessions: usize, quarantine: Option<usize>) -> Result<Shares> {
         let tables: usize = self.transformers.iter().map(|transformer| transformer.held_memory()).sum();
         let held = tables.saturating_add(sessions);
-        let workers = self.cx.config().workers().min(self.scan.partitions().len()).min(self.scan.max_readers().max(1));
-        Shares::new(self.cx.memory().limit(), held, workers, self.scan.min_memory(), writer, quarantine)
+        Shares::new(self.cx.memory().limit(), held, self.possible_workers(), self.scan.min_memory(), writer, quarantine)
+    }
+
+    /// Workers that would find something to do.
+    fn possible_workers(&self) -> usize {
+        self.cx.config().workers().min(self.scan.partitions().len()).min(self.scan.max_readers().max(1)).max(1)
     }
 
     /// Everything from the first read to the commits, which take the sessions.
@@ -158,9 +166,11 @@ impl<'a> Run<'a> {
         let _reserved =
             self.cx.memory().try_reserve(shares.workers * (shares.worker + shares.quarantine) + shares.lane);
         let cx = self.cx.for_worker(shares.worker);
+        let possible_workers = self.possible_workers();
+        let stages = Stages::new(self.names.iter().cloned(), shares.workers);
         if let Some(on_start) = &self.pipeline.settings.on_start {
             let (partitions, notes) = (self.scan.partitions().to_vec(), self.scan.notes().to_vec());
-            on_start(&Started { cx: cx.clone(), partitions, notes });
+            on_start(&Started { cx: cx.clone(), partitions, notes, stages: stages.clone() });
         }
 
         let flight = Flight::new();
@@ -194,8 +204,10 @@ impl<'a> Run<'a> {
             max_writers: max_writers(&*self.pipeline.loader, session),
             quarantine: quarantine.as_ref(),
             rows_read: AtomicU64::new(0),
+            stages: &stages,
         };
         let loaded = for_each(&cx, &flight, shares.workers, &open, |id| load.partition(id))?;
+        let loading = stages.elapsed();
         totals.check_all()?;
         let rows_read = load.rows_read.into_inner() + totals.of_source();
         let (mut receipts, mut of_quarantine): (Vec<_>, Vec<_>) = loaded.into_iter().unzip();
@@ -263,6 +275,10 @@ impl<'a> Run<'a> {
             target_checksum,
             partitions,
             workers: shares.workers,
+            possible_workers,
+            memory: run_cx.memory().limit(),
+            stages: stages.report(),
+            loading,
             retries: run_cx.counters().retries.get(),
             elapsed: started.elapsed(),
             cursor,
@@ -431,6 +447,7 @@ struct PartitionLoad<'a> {
     max_writers: usize,
     quarantine: Option<&'a Quarantine<'a>>,
     rows_read: AtomicU64,
+    stages: &'a Stages,
 }
 
 impl PartitionLoad<'_> {
@@ -490,24 +507,28 @@ impl PartitionLoad<'_> {
         gate: Option<&Gate>,
     ) -> Result<(Receipt, u64)> {
         let rows_read = Arc::new(AtomicU64::new(0));
-        let source = self.run.scan.read(cx, partition)?;
+        let (stages, clock) = (self.stages, Clock::new(self.stages));
+        let source = clock.call(SOURCE, || self.run.scan.read(cx, partition))?;
+        let source = clock.stream(SOURCE, source);
         let source = match gate {
             Some(gate) => gate.before(source),
             None => source,
         };
         let mut stream = self.counted(source, rows_read.clone());
-        for transformer in &self.run.transformers {
-            stream = transformer.apply(cx, stream);
+        for (index, transformer) in self.run.transformers.iter().enumerate() {
+            stream = clock.stream(Stages::transform(index), transformer.apply(cx, stream));
         }
+        let (waiting, waiting_bytes) = (VecDeque::new(), 0);
         let mut sink =
-            Sink { load: self, partition, attempt, writer: None, waiting: VecDeque::new(), waiting_bytes: 0 };
+            Sink { load: self, partition, attempt, writer: None, waiting, waiting_bytes, clock: clock.clone() };
         let mut checksum = Checksum::default();
         while let Some(batch) = next_batch(&mut stream).await {
             let batch = batch?;
             if batch.schema_ref().fields() != self.run.schema.fields() {
                 return Err(Error::new(ErrorKind::Internal, "a stage gave a batch of another schema than it had said"));
             }
-            checksum.merge(&Checksum::of_batch(&batch)?);
+            checksum.merge(&clock.call(stages.checksum(), || Checksum::of_batch(&batch))?);
+            stages.count(stages.checksum(), batch.num_rows());
             sink.write(batch).await?;
         }
         let mut receipt = sink.finish().await?;
@@ -539,6 +560,7 @@ struct Sink<'a> {
     writer: Option<Box<dyn PartitionWriter>>,
     waiting: VecDeque<RecordBatch>,
     waiting_bytes: usize,
+    clock: Clock,
 }
 
 impl Sink<'_> {
@@ -547,7 +569,7 @@ impl Sink<'_> {
         let id = self.partition.id;
         let bytes = batch_bytes(&batch);
         if !fits(cx, bytes) {
-            flight.wait_within(id, 1).await;
+            self.clock.drive(self.load.stages.turn(), flight.wait_within(id, 1)).await;
             require_lane(cx, shares, batch.num_rows(), bytes)?;
         }
         if self.writer.is_none() && !flight.is_within(id, max_writers) {
@@ -557,39 +579,46 @@ impl Sink<'_> {
                 self.waiting.push_back(batch);
                 return Ok(());
             }
-            flight.wait_within(id, max_writers).await;
+            self.clock.drive(self.load.stages.turn(), flight.wait_within(id, max_writers)).await;
         }
-        let rows = batch.num_rows() as u64;
-        self.open().await?.write(batch).await?;
-        cx.counters().rows_written.add(rows);
-        Ok(())
+        self.open().await?;
+        self.write_now(batch).await
     }
 
     async fn finish(mut self) -> Result<Receipt> {
-        self.load.flight.wait_within(self.partition.id, self.load.max_writers).await;
+        let turn = self.load.flight.wait_within(self.partition.id, self.load.max_writers);
+        self.clock.drive(self.load.stages.turn(), turn).await;
         self.open().await?;
         match self.writer {
-            Some(writer) => writer.finish().await,
+            Some(writer) => self.clock.drive(self.load.stages.target(), writer.finish()).await,
             None => Err(Error::new(ErrorKind::Internal, "a partition has no writer")),
         }
     }
 
-    /// The writer, with what waited for it written. The partition is within the window.
-    async fn open(&mut self) -> Result<&mut Box<dyn PartitionWriter>> {
-        let writer = match self.writer.take() {
-            Some(writer) => writer,
-            None => {
-                let mut writer = self.load.session.writer(self.load.cx, self.partition, self.attempt).await?;
-                while let Some(batch) = self.waiting.pop_front() {
-                    let rows = batch.num_rows() as u64;
-                    writer.write(batch).await?;
-                    self.load.cx.counters().rows_written.add(rows);
-                }
-                self.waiting_bytes = 0;
-                writer
-            }
-        };
-        Ok(self.writer.insert(writer))
+    /// Sees to it that there is a writer, and writes what waited for it. The partition is within the window.
+    async fn open(&mut self) -> Result<()> {
+        if self.writer.is_some() {
+            return Ok(());
+        }
+        let PartitionLoad { session, cx, stages, .. } = *self.load;
+        let opened = session.writer(cx, self.partition, self.attempt);
+        self.writer = Some(self.clock.drive(stages.target(), opened).await?);
+        while let Some(batch) = self.waiting.pop_front() {
+            self.write_now(batch).await?;
+        }
+        self.waiting_bytes = 0;
+        Ok(())
+    }
+
+    async fn write_now(&mut self, batch: RecordBatch) -> Result<()> {
+        let PartitionLoad { cx, stages, .. } = *self.load;
+        let rows = batch.num_rows();
+        let no_writer = || Error::new(ErrorKind::Internal, "a partition has no writer");
+        let writer = self.writer.as_mut().ok_or_else(no_writer)?;
+        self.clock.drive(stages.target(), writer.write(batch)).await?;
+        stages.count(stages.target(), rows);
+        cx.counters().rows_written.add(rows as u64);
+        Ok(())
     }
 }
 

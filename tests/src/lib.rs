@@ -1,6 +1,7 @@
 //! What the tests of the whole share: the program, and data to move.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+pub mod link;
 pub mod mariadb;
 pub mod postgres;
 pub mod s3;

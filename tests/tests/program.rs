@@ -659,6 +659,7 @@ fn json_has_the_documented_fields() {
             "bytes_written",
             "cursor",
             "first_rejected",
+            "limit",
             "notes",
             "partitions",
             "quarantine",
@@ -671,12 +672,25 @@ fn json_has_the_documented_fields() {
             "seconds",
             "source",
             "source_checksum",
+            "stages",
             "success",
             "target",
             "target_checksum",
             "threads",
             "verify"
         ]
+    );
+    let stages: Vec<_> =
+        copy["stages"].as_array().unwrap().iter().map(|stage| stage["name"].as_str().unwrap()).collect();
+    assert_eq!(stages, ["source", "--where", "checksum", "turn", "target"]);
+    assert_eq!(
+        keys(&copy["stages"][0]),
+        ["batches", "blocked_seconds", "busy_seconds", "kind", "name", "rows", "waiting_seconds"]
+    );
+    assert_eq!((&copy["stages"][0]["rows"], &copy["stages"][4]["rows"]), (&2.into(), &1.into()));
+    assert_eq!(
+        keys(&copy["limit"]),
+        ["advice", "cpu_bound", "io_bound", "memory_bound", "network_bound", "share", "stage", "verdict", "what"]
     );
     let rows = ["rows_read", "rows_dropped", "rows_written"].map(|key| copy[key].as_u64().unwrap());
     assert_eq!(rows, [2, 1, 1]);

@@ -56,6 +56,10 @@ impl Cast {
 }
 
 impl Transformer for Cast {
+    fn name(&self) -> &str {
+        "cast"
+    }
+
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
         let mut fields = input.fields().to_vec();
         let mut casts: Vec<(usize, DataType)> = Vec::new();
@@ -105,7 +109,7 @@ fn misfit(column: &ArrayRef, to: &DataType) -> Error {
 /// The rows, of so many, that do not fit by themselves.
 fn failing_rows(rows: usize, fits: impl Fn(Range<usize>) -> bool) -> BooleanArray {
     let mut failing = vec![false; rows];
-    let mut open = Vec::from([0..rows]);
+    let mut open = Vec::from_iter(std::iter::once(0..rows));
     while let Some(part) = open.pop() {
         if part.is_empty() || fits(part.clone()) {
             continue;

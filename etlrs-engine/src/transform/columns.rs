@@ -21,6 +21,10 @@ impl Select {
 }
 
 impl Transformer for Select {
+    fn name(&self) -> &str {
+        "select"
+    }
+
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
         let positions = self.columns.iter().map(|name| column_index(input, name)).collect::<Result<Vec<_>>>()?;
         keep(input, positions)
@@ -45,6 +49,10 @@ impl DropColumns {
 }
 
 impl Transformer for DropColumns {
+    fn name(&self) -> &str {
+        "drop"
+    }
+
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
         let gone = self.columns.iter().map(|name| column_index(input, name)).collect::<Result<Vec<_>>>()?;
         keep(input, (0..input.fields().len()).filter(|position| !gone.contains(position)).collect())
@@ -78,6 +86,10 @@ impl Rename {
 }
 
 impl Transformer for Rename {
+    fn name(&self) -> &str {
+        "rename"
+    }
+
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
         let mut fields = input.fields().to_vec();
         for (at, (from, to)) in self.names.iter().enumerate() {

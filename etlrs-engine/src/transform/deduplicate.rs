@@ -87,6 +87,10 @@ impl Deduplicate {
 }
 
 impl Transformer for Deduplicate {
+    fn name(&self) -> &str {
+        "deduplicate"
+    }
+
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
         let positions = match &self.keys {
             Some(keys) if keys.is_empty() => {

@@ -28,6 +28,10 @@ impl Derive {
 }
 
 impl Transformer for Derive {
+    fn name(&self) -> &str {
+        "derive"
+    }
+
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
         let expr = self.expr.bind(input)?;
         let field = Arc::new(Field::new(&self.name, expr.data_type().clone(), expr.nullable()));

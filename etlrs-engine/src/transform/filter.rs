@@ -29,6 +29,10 @@ impl Filter {
 }
 
 impl Transformer for Filter {
+    fn name(&self) -> &str {
+        "filter"
+    }
+
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
         let expr = self.expr.bind(input)?;
         if *expr.data_type() != DataType::Boolean {

@@ -109,6 +109,10 @@ impl SharedDataTransformer {
 }
 
 impl Transformer for SharedDataTransformer {
+    fn name(&self) -> &str {
+        "lookup"
+    }
+
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
         self.check()?;
         let table = self.table.schema();

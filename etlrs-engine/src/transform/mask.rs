@@ -63,6 +63,10 @@ impl Mask {
 }
 
 impl Transformer for Mask {
+    fn name(&self) -> &str {
+        "mask"
+    }
+
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
         let mut fields = input.fields().to_vec();
         let mut masks: Vec<(usize, Masking)> = Vec::new();

@@ -69,6 +69,10 @@ impl AddMetadata {
 }
 
 impl Transformer for AddMetadata {
+    fn name(&self) -> &str {
+        "metadata"
+    }
+
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
         let mut fields = input.fields().to_vec();
         for (name, what) in &self.columns {

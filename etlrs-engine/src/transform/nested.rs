@@ -70,6 +70,10 @@ impl Flatten {
 }
 
 impl Transformer for Flatten {
+    fn name(&self) -> &str {
+        "flatten"
+    }
+
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
         let mut wanted = vec![self.columns.is_none(); input.fields().len()];
         for name in self.columns.iter().flatten() {
@@ -156,6 +160,10 @@ impl Unnest {
 }
 
 impl Transformer for Unnest {
+    fn name(&self) -> &str {
+        "unnest"
+    }
+
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
         let place = column_index(input, &self.column)?;
         let field = input.field(place);

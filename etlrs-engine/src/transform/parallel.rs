@@ -53,6 +53,10 @@ impl ParallelTransformer {
 }
 
 impl Transformer for ParallelTransformer {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
         if self.chunk_size == 0 {
             return Err(Error::new(ErrorKind::InvalidConfig, "a chunk has at least one row"));

@@ -83,7 +83,7 @@ fn without_failing_rows(
 ) -> Result<Vec<RecordBatch>> {
     let mut done = Vec::new();
     // Those behind come first.
-    let mut open: Vec<Range<usize>> = Vec::from([0..batch.num_rows()]);
+    let mut open: Vec<Range<usize>> = std::iter::once(0..batch.num_rows()).collect();
     while let Some(rows) = open.pop() {
         let part = batch.slice(rows.start, rows.len());
         match change(&part) {

@@ -74,6 +74,10 @@ impl MapTransformer {
 }
 
 impl Transformer for MapTransformer {
+    fn name(&self) -> &str {
+        "map"
+    }
+
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
         let schema = self.schema.clone().unwrap_or_else(|| input.clone());
         let output = schema.clone();
@@ -158,6 +162,10 @@ impl FilterTransformer {
 }
 
 impl Transformer for FilterTransformer {
+    fn name(&self) -> &str {
+        "filter"
+    }
+
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
         let (keep, schema) = (self.keep.clone(), input.clone());
         Ok(row_wise("filter", input.clone(), move |batch| {

@@ -166,6 +166,10 @@ impl StreamingTransformer {
 }
 
 impl Transformer for StreamingTransformer {
+    fn name(&self) -> &str {
+        "streaming"
+    }
+
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
         if self.chunk_size == 0 || self.in_flight == 0 {
             let message = "a chunk has at least one row, and at least one call is in flight";

@@ -5,6 +5,7 @@ mod certificates;
 mod csv;
 mod faults;
 mod keys;
+mod limits;
 mod locks;
 mod memory;
 mod merge;

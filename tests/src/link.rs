@@ -1,0 +1,86 @@
+//! A slow link to a server, on loopback.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Passes connections on to a server, at so many bytes a second in each direction for all of them together.
+pub struct Link {
+    port: u16,
+    stop: Arc<AtomicBool>,
+}
+
+/// Bytes that are passed on at once.
+const BLOCK: usize = 4 << 10;
+
+impl Link {
+    /// To `server`, a port of this machine.
+    pub fn to(server: u16, bytes_a_second: u64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let stop = Arc::new(AtomicBool::new(false));
+        let is_stopped = stop.clone();
+        let paces = [Arc::new(Pace::new(bytes_a_second)), Arc::new(Pace::new(bytes_a_second))];
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                if is_stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
+                let copies = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                let [up, down] = paces.clone();
+                std::thread::spawn(move || pass(client, copies.1, &up));
+                std::thread::spawn(move || pass(server, copies.0, &down));
+            }
+        });
+        Self { port, stop }
+    }
+
+    /// The port on 127.0.0.1 that stands for that of the server.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // Wakes the thread, which ends then.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, pace: &Pace) {
+    let mut block = [0; BLOCK];
+    while let Ok(read @ 1..) = from.read(&mut block) {
+        pace.wait(read as u64);
+        if to.write_all(&block[..read]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+/// When the next bytes may pass.
+struct Pace {
+    bytes_a_second: u64,
+    next: std::sync::Mutex<Instant>,
+}
+
+impl Pace {
+    fn new(bytes_a_second: u64) -> Self {
+        Self { bytes_a_second, next: std::sync::Mutex::new(Instant::now()) }
+    }
+
+    fn wait(&self, bytes: u64) {
+        let time = Duration::from_nanos(bytes * 1_000_000_000 / self.bytes_a_second);
+        let until = {
+            let mut next = self.next.lock().unwrap();
+            *next = (*next).max(Instant::now()) + time;
+            *next
+        };
+        std::thread::sleep(until.saturating_duration_since(Instant::now()));
+    }
+}

@@ -1,0 +1,53 @@
+//! What limits a run is told: runs that are built to be limited by each thing there is.
+
+use etlrs_tests::link::Link;
+
+use super::*;
+
+/// What the program says of a copy with these arguments.
+fn limit(folder: &std::path::Path, arguments: &[&str]) -> serde_json::Value {
+    let arguments = [&["copy"], arguments, &["--output", "json", "--no-progress"]].concat();
+    let ran = etlrs_tests::run(env!("CARGO_BIN_EXE_etlrs-under-test"), folder, &arguments).json();
+    let total: f64 = ran["stages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|stage| {
+            ["busy_seconds", "blocked_seconds", "waiting_seconds"]
+                .iter()
+                .map(|key| stage[key].as_f64().unwrap())
+                .sum::<f64>()
+        })
+        .sum();
+    // Nothing is charged twice.
+    assert!(total <= ran["seconds"].as_f64().unwrap() * ran["threads"].as_f64().unwrap() * 1.01, "{ran:#}");
+    ran["limit"].clone()
+}
+
+#[test]
+fn each_limit_is_named_by_the_run_that_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    etlrs_tests::write_csv(&folder.join("a.csv"), 100_000, 1);
+    let postgres = Postgres::start();
+    let url = |port: u16, table: &str| format!("postgres://postgres@127.0.0.1:{port}/test#{table}");
+    let slow = Link::to(postgres.port(), 4 << 20);
+
+    // Decoding on one core, and compressing as hard as it goes.
+    let processor = limit(folder, &["a.csv", "a.parquet", "--threads", "1", "--compression", "gzip"]);
+    assert_eq!((&processor["what"], &processor["cpu_bound"]), (&"processor".into(), &true.into()), "{processor:#}");
+
+    let target = limit(folder, &["a.csv", &url(slow.port(), "t"), "--threads", "2"]);
+    assert_eq!((&target["what"], &target["network_bound"]), (&"target".into(), &true.into()), "{target:#}");
+
+    let source = limit(folder, &[&url(slow.port(), "t"), "b.parquet", "--threads", "2"]);
+    assert_eq!((&source["what"], &source["network_bound"]), (&"source".into(), &true.into()), "{source:#}");
+
+    let memory = limit(folder, &["a.csv", "c.parquet", "--threads", "8", "--partitions", "8", "--memory", "4MB"]);
+    assert_eq!((&memory["what"], &memory["memory_bound"]), (&"memory".into(), &true.into()), "{memory:#}");
+
+    for verdict in [&processor, &target, &source, &memory] {
+        eprintln!("{}", verdict["verdict"].as_str().unwrap());
+        assert!(!verdict["advice"].as_str().unwrap().is_empty(), "{verdict:#}");
+    }
+}
