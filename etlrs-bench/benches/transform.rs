@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type};
-use arrow_array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use criterion::{Criterion, Throughput};
 use etlrs_bench::{BATCH_ROWS, block_on, criterion_folder, for_each};
 use etlrs_core::{
@@ -41,7 +41,8 @@ fn batches(rows: usize) -> Vec<RecordBatch> {
 fn run(transformer: &dyn Transformer, threads: usize, batches: &[RecordBatch]) -> usize {
     let bound = transformer.bind(batches[0].schema_ref()).unwrap();
     let cx = RunContext::new(PerformanceConfig { max_threads: threads, ..PerformanceConfig::default() });
-    let stream = bound.apply(&cx, batches_from_iter(batches.to_vec().into_iter().map(Ok)));
+    let owned = batches.to_vec();
+    let stream = bound.apply(&cx, batches_from_iter(owned.into_iter().map(Ok)));
     let mut rows = 0;
     block_on(for_each(stream, |batch| rows += black_box(batch).num_rows())).unwrap();
     rows

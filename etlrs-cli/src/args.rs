@@ -154,6 +154,9 @@ pub(crate) struct RunOptions {
     /// More such records than this end the run
     #[arg(long, value_name = "N")]
     pub(crate) max_errors: Option<u64>,
+    /// Serves metrics to Prometheus while it runs, at http://ADDRESS/metrics; nobody is asked for a password there
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics: Option<String>,
     /// How the result is written to standard output
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,

@@ -7,6 +7,8 @@ use etlrs::{
     PipelineFile, Registry, Result, ScanRequest, Select, Uri, named, registry,
 };
 
+use etlrs_metrics::{MetricsServer, PerformanceMetrics};
+
 use crate::Done;
 use crate::args::{Copy, CopyOptions, PlanArgs, RunFile, RunOptions};
 use crate::progress::Progress;
@@ -159,15 +161,24 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
             job.builder.clone().cancel(cancel.clone()).build()?.plan().await?;
         }
     }
+    let metrics = match &options.metrics {
+        Some(address) => Some(serve(address).await?),
+        None => None,
+    };
+    let metrics = metrics.as_ref().map(|(metrics, _)| metrics);
     let (mut results, count, mut done) = (Vec::new(), jobs.len(), Done::default());
     for job in jobs {
         let progress: Arc<Mutex<Option<Progress>>> = Arc::default();
         let (slot, shown) = (progress.clone(), !options.no_progress);
         let label = format!("{} → {}", job.source, job.target);
+        let (watched, name) = (metrics.cloned(), label.clone());
         let pipeline = job
             .builder
             .cancel(cancel.clone())
             .on_start(move |started| {
+                if let Some(metrics) = &watched {
+                    metrics.watch(&label, started);
+                }
                 if shown {
                     let progress = Progress::start(&label, started);
                     *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
@@ -181,11 +192,17 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
         let report = match result {
             Ok(report) => report,
             Err(error) => {
+                if let Some(metrics) = metrics {
+                    metrics.record_pipeline_failure(&name);
+                }
                 // What was loaded before is there, and is told.
                 report::print_all(results, count);
                 return Err(error);
             }
         };
+        if let Some(metrics) = metrics {
+            metrics.record_pipeline_execution(&name, &report);
+        }
         done.rejected |= report.rows_rejected > 0;
         if options.output.is_json() {
             results.push(report::run_json(&job.source, &job.target, job.quarantine.as_ref(), &report));
@@ -195,4 +212,13 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
     }
     report::print_all(results, count);
     Ok(done)
+}
+
+/// Metrics of all runs, served until the server is dropped.
+async fn serve(address: &str) -> Result<(PerformanceMetrics, MetricsServer)> {
+    let metrics = PerformanceMetrics::new()?;
+    let server = MetricsServer::start(address, metrics.clone()).await.map_err(|error| error.within("--metrics"))?;
+    // Whoever asks for any free port wants to know which one it is.
+    eprintln!("metrics at http://{}/metrics", server.address());
+    Ok((metrics, server))
 }

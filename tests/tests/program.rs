@@ -782,6 +782,44 @@ fn nested_records_become_a_table() {
     assert_eq!((&first["stage"], &first["column"]), (&"cast".into(), &"at_zip".into()), "{first}");
 }
 
+/// While a run waits for its source, what it read so far can be asked for.
+#[test]
+fn metrics_are_served_while_a_run_goes_on() {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::process::Stdio;
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["copy", "csv:-", "o.csv", "--metrics", "127.0.0.1:0", "--source-option", "sample=1"];
+    let mut child = etlrs_tests::etlrs(PROGRAM, folder.path(), &arguments);
+    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let rows: String = std::iter::once("n\n".to_owned()).chain((0..300_000).map(|n| format!("{n}\n"))).collect();
+    input.write_all(rows.as_bytes()).unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().strip_prefix("metrics at http://").unwrap().strip_suffix("/metrics").unwrap().to_owned();
+    let read = || {
+        let mut stream = std::net::TcpStream::connect(&address).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let line =
+            text.lines().find(|line| line.starts_with("etlrs_records_processed_total") && line.contains("source\"}"));
+        line.and_then(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).unwrap_or(0)
+    };
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while read() < 100_000 {
+        assert!(std::time::Instant::now() < end, "the rows are not counted");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success());
+    assert_eq!(std::fs::read_to_string(folder.path().join("o.csv")).unwrap().lines().count(), 300_001);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let failed = run_line(folder.path(), &format!("copy o.csv p.csv --metrics {}", taken.local_addr().unwrap()));
+    assert_eq!(failed.code, 1, "{failed:?}");
+    assert!(failed.stderr.contains("--metrics: metrics cannot be served at 127.0.0.1:"), "{failed:?}");
+}
+
 /// Values of every type that a CSV file may have can be shown.
 #[test]
 fn inspect_shows_rows_of_every_type() {

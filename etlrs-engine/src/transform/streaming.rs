@@ -374,11 +374,13 @@ mod tests {
         RunContext::new(PerformanceConfig::default())
     }
 
+    type Waited = Pin<Box<dyn Future<Output = ()> + Send>>;
+
     /// Later ones are done earlier; counts those that wait at once.
-    fn waiting() -> (Arc<AtomicUsize>, Arc<AtomicUsize>, impl Fn(i64) -> Pin<Box<dyn Future<Output = ()> + Send>>) {
+    fn waiting() -> (Arc<AtomicUsize>, Arc<AtomicUsize>, impl Fn(i64) -> Waited) {
         let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let counters = (now.clone(), most.clone());
-        let wait = move |x: i64| -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let wait = move |x: i64| -> Waited {
             let (now, most) = counters.clone();
             Box::pin(async move {
                 most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
