@@ -154,6 +154,9 @@ pub(crate) struct RunOptions {
     /// More such records than this end the run
     #[arg(long, value_name = "N")]
     pub(crate) max_errors: Option<u64>,
+    /// Where a page for a browser is written that shows how the run went: time lines of its stages, memory, pieces
+    #[arg(long, value_name = "FILE.html")]
+    pub(crate) report: Option<std::path::PathBuf>,
     /// Serves metrics to Prometheus while it runs, at http://ADDRESS/metrics; nobody is asked for a password there
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) metrics: Option<String>,

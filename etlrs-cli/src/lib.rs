@@ -2,7 +2,9 @@
 
 mod args;
 mod describe;
+mod page;
 mod progress;
+mod recorder;
 mod report;
 mod run;
 

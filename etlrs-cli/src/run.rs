@@ -11,7 +11,9 @@ use etlrs_metrics::{MetricsServer, PerformanceMetrics};
 
 use crate::Done;
 use crate::args::{Copy, CopyOptions, PlanArgs, RunFile, RunOptions};
+use crate::page::Page;
 use crate::progress::Progress;
+use crate::recorder::Recorder;
 use crate::report;
 
 /// A pipeline, and the names of its ends.
@@ -166,18 +168,28 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
         None => None,
     };
     let metrics = metrics.as_ref().map(|(metrics, _)| metrics);
+    let mut page = Page::default();
+    if let Some(path) = &options.report {
+        // A run is not to be in vain for a page that cannot be written.
+        page.write(path).map_err(|error| error.within("--report"))?;
+    }
     let (mut results, count, mut done) = (Vec::new(), jobs.len(), Done::default());
     for job in jobs {
         let progress: Arc<Mutex<Option<Progress>>> = Arc::default();
         let (slot, shown) = (progress.clone(), !options.no_progress);
         let label = format!("{} → {}", job.source, job.target);
         let (watched, name) = (metrics.cloned(), label.clone());
+        let recorder: Arc<Mutex<Option<Recorder>>> = Arc::default();
+        let (recording, is_recorded) = (recorder.clone(), options.report.is_some());
         let pipeline = job
             .builder
             .cancel(cancel.clone())
             .on_start(move |started| {
                 if let Some(metrics) = &watched {
                     metrics.watch(&label, started);
+                }
+                if is_recorded {
+                    *recording.lock().unwrap_or_else(PoisonError::into_inner) = Some(Recorder::start(started));
                 }
                 if shown {
                     let progress = Progress::start(&label, started);
@@ -189,6 +201,8 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
         if let Some(progress) = progress.lock().unwrap_or_else(PoisonError::into_inner).take() {
             progress.stop();
         }
+        let recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let moments = recorder.map(Recorder::stop).unwrap_or_default();
         let report = match result {
             Ok(report) => report,
             Err(error) => {
@@ -202,6 +216,10 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
         };
         if let Some(metrics) = metrics {
             metrics.record_pipeline_execution(&name, &report);
+        }
+        if let Some(path) = &options.report {
+            page.add(&job.source, &job.target, job.quarantine.as_ref(), &report, &moments);
+            page.write(path).map_err(|error| error.within("--report"))?;
         }
         done.rejected |= report.rows_rejected > 0;
         if options.output.is_json() {

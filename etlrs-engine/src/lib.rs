@@ -34,6 +34,6 @@ pub use diagnosis::{
     Limit, Measured, ThroughputAnalysis, diagnose_throughput, optimize_memory_usage, optimize_throughput,
 };
 pub use pipeline::{Inspection, Pipeline, PipelineBuilder, Started, Verify, collect, inspect};
-pub use report::{Plan, RunReport};
+pub use report::{PartitionReport, Plan, RunReport};
 pub use stages::{StageKind, StageReport, Stages};
 pub use transform::*;

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use etlrs_core::{Checksum, LoadMode, LoadPreview, LoadResult, Partition, RunId, SchemaRef};
@@ -30,6 +31,26 @@ pub struct Plan {
     pub notes: Vec<String>,
 }
 
+/// What became of a partition.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PartitionReport {
+    /// What it covers, in the words of the connector.
+    pub descriptor: String,
+    /// The file or table that it is a piece of, if the connector tells.
+    pub source: Option<Arc<str>>,
+    /// When a worker took it, since the first one could.
+    pub began: Duration,
+    /// How long it took, with attempts that failed.
+    pub elapsed: Duration,
+    /// Attempts.
+    pub attempts: u32,
+    /// Rows that came out of the source.
+    pub rows_read: u64,
+    /// Rows that were staged.
+    pub rows: u64,
+}
+
 /// What a run has done.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -55,6 +76,9 @@ pub struct RunReport {
     pub source_checksum: Checksum,
     /// Checksum of the staged rows as they were read back, if they were.
     pub target_checksum: Option<Checksum>,
+    /// Partitions, in the order of the source. Those that were staged before, by a run that this one goes on with, are not among
+    /// them.
+    pub loaded: Vec<PartitionReport>,
     /// Partitions.
     pub partitions: usize,
     /// Threads that worked on them.

@@ -16,7 +16,7 @@ use crate::partitions::{Flight, for_each};
 use crate::pipeline::{Pipeline, Started, Verify};
 use crate::pushdown;
 use crate::quarantine::{Gate, Quarantine, Totals};
-use crate::report::{Plan, RunReport};
+use crate::report::{PartitionReport, Plan, RunReport};
 use crate::stages::{Clock, SOURCE, Stages};
 use crate::transform::Select;
 
@@ -210,7 +210,12 @@ impl<'a> Run<'a> {
         let loading = stages.elapsed();
         totals.check_all()?;
         let rows_read = load.rows_read.into_inner() + totals.of_source();
-        let (mut receipts, mut of_quarantine): (Vec<_>, Vec<_>) = loaded.into_iter().unzip();
+        let (mut receipts, mut of_quarantine, mut reports) = (Vec::new(), Vec::new(), Vec::new());
+        for (receipt, set_aside, report) in loaded {
+            receipts.push(receipt);
+            of_quarantine.push(set_aside);
+            reports.push(report);
+        }
         receipts.extend(completed);
         receipts.sort_by_key(|receipt| receipt.partition);
         let source_checksum: Checksum = receipts.iter().filter_map(|receipt| receipt.checksum).collect();
@@ -273,6 +278,7 @@ impl<'a> Run<'a> {
             verify: pipeline.settings.verify,
             source_checksum,
             target_checksum,
+            loaded: reports,
             partitions,
             workers: shares.workers,
             possible_workers,
@@ -451,8 +457,10 @@ struct PartitionLoad<'a> {
 }
 
 impl PartitionLoad<'_> {
-    /// Loads one partition; repeats it while its errors are transient. The second receipt is that of the quarantine.
-    async fn partition(&self, id: PartitionId) -> Result<(Receipt, Option<Receipt>)> {
+    /// Loads one partition; repeats it while its errors are transient. The second receipt is that of the
+    /// quarantine.
+    async fn partition(&self, id: PartitionId) -> Result<(Receipt, Option<Receipt>, PartitionReport)> {
+        let began = self.stages.elapsed();
         let partition = &self.run.scan.partitions()[id.index()];
         let most = self.cx.config().max_attempts;
         let mut attempt = 1;
@@ -462,7 +470,16 @@ impl PartitionLoad<'_> {
                 Ok((receipt, rows_read, set_aside)) => {
                     self.rows_read.fetch_add(rows_read, Ordering::Relaxed);
                     self.cx.counters().partitions_done.add(1);
-                    return Ok((receipt, set_aside));
+                    let report = PartitionReport {
+                        descriptor: partition.descriptor.clone(),
+                        source: partition.source.clone(),
+                        began,
+                        elapsed: self.stages.elapsed().saturating_sub(began),
+                        attempts: attempt,
+                        rows_read,
+                        rows: receipt.rows,
+                    };
+                    return Ok((receipt, set_aside, report));
                 }
                 Err(error) if error.is_transient() && attempt < most => {
                     self.cx.counters().retries.add(1);

@@ -782,6 +782,52 @@ fn nested_records_become_a_table() {
     assert_eq!((&first["stage"], &first["column"]), (&"cast".into(), &"at_zip".into()), "{first}");
 }
 
+/// A report is opened in a browser, which draws what happened; names in it are text.
+#[test]
+fn a_report_is_a_page_that_a_browser_shows() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    etlrs_tests::write_csv(&folder.join("a <b>&amp;.csv"), 50_000, 1);
+    let mut text = std::fs::read_to_string(folder.join("a <b>&amp;.csv")).unwrap();
+    text.push_str("broken\n");
+    std::fs::write(folder.join("a <b>&amp;.csv"), text).unwrap();
+    let arguments = ["copy", "a <b>&amp;.csv", "b.parquet", "--report", "run.html", "--on-error", "quarantine"];
+    let ran = run(PROGRAM, folder, &[&arguments[..], &["--partitions", "4"]].concat());
+    assert_eq!(ran.code, 3, "{ran:?}");
+    let page = folder.join("run.html");
+    let text = std::fs::read_to_string(&page).unwrap();
+    assert!(
+        !["src=", "href=", "@import", "url("].iter().any(|outside| text.contains(outside)),
+        "it needs nothing besides"
+    );
+    let browser = ["chromium", "google-chrome"].into_iter().find_map(|browser| {
+        let flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"];
+        let profile = format!("--user-data-dir={}", folder.join("profile").display());
+        let mut command = std::process::Command::new(browser);
+        command.args(flags).arg(profile).arg(format!("file://{}", page.display())).output().ok()
+    });
+    let shown = browser.expect("./scripts/test installs a browser");
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("data-shown=\"1\""), "the script did not come to its end: {shown}");
+    for wanted in [
+        "<h1>a &lt;b&gt;&amp;amp;.csv → b.parquet</h1>",
+        "50,000",
+        "1 record was set aside",
+        "Limited by ",
+        "<td>checksum</td>",
+        "Pieces in time (4)",
+    ] {
+        assert!(shown.contains(wanted), "{wanted} is not in {shown}");
+    }
+    assert!(shown.matches("<polyline").count() >= 3 && shown.matches("<polygon").count() == 8, "{shown}");
+    assert_eq!(shown.matches("<rect").count(), 4);
+    assert!(!shown.contains("NaN"), "{shown}");
+
+    let unwritable = run_line(folder, "copy ok.csv c.parquet --report no/run.html");
+    assert_eq!(unwritable.code, 1, "{unwritable:?}");
+    assert!(unwritable.stderr.contains("--report: cannot write no/run.html"), "{unwritable:?}");
+}
+
 /// While a run waits for its source, what it read so far can be asked for.
 #[test]
 fn metrics_are_served_while_a_run_goes_on() {
