@@ -3,7 +3,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use etlrs::{Limit, Measured, RunContext, StageReport, Stages, Started};
+use etlrs::{Limit, Measured, RunContext, StageKind, StageReport, Stages, Started};
 use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 
 /// Shows on standard error how far a run is: a bar on a terminal, else a line now and then.
@@ -79,6 +79,8 @@ struct Now {
     before: Vec<StageReport>,
     since: Instant,
     limit: Option<&'static str>,
+    /// The rate of each stage, and its part of the threads' time.
+    line: String,
 }
 
 impl Now {
@@ -86,13 +88,20 @@ impl Now {
     const WINDOW: Duration = Duration::from_secs(2);
 
     fn new(stages: &Stages) -> Self {
-        Self { stages: stages.clone(), before: stages.report(), since: Instant::now(), limit: None }
+        Self {
+            stages: stages.clone(),
+            before: stages.report(),
+            since: Instant::now(),
+            limit: None,
+            line: String::new(),
+        }
     }
 
-    fn limit(&mut self) -> Option<&'static str> {
+    /// Looks again, if it is time.
+    fn update(&mut self) {
         let elapsed = self.since.elapsed();
         if elapsed < Self::WINDOW {
-            return self.limit;
+            return;
         }
         let (report, workers) = (self.stages.report(), self.stages.workers());
         let measured = Measured::between(&self.before, &report, workers, elapsed);
@@ -101,7 +110,17 @@ impl Now {
             Limit::Nothing => None,
             limit => Some(limit.as_str()),
         };
-        self.limit
+        let all = elapsed.as_secs_f64() * workers.max(1) as f64;
+        let stage = |stage: &StageReport| {
+            let share = 100.0 * stage.total().as_secs_f64() / all;
+            let rate = stage.rows as f64 / elapsed.as_secs_f64();
+            match stage.kind {
+                StageKind::Turn if share < 1.0 => None,
+                StageKind::Turn => Some(format!("turn {share:.0}%")),
+                _ => Some(format!("{} {}/s {share:.0}%", stage.name, short(rate))),
+            }
+        };
+        self.line = measured.stages.iter().filter_map(stage).collect::<Vec<_>>().join(" → ");
     }
 }
 
@@ -115,7 +134,7 @@ impl Bar {
     fn new(total: Total) -> Self {
         let bar = ProgressBar::new(total.all());
         // Without the names of source and target, so that it fits into 80 columns.
-        let template = "{wide_bar:.cyan/dim} {percent:>3}% {msg}";
+        let template = "{wide_bar:.cyan/dim} {percent:>3}% {prefix}\n{wide_msg:.dim}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("━╸─"));
         }
@@ -131,12 +150,14 @@ impl View for Bar {
     fn show(&mut self, cx: &RunContext, now: &mut Now) {
         self.bar.set_position(self.total.done(cx));
         let left = if self.total.done(cx) < self.total.all() {
-            format!("{} left", HumanDuration(self.bar.eta()))
+            format!("{:#} left", HumanDuration(self.bar.eta()))
         } else {
             "finishing".to_owned()
         };
-        let limit = now.limit().map(|limit| format!(" · {limit}")).unwrap_or_default();
-        self.bar.set_message(format!("{}, {left}{limit}", rows_and_bytes(cx, self.started)));
+        now.update();
+        let limit = now.limit.map(|limit| format!(" · {limit}")).unwrap_or_default();
+        self.bar.set_prefix(format!("{}, {left}{limit}", rows_and_bytes(cx, self.started)));
+        self.bar.set_message(now.line.clone());
     }
 
     fn finish(&mut self) {
@@ -163,7 +184,8 @@ impl View for Lines {
     }
 
     fn show(&mut self, cx: &RunContext, now: &mut Now) {
-        let limit = now.limit().map(|limit| format!(", limited by {limit}")).unwrap_or_default();
+        now.update();
+        let limit = now.limit.map(|limit| format!(", limited by {limit}")).unwrap_or_default();
         let percent = self.total.done(cx) * 100 / self.total.all().max(1);
         let _ = writeln!(
             std::io::stderr(),
@@ -179,10 +201,21 @@ impl View for Lines {
 
 fn rows_and_bytes(cx: &RunContext, started: Instant) -> String {
     let rows = cx.counters().rows_read.get();
-    let rate = (rows as f64 / started.elapsed().as_secs_f64().max(0.001)) as u64;
+    let rate = rows as f64 / started.elapsed().as_secs_f64().max(0.001);
     let bytes = cx.counters().bytes_read.get();
     let bytes = if bytes > 0 { format!(", {}", HumanBytes(bytes)) } else { String::new() };
     let rejected = cx.counters().rows_rejected.get();
     let rejected = if rejected > 0 { format!(", {} rejected", HumanCount(rejected)) } else { String::new() };
-    format!("{} rows{bytes}, {} rows/s{rejected}", HumanCount(rows), HumanCount(rate))
+    format!("{} rows{bytes}, {}/s{rejected}", HumanCount(rows), short(rate))
+}
+
+/// 1234567 as 1.2M.
+fn short(number: f64) -> String {
+    let (number, unit) = match number {
+        1e9.. => (number / 1e9, "G"),
+        1e6.. => (number / 1e6, "M"),
+        1e3.. => (number / 1e3, "k"),
+        _ => return format!("{number:.0}"),
+    };
+    if number < 10.0 { format!("{number:.1}{unit}") } else { format!("{number:.0}{unit}") }
 }

@@ -38,7 +38,8 @@ pub(crate) fn run_text(source: &Uri, target: &Uri, quarantine: Option<&Uri>, rep
     let analysis = diagnose_throughput(report);
     // Nobody asks of a run that was over in a moment.
     if analysis.limit != Limit::Nothing && seconds >= SHORT {
-        line("limit", format!("{}; {}", analysis.verdict, analysis.advice));
+        line("limit", analysis.verdict);
+        line("", analysis.advice);
     }
     if report.retries > 0 {
         line("retries", count(report.retries));
