@@ -56,6 +56,12 @@ impl Page {
         }));
     }
 
+    /// A run that failed, and why.
+    pub(crate) fn add_failed(&mut self, source: &Uri, target: &Uri, error: &Error) {
+        let (source, target) = (source.to_string(), target.to_string());
+        self.runs.push(json!({ "result": { "source": source, "target": target }, "error": error.to_string() }));
+    }
+
     /// Writes it to `path`.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         std::fs::write(path, self.text()).map_err(|error| Error::io("write", path, error))

@@ -32,18 +32,21 @@ impl Recorder {
         let (stop, stopped) = channel();
         let (cx, stages) = (started.cx.clone(), started.stages.clone());
         let thread = std::thread::spawn(move || {
-            let mut interval = Duration::from_millis(20);
-            let mut moments = Vec::new();
-            loop {
+            let moment = || {
                 let counters = cx.counters();
-                moments.push(Moment {
+                Moment {
                     at: stages.elapsed(),
                     rows_read: counters.rows_read.get(),
                     rows_written: counters.rows_written.get(),
                     bytes_read: counters.bytes_read.get(),
                     stages: stages.report(),
                     usage: ResourceUsage::now(),
-                });
+                }
+            };
+            let mut interval = Duration::from_millis(20);
+            let mut moments = vec![moment()];
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(interval) {
+                moments.push(moment());
                 if moments.len() > MOST {
                     // Every other one is enough then, and so it is from now on.
                     let mut keep = false;
@@ -53,12 +56,8 @@ impl Recorder {
                     });
                     interval *= 2;
                 }
-                // The moment of the end is one too.
-                match stopped.recv_timeout(interval) {
-                    Err(RecvTimeoutError::Timeout) => {}
-                    _ => break,
-                }
             }
+            moments.push(moment());
             moments
         });
         Self { stop, thread }

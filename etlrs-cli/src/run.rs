@@ -209,6 +209,11 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
                 if let Some(metrics) = metrics {
                     metrics.record_pipeline_failure(&name);
                 }
+                if let Some(path) = &options.report {
+                    page.add_failed(&job.source, &job.target, &error);
+                    // The error of the run is the one to tell.
+                    let _ = page.write(path);
+                }
                 // What was loaded before is there, and is told.
                 report::print_all(results, count);
                 return Err(error);

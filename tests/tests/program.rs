@@ -823,6 +823,9 @@ fn a_report_is_a_page_that_a_browser_shows() {
     assert_eq!(shown.matches("<rect").count(), 4);
     assert!(!shown.contains("NaN"), "{shown}");
 
+    let failed = run_line(folder, "copy missing.csv c.parquet --report run.html");
+    assert_eq!(failed.code, 1, "{failed:?}");
+    assert!(std::fs::read_to_string(&page).unwrap().contains("\"error\":\""));
     let unwritable = run_line(folder, "copy ok.csv c.parquet --report no/run.html");
     assert_eq!(unwritable.code, 1, "{unwritable:?}");
     assert!(unwritable.stderr.contains("--report: cannot write no/run.html"), "{unwritable:?}");
