@@ -1,6 +1,6 @@
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand, ValueEnum};
-use etlrs::{Error, ErrorKind, ErrorPolicy, LoadMode, OnError, PerformanceConfig, Uri, Verify, parse_bytes};
+use etlrs::{Error, ErrorKind, ErrorPolicy, LoadMode, OnError, OptionSet, PerformanceConfig, Uri, Verify, parse_bytes};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -138,6 +138,9 @@ pub(crate) struct RunOptions {
     /// Pieces worked on at the same time; by default as many as there are cores
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub(crate) threads: Option<u16>,
+    /// A setting as in [performance] of a pipeline file, such as batch_size=50000 (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub(crate) performance: Vec<(String, String)>,
     /// How far the target is checked before it is published: receipts (row counts of the target), full (all staged rows
     /// are read back, and their checksum compared)
     #[arg(long, value_name = "HOW", value_parser = parse_verify)]
@@ -170,14 +173,16 @@ pub(crate) struct RunOptions {
 
 impl RunOptions {
     /// `config` with what the flags say.
-    pub(crate) fn apply(&self, mut config: PerformanceConfig) -> PerformanceConfig {
+    pub(crate) fn apply(&self, config: PerformanceConfig) -> etlrs::Result<PerformanceConfig> {
+        let pairs = self.performance.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let mut config = config.with_pairs(pairs).map_err(|error| error.within("--performance"))?;
         if let Some(memory) = self.memory {
             config.max_memory_usage = memory;
         }
         if let Some(threads) = self.threads {
             config.max_threads = threads.into();
         }
-        config
+        Ok(config)
     }
 
     /// `policy` with what the flags say.

@@ -89,7 +89,7 @@ fn copy_job(registry: &Registry, source: Uri, target: Uri, copy: &CopyOptions, r
     let mut builder = etlrs::pipeline(registry, (&source, &source_options), (&target, &target_options))?
         .mode(copy.mode.unwrap_or_default())
         .keys(copy.key.clone())
-        .config(run.apply(PerformanceConfig::default()));
+        .config(run.apply(PerformanceConfig::from_env()?)?);
     if let Some(filter) = &copy.filter {
         let expr = Expr::parse(filter).map_err(|error| error.in_source("--where"))?;
         // A filter may use columns that are not asked for, so the projection comes after it.
@@ -144,7 +144,7 @@ async fn file_jobs(path: &str, set: &[(String, String)], run: &RunOptions, cance
             .hint("a pipeline is a local file; to copy, name a source and a target"));
     }
     let mut file = PipelineFile::read(path, set)?;
-    file.config = run.apply(file.config);
+    file.config = run.apply(file.config)?;
     file.errors = run.policy(file.errors)?;
     let registry = registry();
     let pipelines = file.pipelines(&registry, cancel).await?;

@@ -1,4 +1,4 @@
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, OptionSet, Result};
 
 crate::options! {
     /// How a run uses the machine. Sizes are bytes.
@@ -22,6 +22,17 @@ crate::options! {
         io_buffer_size, with_io_buffer_size: usize = 64 << 10;
         /// Whether CSV files are mapped into memory instead of read; what is mapped is beyond max_memory_usage.
         enable_memory_mapping, with_enable_memory_mapping: bool = false;
+        /// Whether batches go on to the target as they are read. Otherwise a partition is read to its end first, which lets go of
+        /// the source early and takes memory for all of its rows.
+        enable_streaming, with_enable_streaming: bool = true;
+        /// Rows that a transformer on several cores, or one that waits, takes at a time unless it is told otherwise.
+        chunk_size, with_chunk_size: usize = 1000;
+        /// Whether caches of lookups keep what they found.
+        enable_cache, with_enable_cache: bool = true;
+        /// Megabytes that a cache may keep; they are beyond max_memory_usage.
+        cache_size_mb, with_cache_size_mb: usize = 256;
+        /// Seconds for which a cache keeps what it found.
+        cache_ttl_seconds, with_cache_ttl_seconds: usize = 3600;
         /// Whether more than one partition is worked on at a time.
         enable_parallel_processing, with_enable_parallel_processing: bool = true;
         /// Connections to one database at the most, those that wait for use included.
@@ -34,6 +45,29 @@ crate::options! {
 }
 
 impl PerformanceConfig {
+    /// The defaults with what the environment says: `ETLRS_MAX_THREADS=4` for `max_threads`, and so for each field. A pipeline
+    /// file and the flags of the program win over it.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for a value that is none of its field, naming the variable.
+    pub fn from_env() -> Result<Self> {
+        Self::from_variables(|name| std::env::var(name).ok())
+    }
+
+    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let mut config = Self::default();
+        for spec in Self::specs() {
+            let name = format!("ETLRS_{}", spec.key.to_ascii_uppercase());
+            if let Some(value) = variable(&name)
+                && let Some(Err(problem)) = config.set(spec.key, &value)
+            {
+                let message = format!("the environment variable {name} is {value:?}: {problem}");
+                return Err(Error::new(ErrorKind::InvalidConfig, message));
+            }
+        }
+        Ok(config)
+    }
+
     /// # Errors
     /// `InvalidConfig` for a value that no run could work with, naming the field.
     pub fn validate(&self) -> Result<()> {
@@ -42,6 +76,9 @@ impl PerformanceConfig {
             ("thread_stack_size", self.thread_stack_size, 64 << 10, 1 << 30),
             ("max_memory_usage", self.max_memory_usage, 1 << 20, usize::MAX),
             ("batch_size", self.batch_size, 1, 1 << 24),
+            ("chunk_size", self.chunk_size, 1, 1 << 24),
+            ("cache_size_mb", self.cache_size_mb, 1, 1 << 20),
+            ("cache_ttl_seconds", self.cache_ttl_seconds, 1, 1 << 30),
             ("io_buffer_size", self.io_buffer_size, 512, 1 << 30),
             ("max_concurrent_connections", self.max_concurrent_connections, 2, 1 << 16),
             ("connection_pool_size", self.connection_pool_size, 2, 1 << 16),
@@ -82,4 +119,33 @@ fn machine_memory() -> Option<usize> {
     let total = kib.saturating_mul(1024);
     let cgroup = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
     Some(cgroup.map_or(total, |limit: usize| limit.min(total)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_sets_every_field() {
+        for spec in PerformanceConfig::specs() {
+            let name = format!("ETLRS_{}", spec.key.to_ascii_uppercase());
+            let value = if spec.default == "true" || spec.default == "false" { "false" } else { "70000" };
+            let config = PerformanceConfig::from_variables(|asked| (asked == name).then(|| value.to_owned())).unwrap();
+            let shown = format!("{config:?}");
+            assert!(shown.contains(&format!("{}: {value}", spec.key)), "{shown}");
+        }
+        let wrong = |name: &str| (name == "ETLRS_BATCH_SIZE").then(|| "many".to_owned());
+        let error = PerformanceConfig::from_variables(wrong).unwrap_err().to_string();
+        assert!(error.starts_with("the environment variable ETLRS_BATCH_SIZE is \"many\": it must be"), "{error}");
+    }
+
+    #[test]
+    fn what_no_run_could_work_with_is_refused_by_its_field() {
+        let field = |config: PerformanceConfig| config.validate().unwrap_err().to_string();
+        assert!(field(PerformanceConfig::default().with_chunk_size(0usize)).starts_with("chunk_size cannot be 0"));
+        assert!(
+            field(PerformanceConfig::default().with_cache_size_mb(0usize)).starts_with("cache_size_mb cannot be 0")
+        );
+        PerformanceConfig::default().validate().unwrap();
+    }
 }

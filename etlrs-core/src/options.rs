@@ -42,9 +42,16 @@ pub trait OptionSet: Default {
     /// `InvalidConfig` for an unknown key, with the valid ones and the one that was probably meant, and for a value
     /// that is none.
     fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self> {
-        let mut options = Self::default();
+        Self::default().with_pairs(pairs)
+    }
+
+    /// These options changed by `pairs`.
+    ///
+    /// # Errors
+    /// As [`from_pairs`](Self::from_pairs).
+    fn with_pairs<'a>(mut self, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self> {
         for (key, value) in pairs {
-            match options.set(key, value) {
+            match self.set(key, value) {
                 Some(Ok(())) => {}
                 Some(Err(reason)) => {
                     let secret = Self::specs().iter().any(|spec| spec.key == key && spec.secret);
@@ -60,7 +67,7 @@ pub trait OptionSet: Default {
                 }
             }
         }
-        Ok(options)
+        Ok(self)
     }
 }
 

@@ -19,6 +19,7 @@
 //! # Ok::<(), etlrs_core::Error>(()) }).unwrap();
 //! ```
 
+mod cache;
 mod diagnosis;
 mod memory;
 mod partitions;
@@ -30,6 +31,7 @@ mod run;
 mod stages;
 mod transform;
 
+pub use cache::{CacheStats, LookupCache};
 pub use diagnosis::{
     Limit, Measured, ThroughputAnalysis, diagnose_throughput, optimize_memory_usage, optimize_throughput,
 };

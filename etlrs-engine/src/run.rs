@@ -8,7 +8,7 @@ use arrow_schema::{DataType, Schema, SchemaRef};
 use etlrs_core::{
     BatchStream, BoundTransformer, CancelToken, Checksum, Effect, Error, ErrorKind, Fingerprint, LoadMode, LoadPlan,
     LoadResult, LoadSession, Loader, Partition, PartitionId, PartitionWriter, Receipt, Rejected, Rejects, Result,
-    RunContext, Scan, Transformer, batch_bytes, map_stream, next_batch, type_name,
+    RunContext, Scan, Transformer, batch_bytes, batches_from_iter, format_bytes, map_stream, next_batch, type_name,
 };
 
 use crate::memory::{Shares, fits, require_lane};
@@ -532,6 +532,9 @@ impl PartitionLoad<'_> {
             None => source,
         };
         let mut stream = self.counted(source, rows_read.clone());
+        if !cx.config().enable_streaming {
+            stream = self.read_whole(stream).await?;
+        }
         for (index, transformer) in self.run.transformers.iter().enumerate() {
             stream = clock.stream(Stages::transform(index), transformer.apply(cx, stream));
         }
@@ -557,6 +560,27 @@ impl PartitionLoad<'_> {
         }
         receipt.checksum = Some(checksum);
         Ok((receipt, rows_read.load(Ordering::Relaxed)))
+    }
+
+    /// All batches of a partition, read before the first goes on.
+    async fn read_whole(&self, mut stream: BatchStream) -> Result<BatchStream> {
+        // What the writer would use is free until there is one.
+        let most = self.cx.writer_memory();
+        let (mut batches, mut bytes) = (Vec::new(), 0);
+        while let Some(batch) = next_batch(&mut stream).await {
+            let batch = batch?;
+            bytes += batch_bytes(&batch);
+            if bytes > most {
+                let message = format!(
+                    "without streaming a partition has to fit into the {} that its worker may hold",
+                    format_bytes(most)
+                );
+                return Err(Error::new(ErrorKind::MemoryExceeded, message)
+                    .hint("give more memory, use more partitions, or set enable_streaming=true"));
+            }
+            batches.push(Ok(batch));
+        }
+        Ok(batches_from_iter(batches))
     }
 
     fn counted(&self, stream: BatchStream, rows: Arc<AtomicU64>) -> BatchStream {

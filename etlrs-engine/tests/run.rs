@@ -112,6 +112,61 @@ fn loaded_before() -> MemoryLoader {
     target
 }
 
+/// How many rows were read when each batch came.
+struct Watching(Arc<Mutex<Vec<u64>>>);
+
+impl Transformer for Watching {
+    fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
+        struct Bound(SchemaRef, Arc<Mutex<Vec<u64>>>);
+
+        impl BoundTransformer for Bound {
+            fn schema(&self) -> SchemaRef {
+                self.0.clone()
+            }
+
+            fn apply(&self, cx: &RunContext, input: BatchStream) -> BatchStream {
+                let (cx, seen) = (cx.clone(), self.1.clone());
+                map_stream(input, move |batch| {
+                    seen.lock().unwrap().push(cx.counters().rows_read.get());
+                    Ok(batch)
+                })
+            }
+        }
+
+        Ok(Arc::new(Bound(input.clone(), self.0.clone())))
+    }
+}
+
+#[test]
+fn without_streaming_a_partition_is_read_before_it_goes_on() {
+    let run = |config: PerformanceConfig| {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let target = MemoryLoader::new();
+        let pipeline = PipelineBuilder::new()
+            .extract(numbers(1000, 10))
+            .transform(Watching(seen.clone()))
+            .load(target.clone())
+            .config(config)
+            .build()?;
+        tokio::runtime::Runtime::new().unwrap().block_on(pipeline.execute())?;
+        assert_eq!(values(&target), (0..1000).collect::<Vec<_>>());
+        let seen = seen.lock().unwrap().clone();
+        Ok::<_, Error>(seen)
+    };
+    let one = PerformanceConfig { max_threads: 1, ..config() };
+    assert_eq!(run(one.clone()).unwrap(), (1..=10).map(|batch| batch * 100).collect::<Vec<_>>());
+    let whole = PerformanceConfig { enable_streaming: false, ..one };
+    assert_eq!(run(whole.clone()).unwrap(), [1000; 10]);
+    let large = PipelineBuilder::new()
+        .extract(numbers(500_000, 50))
+        .load(MemoryLoader::new())
+        .config(PerformanceConfig { max_memory_usage: 4 << 20, ..whole })
+        .build()
+        .unwrap();
+    let error = tokio::runtime::Runtime::new().unwrap().block_on(large.execute()).unwrap_err();
+    assert!(error.to_string().contains("enable_streaming=true"), "{error}");
+}
+
 #[test]
 fn a_transient_error_is_retried_and_no_row_comes_twice() {
     let target = MemoryLoader::new();

@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use etlrs_core::{Error, ErrorKind, Result, RunContext};
-use etlrs_engine::{RunReport, StageReport, Stages, Started};
+use etlrs_engine::{CacheStats, RunReport, StageReport, Stages, Started};
 use prometheus::core::Collector;
 use prometheus::{
     Counter, CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -27,6 +27,7 @@ use crate::resources::ResourceUsage;
 /// | `etlrs_processing_duration_seconds` | pipeline | a histogram of how long runs took that ended well |
 /// | `etlrs_stage_duration_seconds_total` | pipeline, stage, state | time of workers: `busy`, `blocked` or `waiting` ([`StageReport`]) |
 /// | `etlrs_alerts_total` | pipeline, alert | alerts that were raised |
+/// | `etlrs_cache_requests_total` | cache, result | what caches were asked for: `hit`, `miss` |
 /// | `etlrs_memory_usage_bytes` | kind | `resident` and `peak` of the process, `budget` and `reserved` of the runs that are active |
 /// | `etlrs_cpu_usage_seconds_total` | mode | `user` and `system` |
 /// | `etlrs_disk_io_bytes_total`, `etlrs_network_io_bytes_total` | direction | of the process, and of the interfaces of its network |
@@ -50,6 +51,7 @@ struct Shared {
     duration: HistogramVec,
     stage_duration: CounterVec,
     alerts: IntCounterVec,
+    caches: IntCounterVec,
     memory: IntGaugeVec,
     cpu: [Counter; 2],
     disk: IntCounterVec,
@@ -62,6 +64,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Live {
     runs: Vec<Run>,
+    /// With the hits and misses that the metrics have already.
+    caches: Vec<(String, CacheStats, [u64; 2])>,
     usage: ResourceUsage,
 }
 
@@ -127,6 +131,7 @@ impl PerformanceMetrics {
             duration: registered(&registry, HistogramVec::new(duration, &["pipeline"]))?,
             stage_duration: registered(&registry, CounterVec::new(stage_duration, &["pipeline", "stage", "state"]))?,
             alerts: counters("etlrs_alerts_total", "Alerts that were raised", &["pipeline", "alert"])?,
+            caches: counters("etlrs_cache_requests_total", "What caches were asked for", &["cache", "result"])?,
             memory: gauges("etlrs_memory_usage_bytes", "Memory of the process and budgets of its runs", &["kind"])?,
             cpu: ["user", "system"].map(|mode| cpu.with_label_values(&[mode])),
             disk: counters("etlrs_disk_io_bytes_total", "Bytes of disks", &["direction"])?,
@@ -188,6 +193,11 @@ impl PerformanceMetrics {
         self.0.runs.with_label_values(&[pipeline, "failure"]).inc();
     }
 
+    /// Watches a cache under a name.
+    pub fn watch_cache(&self, name: &str, stats: &CacheStats) {
+        self.live().caches.push((name.to_owned(), stats.clone(), [0; 2]));
+    }
+
     /// Counts alerts.
     pub fn record_alerts(&self, pipeline: &str, alerts: &[Alert]) {
         for alert in alerts {
@@ -200,6 +210,13 @@ impl PerformanceMetrics {
         let mut live = self.live();
         for run in &mut live.runs {
             self.catch_up(run);
+        }
+        for (name, stats, seen) in &mut live.caches {
+            let now = [stats.hits(), stats.misses()];
+            for (result, now, seen) in [("hit", now[0], seen[0]), ("miss", now[1], seen[1])] {
+                self.0.caches.with_label_values(&[name.as_str(), result]).inc_by(now.saturating_sub(seen));
+            }
+            *seen = now;
         }
         let (now, before) = (ResourceUsage::now(), live.usage);
         let level = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);

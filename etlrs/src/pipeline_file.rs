@@ -152,9 +152,9 @@ impl PipelineFile {
             }
         }
         let performance = file.options("performance")?;
-        let config =
-            PerformanceConfig::from_pairs(performance.iter().map(|(key, value)| (key.as_str(), value.as_str())))
-                .map_err(|error| error.in_source("[performance]"))?;
+        let pairs = performance.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let config = PerformanceConfig::from_env()?;
+        let config = config.with_pairs(pairs).map_err(|error| error.in_source("[performance]"))?;
         let errors = match file.take("errors") {
             Some(value) => read_errors(Section::of("[errors]", value)?, &folder)?,
             None => ErrorPolicy::default(),

@@ -782,6 +782,29 @@ fn nested_records_become_a_table() {
     assert_eq!((&first["stage"], &first["column"]), (&"cast".into(), &"at_zip".into()), "{first}");
 }
 
+#[test]
+fn settings_come_from_the_environment_the_file_and_flags_each_over_the_last() {
+    let folder = folder_with_csv();
+    let folder = folder.path();
+    let file = |settings: &str| format!("[source]\nuri='ok.csv'\n[target]\nuri='o.parquet'\n[performance]\n{settings}");
+    write(folder, &[("p.toml", file("max_memory_usage = '48MB'").as_bytes()), ("q.toml", file("").as_bytes())]);
+    let memory = |line: &str, variable: Option<&str>| {
+        let arguments: Vec<_> = line.split(' ').chain(["--output", "json"]).collect();
+        let mut command = etlrs_tests::etlrs(PROGRAM, folder, &arguments);
+        if let Some(value) = variable {
+            command.env("ETLRS_MAX_MEMORY_USAGE", value);
+        }
+        etlrs_tests::Ran::of(&command.output().unwrap()).json()["memory"].as_u64().unwrap() >> 20
+    };
+    assert_eq!(memory("plan q.toml", Some("32MB")), 32);
+    assert_eq!(memory("plan ok.csv o.parquet", Some("32MB")), 32);
+    assert_eq!(memory("plan p.toml", Some("32MB")), 48);
+    assert_eq!(memory("plan p.toml --performance max_memory_usage=24MB", Some("32MB")), 24);
+    assert_eq!(memory("plan p.toml --performance max_memory_usage=24MB --memory 20MB", None), 20);
+    let wrong = run_line(folder, "plan p.toml --performance batchsize=1");
+    assert!(wrong.code != 0 && wrong.stderr.contains("did you mean batch_size?"), "{wrong:?}");
+}
+
 /// A report is opened in a browser, which draws what happened; names in it are text.
 #[test]
 fn a_report_is_a_page_that_a_browser_shows() {

@@ -30,7 +30,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 #[derive(Clone)]
 pub struct ParallelTransformer {
     inner: Arc<dyn Transformer>,
-    chunk_size: usize,
+    chunk_size: Option<usize>,
 }
 
 impl ParallelTransformer {
@@ -41,13 +41,13 @@ impl ParallelTransformer {
 
     /// Around a transformer that is shared.
     pub fn of(inner: Arc<dyn Transformer>) -> Self {
-        Self { inner, chunk_size: 1000 }
+        Self { inner, chunk_size: None }
     }
 
-    /// Rows in a chunk. Default: 1000.
+    /// Rows in a chunk. Default: [`chunk_size`](etlrs_core::PerformanceConfig::chunk_size) of the run.
     #[must_use]
     pub fn chunk_size(mut self, rows: usize) -> Self {
-        self.chunk_size = rows;
+        self.chunk_size = Some(rows);
         self
     }
 }
@@ -58,7 +58,7 @@ impl Transformer for ParallelTransformer {
     }
 
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
-        if self.chunk_size == 0 {
+        if self.chunk_size == Some(0) {
             return Err(Error::new(ErrorKind::InvalidConfig, "a chunk has at least one row"));
         }
         let inner = self.inner.bind(input)?;
@@ -76,7 +76,7 @@ impl Transformer for ParallelTransformer {
 
 struct Bound {
     inner: Arc<dyn BoundTransformer>,
-    chunk_size: usize,
+    chunk_size: Option<usize>,
     /// Started by the first partition; the threads end with the run.
     pool: OnceLock<Arc<ThreadPool>>,
 }
@@ -117,7 +117,8 @@ impl BoundTransformer for Bound {
             Ok(pool) => pool,
             Err(error) => return batches_from_iter([Err(error)]),
         };
-        let (inner, chunk_size, cx) = (self.inner.clone(), self.chunk_size, cx.clone());
+        let chunk_size = self.chunk_size.unwrap_or(cx.config().chunk_size).max(1);
+        let (inner, cx) = (self.inner.clone(), cx.clone());
         map_stream(input, move |batch| {
             let rows = batch.num_rows();
             if rows <= chunk_size {

@@ -45,7 +45,7 @@ type RecordCall = Pin<Box<dyn Future<Output = Result<OwnedRecord>> + Send>>;
 pub struct StreamingTransformer {
     function: Function,
     schema: Option<SchemaRef>,
-    chunk_size: usize,
+    chunk_size: Option<usize>,
     in_flight: usize,
     unordered: bool,
 }
@@ -75,7 +75,7 @@ impl StreamingTransformer {
     }
 
     fn of(function: Function) -> Self {
-        Self { function, schema: None, chunk_size: 1000, in_flight: 16, unordered: false }
+        Self { function, schema: None, chunk_size: None, in_flight: 16, unordered: false }
     }
 
     /// What comes out has `schema`. Default: that of what comes in.
@@ -85,10 +85,11 @@ impl StreamingTransformer {
         self
     }
 
-    /// Rows in a chunk at the most, for a function of batches. Default: 1000.
+    /// Rows in a chunk at the most, for a function of batches. Default: [`chunk_size`](etlrs_core::PerformanceConfig::chunk_size)
+    /// of the run.
     #[must_use]
     pub fn chunk_size(mut self, rows: usize) -> Self {
-        self.chunk_size = rows;
+        self.chunk_size = Some(rows);
         self
     }
 
@@ -121,7 +122,7 @@ impl StreamingTransformer {
                 let state = Chunks {
                     function: function.clone(),
                     schema: schema.clone(),
-                    chunk_size: self.chunk_size,
+                    chunk_size: self.chunk_size.unwrap_or(cx.config().chunk_size).max(1),
                     in_flight: self.in_flight,
                     input: Some(input),
                     chunks: VecDeque::new(),
@@ -171,7 +172,7 @@ impl Transformer for StreamingTransformer {
     }
 
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
-        if self.chunk_size == 0 || self.in_flight == 0 {
+        if self.chunk_size == Some(0) || self.in_flight == 0 {
             let message = "a chunk has at least one row, and at least one call is in flight";
             return Err(Error::new(ErrorKind::InvalidConfig, message));
         }
@@ -440,6 +441,19 @@ mod tests {
             assert_eq!(found, (0..1000).collect::<Vec<_>>());
             assert_eq!((now.load(Ordering::SeqCst), most.load(Ordering::SeqCst)), (0, 5));
         }
+    }
+
+    #[test]
+    fn chunks_are_as_large_as_the_run_says() {
+        let largest = Arc::new(AtomicUsize::new(0));
+        let seen = largest.clone();
+        let transformer = StreamingTransformer::new(move |batch: RecordBatch| {
+            seen.fetch_max(batch.num_rows(), Ordering::SeqCst);
+            async { Ok(batch) }
+        });
+        let small = RunContext::new(PerformanceConfig { chunk_size: 7, ..PerformanceConfig::default() });
+        assert_eq!(values(&transformer, &small, 250).unwrap(), (0..250).collect::<Vec<_>>());
+        assert_eq!(largest.load(Ordering::SeqCst), 7);
     }
 
     #[test]
