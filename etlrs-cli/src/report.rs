@@ -44,6 +44,9 @@ pub(crate) fn run_text(source: &Uri, target: &Uri, quarantine: Option<&Uri>, rep
     if report.retries > 0 {
         line("retries", count(report.retries));
     }
+    for alert in &report.alerts {
+        line("alert", alert.to_string());
+    }
     if let Some(first) = &report.first_rejected {
         line("first", format!("rejected: {first}"));
     }
@@ -105,6 +108,7 @@ pub(crate) fn run_json(source: &Uri, target: &Uri, quarantine: Option<&Uri>, rep
             "advice": analysis.advice,
         },
         "stages": stages.collect::<Vec<_>>(),
+        "alerts": report.alerts.iter().map(|alert| json!({ "name": alert.name(), "message": alert.to_string() })).collect::<Vec<_>>(),
         "cursor": report.cursor,
         "notes": report.notes,
     })

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use etlrs::{
-    CancelToken, Error, ErrorKind, ErrorPolicy, Expr, Filter, OptionMap, PerformanceConfig, PipelineBuilder,
+    Alert, CancelToken, Error, ErrorKind, ErrorPolicy, Expr, Filter, OptionMap, PerformanceConfig, PipelineBuilder,
     PipelineFile, Registry, Result, ScanRequest, Select, Uri, named, registry,
 };
 
@@ -22,6 +22,8 @@ struct Job {
     target: Uri,
     quarantine: Option<Uri>,
     builder: PipelineBuilder,
+    /// Run for each alert.
+    alert_command: Option<String>,
 }
 
 pub(crate) async fn copy(args: Copy, cancel: CancelToken) -> Result<Done> {
@@ -113,7 +115,7 @@ fn copy_job(registry: &Registry, source: Uri, target: Uri, copy: &CopyOptions, r
     let policy = run.policy(ErrorPolicy::default())?;
     let quarantine = policy.place(registry, &target)?;
     let builder = policy.apply(registry, &source, &target, builder.request(request))?;
-    Ok(Job { source, target, quarantine, builder })
+    Ok(Job { source, target, quarantine, builder, alert_command: None })
 }
 
 /// # Errors
@@ -151,7 +153,8 @@ async fn file_jobs(path: &str, set: &[(String, String)], run: &RunOptions, cance
     let jobs = pipelines.into_iter().map(|(target, builder)| {
         let builder = builder.verify(run.verify.unwrap_or(target.verify));
         let quarantine = file.errors.place(&registry, &target.uri)?;
-        Ok(Job { source: file.source.clone(), target: target.uri, quarantine, builder })
+        let (source, alert_command) = (file.source.clone(), file.alert_command.clone());
+        Ok(Job { source, target: target.uri, quarantine, builder, alert_command })
     });
     jobs.collect()
 }
@@ -179,11 +182,21 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
         let (slot, shown) = (progress.clone(), !options.no_progress);
         let label = format!("{} → {}", job.source, job.target);
         let (watched, name) = (metrics.cloned(), label.clone());
+        let (counting, alerted, command) = (metrics.cloned(), label.clone(), job.alert_command);
         let recorder: Arc<Mutex<Option<Recorder>>> = Arc::default();
         let (recording, is_recorded) = (recorder.clone(), options.report.is_some());
         let pipeline = job
             .builder
             .cancel(cancel.clone())
+            .on_alert(move |alert| {
+                eprintln!("alert: {alerted}: {alert}");
+                if let Some(metrics) = &counting {
+                    metrics.record_alert(&alerted, alert);
+                }
+                if let Some(command) = &command {
+                    run_command(command, &alerted, alert);
+                }
+            })
             .on_start(move |started| {
                 if let Some(metrics) = &watched {
                     metrics.watch(&label, started);
@@ -235,6 +248,18 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
     }
     report::print_all(results, count);
     Ok(done)
+}
+
+/// Starts the command of an alert. Whether it succeeds is its own affair.
+fn run_command(command: &str, pipeline: &str, alert: &Alert) {
+    let mut shell = std::process::Command::new("sh");
+    shell.arg("-c").arg(command).env("ETLRS_ALERT", alert.name()).env("ETLRS_MESSAGE", alert.to_string());
+    shell.env("ETLRS_PIPELINE", pipeline).stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    match shell.spawn() {
+        // Waited for by a thread, so that it does not stay as a zombie.
+        Ok(mut child) => drop(std::thread::spawn(move || child.wait())),
+        Err(error) => eprintln!("alert: its command cannot be started: {error}"),
+    }
 }
 
 /// Metrics of all runs, served until the server is dropped.

@@ -19,6 +19,7 @@
 //! # Ok::<(), etlrs_core::Error>(()) }).unwrap();
 //! ```
 
+mod alert;
 mod cache;
 mod diagnosis;
 mod memory;
@@ -31,6 +32,7 @@ mod run;
 mod stages;
 mod transform;
 
+pub use alert::{Alert, AlertThresholds, PerformanceAlert, PerformanceSnapshot};
 pub use cache::{CacheStats, LookupCache};
 pub use diagnosis::{
     Limit, Measured, ThroughputAnalysis, diagnose_throughput, optimize_memory_usage, optimize_throughput,

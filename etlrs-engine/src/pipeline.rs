@@ -9,6 +9,7 @@ use etlrs_core::{
 };
 use tokio::runtime::Handle;
 
+use crate::alert::{Alert, OnAlert, PerformanceAlert};
 use crate::partitions::panicked;
 use crate::report::{Plan, RunReport};
 use crate::run::Run;
@@ -85,6 +86,8 @@ pub(crate) struct Settings {
     pub(crate) max_errors: Option<u64>,
     pub(crate) cancel: CancelToken,
     pub(crate) on_start: Option<OnStart>,
+    pub(crate) alert: Option<PerformanceAlert>,
+    pub(crate) on_alert: Option<OnAlert>,
 }
 
 impl PipelineBuilder {
@@ -204,6 +207,21 @@ impl PipelineBuilder {
     #[must_use]
     pub fn on_start(mut self, f: impl Fn(&Started) + Send + Sync + 'static) -> Self {
         self.settings.on_start = Some(Arc::new(f));
+        self
+    }
+
+    /// Raises alerts where the run goes beyond thresholds. It is looked at once a second while partitions are loaded, and when they
+    /// all are; [`RunReport::alerts`] has what was raised.
+    #[must_use]
+    pub fn alert(mut self, alert: PerformanceAlert) -> Self {
+        self.settings.alert = Some(alert);
+        self
+    }
+
+    /// Called with each alert when it is raised, once for each threshold.
+    #[must_use]
+    pub fn on_alert(mut self, f: impl Fn(&Alert) + Send + Sync + 'static) -> Self {
+        self.settings.on_alert = Some(Arc::new(f));
         self
     }
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use etlrs_core::{Checksum, LoadMode, LoadPreview, LoadResult, Partition, RunId, SchemaRef};
 
-use crate::{StageReport, Verify};
+use crate::{Alert, StageReport, Verify};
 
 /// What a run would do. Nothing has been touched.
 #[derive(Clone, Debug)]
@@ -89,6 +89,8 @@ pub struct RunReport {
     pub memory: usize,
     /// What the time of the workers went into.
     pub stages: Vec<StageReport>,
+    /// Thresholds that it went beyond, each once.
+    pub alerts: Vec<Alert>,
     /// Wall time in which the workers worked on partitions.
     pub loading: Duration,
     /// Attempts after a first one failed.

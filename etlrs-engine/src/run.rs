@@ -11,6 +11,7 @@ use etlrs_core::{
     RunContext, Scan, Transformer, batch_bytes, batches_from_iter, format_bytes, map_stream, next_batch, type_name,
 };
 
+use crate::alert::Watch;
 use crate::memory::{Shares, fits, require_lane};
 use crate::partitions::{Flight, for_each};
 use crate::pipeline::{Pipeline, Started, Verify};
@@ -173,6 +174,8 @@ impl<'a> Run<'a> {
             on_start(&Started { cx: cx.clone(), partitions, notes, stages: stages.clone() });
         }
 
+        let settings = &self.pipeline.settings;
+        let watch = settings.alert.as_ref().map(|alert| Watch::start(alert, settings.on_alert.as_ref(), &cx, &stages));
         let flight = Flight::new();
         // What was read for the target and not for the quarantine has to be read again.
         let both = |receipt: &&Receipt| {
@@ -208,6 +211,7 @@ impl<'a> Run<'a> {
         };
         let loaded = for_each(&cx, &flight, shares.workers, &open, |id| load.partition(id))?;
         let loading = stages.elapsed();
+        let alerts = watch.map(Watch::finish).unwrap_or_default();
         totals.check_all()?;
         let rows_read = load.rows_read.into_inner() + totals.of_source();
         let (mut receipts, mut of_quarantine, mut reports) = (Vec::new(), Vec::new(), Vec::new());
@@ -284,6 +288,7 @@ impl<'a> Run<'a> {
             possible_workers,
             memory: run_cx.memory().limit(),
             stages: stages.report(),
+            alerts,
             loading,
             retries: run_cx.counters().retries.get(),
             elapsed: started.elapsed(),

@@ -1,4 +1,4 @@
-//! Metrics of pipelines for [Prometheus](https://prometheus.io), an endpoint that serves them, and alerts.
+//! Metrics of pipelines for [Prometheus](https://prometheus.io), and an endpoint that serves them.
 //!
 //! ```
 //! use etlrs_core::{MemoryExtractor, MemoryLoader, record_batch};
@@ -24,12 +24,11 @@
 //! # Ok::<(), etlrs_core::Error>(()) }).unwrap();
 //! ```
 
-mod alert;
 mod metrics;
 mod resources;
 mod server;
 
-pub use alert::{Alert, AlertThresholds, PerformanceAlert, PerformanceSnapshot};
+pub use etlrs_engine::{Alert, AlertThresholds, PerformanceAlert, PerformanceSnapshot};
 pub use metrics::PerformanceMetrics;
 pub use prometheus;
 pub use resources::ResourceUsage;

@@ -2,14 +2,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use etlrs_core::{Error, ErrorKind, Result, RunContext};
-use etlrs_engine::{CacheStats, RunReport, StageReport, Stages, Started};
+use etlrs_engine::{Alert, CacheStats, PerformanceSnapshot, RunReport, StageReport, Stages, Started};
 use prometheus::core::Collector;
 use prometheus::{
     Counter, CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 
-use crate::alert::{Alert, PerformanceSnapshot};
 use crate::resources::ResourceUsage;
 
 /// Metrics of the pipelines of a process. Clones are the same metrics.
@@ -198,11 +197,9 @@ impl PerformanceMetrics {
         self.live().caches.push((name.to_owned(), stats.clone(), [0; 2]));
     }
 
-    /// Counts alerts.
-    pub fn record_alerts(&self, pipeline: &str, alerts: &[Alert]) {
-        for alert in alerts {
-            self.0.alerts.with_label_values(&[pipeline, alert.name()]).inc();
-        }
+    /// Counts an alert: for [`on_alert`](etlrs_engine::PipelineBuilder::on_alert).
+    pub fn record_alert(&self, pipeline: &str, alert: &Alert) {
+        self.0.alerts.with_label_values(&[pipeline, alert.name()]).inc();
     }
 
     /// Looks at what the process takes of the machine, and at the runs that are watched. [`text`](Self::text) does it too.
@@ -260,13 +257,14 @@ impl PerformanceMetrics {
         })
     }
 
-    /// What the watched run of a pipeline does now, for [alerts](crate::PerformanceAlert); `None`: there is none.
+    /// What the watched run of a pipeline does now, for [alerts](etlrs_engine::PerformanceAlert); `None`: there is none.
     pub fn snapshot(&self, pipeline: &str) -> Option<PerformanceSnapshot> {
         let live = self.live();
         let run = live.runs.iter().find(|run| run.pipeline == pipeline)?;
         let counters = run.cx.counters();
         let (rows, rejected) = (counters.rows_read.get(), counters.rows_rejected.get());
-        Some(PerformanceSnapshot::new(run.stages.elapsed(), rows, rejected, ResourceUsage::now().resident_bytes))
+        let memory = usize::try_from(ResourceUsage::now().resident_bytes).unwrap_or(usize::MAX);
+        Some(PerformanceSnapshot::new(run.stages.elapsed(), rows, rejected, memory))
     }
 
     fn live(&self) -> MutexGuard<'_, Live> {

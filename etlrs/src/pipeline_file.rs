@@ -5,7 +5,7 @@ use etlrs_core::{
     CancelToken, Error, ErrorKind, LoadMode, OptionMap, OptionSet, PerformanceConfig, Registry, Result, ScanRequest,
     Transformer, Uri, named,
 };
-use etlrs_engine::{PipelineBuilder, Verify};
+use etlrs_engine::{AlertThresholds, PerformanceAlert, PipelineBuilder, Verify};
 use toml::{Table, Value};
 use yaml_rust2::{Yaml, YamlLoader};
 
@@ -56,6 +56,10 @@ pub struct PipelineFile {
     pub config: PerformanceConfig,
     /// What happens to records that cannot be taken.
     pub errors: ErrorPolicy,
+    /// Beyond what alerts are raised, if there is anything.
+    pub alerts: Option<AlertThresholds>,
+    /// A command that the program runs for each alert, by `sh -c`, with `ETLRS_ALERT`, `ETLRS_MESSAGE` and `ETLRS_PIPELINE` set.
+    pub alert_command: Option<String>,
     transforms: Vec<Transform>,
     /// Name of the file, for errors.
     name: Option<String>,
@@ -159,8 +163,13 @@ impl PipelineFile {
             Some(value) => read_errors(Section::of("[errors]", value)?, &folder)?,
             None => ErrorPolicy::default(),
         };
+        let (alerts, alert_command) = match file.take("alerts") {
+            Some(value) => read_alerts(Section::of("[alerts]", value)?)?,
+            None => (None, None),
+        };
         file.finish()?;
-        Ok(Self { source: uri, source_options, request, targets, config, errors, transforms, name: None })
+        let (source, name) = (uri, None);
+        Ok(Self { source, source_options, request, targets, config, errors, alerts, alert_command, transforms, name })
     }
 
     /// A pipeline for each target, with everything of the file set; `cancel` stops them. Tables of lookups are read here.
@@ -191,6 +200,9 @@ impl PipelineFile {
                 .request(self.request.clone())
                 .config(self.config.clone())
                 .cancel(cancel.clone());
+            if let Some(thresholds) = &self.alerts {
+                builder = builder.alert(PerformanceAlert::new(thresholds.clone()));
+            }
             for transformer in &transformers {
                 builder = builder.transform_with(transformer.clone());
             }
@@ -228,6 +240,14 @@ fn read_errors(mut section: Section, folder: &Path) -> Result<ErrorPolicy> {
     };
     section.finish()?;
     Ok(errors)
+}
+
+fn read_alerts(mut section: Section) -> Result<(Option<AlertThresholds>, Option<String>)> {
+    let command = section.text("command")?;
+    let pairs = section.rest();
+    let pairs = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let thresholds = AlertThresholds::from_pairs(pairs).map_err(|error| error.in_source("[alerts]"))?;
+    Ok((Some(thresholds), command))
 }
 
 pub(crate) fn relative(text: String, folder: &Path) -> Uri {
@@ -375,6 +395,8 @@ mod tests {
             (&format!("{SMALL}[errors]\non_error='quarantin'"), "did you mean quarantine?"),
             (&format!("{SMALL}[errors]\nmax_errors=-1"), "max_errors in [errors] must be a number of at least 0"),
             (&format!("{SMALL}[errors]\npath='x'"), "[errors]"),
+            (&format!("{SMALL}[alerts]\nmax_second=5"), "did you mean max_seconds?"),
+            (&format!("{SMALL}[alerts]\nmax_error_rate='x'"), "option max_error_rate cannot be"),
             (&format!("{SMALL}[transform]\ntype='x'"), "[[transform]]"),
             (
                 &format!("{SMALL}[[transform]]\ntype='fliter'"),

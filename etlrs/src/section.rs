@@ -120,6 +120,11 @@ impl Section {
         }
     }
 
+    /// All that is left, as options.
+    pub(crate) fn rest(self) -> Vec<(String, String)> {
+        self.table.into_iter().map(|(key, value)| (key, plain(value))).collect()
+    }
+
     fn wrong(&self, key: &str, wanted: &str, found: &Value) -> Error {
         let message = format!("{key} in {} must be {wanted}, but is {}", self.name, kind(found));
         Error::new(ErrorKind::InvalidConfig, message)

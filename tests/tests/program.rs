@@ -655,6 +655,7 @@ fn json_has_the_documented_fields() {
     assert_eq!(
         keys(&copy),
         [
+            "alerts",
             "bytes_read",
             "bytes_written",
             "cursor",
@@ -803,6 +804,36 @@ fn settings_come_from_the_environment_the_file_and_flags_each_over_the_last() {
     assert_eq!(memory("plan p.toml --performance max_memory_usage=24MB --memory 20MB", None), 20);
     let wrong = run_line(folder, "plan p.toml --performance batchsize=1");
     assert!(wrong.code != 0 && wrong.stderr.contains("did you mean batch_size?"), "{wrong:?}");
+}
+
+#[test]
+fn thresholds_that_a_run_goes_beyond_are_told_everywhere() {
+    let folder = folder_with_csv();
+    let folder = folder.path();
+    let pipeline = "[source]\nuri='bad.csv'\n[target]\nuri='o.parquet'\n[errors]\non_error='quarantine'\n[alerts]\n\
+        max_memory = '1MB'\nmax_seconds = 3600\nmax_error_rate = 0.2\n\
+        command = 'echo \"$ETLRS_ALERT of $ETLRS_PIPELINE: $ETLRS_MESSAGE\" >> told.txt'\n";
+    write(folder, &[("p.toml", pipeline.as_bytes()), ("bad.csv", b"a,b\n1,2\nx\n3,4\n")]);
+    let ran = run_line(folder, "run p.toml --output json");
+    assert_eq!(ran.code, 3, "{ran:?}");
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let names: Vec<_> =
+        report["alerts"].as_array().unwrap().iter().map(|alert| alert["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["memory", "error_rate"], "{report:#}");
+    assert!(
+        ran.stderr.contains("alert: bad.csv → o.parquet: error rate: 33.33 % of the records, more than 20.00 %"),
+        "{ran:?}"
+    );
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        let told = std::fs::read_to_string(folder.join("told.txt")).unwrap_or_default();
+        if told.lines().count() == 2 {
+            assert!(told.contains("error_rate of bad.csv → o.parquet: error rate: 33.33 %"), "{told}");
+            break;
+        }
+        assert!(std::time::Instant::now() < end, "{told}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
 }
 
 /// A report is opened in a browser, which draws what happened; names in it are text.

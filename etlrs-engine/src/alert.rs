@@ -1,15 +1,21 @@
+//! Thresholds of a run, and what is beyond them.
+
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use etlrs_core::format_bytes;
+use etlrs_core::{RunContext, format_bytes};
+use tokio::task::AbortHandle;
+
+use crate::Stages;
 
 /// Raises alerts where a run goes beyond thresholds.
 ///
 /// ```
 /// use std::time::Duration;
-/// use etlrs_metrics::{AlertThresholds, PerformanceAlert, PerformanceSnapshot};
+/// use etlrs_engine::{AlertThresholds, PerformanceAlert, PerformanceSnapshot};
 ///
-/// let alert = PerformanceAlert::new(AlertThresholds { min_records_per_second: Some(1000.0), ..Default::default() });
+/// let alert = PerformanceAlert::new(AlertThresholds { min_records_per_second: Some(1000.0), ..AlertThresholds::default() });
 /// let slow = PerformanceSnapshot::new(Duration::from_secs(10), 500, 0, 64 << 20);
 /// assert_eq!(alert.check_thresholds(&slow)[0].to_string(), "throughput: 50 records/s, less than 1000");
 /// ```
@@ -18,17 +24,18 @@ pub struct PerformanceAlert {
     thresholds: AlertThresholds,
 }
 
-/// Beyond what there are alerts. Without a threshold there is none.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct AlertThresholds {
-    /// Fewer records a second than this, from the start of a run on, once it has run for [`PerformanceAlert::GRACE`].
-    pub min_records_per_second: Option<f64>,
-    /// A run that takes longer.
-    pub max_duration: Option<Duration>,
-    /// More bytes of memory in the process.
-    pub max_memory: Option<u64>,
-    /// A larger part of the records, from 0 to 1, that are set aside.
-    pub max_error_rate: Option<f64>,
+etlrs_core::options! {
+    /// Beyond what there are alerts. Without a threshold there is none.
+    pub struct AlertThresholds {
+        /// The fewest records that are read in a second, since the run began; not looked at in its first five seconds.
+        min_records_per_second, with_min_records_per_second: Option<f64> = None;
+        /// Seconds that a run may take.
+        max_seconds, with_max_seconds: Option<f64> = None;
+        /// Bytes of memory that the process may have.
+        max_memory, with_max_memory: Option<usize> = None;
+        /// The part of the records, from 0 to 1, that may be set aside.
+        max_error_rate, with_max_error_rate: Option<f64> = None;
+    }
 }
 
 /// What a run did at some time.
@@ -42,12 +49,12 @@ pub struct PerformanceSnapshot {
     /// Records that were set aside; those of the source are not among the others.
     pub rejected: u64,
     /// Bytes of memory in the process.
-    pub memory: u64,
+    pub memory: usize,
 }
 
 impl PerformanceSnapshot {
     /// Of a run that read so many records, and set so many aside.
-    pub fn new(elapsed: Duration, records: u64, rejected: u64, memory: u64) -> Self {
+    pub fn new(elapsed: Duration, records: u64, rejected: u64, memory: usize) -> Self {
         Self { elapsed, records, rejected, memory }
     }
 }
@@ -73,9 +80,9 @@ pub enum Alert {
     /// Too much memory.
     Memory {
         /// Bytes that there are.
-        found: u64,
+        found: usize,
         /// Bytes that there may be.
-        most: u64,
+        most: usize,
     },
     /// Too many records are set aside.
     ErrorRate {
@@ -100,13 +107,14 @@ impl Alert {
 
 impl fmt::Display for Alert {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = |bytes: u64| format_bytes(usize::try_from(bytes).unwrap_or(usize::MAX));
         match self {
             Self::Throughput { found, least } => write!(f, "throughput: {found:.0} records/s, less than {least:.0}"),
             Self::Latency { found, most } => {
                 write!(f, "latency: {:.1} s, more than {:.1} s", found.as_secs_f64(), most.as_secs_f64())
             }
-            Self::Memory { found, most } => write!(f, "memory: {}, more than {}", bytes(*found), bytes(*most)),
+            Self::Memory { found, most } => {
+                write!(f, "memory: {}, more than {}", format_bytes(*found), format_bytes(*most))
+            }
             Self::ErrorRate { found, most } => {
                 write!(f, "error rate: {:.2} % of the records, more than {:.2} %", 100.0 * found, 100.0 * most)
             }
@@ -125,13 +133,14 @@ impl PerformanceAlert {
 
     /// The alerts that a run gives cause for.
     pub fn check_thresholds(&self, snapshot: &PerformanceSnapshot) -> Vec<Alert> {
-        let AlertThresholds { min_records_per_second, max_duration, max_memory, max_error_rate } = &self.thresholds;
+        let AlertThresholds { min_records_per_second, max_seconds, max_memory, max_error_rate } = &self.thresholds;
         let mut alerts = Vec::new();
         let rate = snapshot.records as f64 / snapshot.elapsed.as_secs_f64().max(1e-9);
         if let Some(least) = min_records_per_second.filter(|least| snapshot.elapsed >= Self::GRACE && rate < *least) {
             alerts.push(Alert::Throughput { found: rate, least });
         }
-        if let Some(most) = max_duration.filter(|most| snapshot.elapsed > *most) {
+        if let Some(most) = max_seconds.filter(|most| snapshot.elapsed.as_secs_f64() > *most) {
+            let most = Duration::try_from_secs_f64(most).unwrap_or_default();
             alerts.push(Alert::Latency { found: snapshot.elapsed, most });
         }
         if let Some(most) = max_memory.filter(|most| snapshot.memory > *most) {
@@ -146,6 +155,84 @@ impl PerformanceAlert {
     }
 }
 
+pub(crate) type OnAlert = Arc<dyn Fn(&Alert) + Send + Sync>;
+
+/// Looks at a run once a second, until it is dropped.
+pub(crate) struct Watch {
+    shared: Arc<Shared>,
+    task: AbortHandle,
+}
+
+struct Shared {
+    alert: PerformanceAlert,
+    on_alert: Option<OnAlert>,
+    cx: RunContext,
+    stages: Stages,
+    raised: Mutex<Vec<Alert>>,
+}
+
+impl Watch {
+    pub(crate) fn start(
+        alert: &PerformanceAlert,
+        on_alert: Option<&OnAlert>,
+        cx: &RunContext,
+        stages: &Stages,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            alert: alert.clone(),
+            on_alert: on_alert.cloned(),
+            cx: cx.clone(),
+            stages: stages.clone(),
+            raised: Mutex::default(),
+        });
+        let watched = shared.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                watched.look();
+            }
+        });
+        Self { shared, task: task.abort_handle() }
+    }
+
+    /// Looks once more, and gives all alerts, each once.
+    pub(crate) fn finish(self) -> Vec<Alert> {
+        self.shared.look();
+        std::mem::take(&mut *self.shared.raised.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    fn look(&self) {
+        let counters = self.cx.counters();
+        let (records, rejected) = (counters.rows_read.get(), counters.rows_rejected.get());
+        let snapshot = PerformanceSnapshot::new(self.stages.elapsed(), records, rejected, resident_memory());
+        for alert in self.alert.check_thresholds(&snapshot) {
+            let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+            if raised.iter().all(|earlier| earlier.name() != alert.name()) {
+                raised.push(alert.clone());
+                drop(raised);
+                if let Some(on_alert) = &self.on_alert {
+                    on_alert(&alert);
+                }
+            }
+        }
+    }
+}
+
+/// Bytes of the process that are in RAM; 0 where the system does not tell.
+fn resident_memory() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok()).unwrap_or(0) * 1024
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,7 +242,7 @@ mod tests {
         let seconds = Duration::from_secs;
         let all = PerformanceAlert::new(AlertThresholds {
             min_records_per_second: Some(100.0),
-            max_duration: Some(seconds(60)),
+            max_seconds: Some(60.0),
             max_memory: Some(1 << 20),
             max_error_rate: Some(0.01),
         });
@@ -168,7 +255,7 @@ mod tests {
         assert_eq!(bad, ["throughput", "latency", "memory", "error_rate"]);
         assert!(
             PerformanceAlert::default()
-                .check_thresholds(&PerformanceSnapshot::new(seconds(1 << 20), 0, 9, u64::MAX))
+                .check_thresholds(&PerformanceSnapshot::new(seconds(1 << 20), 0, 9, usize::MAX))
                 .is_empty()
         );
     }
