@@ -126,6 +126,7 @@ fn failing_rows(rows: usize, fits: impl Fn(Range<usize>) -> bool) -> BooleanArra
 
 #[cfg(test)]
 mod tests {
+    use arrow_array::Array;
     use arrow_array::cast::AsArray;
     use arrow_array::types::Int8Type;
     use etlrs_core::record_batch;
@@ -147,6 +148,43 @@ mod tests {
         let error = run_one(&Cast::new([("x", DataType::Int8)]), batch).unwrap_err();
         assert_eq!(error.to_string(), "column \"x\": the value at row 3 of the batch does not fit into int8");
         assert!(!format!("{error:?}").contains("471"));
+    }
+
+    #[test]
+    fn floats_become_decimals_of_the_digits_that_name_them() {
+        use arrow_array::types::Decimal128Type;
+        use arrow_array::{ArrayRef, Float32Array, Float64Array, RecordBatch};
+        let cast = |column: ArrayRef, precision, scale| {
+            let batch = RecordBatch::try_from_iter([("x", column)]).unwrap();
+            let cast = Cast::new([("x", DataType::Decimal128(precision, scale))]).policy(CastPolicy::Null);
+            run_one(&cast, batch).unwrap().column(0).as_primitive::<Decimal128Type>().iter().collect::<Vec<_>>()
+        };
+        let floats = Arc::new(Float64Array::from(vec![884_900.57, -1.1, 1e15, 0.0, 1e-7, f64::NAN, f64::INFINITY]));
+        let ten = 10_i128.pow(10);
+        let expected =
+            [Some(88_490_057 * 10_i128.pow(8)), Some(-11 * 10_i128.pow(9)), Some(10_i128.pow(15) * ten), Some(0)];
+        assert_eq!(cast(floats.clone(), 26, 10)[..4], expected);
+        assert_eq!(cast(floats.clone(), 26, 10)[4..], [Some(1000), None, None]);
+        assert_eq!(cast(floats, 20, 10)[1..4], [expected[1], None, expected[3]]);
+        assert_eq!(
+            cast(Arc::new(Float64Array::from(vec![123_456.789, 16_777_217.0, 1.005])), 38, 15),
+            [Some(123_456_789 * 10_i128.pow(12)), Some(16_777_217 * 10_i128.pow(15)), Some(1005 * 10_i128.pow(12)),]
+        );
+        assert_eq!(cast(Arc::new(Float64Array::from(vec![0.125, 0.5])), 5, 2), [None, Some(50)]);
+        assert_eq!(cast(Arc::new(Float32Array::from(vec![0.1])), 10, 4), [Some(1000)]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_those_of_their_row() {
+        use arrow_array::{ArrayRef, BinaryArray, RecordBatch};
+        let bytes: BinaryArray = (0..100).map(|row| Some(if row == 70 { &b"\xff"[..] } else { b"ok" })).collect();
+        let batch = RecordBatch::try_from_iter([("x", Arc::new(bytes) as ArrayRef)]).unwrap();
+        let cast = Cast::new([("x", DataType::Utf8)]);
+        let error = run_one(&cast, batch.clone()).unwrap_err().to_string();
+        assert!(error.contains("row 71 of the batch"), "{error}");
+        let nulls = run_one(&cast.policy(CastPolicy::Null), batch).unwrap();
+        assert_eq!(nulls.column(0).null_count(), 1);
+        assert!(nulls.column(0).is_null(70));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type};
-use arrow_array::{Array, ArrayRef, make_array};
+use arrow_array::{Array, ArrayRef, LargeStringArray, make_array};
 use arrow_cast::{CastOptions, can_cast_types, cast_with_options};
 use arrow_schema::{ArrowError, DataType, TimeUnit};
 use etlrs_core::{Error, ErrorKind, Result, type_name};
@@ -50,6 +50,13 @@ pub(super) fn cast_exact(array: &dyn Array, to: &DataType) -> Result<ArrayRef, A
     }
     if *from == DataType::Null {
         return Ok(arrow_array::new_null_array(to, array.len()));
+    }
+    if from.is_floating() && to.is_decimal() {
+        // By the shortest digits that name the float: a product with a power of ten would add digits that nobody wrote.
+        return cast_exact(&float_digits(array)?, to);
+    }
+    if is_binary(from) && is_text(to) {
+        return strict(&utf8(array)?, to);
     }
     let source = make_array(array.to_data());
     let result = strict(&source, to)?;
@@ -125,6 +132,38 @@ pub(super) fn decoded(data_type: &DataType) -> &DataType {
         DataType::RunEndEncoded(_, values) => values.data_type(),
         other => other,
     }
+}
+
+pub(super) fn is_text(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
+
+pub(super) fn is_binary(data_type: &DataType) -> bool {
+    use DataType::*;
+    matches!(data_type, Binary | LargeBinary | BinaryView | FixedSizeBinary(_))
+}
+
+/// Floats as text without an exponent, in as few digits as name them. NaN and infinite ones are an error.
+fn float_digits(floats: &dyn Array) -> Result<LargeStringArray, ArrowError> {
+    fn digits<T: ToString>(value: Option<T>, is_finite: bool) -> Result<Option<String>, ArrowError> {
+        match value {
+            Some(_) if !is_finite => Err(ArrowError::CastError("a float is no number".into())),
+            value => Ok(value.map(|value| value.to_string())),
+        }
+    }
+    if let Some(floats) = floats.as_primitive_opt::<Float64Type>() {
+        return floats.iter().map(|value| digits(value, value.is_none_or(f64::is_finite))).collect();
+    }
+    let floats = strict(floats, &DataType::Float32)?;
+    floats.as_primitive::<Float32Type>().iter().map(|value| digits(value, value.is_none_or(f32::is_finite))).collect()
+}
+
+/// Bytes as text, looked at value by value: Arrow looks at all bytes of a buffer, be they of other rows.
+fn utf8(bytes: &dyn Array) -> Result<LargeStringArray, ArrowError> {
+    let bytes = strict(bytes, &DataType::LargeBinary)?;
+    let text = |value: Option<&[u8]>| value.map(|value| String::from_utf8(value.to_vec())).transpose();
+    let wrong = |_| ArrowError::CastError("bytes are no text".into());
+    bytes.as_binary::<i64>().iter().map(|value| text(value).map_err(wrong)).collect()
 }
 
 /// Arrow's own cast, with an error for a value that it would make null.

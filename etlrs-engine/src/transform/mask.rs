@@ -9,7 +9,7 @@ use arrow_schema::{DataType, Field, SchemaRef};
 use etlrs_core::{BoundTransformer, Error, ErrorKind, Result, Secret, Transformer, column_index, type_name};
 use sha2::{Digest, Sha256};
 
-use super::exact::{check_cast, decoded, strict};
+use super::exact::{check_cast, decoded, is_binary, is_text, strict};
 use super::{batch_of, row_wise, schema_of};
 
 /// Hides the values of columns. Nulls stay null.
@@ -156,15 +156,6 @@ impl Masking {
             }
         }
     }
-}
-
-fn is_text(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
-}
-
-fn is_binary(data_type: &DataType) -> bool {
-    use DataType::*;
-    matches!(data_type, Binary | LargeBinary | BinaryView | FixedSizeBinary(_))
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use std::fmt::Write;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::{DataType, SchemaRef};
 use arrow_select::concat::concat_batches;
@@ -102,7 +103,8 @@ fn without_failing_rows(
     Ok(done)
 }
 
-/// A row as a JSON object, for people: numbers and truth values as they are, everything else as text.
+/// A row as a JSON object: numbers and truth values as they are, structs as objects, lists and the entries of maps as lists,
+/// everything else as text.
 pub(super) fn as_json(batch: &RecordBatch, row: usize) -> Vec<u8> {
     let mut text = "{".to_owned();
     for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
@@ -120,6 +122,38 @@ pub(super) fn as_json(batch: &RecordBatch, row: usize) -> Vec<u8> {
 fn value(text: &mut String, column: &ArrayRef, row: usize) {
     if column.is_null(row) {
         return text.push_str("null");
+    }
+    let items = |text: &mut String, items: ArrayRef| {
+        for item in 0..items.len() {
+            if item > 0 {
+                text.push(',');
+            }
+            value(text, &items, item);
+        }
+    };
+    match column.data_type() {
+        DataType::Struct(fields) => {
+            let parent = column.as_struct();
+            for (index, (field, member)) in fields.iter().zip(parent.columns()).enumerate() {
+                text.push(if index == 0 { '{' } else { ',' });
+                quoted(text, field.name());
+                text.push(':');
+                value(text, member, row);
+            }
+            return text.push_str(if fields.is_empty() { "{}" } else { "}" });
+        }
+        DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) | DataType::Map(..) => {
+            // The entries of a map are structs of key and value.
+            text.push('[');
+            match column.data_type() {
+                DataType::List(_) => items(text, column.as_list::<i32>().value(row)),
+                DataType::LargeList(_) => items(text, column.as_list::<i64>().value(row)),
+                DataType::FixedSizeList(..) => items(text, column.as_fixed_size_list().value(row)),
+                _ => items(text, Arc::new(column.as_map().value(row))),
+            }
+            return text.push(']');
+        }
+        _ => {}
     }
     let shown = ArrayFormatter::try_new(column, &FormatOptions::default()).map(|values| values.value(row).to_string());
     let shown = shown.unwrap_or_default();
@@ -146,7 +180,6 @@ fn quoted(text: &mut String, value: &str) {
 #[cfg(test)]
 mod tests {
     use arrow_array::Int64Array;
-    use arrow_array::cast::AsArray;
     use arrow_array::types::Int64Type;
     use etlrs_core::{PerformanceConfig, batches_from_iter, next_batch, record_batch};
     use proptest::prelude::*;
@@ -201,7 +234,9 @@ mod tests {
 
     #[test]
     fn rows_are_shown_as_json() {
+        use arrow_array::builder::{Int64Builder, ListBuilder, MapBuilder, StringBuilder};
         use arrow_array::*;
+        use arrow_schema::Field;
         let column = |array: ArrayRef| array;
         let batch = RecordBatch::try_from_iter_with_nullable([
             ("a \"b\"", column(Arc::new(StringArray::from(vec!["x\n\"\\"]))), true),
@@ -212,6 +247,21 @@ mod tests {
             ("b", column(Arc::new(BooleanArray::from(vec![true]))), true),
         ])
         .unwrap();
+        let mut map = MapBuilder::new(None, StringBuilder::new(), Int64Builder::new());
+        map.keys().append_value("k,");
+        map.values().append_value(1);
+        map.append(true).unwrap();
+        let mut list = ListBuilder::new(StringBuilder::new());
+        list.append_value([Some("a, b"), None, Some("")]);
+        let list: ArrayRef = Arc::new(list.finish());
+        let part = StructArray::from(vec![(Arc::new(Field::new("l", list.data_type().clone(), true)), list)]);
+        let nested = RecordBatch::try_from_iter_with_nullable([
+            ("m", column(Arc::new(map.finish())), true),
+            ("s", column(Arc::new(part)), true),
+        ])
+        .unwrap();
+        let text = String::from_utf8(as_json(&nested, 0)).unwrap();
+        assert_eq!(text, r#"{"m":[{"keys":"k,","values":1}],"s":{"l":["a, b",null,""]}}"#);
         let text = String::from_utf8(as_json(&batch, 0)).unwrap();
         let expected = r#"{"a \"b\"":"x\u000a\"\\","f":"NaN","g":1.5,"d":"1970-01-01","n":null,"b":true}"#;
         assert_eq!(text, expected);
