@@ -78,6 +78,8 @@ pub(crate) struct Inference {
     /// Types that every value so far has.
     kinds: Kinds,
     values: bool,
+    /// Some value is none that is a number.
+    others: bool,
     /// Of numbers: digits before the point and behind it at the most.
     whole: usize,
     fraction: usize,
@@ -162,7 +164,7 @@ impl Inference {
             dates: true,
         };
         let (whole, fraction, item, members) = (0, 0, None, Members::new(MOST_KEYS));
-        Self { rules, kinds: ALL, values: false, whole, fraction, loose, item, members }
+        Self { rules, kinds: ALL, values: false, others: false, whole, fraction, loose, item, members }
     }
 
     /// Of the records of a table, which are objects.
@@ -206,6 +208,7 @@ impl Inference {
             };
         }
         self.values = true;
+        self.others |= !matches!(bytes.get(at), Some(b'-' | b'0'..=b'9'));
         self.kinds &= kinds;
         Ok(end)
     }
@@ -305,6 +308,7 @@ impl Inference {
     pub(crate) fn merge(&mut self, other: &Self) {
         self.kinds &= other.kinds;
         self.values |= other.values;
+        self.others |= other.others;
         self.whole = self.whole.max(other.whole);
         self.fraction = self.fraction.max(other.fraction);
         let Loose { integers, numbers, times, booleans, timestamps, instants, dates } = &mut self.loose;
@@ -386,6 +390,9 @@ impl Inference {
     /// Why the column is text, if that is for values of several kinds.
     pub(crate) fn mixture(&self) -> Option<&'static str> {
         match self.data_type().1 {
+            TextOf::Scalars if !self.others => {
+                Some("text, for its numbers have more digits than a float64 or a decimal keeps")
+            }
             TextOf::Scalars => Some("text, for its values are of several kinds"),
             TextOf::Json if self.members.are_more => Some("JSON, for its objects have very many keys"),
             TextOf::Json if self.kinds & OBJECT != 0 => Some("JSON, for its objects have no keys"),

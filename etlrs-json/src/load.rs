@@ -18,6 +18,7 @@ use etlrs_files::{Compression, Manifest, ManifestFile, Staging, data_files, read
 use crate::encode::{Encoder, HEXADECIMAL, Rules, form, read_as};
 use crate::layout::{Layout, extension};
 use crate::options::{JsonLayout, JsonOptions, JsonWriteLayout, JsonWriteOptions, NonFinite};
+use crate::syntax::{self, Fault};
 use crate::{EXTENSIONS, JsonExtractor};
 
 /// Writes a JSON file, or a directory with one file per partition; compressed if the name says so.
@@ -144,10 +145,19 @@ fn require_lines(old: &OldFile, target: &Path) -> Result<()> {
     let what = match Layout::of(&start, whole, target).0 {
         _ if !is_text || start.contains(&0) => "is not in UTF-8",
         Layout::Array => "is a list",
+        Layout::Lines if ends_within_a_value(old)? => "ends in the middle of a record",
         _ => return Ok(()),
     };
     let message = format!("rows cannot be appended, for the file that exists {what}");
     Err(Error::new(ErrorKind::SchemaMismatch, message).hint("use mode replace").in_source(target.display()))
+}
+
+/// Whether somebody stopped writing in the middle of the last line.
+fn ends_within_a_value(old: &OldFile) -> Result<bool> {
+    const LONGEST: usize = 1 << 20;
+    let line = old.unended_line(LONGEST)?.unwrap_or_default();
+    let text = line.trim_ascii();
+    Ok(syntax::value(text, 0, 0) == Err(Fault::End) && !text.is_empty())
 }
 
 struct Prepared {

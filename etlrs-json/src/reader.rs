@@ -307,7 +307,7 @@ impl Reader {
             let held = format_bytes(self.limit);
             let message = format!("a record is longer than the {held} that a reader may hold");
             let error = Error::new(ErrorKind::MemoryExceeded, message).at_byte(self.at);
-            return Err(error.hint("give more memory, or read with fewer workers, which share it"));
+            return Err(error.hint("give more memory, of which a record may take an eighth"));
         }
         // A long record is read in growing steps, for each step looks at it from its start.
         let wanted = self.read_size.max(self.filled).min(self.limit - self.filled);

@@ -323,7 +323,7 @@ impl Reading {
         let most_bytes = self.cx.batch_memory().min(LARGEST_BATCH);
         let (mut bytes, mut ended) = (0, false);
         while self.members.rows() < most && bytes < most_bytes {
-            let Some(record) = self.reader.next()? else {
+            let Some(record) = self.reader.next().map_err(|error| self.unreadable(error))? else {
                 ended = true;
                 break;
             };
@@ -344,6 +344,16 @@ impl Reading {
         let columns = self.members.finish()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         Ok(Some(RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?))
+    }
+
+    /// The error behind which nothing can be read.
+    fn unreadable(&self, error: Error) -> Error {
+        let is_rejecting =
+            self.rejects.is_some() && error.kind() == ErrorKind::InvalidData && error.hint_text().is_none();
+        match is_rejecting {
+            true => error.hint("nobody knows where the next record begins, so this one cannot be set aside"),
+            false => error,
+        }
     }
 
     fn decode(&mut self, record: &Record) -> Result<()> {

@@ -300,6 +300,20 @@ fn keys_with_special_characters_are_known_in_any_spelling() {
 }
 
 #[test]
+fn what_a_column_of_text_is_text_for_is_told() {
+    let note = |text: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.ndjson");
+        std::fs::write(&path, text).unwrap();
+        let cx = RunContext::new(PerformanceConfig::default());
+        let scan = block_on(JsonExtractor::new(&path).scan(&cx, &ScanRequest::all())).unwrap();
+        scan.notes().join("; ")
+    };
+    assert!(note("{\"a\":0.1}\n{\"a\":1e300}\n{\"a\":123456789.123456789}\n").contains("have more digits"));
+    assert!(note("{\"a\":0.1}\n{\"a\":\"x\"}\n").contains("of several kinds"));
+}
+
+#[test]
 fn what_is_no_number_in_quotes_is_none() {
     for (data_type, values) in [
         (DataType::Float64, &["-", "--", "-.", "-0-0", ""][..]),

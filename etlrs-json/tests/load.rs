@@ -191,6 +191,7 @@ fn rows_are_appended_to_lines_and_not_to_a_list() {
         (utf16, "not in UTF-8"),
         (unmarked, "not in UTF-8"),
         ("\u{feff}[{\"a\":1}]".into(), "is a list"),
+        ("{\"a\":1}\n{\"a\":2".into(), "in the middle of a record"),
         ([&[b' '; 200_000][..], b"[\n{\"a\":1}\n]"].concat(), "is a list"),
     ] {
         std::fs::write(&other, &text).unwrap();

@@ -1,6 +1,12 @@
 //! What the tests of the whole share: the program, and data to move.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+/// The snippets of the guide.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/performance-guide.md")]
+#[doc = include_str!("../../docs/pt-BR/performance-guide.md")]
+pub struct PerformanceGuide;
+
 pub mod link;
 pub mod mariadb;
 pub mod postgres;

@@ -175,6 +175,17 @@ mod tests {
     }
 
     #[test]
+    fn lists_become_text_that_is_json() {
+        use arrow_array::types::Int64Type;
+        use arrow_array::{ListArray, RecordBatch};
+        let lists = ListArray::from_iter_primitive::<Int64Type, _, _>([Some(vec![Some(1), None]), None, Some(vec![])]);
+        let batch = RecordBatch::try_from_iter([("x", Arc::new(lists) as ArrayRef)]).unwrap();
+        let output = run_one(&Cast::new([("x", DataType::Utf8)]), batch.slice(0, 3)).unwrap();
+        let texts: Vec<_> = output.column(0).as_string::<i32>().iter().collect();
+        assert_eq!(texts, [Some("[1,null]"), None, Some("[]")]);
+    }
+
+    #[test]
     fn bytes_that_are_no_text_are_those_of_their_row() {
         use arrow_array::{ArrayRef, BinaryArray, RecordBatch};
         let bytes: BinaryArray = (0..100).map(|row| Some(if row == 70 { &b"\xff"[..] } else { b"ok" })).collect();

@@ -19,8 +19,11 @@ pub(super) fn check_cast(from: &DataType, to: &DataType) -> Result<()> {
         Err(Error::new(ErrorKind::SchemaMismatch, format!("{} cannot be cast to {}", type_name(from), type_name(to)))
             .hint(hint))
     };
+    if from.is_nested() && is_text(to) {
+        return Ok(());
+    }
     if from.is_nested() || to.is_nested() || matches!(to, DataType::Dictionary(..)) {
-        return refuse("only columns of single values can be cast");
+        return refuse("a list, a struct or a map can be cast to text, and nothing to one of them");
     }
     // A number could be days, seconds or microseconds.
     if (from.is_numeric() && to.is_temporal()) || (from.is_temporal() && to.is_numeric()) {
@@ -50,6 +53,9 @@ pub(super) fn cast_exact(array: &dyn Array, to: &DataType) -> Result<ArrayRef, A
     }
     if *from == DataType::Null {
         return Ok(arrow_array::new_null_array(to, array.len()));
+    }
+    if from.is_nested() && is_text(to) {
+        return strict(&super::row_wise::json_texts(&make_array(array.to_data())), to);
     }
     if from.is_floating() && to.is_decimal() {
         // By the shortest digits that name the float: a product with a power of ten would add digits that nobody wrote.
@@ -335,7 +341,8 @@ mod tests {
             (DataType::Int64, DataType::Timestamp(TimeUnit::Microsecond, None)),
             (DataType::Date32, DataType::Int32),
             (DataType::Boolean, DataType::Date32),
-            (DataType::new_list(DataType::Int64, true), DataType::Utf8),
+            (DataType::new_list(DataType::Int64, true), DataType::Int64),
+            (DataType::Utf8, DataType::new_list(DataType::Int64, true)),
         ] {
             let error = check_cast(&from, &to).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::SchemaMismatch, "{from} to {to}");

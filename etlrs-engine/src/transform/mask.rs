@@ -99,6 +99,10 @@ impl Masking {
         let value = decoded(from);
         match self {
             Self::Null => return Ok(from.clone()),
+            _ if value.is_nested() => {
+                let message = format!("{} can only be made null", type_name(value));
+                return Err(Error::new(ErrorKind::SchemaMismatch, message).hint("cast it to text before"));
+            }
             Self::Sha256 { .. } if is_binary(value) => return Ok(DataType::Utf8),
             Self::Partial { .. } if !is_text(value) => {
                 let message = format!("only text can be masked in part, but this is {}", type_name(value));

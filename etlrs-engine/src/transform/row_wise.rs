@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_array::{Array, ArrayRef, LargeStringArray, RecordBatch};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::{DataType, SchemaRef};
 use arrow_select::concat::concat_batches;
@@ -117,6 +117,16 @@ pub(super) fn as_json(batch: &RecordBatch, row: usize) -> Vec<u8> {
     }
     text.push('}');
     text.into_bytes()
+}
+
+/// Each value as JSON text; nulls stay null.
+pub(super) fn json_texts(column: &ArrayRef) -> LargeStringArray {
+    let text = |row: usize| {
+        let mut text = String::new();
+        value(&mut text, column, row);
+        text
+    };
+    (0..column.len()).map(|row| column.is_valid(row).then(|| text(row))).collect()
 }
 
 fn value(text: &mut String, column: &ArrayRef, row: usize) {

@@ -68,6 +68,25 @@ impl OldFile {
         self.compression.decompress(file, self.unpacking).map_err(|error| reading(&self.shown, error))
     }
 
+    /// The last line, if it has no end and is no longer than `most` bytes; not of a file that is compressed.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn unended_line(&self, most: usize) -> Result<Option<Vec<u8>>> {
+        if self.compression != Compression::None || self.length == 0 {
+            return Ok(None);
+        }
+        let taken = usize::try_from(self.length).unwrap_or(usize::MAX).min(most);
+        let mut end = vec![0; taken];
+        let from = self.length - taken as u64;
+        self.file.read_exact_at(&mut end, from).map_err(|error| reading(&self.shown, error))?;
+        Ok(match end.iter().rposition(|&byte| byte == b'\n') {
+            Some(at) if at + 1 == end.len() => None,
+            Some(at) => Some(end.split_off(at + 1)),
+            None => (from == 0).then_some(end),
+        })
+    }
+
     /// Whether the last line has an end. A file that is compressed is read as a whole for that.
     ///
     /// # Errors
