@@ -854,13 +854,21 @@ fn a_report_is_a_page_that_a_browser_shows() {
         !["src=", "href=", "@import", "url("].iter().any(|outside| text.contains(outside)),
         "it needs nothing besides"
     );
-    let browser = ["chromium", "google-chrome"].into_iter().find_map(|browser| {
-        let flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"];
-        let profile = format!("--user-data-dir={}", folder.join("profile").display());
-        let mut command = std::process::Command::new(browser);
-        command.args(flags).arg(profile).arg(format!("file://{}", page.display())).output().ok()
-    });
-    let shown = browser.expect("./scripts/test installs a browser");
+    let is_there = |browser: &&str| std::process::Command::new(browser).arg("--version").output().is_ok();
+    let browser = ["chromium", "google-chrome"].into_iter().find(is_there);
+    let shown = std::process::Command::new("timeout")
+        .args([
+            "120",
+            browser.expect("./scripts/test installs a browser"),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+        ])
+        .args(["--disable-dev-shm-usage", "--virtual-time-budget=5000", "--dump-dom"])
+        .arg(format!("--user-data-dir={}", folder.join("profile").display()))
+        .arg(format!("file://{}", page.display()))
+        .output()
+        .unwrap();
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains("data-shown=\"1\""), "the script did not come to its end: {shown}");
     for wanted in [
