@@ -121,6 +121,9 @@ pub(crate) fn plan_text(source: &Uri, target: &Uri, quarantine: Option<&Uri>, pl
     let rows: Option<u64> = plan.partitions.iter().map(|partition| partition.rows).sum();
     let size = [rows.map(|rows| number(rows, "row")), bytes.map(size)];
     let size: Vec<_> = size.into_iter().flatten().collect();
+    if !plan.transformers.is_empty() {
+        let _ = writeln!(text, "  through {}", plan.transformers.join(" → "));
+    }
     let _ = writeln!(
         text,
         "  {} in {} on {}, at most {} of memory\n",
@@ -175,6 +178,7 @@ pub(crate) fn plan_json(source: &Uri, target: &Uri, quarantine: Option<&Uri>, pl
         "atomic": plan.atomic,
         "threads": plan.workers,
         "memory": plan.memory,
+        "transforms": plan.transformers,
         "columns": columns.collect::<Vec<_>>(),
         "partitions": partitions.collect::<Vec<_>>(),
         "ddl": plan.target.ddl,

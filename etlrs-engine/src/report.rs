@@ -13,6 +13,8 @@ pub struct Plan {
     pub source_schema: SchemaRef,
     /// Schema of what is loaded, after all transformers.
     pub schema: SchemaRef,
+    /// What rows go through on their way, by name.
+    pub transformers: Vec<String>,
     /// The pieces in which the source is read.
     pub partitions: Vec<Partition>,
     /// Threads that work on them.

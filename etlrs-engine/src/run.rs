@@ -51,6 +51,7 @@ impl<'a> Run<'a> {
         Ok(Plan {
             source_schema: run.scan.schema(),
             schema: run.schema.clone(),
+            transformers: run.names.clone(),
             partitions: run.scan.partitions().to_vec(),
             workers: shares.workers,
             memory: run.cx.memory().limit(),

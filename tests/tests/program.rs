@@ -644,6 +644,7 @@ fn json_has_the_documented_fields() {
         "source",
         "target",
         "threads",
+        "transforms",
     ];
     assert_eq!(keys(&plan), fields);
     assert_eq!((&plan["source"], &plan["mode"], &plan["atomic"]), (&"ok.csv".into(), &"create".into(), &true.into()));
