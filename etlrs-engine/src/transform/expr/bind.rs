@@ -441,6 +441,11 @@ impl Binder<'_> {
     fn mismatch(&self, operator: &str, left: &DataType, right: &DataType, span: &Range<usize>) -> Error {
         let (l, r) = (type_name(left), type_name(right));
         let hint = match (class(left), class(right)) {
+            (Class::Text, _) if operator == "||" => "use cast(... as text) on the right side".to_owned(),
+            (_, Class::Text) if operator == "||" => "use cast(... as text) on the left side".to_owned(),
+            (Class::Text, Class::Timestamp { zoned: true }) | (Class::Timestamp { zoned: true }, Class::Text) => {
+                "write it as timestamp '2013-01-31T12:00:00Z', or use cast(... as timestamptz)".to_owned()
+            }
             (Class::Text, Class::Date) | (Class::Date, Class::Text) => {
                 "write a date as date '2013-01-31', or use cast(... as date)".to_owned()
             }

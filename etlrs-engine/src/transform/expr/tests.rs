@@ -185,6 +185,7 @@ fn values_that_fail_are_told_by_row_but_not_shown() {
 fn types_are_checked_when_bound() {
     for (source, expected) in [
         ("s > 5", "in s > 5: operator > does not take text and int64; use cast(... as int64) on the left side"),
+        ("s || 5", "in s || 5: operator || does not take text and int64; use cast(... as text) on the right side"),
         ("5 = s", "in 5 = s: operator = does not take int64 and text; use cast(... as int64) on the right side"),
         ("d = '2013-01-01'", "in d = '2013-01-01': operator = does not take date and text; write a date as date '"),
         (
