@@ -138,6 +138,10 @@ pub(crate) struct RunOptions {
     /// Pieces worked on at the same time; by default as many as there are cores
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub(crate) threads: Option<u16>,
+    /// Lets the run change its threads, its writers and the size of its batches as it goes, beginning with what is set; it keeps
+    /// what makes it faster, tells what that gained, and stays within --memory
+    #[arg(long)]
+    pub(crate) auto_tune: bool,
     /// A setting as in [performance] of a pipeline file, such as batch_size=50000 (may be repeated)
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub(crate) performance: Vec<(String, String)>,
@@ -176,6 +180,7 @@ impl RunOptions {
     pub(crate) fn apply(&self, config: PerformanceConfig) -> etlrs::Result<PerformanceConfig> {
         let pairs = self.performance.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let mut config = config.with_pairs(pairs).map_err(|error| error.within("--performance"))?;
+        config.auto_tune |= self.auto_tune;
         if let Some(memory) = self.memory {
             config.max_memory_usage = memory;
         }

@@ -50,6 +50,7 @@ impl Page {
         self.runs.push(json!({
             "result": run_json(source, target, quarantine, report),
             "loading": report.loading.as_secs_f64(),
+            "worker_time": report.worker_time.as_secs_f64(),
             "memory": report.memory,
             "moments": moments.collect::<Vec<_>>(),
             "partitions": partitions.collect::<Vec<_>>(),

@@ -8,13 +8,13 @@ use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyl
 
 /// Shows on standard error how far a run is: a bar on a terminal, else a line now and then.
 pub(crate) struct Progress {
-    stop: Sender<()>,
+    lines: Sender<String>,
     thread: JoinHandle<()>,
 }
 
 impl Progress {
     pub(crate) fn start(label: &str, started: &Started) -> Self {
-        let (stop, stopped) = channel();
+        let (lines, said) = channel::<String>();
         let (cx, mut now) = (started.cx.clone(), Now::new(&started.stages));
         let sum = |size: fn(&etlrs::Partition) -> Option<u64>| started.partitions.iter().map(size).sum::<Option<u64>>();
         let total = match (sum(|partition| partition.bytes), sum(|partition| partition.rows)) {
@@ -27,17 +27,30 @@ impl Progress {
         let thread = std::thread::spawn(move || {
             let mut view: Box<dyn View> =
                 if terminal { Box::new(Bar::new(total)) } else { Box::new(Lines::new(label, total)) };
-            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(view.interval()) {
-                view.show(&cx, &mut now);
+            let mut next = Instant::now() + view.interval();
+            loop {
+                match said.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                    Ok(line) => view.say(&line),
+                    Err(RecvTimeoutError::Timeout) => {
+                        view.show(&cx, &mut now);
+                        next = Instant::now() + view.interval();
+                    }
+                    Err(RecvTimeoutError::Disconnected) => break,
+                }
             }
             view.finish();
         });
-        Self { stop, thread }
+        Self { lines, thread }
+    }
+
+    /// A line that stays.
+    pub(crate) fn say(&self, line: String) {
+        // The thread may have ended by itself only by a panic, which then has been told already.
+        let _ = self.lines.send(line);
     }
 
     pub(crate) fn stop(self) {
-        // It may have ended by itself only by a panic, which then has been told already.
-        let _ = self.stop.send(());
+        drop(self.lines);
         let _ = self.thread.join();
     }
 }
@@ -70,6 +83,7 @@ impl Total {
 trait View {
     fn interval(&self) -> Duration;
     fn show(&mut self, cx: &RunContext, now: &mut Now);
+    fn say(&mut self, line: &str);
     fn finish(&mut self);
 }
 
@@ -160,6 +174,10 @@ impl View for Bar {
         self.bar.set_message(now.line.clone());
     }
 
+    fn say(&mut self, line: &str) {
+        self.bar.suspend(|| eprintln!("{line}"));
+    }
+
     fn finish(&mut self) {
         self.bar.finish_and_clear();
     }
@@ -194,6 +212,10 @@ impl View for Lines {
             rows_and_bytes(cx, self.started),
             self.started.elapsed().as_secs()
         );
+    }
+
+    fn say(&mut self, line: &str) {
+        eprintln!("{line}");
     }
 
     fn finish(&mut self) {}

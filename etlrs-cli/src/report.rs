@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use etlrs::{Limit, Plan, RunReport, Uri, diagnose_throughput, format_bytes, type_name};
+use etlrs::{Adjustment, Limit, Plan, RunReport, Uri, diagnose_throughput, format_bytes, type_name};
 use serde_json::{Value, json};
 
 use crate::describe::{NAME, align, short};
@@ -43,6 +43,9 @@ pub(crate) fn run_text(source: &Uri, target: &Uri, quarantine: Option<&Uri>, rep
     }
     if report.retries > 0 {
         line("retries", count(report.retries));
+    }
+    for adjustment in &report.adjustments {
+        line("tuned", adjustment.to_string());
     }
     for alert in &report.alerts {
         line("alert", alert.to_string());
@@ -108,9 +111,24 @@ pub(crate) fn run_json(source: &Uri, target: &Uri, quarantine: Option<&Uri>, rep
             "advice": analysis.advice,
         },
         "stages": stages.collect::<Vec<_>>(),
+        "adjustments": report.adjustments.iter().map(adjustment).collect::<Vec<_>>(),
         "alerts": report.alerts.iter().map(|alert| json!({ "name": alert.name(), "message": alert.to_string() })).collect::<Vec<_>>(),
         "cursor": report.cursor,
         "notes": report.notes,
+    })
+}
+
+fn adjustment(adjustment: &Adjustment) -> Value {
+    json!({
+        "at_seconds": adjustment.at.as_secs_f64(),
+        "setting": adjustment.setting.as_str(),
+        "from": adjustment.from,
+        "to": adjustment.to,
+        "reason": adjustment.reason,
+        "rows_per_second_before": adjustment.before,
+        "rows_per_second_after": adjustment.after,
+        "kept": adjustment.kept,
+        "text": adjustment.to_string(),
     })
 }
 

@@ -180,7 +180,11 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
     for job in jobs {
         let progress: Arc<Mutex<Option<Progress>>> = Arc::default();
         let (slot, shown) = (progress.clone(), !options.no_progress);
-        let label = format!("{} → {}", job.source, job.target);
+        let slots = [progress.clone(), progress.clone()];
+        let say = slots.map(|slot| move |line: String| say(&slot, line));
+        let [say_alert, say_adjustment] = say;
+        let tuned = label_of(&job.source, &job.target);
+        let label = label_of(&job.source, &job.target);
         let (watched, name) = (metrics.cloned(), label.clone());
         let (counting, alerted, command) = (metrics.cloned(), label.clone(), job.alert_command);
         let recorder: Arc<Mutex<Option<Recorder>>> = Arc::default();
@@ -189,12 +193,21 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
             .builder
             .cancel(cancel.clone())
             .on_alert(move |alert| {
-                eprintln!("alert: {alerted}: {alert}");
+                say_alert(format!("alert: {alerted}: {alert}"));
                 if let Some(metrics) = &counting {
                     metrics.record_alert(&alerted, alert);
                 }
                 if let Some(command) = &command {
                     run_command(command, &alerted, alert);
+                }
+            })
+            .on_adjustment(move |adjustment| {
+                // What it was for is told before, and what came of it after.
+                if shown && adjustment.after.is_none() {
+                    let (what, reason) = (adjustment.what(), &adjustment.reason);
+                    say_adjustment(format!("tuning: {tuned}: {what}, for what limits it is {reason}"));
+                } else if shown {
+                    say_adjustment(format!("tuning: {tuned}: {adjustment}"));
                 }
             })
             .on_start(move |started| {
@@ -248,6 +261,18 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
     }
     report::print_all(results, count);
     Ok(done)
+}
+
+fn label_of(source: &Uri, target: &Uri) -> String {
+    format!("{source} → {target}")
+}
+
+/// Writes a line beside the progress, if that is shown.
+fn say(progress: &Mutex<Option<Progress>>, line: String) {
+    match progress.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+        Some(progress) => progress.say(line),
+        None => eprintln!("{line}"),
+    }
 }
 
 /// Starts the command of an alert. Whether it succeeds is its own affair.

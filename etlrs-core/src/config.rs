@@ -41,6 +41,9 @@ crate::options! {
         connection_pool_size, with_connection_pool_size: usize = 10;
         /// Attempts at a partition whose errors are transient.
         max_attempts, with_max_attempts: u32 = 4;
+        /// Whether a run changes its number of workers, of writers and of rows in a batch as it goes, and keeps what makes it
+        /// faster. It begins with what is set here, and may go beyond max_threads.
+        auto_tune, with_auto_tune: bool = false;
     }
 }
 

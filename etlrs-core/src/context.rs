@@ -13,6 +13,7 @@ use crate::{Error, MemoryBudget, Partition, PerformanceConfig, Rejects, Result};
 #[derive(Clone, Debug)]
 pub struct RunContext {
     run: Arc<Run>,
+    config: Arc<PerformanceConfig>,
     worker_memory: usize,
     rejects: Option<Rejects>,
     partition: Option<Arc<Partition>>,
@@ -21,7 +22,6 @@ pub struct RunContext {
 #[derive(Debug)]
 struct Run {
     id: RunId,
-    config: PerformanceConfig,
     memory: MemoryBudget,
     cancel: CancelToken,
     counters: Counters,
@@ -37,14 +37,20 @@ impl RunContext {
     pub fn with_cancel(config: PerformanceConfig, cancel: CancelToken) -> Self {
         let memory = MemoryBudget::new(config.max_memory_usage);
         let worker_memory = memory.limit() / 2;
-        let run = Run { id: RunId::generate(), config, memory, cancel, counters: Counters::default() };
-        Self { run: Arc::new(run), worker_memory, rejects: None, partition: None }
+        let run = Run { id: RunId::generate(), memory, cancel, counters: Counters::default() };
+        Self { run: Arc::new(run), config: Arc::new(config), worker_memory, rejects: None, partition: None }
     }
 
     /// The same run, seen by a worker that may hold `bytes` in all.
     #[must_use]
     pub fn for_worker(&self, bytes: usize) -> Self {
         Self { worker_memory: bytes, ..self.clone() }
+    }
+
+    /// The same run for stages that shall use the machine in another way. The memory budget stays what it is.
+    #[must_use]
+    pub fn with_config(&self, config: Arc<PerformanceConfig>) -> Self {
+        Self { config, ..self.clone() }
     }
 
     /// The same run, seen by stages that may set records aside in `rejects`.
@@ -71,7 +77,7 @@ impl RunContext {
 
     /// How the run uses the machine.
     pub fn config(&self) -> &PerformanceConfig {
-        &self.run.config
+        &self.config
     }
 
     /// The budget of the whole run. Readers, batches and writers are already covered by their shares; a connector

@@ -74,6 +74,8 @@ pub struct Measured {
     pub possible_workers: usize,
     /// Wall time in which they did it.
     pub elapsed: Duration,
+    /// The time that all workers had in it.
+    pub worker_time: Duration,
     /// The memory budget in bytes.
     pub memory: usize,
 }
@@ -85,6 +87,7 @@ pub fn diagnose_throughput(report: &RunReport) -> ThroughputAnalysis {
         workers: report.workers,
         possible_workers: report.possible_workers,
         elapsed: report.loading,
+        worker_time: report.worker_time,
         memory: report.memory,
     }
     .diagnose()
@@ -104,12 +107,13 @@ impl Measured {
             }
             stage
         });
-        Self { stages: stages.collect(), workers, possible_workers: workers, elapsed, memory: 0 }
+        let worker_time = elapsed * u32::try_from(workers).unwrap_or(u32::MAX);
+        Self { stages: stages.collect(), workers, possible_workers: workers, elapsed, worker_time, memory: 0 }
     }
 
     /// What limits it.
     pub fn diagnose(&self) -> ThroughputAnalysis {
-        let all = self.elapsed.as_secs_f64() * self.workers.max(1) as f64;
+        let all = self.worker_time.as_secs_f64();
         let share = |time: f64| if all > 0.0 { (time / all).clamp(0.0, 1.0) } else { 0.0 };
         let sum =
             |pick: &dyn Fn(&StageReport) -> Duration| self.stages.iter().map(pick).sum::<Duration>().as_secs_f64();
@@ -186,7 +190,7 @@ impl Measured {
             ),
             Limit::Processor => {
                 let busy = stage.map_or(0.0, |stage| stage.busy.as_secs_f64() + stage.blocked.as_secs_f64());
-                let all = self.elapsed.as_secs_f64() * self.workers.max(1) as f64;
+                let all = self.worker_time.as_secs_f64();
                 let in_stage = name.as_ref().map(|name| format!(", {} in {name}", percent((busy / all).min(1.0))));
                 let verb = if self.workers == 1 { "computed" } else { "computed for" };
                 (
@@ -292,6 +296,7 @@ mod tests {
             workers,
             possible_workers: workers,
             elapsed: Duration::from_millis(elapsed),
+            worker_time: Duration::from_millis(elapsed * workers as u64),
             memory: 64 << 20,
         }
     }

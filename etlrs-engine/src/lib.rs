@@ -22,6 +22,7 @@
 mod alert;
 mod cache;
 mod diagnosis;
+mod load;
 mod memory;
 mod partitions;
 mod pipeline;
@@ -31,6 +32,7 @@ mod report;
 mod run;
 mod stages;
 mod transform;
+mod tune;
 
 pub use alert::{Alert, AlertThresholds, PerformanceAlert, PerformanceSnapshot};
 pub use cache::{CacheStats, LookupCache};
@@ -41,3 +43,4 @@ pub use pipeline::{Inspection, Pipeline, PipelineBuilder, Started, Verify, colle
 pub use report::{PartitionReport, Plan, RunReport};
 pub use stages::{StageKind, StageReport, Stages};
 pub use transform::*;
+pub use tune::{Adjustment, Setting};

@@ -28,9 +28,21 @@ pub(crate) struct Shares {
     pub(crate) lane: usize,
     /// Bytes that were in use before.
     pub(crate) held: usize,
+    /// Bytes for all workers together.
+    pool: usize,
 }
 
 impl Shares {
+    /// Bytes that one worker takes.
+    pub(crate) fn of_worker(self) -> usize {
+        self.worker + self.quarantine
+    }
+
+    /// Bytes that all of them take together, however many they are.
+    pub(crate) fn of_workers(self) -> usize {
+        self.pool
+    }
+
     /// For at most `workers`, of which each reader needs `reader` bytes and each writer `writer`, and each writer of the
     /// quarantine `quarantine`, if there is one; `held` bytes of the budget are in use already.
     ///
@@ -63,7 +75,7 @@ impl Shares {
         let share = (free - lane) / workers;
         // What is rejected is little; an eighth lets it be written in batches of some size.
         let quarantine = quarantine.map_or(0, |_| least_quarantine.max(share / 8).min(share - least_worker));
-        Ok(Self { workers, worker: share - quarantine, quarantine, lane, held })
+        Ok(Self { workers, worker: share - quarantine, quarantine, lane, held, pool: free - lane })
     }
 }
 
@@ -106,7 +118,8 @@ mod tests {
     #[test]
     fn fewer_workers_are_started_than_fit() {
         let shares = |budget, workers| Shares::new(budget, 0, workers, MB, MB, None).unwrap();
-        assert_eq!(shares(64 * MB, 8), Shares { workers: 8, worker: 7 * MB, quarantine: 0, lane: 8 * MB, held: 0 });
+        let expected = Shares { workers: 8, worker: 7 * MB, quarantine: 0, lane: 8 * MB, held: 0, pool: 56 * MB };
+        assert_eq!(shares(64 * MB, 8), expected);
         assert_eq!(shares(16 * MB, 8).workers, 3);
         for budget in 5..200 {
             let shares = shares(budget * MB, 8);

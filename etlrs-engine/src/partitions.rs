@@ -4,10 +4,10 @@
 //! `block_on`. Decoding and encoding therefore never run on the threads of the async runtime, which are left to the
 //! network; blocking on a local file holds up one worker and nobody else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use etlrs_core::{Error, ErrorKind, PartitionId, Result, RunContext};
 use tokio::runtime::Handle;
@@ -72,27 +72,140 @@ fn within(oldest: u32, partition: PartitionId, window: usize) -> bool {
     (partition.0 as usize) < (oldest as usize).saturating_add(window)
 }
 
-/// Works on `partitions` with `workers` threads, and gives the results in the order of the partitions, or the error of
-/// the first partition that failed. Returns only when all threads are done.
+/// Who works on partitions: how many at a time, and each with what means. Both may be changed while the work goes on, for the
+/// partitions that are begun from then on.
+///
+/// A partition takes its share of the memory when it begins and gives it back when it is through, so whoever waits for a share
+/// holds nothing. Partitions are begun in their order: one may wait for those before it, which have their shares then.
+pub(crate) struct Crew<M> {
+    roster: Mutex<Roster<M>>,
+    /// A partition may be begun that could not be before, or there is none left.
+    changed: Condvar,
+}
+
+struct Roster<M> {
+    left: VecDeque<PartitionId>,
+    workers: usize,
+    means: M,
+    /// Bytes that a partition takes when it begins, and those that are left.
+    share: usize,
+    free: usize,
+    active: usize,
+    /// Those of them that began after the last change.
+    recent: usize,
+    changes: usize,
+}
+
+/// A partition that has been begun.
+struct Begun<M> {
+    partition: PartitionId,
+    means: M,
+    share: usize,
+    changes: usize,
+}
+
+impl<M: Clone> Crew<M> {
+    /// `workers` that take `share` bytes of `pool` each while they are at work.
+    pub(crate) fn new(partitions: Vec<PartitionId>, workers: usize, means: M, share: usize, pool: usize) -> Self {
+        let roster =
+            Roster { left: partitions.into(), workers, means, share, free: pool, active: 0, recent: 0, changes: 0 };
+        Self { roster: Mutex::new(roster), changed: Condvar::new() }
+    }
+
+    /// For partitions that are begun from now on.
+    pub(crate) fn change(&self, workers: usize, means: M, share: usize) {
+        let mut roster = self.roster();
+        (roster.workers, roster.means, roster.share) = (workers, means, share);
+        (roster.recent, roster.changes) = (0, roster.changes + 1);
+        self.changed.notify_all();
+    }
+
+    /// Whether as many are at work as should be, and all of them with the means of now.
+    pub(crate) fn is_settled(&self) -> bool {
+        let roster = self.roster();
+        roster.recent == roster.active && roster.active == roster.workers
+    }
+
+    fn roster(&self) -> MutexGuard<'_, Roster<M>> {
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the turn of the next partition; `None` if there is no other.
+    fn begin(&self) -> Option<Begun<M>> {
+        let mut roster = self.roster();
+        loop {
+            let partition = *roster.left.front()?;
+            // One may always begin, whatever the shares are.
+            if roster.active == 0 || roster.active < roster.workers && roster.share <= roster.free {
+                roster.left.pop_front();
+                roster.active += 1;
+                roster.recent += 1;
+                let share = roster.share.min(roster.free);
+                roster.free -= share;
+                if roster.left.is_empty() {
+                    self.changed.notify_all();
+                }
+                return Some(Begun { partition, means: roster.means.clone(), share, changes: roster.changes });
+            }
+            roster = self.changed.wait(roster).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn end(&self, share: usize, changes: usize) {
+        let mut roster = self.roster();
+        roster.active -= 1;
+        roster.free += share;
+        if changes == roster.changes {
+            roster.recent -= 1;
+        }
+        self.changed.notify_all();
+    }
+
+    /// No other partition is begun.
+    fn call_off(&self) {
+        self.roster().left.clear();
+        self.changed.notify_all();
+    }
+
+    /// Workers that could find something to do.
+    fn wanted(&self) -> usize {
+        let roster = self.roster();
+        roster.workers.min(roster.active + roster.left.len())
+    }
+
+    /// Waits so long, or until there is no partition left, and tells whether it is so.
+    fn wait(&self, time: Duration) -> bool {
+        let roster = self.roster();
+        let waited = self.changed.wait_timeout_while(roster, time, |roster| !roster.left.is_empty());
+        waited.unwrap_or_else(PoisonError::into_inner).0.left.is_empty()
+    }
+}
+
+/// How often the work is looked at by who may change it.
+pub(crate) const TICK: Duration = Duration::from_millis(50);
+
+/// Works on all partitions of `crew`, and gives the results in their order, or the error of the first that failed. Returns only
+/// when all threads are done. `look`, if there is one, is called now and then, as long as a change of the crew can matter.
 ///
 /// `work` is dropped where it waits when the run is cancelled or when a partition before it failed.
-pub(crate) fn for_each<T, F>(
+pub(crate) fn for_each<T, M, F>(
     cx: &RunContext,
     flight: &Flight,
-    workers: usize,
-    partitions: &[PartitionId],
-    work: impl Fn(PartitionId) -> F + Sync,
+    crew: &Crew<M>,
+    look: Option<&mut dyn FnMut()>,
+    work: impl Fn(PartitionId, M) -> F + Sync,
 ) -> Result<Vec<T>>
 where
     T: Send,
+    M: Clone + Send,
     F: Future<Output = Result<T>>,
 {
-    let next = AtomicUsize::new(0);
-    let results = Mutex::new(Vec::with_capacity(partitions.len()));
+    let results = Mutex::new(Vec::new());
     let runtime = Handle::current();
     let worker = || {
-        while let Some(&partition) = partitions.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some(Begun { partition, means, share, changes }) = crew.begin() {
             if cx.cancel().is_cancelled() || flight.is_pointless(partition.0) {
+                crew.call_off();
                 break;
             }
             let guarded = async {
@@ -100,7 +213,7 @@ where
                     biased;
                     () = cx.cancel().cancelled() => Err(Error::cancelled()),
                     () = flight.wait_pointless(partition.0) => Err(Error::cancelled()),
-                    result = work(partition) => result,
+                    result = work(partition, means) => result,
                 }
             };
             let result = catch_unwind(AssertUnwindSafe(|| runtime.block_on(guarded)))
@@ -111,19 +224,33 @@ where
                 Err(_) => flight.fail(partition),
             }
             results.lock().unwrap_or_else(PoisonError::into_inner).push((partition, result));
+            crew.end(share, changes);
         }
     };
     std::thread::scope(|scope| -> Result<()> {
-        for index in 0..workers.min(partitions.len()) {
-            std::thread::Builder::new()
-                .name(format!("etlrs-worker-{index}"))
-                .stack_size(cx.config().thread_stack_size)
-                .spawn_scoped(scope, worker)
-                .map_err(|error| {
-                    // Those that run already find nothing more to do.
-                    next.store(partitions.len(), Ordering::Relaxed);
-                    Error::new(ErrorKind::Io, format!("cannot start worker thread {index}: {error}")).caused_by(error)
-                })?;
+        let mut threads = 0;
+        let mut hire = || -> Result<()> {
+            while threads < crew.wanted() {
+                std::thread::Builder::new()
+                    .name(format!("etlrs-worker-{threads}"))
+                    .stack_size(cx.config().thread_stack_size)
+                    .spawn_scoped(scope, worker)
+                    .map_err(|error| {
+                        // Those that run already find nothing more to do.
+                        crew.call_off();
+                        let message = format!("cannot start worker thread {threads}: {error}");
+                        Error::new(ErrorKind::Io, message).caused_by(error)
+                    })?;
+                threads += 1;
+            }
+            Ok(())
+        };
+        hire()?;
+        if let Some(look) = look {
+            while !crew.wait(TICK) {
+                look();
+                hire()?;
+            }
         }
         Ok(())
     })?;
@@ -142,7 +269,7 @@ pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use etlrs_core::PerformanceConfig;
 
@@ -155,9 +282,41 @@ mod tests {
     ) -> Result<Vec<T>> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
         let _entered = runtime.enter();
-        let partitions: Vec<_> = (0..count).map(PartitionId).collect();
+        let crew = Crew::new((0..count).map(PartitionId).collect(), workers, (), 0, 0);
         let cx = RunContext::new(PerformanceConfig::default());
-        for_each(&cx, &Flight::new(), workers, &partitions, work)
+        for_each(&cx, &Flight::new(), &crew, None, |partition, ()| work(partition))
+    }
+
+    /// More workers, and then fewer, while the work goes on: never more at a time than there may be, nor more bytes.
+    #[test]
+    fn a_crew_can_be_changed_while_it_works() {
+        const BYTES: usize = 1200;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
+        let _entered = runtime.enter();
+        let cx = RunContext::new(PerformanceConfig::default());
+        let crew = Crew::new((0..200).map(PartitionId).collect(), 2, BYTES / 2, BYTES / 2, BYTES);
+        let (active, most, held) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        let seen = Mutex::new(Vec::new());
+        let mut looks = 0;
+        let mut look = || {
+            assert!(crew.is_settled(), "three partitions of 5 ms end within 50 ms");
+            seen.lock().unwrap().push(most.swap(0, Ordering::SeqCst));
+            looks += 1;
+            let workers = [2, 6, 1, 3][looks % 4];
+            crew.change(workers, BYTES / workers, BYTES / workers);
+        };
+        let results = for_each(&cx, &Flight::new(), &crew, Some(&mut look), async |partition, share| {
+            let bytes = held.fetch_add(share, Ordering::SeqCst) + share;
+            assert!(bytes <= BYTES, "{bytes}");
+            most.fetch_max(active.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            active.fetch_sub(1, Ordering::SeqCst);
+            held.fetch_sub(share, Ordering::SeqCst);
+            Ok(partition.0)
+        });
+        assert_eq!(results.unwrap(), (0..200).collect::<Vec<_>>());
+        let seen = seen.into_inner().unwrap();
+        assert!(seen.len() >= 4 && seen[0] == 2 && seen[1] == 6 && seen[3] <= 3, "{seen:?}");
     }
 
     #[test]

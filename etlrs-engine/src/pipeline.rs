@@ -15,6 +15,7 @@ use crate::report::{Plan, RunReport};
 use crate::run::Run;
 use crate::stages::Stages;
 use crate::transform::Select;
+use crate::tune::{Adjustment, OnAdjustment};
 
 /// How far the target is checked before it is published.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,6 +89,7 @@ pub(crate) struct Settings {
     pub(crate) on_start: Option<OnStart>,
     pub(crate) alert: Option<PerformanceAlert>,
     pub(crate) on_alert: Option<OnAlert>,
+    pub(crate) on_adjustment: Option<OnAdjustment>,
 }
 
 impl PipelineBuilder {
@@ -222,6 +224,14 @@ impl PipelineBuilder {
     #[must_use]
     pub fn on_alert(mut self, f: impl Fn(&Alert) + Send + Sync + 'static) -> Self {
         self.settings.on_alert = Some(Arc::new(f));
+        self
+    }
+
+    /// Called when a run that [tunes itself](PerformanceConfig::auto_tune) changes something, and again when it knows what came of
+    /// it. [`RunReport::adjustments`] has all of them.
+    #[must_use]
+    pub fn on_adjustment(mut self, f: impl Fn(&Adjustment) + Send + Sync + 'static) -> Self {
+        self.settings.on_adjustment = Some(Arc::new(f));
         self
     }
 

@@ -108,19 +108,17 @@ impl Totals {
 /// What the workers share for the quarantine.
 pub(crate) struct Quarantine<'a> {
     pub(crate) session: &'a dyn LoadSession,
-    /// With the share of the quarantine.
-    pub(crate) cx: &'a RunContext,
     pub(crate) max_writers: usize,
     pub(crate) flight: &'a Flight,
     pub(crate) totals: &'a Totals,
 }
 
 impl<'a> Quarantine<'a> {
-    /// The two ends of what one attempt rejects.
-    pub(crate) fn attempt(&'a self, partition: &'a Partition, attempt: u32) -> (Gate, Drain<'a>) {
+    /// The two ends of what one attempt rejects; `cx` has the share of the quarantine.
+    pub(crate) fn attempt(&'a self, cx: &'a RunContext, partition: &'a Partition, attempt: u32) -> (Gate, Drain<'a>) {
         self.totals.reset(partition.id);
-        let gate = Gate { rejects: Rejects::new(self.cx.batch_memory()), signal: Arc::default() };
-        let drain = Drain { quarantine: self, partition, attempt, gate: gate.clone(), writer: None, rows: 0 };
+        let gate = Gate { rejects: Rejects::new(cx.batch_memory()), signal: Arc::default() };
+        let drain = Drain { quarantine: self, cx, partition, attempt, gate: gate.clone(), writer: None, rows: 0 };
         (gate, drain)
     }
 }
@@ -224,6 +222,7 @@ impl futures_core::Stream for Gated {
 /// Writes what one attempt at a partition rejects.
 pub(crate) struct Drain<'a> {
     quarantine: &'a Quarantine<'a>,
+    cx: &'a RunContext,
     partition: &'a Partition,
     attempt: u32,
     gate: Gate,
@@ -234,7 +233,7 @@ pub(crate) struct Drain<'a> {
 impl Drain<'_> {
     /// Until the gate is closed.
     pub(crate) async fn run(mut self) -> Result<Receipt> {
-        let Quarantine { cx, totals, .. } = *self.quarantine;
+        let (cx, totals) = (self.cx, self.quarantine.totals);
         loop {
             let rejected = self.gate.take().await;
             if rejected.is_empty() {
@@ -260,12 +259,12 @@ impl Drain<'_> {
     }
 
     async fn open(&mut self) -> Result<&mut Box<dyn PartitionWriter>> {
-        let Quarantine { session, cx, max_writers, flight, .. } = *self.quarantine;
+        let Quarantine { session, max_writers, flight, .. } = *self.quarantine;
         let writer = match self.writer.take() {
             Some(writer) => writer,
             None => {
                 flight.wait_within(self.partition.id, max_writers).await;
-                session.writer(cx, self.partition, self.attempt).await?
+                session.writer(self.cx, self.partition, self.attempt).await?
             }
         };
         Ok(self.writer.insert(writer))

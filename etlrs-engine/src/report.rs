@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use etlrs_core::{Checksum, LoadMode, LoadPreview, LoadResult, Partition, RunId, SchemaRef};
 
-use crate::{Alert, StageReport, Verify};
+use crate::{Adjustment, Alert, StageReport, Verify};
 
 /// What a run would do. Nothing has been touched.
 #[derive(Clone, Debug)]
@@ -93,8 +93,12 @@ pub struct RunReport {
     pub stages: Vec<StageReport>,
     /// Thresholds that it went beyond, each once.
     pub alerts: Vec<Alert>,
+    /// What was changed while it went on, if it was to tune itself.
+    pub adjustments: Vec<Adjustment>,
     /// Wall time in which the workers worked on partitions.
     pub loading: Duration,
+    /// The time that all workers had in it.
+    pub worker_time: Duration,
     /// Attempts after a first one failed.
     pub retries: u64,
     /// Wall time from the first look at the source to the commit.

@@ -1,36 +1,36 @@
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Schema, SchemaRef};
 use etlrs_core::{
-    BatchStream, BoundTransformer, CancelToken, Checksum, Effect, Error, ErrorKind, Fingerprint, LoadMode, LoadPlan,
-    LoadResult, LoadSession, Loader, Partition, PartitionId, PartitionWriter, Receipt, Rejected, Rejects, Result,
-    RunContext, Scan, Transformer, batch_bytes, batches_from_iter, format_bytes, map_stream, next_batch, type_name,
+    BoundTransformer, CancelToken, Checksum, Effect, Error, ErrorKind, Fingerprint, LoadMode, LoadPlan, LoadResult,
+    LoadSession, Loader, PerformanceConfig, Receipt, Rejected, Rejects, Result, RunContext, Scan, Transformer,
+    next_batch, type_name,
 };
 
 use crate::alert::Watch;
-use crate::memory::{Shares, fits, require_lane};
-use crate::partitions::{Flight, for_each};
+use crate::load::{Means, PartitionLoad};
+use crate::memory::Shares;
+use crate::partitions::{Crew, Flight, for_each};
 use crate::pipeline::{Pipeline, Started, Verify};
 use crate::pushdown;
-use crate::quarantine::{Gate, Quarantine, Totals};
-use crate::report::{PartitionReport, Plan, RunReport};
-use crate::stages::{Clock, SOURCE, Stages};
+use crate::quarantine::{Quarantine, Totals};
+use crate::report::{Plan, RunReport};
+use crate::stages::Stages;
 use crate::transform::Select;
+use crate::tune::{Bounds, Sample, Tuned, Tuner};
 
 /// A pipeline whose source has been looked at.
 pub(crate) struct Run<'a> {
     pipeline: &'a Pipeline,
     cx: RunContext,
-    scan: Arc<dyn Scan>,
+    pub(crate) scan: Arc<dyn Scan>,
     fingerprint: Fingerprint,
-    transformers: Vec<Arc<dyn BoundTransformer>>,
+    pub(crate) transformers: Vec<Arc<dyn BoundTransformer>>,
     /// What they are called.
     names: Vec<String>,
-    schema: SchemaRef,
+    pub(crate) schema: SchemaRef,
     keys: Vec<String>,
     started: Instant,
 }
@@ -47,7 +47,7 @@ impl<'a> Run<'a> {
             }
             None => None,
         };
-        let shares = run.shares(0, 0, quarantine.as_ref().map(|_| 0))?;
+        let shares = run.shares(run.possible_workers(), 0, 0, quarantine.as_ref().map(|_| 0))?;
         Ok(Plan {
             source_schema: run.scan.schema(),
             schema: run.schema.clone(),
@@ -93,7 +93,7 @@ impl<'a> Run<'a> {
     async fn new(pipeline: &'a Pipeline, cancel: CancelToken, guess: bool) -> Result<Self> {
         let started = Instant::now();
         let settings = &pipeline.settings;
-        let cx = RunContext::with_cancel(settings.config.clone(), cancel);
+        let cx = RunContext::with_cancel(for_planning(&settings.config), cancel);
         cx.cancel().check()?;
         let tests = pushdown::source_tests(&pipeline.transformers);
         let target = match settings.mode {
@@ -146,16 +146,22 @@ impl<'a> Run<'a> {
         LoadPlan::new(Rejected::schema(), LoadMode::Append, self.scan.partitions().to_vec())
     }
 
-    /// For writers that need `writer` bytes, sessions that hold `sessions`, and those of a quarantine, if there is one.
-    fn shares(&self, writer: usize, sessions: usize, quarantine: Option<usize>) -> Result<Shares> {
+    /// For at most `workers`, writers that need `writer` bytes, sessions that hold `sessions`, and those of a quarantine, if there
+    /// is one.
+    fn shares(&self, workers: usize, writer: usize, sessions: usize, quarantine: Option<usize>) -> Result<Shares> {
         let tables: usize = self.transformers.iter().map(|transformer| transformer.held_memory()).sum();
         let held = tables.saturating_add(sessions);
-        Shares::new(self.cx.memory().limit(), held, self.possible_workers(), self.scan.min_memory(), writer, quarantine)
+        Shares::new(self.cx.memory().limit(), held, workers, self.scan.min_memory(), writer, quarantine)
     }
 
     /// Workers that would find something to do.
     fn possible_workers(&self) -> usize {
-        self.cx.config().workers().min(self.scan.partitions().len()).min(self.scan.max_readers().max(1)).max(1)
+        self.employable(self.pipeline.settings.config.workers())
+    }
+
+    /// As many of `workers` as would find something to do.
+    fn employable(&self, workers: usize) -> usize {
+        workers.min(self.scan.partitions().len()).min(self.scan.max_readers()).max(1)
     }
 
     /// Everything from the first read to the commits, which take the sessions.
@@ -163,12 +169,12 @@ impl<'a> Run<'a> {
         let session = sessions.target.as_deref().ok_or_else(gone)?;
         let set_aside = sessions.quarantine.as_deref();
         let held = session.held_memory() + set_aside.map_or(0, LoadSession::held_memory);
-        let shares = self.shares(session.min_memory(), held, set_aside.map(LoadSession::min_memory))?;
-        // What the workers and the lane may hold, until the run is over.
-        let _reserved =
-            self.cx.memory().try_reserve(shares.workers * (shares.worker + shares.quarantine) + shares.lane);
-        let cx = self.cx.for_worker(shares.worker);
+        let least_quarantine = set_aside.map(LoadSession::min_memory);
         let possible_workers = self.possible_workers();
+        let shares = self.shares(possible_workers, session.min_memory(), held, least_quarantine)?;
+        // What the workers and the lane may hold, until the run is over.
+        let _reserved = self.cx.memory().try_reserve(shares.of_workers() + shares.lane);
+        let cx = self.cx.for_worker(shares.worker);
         let stages = Stages::new(self.names.iter().cloned(), shares.workers);
         if let Some(on_start) = &self.pipeline.settings.on_start {
             let (partitions, notes) = (self.scan.partitions().to_vec(), self.scan.notes().to_vec());
@@ -191,27 +197,49 @@ impl<'a> Run<'a> {
         let open: Vec<_> =
             partitions.into_iter().filter(|id| !completed.iter().any(|receipt| receipt.partition == *id)).collect();
         let totals = Totals::new(self.scan.partitions().len(), self.pipeline.settings.max_errors);
-        let quarantine_cx = self.cx.for_worker(shares.quarantine);
         let quarantine = match (set_aside, &self.pipeline.quarantine) {
             (Some(session), Some(loader)) => {
-                let (cx, max_writers) = (&quarantine_cx, max_writers(&**loader, session));
-                Some(Quarantine { session, cx, max_writers, flight: &flight, totals: &totals })
+                let max_writers = max_writers(&**loader, session);
+                Some(Quarantine { session, max_writers, flight: &flight, totals: &totals })
             }
             _ => None,
         };
+        let most_writers = max_writers(&*self.pipeline.loader, session);
         let load = PartitionLoad {
             run: &self,
-            cx: &cx,
             session,
             flight: &flight,
-            shares,
-            max_writers: max_writers(&*self.pipeline.loader, session),
             quarantine: quarantine.as_ref(),
             rows_read: AtomicU64::new(0),
             stages: &stages,
         };
-        let loaded = for_each(&cx, &flight, shares.workers, &open, |id| load.partition(id))?;
-        let loading = stages.elapsed();
+        let start = Tuned { workers: shares.workers, writers: most_writers, batch_size: settings.config.batch_size };
+        let crew = Crew::new(open, shares.workers, self.means(shares, start), shares.of_worker(), shares.of_workers());
+        let share_out = |workers| self.shares(workers, session.min_memory(), held, least_quarantine);
+        let mut tuner = match settings.config.auto_tune {
+            true => {
+                let workers = share_out(self.employable(self.cx.config().workers()))?.workers;
+                let bounds = Bounds { cores: cores(), workers, writers: most_writers };
+                Some(Tuner::new(bounds, start, settings.on_adjustment.clone()))
+            }
+            false => None,
+        };
+        let mut look = tuner.as_mut().map(|tuner| {
+            || {
+                let sample = Sample { at: stages.elapsed(), stages: stages.report() };
+                // There is memory for what is within the bounds.
+                if let Some(tuned) = tuner.look(sample, crew.is_settled())
+                    && let Ok(shares) = share_out(tuned.workers)
+                {
+                    crew.change(shares.workers, self.means(shares, tuned), shares.of_worker());
+                    stages.set_workers(shares.workers);
+                }
+            }
+        });
+        let look = look.as_mut().map(|look| look as &mut dyn FnMut());
+        let loaded = for_each(&cx, &flight, &crew, look, async |id, means| load.partition(id, &means).await)?;
+        let (loading, worker_time) = (stages.elapsed(), stages.worker_time());
+        let adjustments = tuner.map(Tuner::finish).unwrap_or_default();
         let alerts = watch.map(Watch::finish).unwrap_or_default();
         totals.check_all()?;
         let rows_read = load.rows_read.into_inner() + totals.of_source();
@@ -229,7 +257,10 @@ impl<'a> Run<'a> {
         let target_checksum = match self.pipeline.settings.verify {
             Verify::Full => {
                 let session = sessions.target.as_deref_mut().ok_or_else(gone)?;
-                Some(self.read_back(&cx, session, &receipts, shares.workers, source_checksum).await?)
+                Some(
+                    self.read_back(&cx, session, &receipts, possible_workers.min(shares.workers), source_checksum)
+                        .await?,
+                )
             }
             Verify::Receipts => None,
         };
@@ -285,18 +316,32 @@ impl<'a> Run<'a> {
             target_checksum,
             loaded: reports,
             partitions,
-            workers: shares.workers,
+            workers: stages.most_workers(),
             possible_workers,
             memory: run_cx.memory().limit(),
             stages: stages.report(),
             alerts,
+            adjustments,
             loading,
+            worker_time,
             retries: run_cx.counters().retries.get(),
             elapsed: started.elapsed(),
             cursor,
             notes,
             load,
         })
+    }
+
+    fn means(&self, shares: Shares, tuned: Tuned) -> Means {
+        let mut config = self.pipeline.settings.config.clone();
+        config.batch_size = tuned.batch_size;
+        let cx = self.cx.with_config(Arc::new(config));
+        Means {
+            quarantine: cx.for_worker(shares.quarantine),
+            cx: cx.for_worker(shares.worker),
+            shares,
+            max_writers: tuned.writers,
+        }
     }
 
     async fn read_back(
@@ -313,8 +358,8 @@ impl<'a> Run<'a> {
         })?;
         same_meaning(&self.schema, &scan.schema())?;
         let partitions: Vec<_> = scan.partitions().iter().map(|partition| partition.id).collect();
-        let workers = workers.min(scan.max_readers().max(1));
-        let checksums = for_each(cx, &Flight::new(), workers, &partitions, async |id| {
+        let crew = Crew::new(partitions, workers.min(scan.max_readers()).max(1), (), 0, 0);
+        let checksums = for_each(cx, &Flight::new(), &crew, None, async |id, ()| {
             let mut stream = scan.read(cx, &scan.partitions()[id.index()])?;
             let mut checksum = Checksum::default();
             while let Some(batch) = next_batch(&mut stream).await {
@@ -449,231 +494,17 @@ fn meaning_of(data_type: &DataType) -> (bool, i8, bool) {
     }
 }
 
-/// What the workers share while they load partitions.
-struct PartitionLoad<'a> {
-    run: &'a Run<'a>,
-    cx: &'a RunContext,
-    session: &'a dyn LoadSession,
-    flight: &'a Flight,
-    shares: Shares,
-    max_writers: usize,
-    quarantine: Option<&'a Quarantine<'a>>,
-    rows_read: AtomicU64,
-    stages: &'a Stages,
+/// What a source is looked at with, and a target is taken hold of: with all workers that there may come to be.
+fn for_planning(config: &PerformanceConfig) -> PerformanceConfig {
+    let mut config = config.clone();
+    if config.auto_tune && config.enable_parallel_processing {
+        config.max_threads = config.max_threads.max((4 * cores()).min(64));
+    }
+    config
 }
 
-impl PartitionLoad<'_> {
-    /// Loads one partition; repeats it while its errors are transient. The second receipt is that of the
-    /// quarantine.
-    async fn partition(&self, id: PartitionId) -> Result<(Receipt, Option<Receipt>, PartitionReport)> {
-        let began = self.stages.elapsed();
-        let partition = &self.run.scan.partitions()[id.index()];
-        let most = self.cx.config().max_attempts;
-        let mut attempt = 1;
-        let mut before = None;
-        loop {
-            match self.attempt(partition, attempt).await {
-                Ok((receipt, rows_read, set_aside)) => {
-                    self.rows_read.fetch_add(rows_read, Ordering::Relaxed);
-                    self.cx.counters().partitions_done.add(1);
-                    let report = PartitionReport {
-                        descriptor: partition.descriptor.clone(),
-                        source: partition.source.clone(),
-                        began,
-                        elapsed: self.stages.elapsed().saturating_sub(began),
-                        attempts: attempt,
-                        rows_read,
-                        rows: receipt.rows,
-                    };
-                    return Ok((receipt, set_aside, report));
-                }
-                Err(error) if error.is_transient() && attempt < most => {
-                    self.cx.counters().retries.add(1);
-                    tokio::time::sleep(back_off(attempt)).await;
-                    attempt += 1;
-                    before = Some(error);
-                }
-                Err(error) => {
-                    return Err(match before {
-                        // A target that keeps what it has only says that there can be no other attempt.
-                        Some(before) if error.kind() == ErrorKind::Unsupported => before.hint(error.to_string()),
-                        _ => error,
-                    });
-                }
-            }
-        }
-    }
-
-    async fn attempt(&self, partition: &Partition, attempt: u32) -> Result<(Receipt, u64, Option<Receipt>)> {
-        let cx = self.cx.for_partition(partition);
-        let Some(quarantine) = self.quarantine else {
-            let (receipt, rows_read) = self.rows(partition, attempt, &cx, None).await?;
-            return Ok((receipt, rows_read, None));
-        };
-        let (gate, drain) = quarantine.attempt(partition, attempt);
-        let cx = cx.with_rejects(gate.rejects.clone());
-        let rows = async {
-            let done = self.rows(partition, attempt, &cx, Some(&gate)).await;
-            gate.close();
-            done
-        };
-        let ((receipt, rows_read), set_aside) = tokio::try_join!(rows, drain.run())?;
-        Ok((receipt, rows_read, Some(set_aside)))
-    }
-
-    /// Moves the rows of a partition from the source to the target.
-    async fn rows(
-        &self,
-        partition: &Partition,
-        attempt: u32,
-        cx: &RunContext,
-        gate: Option<&Gate>,
-    ) -> Result<(Receipt, u64)> {
-        let rows_read = Arc::new(AtomicU64::new(0));
-        let (stages, clock) = (self.stages, Clock::new(self.stages));
-        let source = clock.call(SOURCE, || self.run.scan.read(cx, partition))?;
-        let source = clock.stream(SOURCE, source);
-        let source = match gate {
-            Some(gate) => gate.before(source),
-            None => source,
-        };
-        let mut stream = self.counted(source, rows_read.clone());
-        if !cx.config().enable_streaming {
-            stream = self.read_whole(stream).await?;
-        }
-        for (index, transformer) in self.run.transformers.iter().enumerate() {
-            stream = clock.stream(Stages::transform(index), transformer.apply(cx, stream));
-        }
-        let (waiting, waiting_bytes) = (VecDeque::new(), 0);
-        let mut sink =
-            Sink { load: self, partition, attempt, writer: None, waiting, waiting_bytes, clock: clock.clone() };
-        let mut checksum = Checksum::default();
-        while let Some(batch) = next_batch(&mut stream).await {
-            let batch = batch?;
-            if batch.schema_ref().fields() != self.run.schema.fields() {
-                return Err(Error::new(ErrorKind::Internal, "a stage gave a batch of another schema than it had said"));
-            }
-            checksum.merge(&clock.call(stages.checksum(), || Checksum::of_batch(&batch))?);
-            stages.count(stages.checksum(), batch.num_rows());
-            sink.write(batch).await?;
-        }
-        let mut receipt = sink.finish().await?;
-        if receipt.rows != checksum.rows() || receipt.checksum.is_some_and(|staged| staged != checksum) {
-            return Err(Error::new(
-                ErrorKind::VerifyFailed,
-                format!("the target staged {} rows of the {} it was given", receipt.rows, checksum.rows()),
-            ));
-        }
-        receipt.checksum = Some(checksum);
-        Ok((receipt, rows_read.load(Ordering::Relaxed)))
-    }
-
-    /// All batches of a partition, read before the first goes on.
-    async fn read_whole(&self, mut stream: BatchStream) -> Result<BatchStream> {
-        // What the writer would use is free until there is one.
-        let most = self.cx.writer_memory();
-        let (mut batches, mut bytes) = (Vec::new(), 0);
-        while let Some(batch) = next_batch(&mut stream).await {
-            let batch = batch?;
-            bytes += batch_bytes(&batch);
-            if bytes > most {
-                let message = format!(
-                    "without streaming a partition has to fit into the {} that its worker may hold",
-                    format_bytes(most)
-                );
-                return Err(Error::new(ErrorKind::MemoryExceeded, message)
-                    .hint("give more memory, use more partitions, or set enable_streaming=true"));
-            }
-            batches.push(Ok(batch));
-        }
-        Ok(batches_from_iter(batches))
-    }
-
-    fn counted(&self, stream: BatchStream, rows: Arc<AtomicU64>) -> BatchStream {
-        let cx = self.cx.clone();
-        map_stream(stream, move |batch| {
-            rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
-            cx.counters().rows_read.add(batch.num_rows() as u64);
-            Ok(batch)
-        })
-    }
-}
-
-/// The target end of one attempt: batches wait here until the partition may have a writer.
-struct Sink<'a> {
-    load: &'a PartitionLoad<'a>,
-    partition: &'a Partition,
-    attempt: u32,
-    writer: Option<Box<dyn PartitionWriter>>,
-    waiting: VecDeque<RecordBatch>,
-    waiting_bytes: usize,
-    clock: Clock,
-}
-
-impl Sink<'_> {
-    async fn write(&mut self, batch: RecordBatch) -> Result<()> {
-        let PartitionLoad { cx, flight, shares, max_writers, .. } = *self.load;
-        let id = self.partition.id;
-        let bytes = batch_bytes(&batch);
-        if !fits(cx, bytes) {
-            self.clock.drive(self.load.stages.turn(), flight.wait_within(id, 1)).await;
-            require_lane(cx, shares, batch.num_rows(), bytes)?;
-        }
-        if self.writer.is_none() && !flight.is_within(id, max_writers) {
-            // As long as there is no writer, its share is free for batches.
-            if self.waiting_bytes + bytes <= cx.writer_memory() {
-                self.waiting_bytes += bytes;
-                self.waiting.push_back(batch);
-                return Ok(());
-            }
-            self.clock.drive(self.load.stages.turn(), flight.wait_within(id, max_writers)).await;
-        }
-        self.open().await?;
-        self.write_now(batch).await
-    }
-
-    async fn finish(mut self) -> Result<Receipt> {
-        let turn = self.load.flight.wait_within(self.partition.id, self.load.max_writers);
-        self.clock.drive(self.load.stages.turn(), turn).await;
-        self.open().await?;
-        match self.writer {
-            Some(writer) => self.clock.drive(self.load.stages.target(), writer.finish()).await,
-            None => Err(Error::new(ErrorKind::Internal, "a partition has no writer")),
-        }
-    }
-
-    /// Sees to it that there is a writer, and writes what waited for it. The partition is within the window.
-    async fn open(&mut self) -> Result<()> {
-        if self.writer.is_some() {
-            return Ok(());
-        }
-        let PartitionLoad { session, cx, stages, .. } = *self.load;
-        let opened = session.writer(cx, self.partition, self.attempt);
-        self.writer = Some(self.clock.drive(stages.target(), opened).await?);
-        while let Some(batch) = self.waiting.pop_front() {
-            self.write_now(batch).await?;
-        }
-        self.waiting_bytes = 0;
-        Ok(())
-    }
-
-    async fn write_now(&mut self, batch: RecordBatch) -> Result<()> {
-        let PartitionLoad { cx, stages, .. } = *self.load;
-        let rows = batch.num_rows();
-        let no_writer = || Error::new(ErrorKind::Internal, "a partition has no writer");
-        let writer = self.writer.as_mut().ok_or_else(no_writer)?;
-        self.clock.drive(stages.target(), writer.write(batch)).await?;
-        stages.count(stages.target(), rows);
-        cx.counters().rows_written.add(rows as u64);
-        Ok(())
-    }
-}
-
-/// 100 ms, doubled with each attempt up to 10 s, less up to half of it so that many do not come back at once.
-fn back_off(attempt: u32) -> Duration {
-    let full = 100u64.saturating_mul(1 << (attempt - 1).min(10)).min(10_000);
-    let random = std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), attempt);
-    Duration::from_millis(full - random % (full / 2))
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 #[cfg(test)]

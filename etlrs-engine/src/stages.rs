@@ -51,8 +51,19 @@ impl StageKind {
 #[derive(Clone, Debug)]
 pub struct Stages {
     stages: Arc<[Stage]>,
-    workers: usize,
+    crew: Arc<Mutex<Headcount>>,
     started: Instant,
+}
+
+/// How many workers there were, and for how long.
+#[derive(Debug)]
+struct Headcount {
+    workers: usize,
+    most: usize,
+    /// Since the start.
+    since: Duration,
+    /// Of all workers before.
+    time: Duration,
 }
 
 #[derive(Debug)]
@@ -124,7 +135,8 @@ impl Stages {
         let stages = std::iter::once(fixed(StageKind::Source))
             .chain(transformers.into_iter().map(|name| (name, StageKind::Transform)))
             .chain([StageKind::Checksum, StageKind::Turn, StageKind::Target].map(fixed));
-        Self { stages: stages.map(stage).collect(), workers, started: Instant::now() }
+        let crew = Headcount { workers, most: workers, since: Duration::ZERO, time: Duration::ZERO };
+        Self { stages: stages.map(stage).collect(), crew: Arc::new(Mutex::new(crew)), started: Instant::now() }
     }
 
     pub(crate) fn transform(index: usize) -> usize {
@@ -157,9 +169,31 @@ impl Stages {
         self.stages.iter().map(report).collect()
     }
 
-    /// Workers that they share.
+    /// Workers that they share now.
     pub fn workers(&self) -> usize {
-        self.workers
+        self.crew().workers
+    }
+
+    /// The most that there were at a time.
+    pub fn most_workers(&self) -> usize {
+        self.crew().most
+    }
+
+    /// The time that all workers had so far, be it used or not.
+    pub fn worker_time(&self) -> Duration {
+        let elapsed = self.elapsed();
+        let crew = self.crew();
+        crew.time + elapsed.saturating_sub(crew.since) * u32::try_from(crew.workers).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn set_workers(&self, workers: usize) {
+        let (elapsed, time) = (self.elapsed(), self.worker_time());
+        let mut crew = self.crew();
+        *crew = Headcount { workers, most: crew.most.max(workers), since: elapsed, time };
+    }
+
+    fn crew(&self) -> MutexGuard<'_, Headcount> {
+        self.crew.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Time since the first of them could begin.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Passes connections on to a server, at so many bytes a second in each direction for all of them together.
+/// Passes connections on to a server, at so many bytes a second in each direction.
 pub struct Link {
     port: u16,
     stop: Arc<AtomicBool>,
@@ -16,13 +16,22 @@ pub struct Link {
 const BLOCK: usize = 4 << 10;
 
 impl Link {
-    /// To `server`, a port of this machine.
+    /// To `server`, a port of this machine; all connections together have `bytes_a_second`.
     pub fn to(server: u16, bytes_a_second: u64) -> Self {
+        let paces = [Arc::new(Pace::new(bytes_a_second)), Arc::new(Pace::new(bytes_a_second))];
+        Self::with_paces(server, move || paces.clone())
+    }
+
+    /// The same, but each connection has `bytes_a_second` of its own, as over a long way.
+    pub fn each(server: u16, bytes_a_second: u64) -> Self {
+        Self::with_paces(server, move || [Arc::new(Pace::new(bytes_a_second)), Arc::new(Pace::new(bytes_a_second))])
+    }
+
+    fn with_paces(server: u16, paces: impl Fn() -> [Arc<Pace>; 2] + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let stop = Arc::new(AtomicBool::new(false));
         let is_stopped = stop.clone();
-        let paces = [Arc::new(Pace::new(bytes_a_second)), Arc::new(Pace::new(bytes_a_second))];
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 if is_stopped.load(Ordering::Relaxed) {
@@ -30,7 +39,7 @@ impl Link {
                 }
                 let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
                 let copies = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                let [up, down] = paces.clone();
+                let [up, down] = paces();
                 std::thread::spawn(move || pass(client, copies.1, &up));
                 std::thread::spawn(move || pass(server, copies.0, &down));
             }

@@ -51,3 +51,47 @@ fn each_limit_is_named_by_the_run_that_has_it() {
         assert!(!verdict["advice"].as_str().unwrap().is_empty(), "{verdict:#}");
     }
 }
+
+/// Runs that are limited by each thing there is, with and without tuning: where more at a time helps, they become faster, and
+/// nowhere slower.
+#[test]
+fn tuning_makes_faster_what_can_be_and_harms_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    etlrs_tests::write_csv(&folder.join("a.csv"), 300_000, 1);
+    let postgres = Postgres::start();
+    let url = |port: u16, table: &str| format!("postgres://postgres@127.0.0.1:{port}/test#{table}");
+    let far = Link::each(postgres.port(), 1 << 20);
+    let run = |arguments: &[&str], tuned: bool| {
+        let mut arguments = [&["copy"], arguments, &["--mode", "replace", "--output", "json"]].concat();
+        arguments.extend(tuned.then_some("--auto-tune"));
+        etlrs_tests::run(env!("CARGO_BIN_EXE_etlrs-under-test"), folder, &arguments).json()
+    };
+    run(&["a.csv", &url(postgres.port(), "t")], false);
+
+    let target = url(far.port(), "u");
+    let source = url(far.port(), "t");
+    let cases: [(&str, &[&str], f64); 4] = [
+        ("target", &["a.csv", &target, "--threads", "2", "--partitions", "32"], 0.75),
+        ("source", &[&source, "b.parquet", "--threads", "2", "--partitions", "32"], 0.75),
+        ("processor", &["a.csv", "c.parquet", "--threads", "1", "--compression", "gzip"], 1.25),
+        ("memory", &["a.csv", "d.parquet", "--threads", "8", "--partitions", "32", "--memory", "4MB"], 1.25),
+    ];
+    for (limit, arguments, most) in cases {
+        let [plain, tuned] = [false, true].map(|tuned| run(arguments, tuned));
+        let seconds = |ran: &serde_json::Value| ran["seconds"].as_f64().unwrap();
+        let ratio = seconds(&tuned) / seconds(&plain);
+        eprintln!("{limit}: {:.1} s, tuned {:.1} s ({ratio:.2})", seconds(&plain), seconds(&tuned));
+        let adjustments = tuned["adjustments"].as_array().unwrap();
+        for adjustment in adjustments {
+            eprintln!("  {}", adjustment["text"].as_str().unwrap());
+        }
+        assert_eq!(
+            (&plain["limit"]["what"], &plain["adjustments"]),
+            (&limit.into(), &serde_json::json!([])),
+            "{plain:#}"
+        );
+        assert_eq!(plain["source_checksum"], tuned["source_checksum"]);
+        assert!(ratio <= most, "{tuned:#}");
+    }
+}
