@@ -13,9 +13,18 @@ use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser};
-use etlrs::{CancelToken, Error, ErrorKind, Result, Uri};
+use etlrs::{AllocatorUsage, CancelToken, Error, ErrorKind, Result, Uri};
 
 use crate::args::{Args, Command, Output};
+
+/// That of the system, and how many bytes it has given out.
+#[global_allocator]
+static ALLOCATOR: cap::Cap<std::alloc::System> = cap::Cap::new(std::alloc::System, usize::MAX);
+
+/// What it has given out.
+pub(crate) fn allocated() -> AllocatorUsage {
+    AllocatorUsage { live: ALLOCATOR.allocated(), peak: ALLOCATOR.max_allocated() }
+}
 
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;

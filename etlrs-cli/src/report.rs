@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use etlrs::{Adjustment, Limit, Plan, RunReport, Uri, diagnose_throughput, format_bytes, type_name};
+use etlrs::{
+    Adjustment, Limit, MemoryAnalysis, Plan, RunReport, Uri, diagnose_memory_usage, diagnose_throughput, format_bytes,
+    type_name,
+};
 use serde_json::{Value, json};
 
 use crate::describe::{NAME, align, short};
@@ -30,6 +33,8 @@ pub(crate) fn run_text(source: &Uri, target: &Uri, quarantine: Option<&Uri>, rep
     line("written", format!("{written:>width$} rows{}", bytes(report.load.bytes_written)));
     let rate = count((report.rows_read as f64 / seconds.max(1e-6)) as u64);
     line("time", format!("{seconds:.2} s, {rate} rows/s, {}", workers(report)));
+    let memory = diagnose_memory_usage(report, Some(crate::allocated()), 0);
+    line("memory", memory.verdict);
     let checked = match report.target_checksum {
         Some(_) => "source = target, read back before it was published",
         None => "of the source; the target confirmed the row count of each piece",
@@ -110,11 +115,27 @@ pub(crate) fn run_json(source: &Uri, target: &Uri, quarantine: Option<&Uri>, rep
             "verdict": analysis.verdict,
             "advice": analysis.advice,
         },
+        "memory": memory(&diagnose_memory_usage(report, Some(crate::allocated()), 0)),
         "stages": stages.collect::<Vec<_>>(),
         "adjustments": report.adjustments.iter().map(adjustment).collect::<Vec<_>>(),
         "alerts": report.alerts.iter().map(|alert| json!({ "name": alert.name(), "message": alert.to_string() })).collect::<Vec<_>>(),
         "cursor": report.cursor,
         "notes": report.notes,
+    })
+}
+
+fn memory(analysis: &MemoryAnalysis) -> Value {
+    let uses = analysis.uses.iter().map(|part| json!({ "name": part.name, "bytes": part.bytes }));
+    json!({
+        "budget": analysis.budget,
+        "allocated": analysis.allocator.map(|allocator| allocator.live),
+        "allocated_peak": analysis.allocator.map(|allocator| allocator.peak),
+        "resident": analysis.process.resident,
+        "resident_peak": analysis.process.resident_peak,
+        "largest_batch": analysis.largest_batch,
+        "uses": uses.collect::<Vec<_>>(),
+        "verdict": analysis.verdict,
+        "advice": analysis.advice,
     })
 }
 

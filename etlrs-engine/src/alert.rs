@@ -7,7 +7,7 @@ use std::time::Duration;
 use etlrs_core::{RunContext, format_bytes};
 use tokio::task::AbortHandle;
 
-use crate::Stages;
+use crate::{ProcessMemory, Stages};
 
 /// Raises alerts where a run goes beyond thresholds.
 ///
@@ -212,7 +212,8 @@ impl Shared {
     fn look(&self) {
         let counters = self.cx.counters();
         let (records, rejected) = (counters.rows_read.get(), counters.rows_rejected.get());
-        let snapshot = PerformanceSnapshot::new(self.stages.elapsed(), records, rejected, resident_memory());
+        let snapshot =
+            PerformanceSnapshot::new(self.stages.elapsed(), records, rejected, ProcessMemory::now().resident);
         for alert in self.alert.check_thresholds(&snapshot) {
             let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
             if raised.iter().all(|earlier| earlier.name() != alert.name()) {
@@ -224,13 +225,6 @@ impl Shared {
             }
         }
     }
-}
-
-/// Bytes of the process that are in RAM; 0 where the system does not tell.
-fn resident_memory() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok()).unwrap_or(0) * 1024
 }
 
 #[cfg(test)]

@@ -112,6 +112,11 @@ where
         found.map_err(shared)
     }
 
+    /// Bytes that it holds, about: what was put in lately may not be counted yet.
+    pub fn bytes(&self) -> usize {
+        self.cache.as_ref().map_or(0, |cache| usize::try_from(cache.weighted_size()).unwrap_or(usize::MAX))
+    }
+
     /// How often it had what it was asked for.
     pub fn stats(&self) -> &CacheStats {
         &self.stats

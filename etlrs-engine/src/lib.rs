@@ -24,6 +24,7 @@ mod cache;
 mod diagnosis;
 mod load;
 mod memory;
+mod memory_use;
 mod partitions;
 mod pipeline;
 mod pushdown;
@@ -39,6 +40,7 @@ pub use cache::{CacheStats, LookupCache};
 pub use diagnosis::{
     Limit, Measured, ThroughputAnalysis, diagnose_throughput, optimize_memory_usage, optimize_throughput,
 };
+pub use memory_use::{AllocatorUsage, BatchSizes, MemoryAnalysis, MemoryUse, ProcessMemory, diagnose_memory_usage};
 pub use pipeline::{Inspection, Pipeline, PipelineBuilder, Started, Verify, collect, inspect};
 pub use report::{PartitionReport, Plan, RunReport};
 pub use stages::{StageKind, StageReport, Stages};

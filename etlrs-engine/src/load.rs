@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
@@ -36,6 +36,7 @@ pub(crate) struct PartitionLoad<'a> {
     pub(crate) flight: &'a Flight,
     pub(crate) quarantine: Option<&'a Quarantine<'a>>,
     pub(crate) rows_read: AtomicU64,
+    pub(crate) largest_batch: AtomicUsize,
     pub(crate) stages: &'a Stages,
 }
 
@@ -124,7 +125,8 @@ impl PartitionLoad<'_> {
             Some(gate) => gate.before(source),
             None => source,
         };
-        let mut stream = counted(cx, source, rows_read.clone());
+        let largest = Arc::new(AtomicUsize::new(0));
+        let mut stream = counted(cx, source, rows_read.clone(), largest.clone());
         if !cx.config().enable_streaming {
             stream = read_whole(cx, stream).await?;
         }
@@ -152,6 +154,7 @@ impl PartitionLoad<'_> {
             ));
         }
         receipt.checksum = Some(checksum);
+        self.largest_batch.fetch_max(largest.load(Ordering::Relaxed), Ordering::Relaxed);
         Ok((receipt, rows_read.load(Ordering::Relaxed)))
     }
 }
@@ -177,10 +180,11 @@ async fn read_whole(cx: &RunContext, mut stream: BatchStream) -> Result<BatchStr
     Ok(batches_from_iter(batches))
 }
 
-fn counted(cx: &RunContext, stream: BatchStream, rows: Arc<AtomicU64>) -> BatchStream {
+fn counted(cx: &RunContext, stream: BatchStream, rows: Arc<AtomicU64>, largest: Arc<AtomicUsize>) -> BatchStream {
     let cx = cx.clone();
     map_stream(stream, move |batch| {
         rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+        largest.fetch_max(batch_bytes(&batch), Ordering::Relaxed);
         cx.counters().rows_read.add(batch.num_rows() as u64);
         Ok(batch)
     })

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use etlrs_core::{Checksum, LoadMode, LoadPreview, LoadResult, Partition, RunId, SchemaRef};
 
-use crate::{Adjustment, Alert, StageReport, Verify};
+use crate::{Adjustment, Alert, BatchSizes, MemoryUse, StageReport, Verify};
 
 /// What a run would do. Nothing has been touched.
 #[derive(Clone, Debug)]
@@ -89,6 +89,10 @@ pub struct RunReport {
     pub possible_workers: usize,
     /// The memory budget in bytes.
     pub memory: usize,
+    /// How it was shared out when the run began.
+    pub memory_use: Vec<MemoryUse>,
+    /// How large the batches of the source were.
+    pub batches: BatchSizes,
     /// What the time of the workers went into.
     pub stages: Vec<StageReport>,
     /// Thresholds that it went beyond, each once.

@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use arrow_schema::{DataType, Schema, SchemaRef};
@@ -12,6 +12,7 @@ use etlrs_core::{
 use crate::alert::Watch;
 use crate::load::{Means, PartitionLoad};
 use crate::memory::Shares;
+use crate::memory_use::{BatchSizes, MemoryUse, TABLE};
 use crate::partitions::{Crew, Flight, for_each};
 use crate::pipeline::{Pipeline, Started, Verify};
 use crate::pushdown;
@@ -154,6 +155,23 @@ impl<'a> Run<'a> {
         Shares::new(self.cx.memory().limit(), held, workers, self.scan.min_memory(), writer, quarantine)
     }
 
+    /// How the budget is shared out, with sessions that hold `sessions` bytes.
+    fn memory_use(&self, shares: Shares, sessions: usize) -> Vec<MemoryUse> {
+        let worker = self.cx.for_worker(shares.worker);
+        let of_all = |name: &str, bytes: usize| MemoryUse::new(name, bytes * shares.workers);
+        let tables = self.names.iter().zip(&self.transformers);
+        let tables = tables.map(|(name, bound)| MemoryUse::new(format!("{TABLE}{name}"), bound.held_memory()));
+        let parts = [
+            of_all("source", worker.reader_memory()),
+            of_all("batches", shares.worker - worker.reader_memory() - worker.writer_memory()),
+            of_all("target", worker.writer_memory()),
+            of_all("quarantine", shares.quarantine),
+            MemoryUse::new("sessions", sessions),
+            MemoryUse::new("large rows", shares.lane),
+        ];
+        parts.into_iter().chain(tables).filter(|part| part.bytes > 0).collect()
+    }
+
     /// Workers that would find something to do.
     fn possible_workers(&self) -> usize {
         self.employable(self.pipeline.settings.config.workers())
@@ -175,6 +193,7 @@ impl<'a> Run<'a> {
         // What the workers and the lane may hold, until the run is over.
         let _reserved = self.cx.memory().try_reserve(shares.of_workers() + shares.lane);
         let cx = self.cx.for_worker(shares.worker);
+        let memory_use = self.memory_use(shares, held);
         let stages = Stages::new(self.names.iter().cloned(), shares.workers);
         if let Some(on_start) = &self.pipeline.settings.on_start {
             let (partitions, notes) = (self.scan.partitions().to_vec(), self.scan.notes().to_vec());
@@ -211,6 +230,7 @@ impl<'a> Run<'a> {
             flight: &flight,
             quarantine: quarantine.as_ref(),
             rows_read: AtomicU64::new(0),
+            largest_batch: AtomicUsize::new(0),
             stages: &stages,
         };
         let start = Tuned { workers: shares.workers, writers: most_writers, batch_size: settings.config.batch_size };
@@ -242,6 +262,7 @@ impl<'a> Run<'a> {
         let adjustments = tuner.map(Tuner::finish).unwrap_or_default();
         let alerts = watch.map(Watch::finish).unwrap_or_default();
         totals.check_all()?;
+        let largest_batch = load.largest_batch.into_inner();
         let rows_read = load.rows_read.into_inner() + totals.of_source();
         let (mut receipts, mut of_quarantine, mut reports) = (Vec::new(), Vec::new(), Vec::new());
         for (receipt, set_aside, report) in loaded {
@@ -319,6 +340,8 @@ impl<'a> Run<'a> {
             workers: stages.most_workers(),
             possible_workers,
             memory: run_cx.memory().limit(),
+            memory_use,
+            batches: BatchSizes { largest: largest_batch, most: cx.batch_memory() },
             stages: stages.report(),
             alerts,
             adjustments,
