@@ -1,5 +1,6 @@
 //! The program `etlrs`, as a library so that its tests can be built with it.
 
+mod alert;
 mod args;
 mod describe;
 mod page;
@@ -44,7 +45,7 @@ pub fn main() -> ExitCode {
         .enable_all()
         .build()
         .map_err(|error| Error::new(ErrorKind::Io, format!("cannot start the runtime: {error}")))
-        .and_then(|runtime| runtime.block_on(dispatch(args.command)));
+        .and_then(|runtime| runtime.block_on(traced(dispatch(args.command))));
     match result {
         Ok(Done { rejected: false }) => ExitCode::SUCCESS,
         Ok(Done { rejected: true }) => ExitCode::from(REJECTED),
@@ -61,6 +62,22 @@ pub fn main() -> ExitCode {
             })
         }
     }
+}
+
+/// What `work` gives; its spans go to a collector if the environment names one.
+async fn traced<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    #[cfg(feature = "opentelemetry")]
+    if etlrs_metrics::Traces::are_wanted() {
+        let traces = etlrs_metrics::Traces::start()?;
+        traces.install()?;
+        let done = work.await;
+        // What was done is done, whoever heard of it.
+        if let Err(error) = traces.finish().await {
+            let _ = writeln!(std::io::stderr(), "warning: {error}");
+        }
+        return done;
+    }
+    work.await
 }
 
 /// Help and version as clap shows them; what is wrong with a command line in one sentence, like all other errors.

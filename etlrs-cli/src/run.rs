@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use etlrs::{
-    Alert, CancelToken, Error, ErrorKind, ErrorPolicy, Expr, Filter, OptionMap, PerformanceConfig, PipelineBuilder,
-    PipelineFile, Registry, Result, ScanRequest, Select, Uri, named, registry,
+    AlertActions, CancelToken, Error, ErrorKind, ErrorPolicy, Expr, Filter, OptionMap, PerformanceConfig,
+    PipelineBuilder, PipelineFile, Registry, Result, ScanRequest, Select, Uri, named, registry,
 };
 
 use etlrs_metrics::{MetricsServer, PerformanceMetrics};
 
 use crate::Done;
+use crate::alert::Actions;
 use crate::args::{Copy, CopyOptions, PlanArgs, RunFile, RunOptions};
 use crate::page::Page;
 use crate::progress::Progress;
@@ -22,8 +23,8 @@ struct Job {
     target: Uri,
     quarantine: Option<Uri>,
     builder: PipelineBuilder,
-    /// Run for each alert.
-    alert_command: Option<String>,
+    /// Taken for each alert.
+    alert_actions: AlertActions,
 }
 
 pub(crate) async fn copy(args: Copy, cancel: CancelToken) -> Result<Done> {
@@ -115,7 +116,7 @@ fn copy_job(registry: &Registry, source: Uri, target: Uri, copy: &CopyOptions, r
     let policy = run.policy(ErrorPolicy::default())?;
     let quarantine = policy.place(registry, &target)?;
     let builder = policy.apply(registry, &source, &target, builder.request(request))?;
-    Ok(Job { source, target, quarantine, builder, alert_command: None })
+    Ok(Job { source, target, quarantine, builder, alert_actions: AlertActions::default() })
 }
 
 /// # Errors
@@ -153,8 +154,8 @@ async fn file_jobs(path: &str, set: &[(String, String)], run: &RunOptions, cance
     let jobs = pipelines.into_iter().map(|(target, builder)| {
         let builder = builder.verify(run.verify.unwrap_or(target.verify));
         let quarantine = file.errors.place(&registry, &target.uri)?;
-        let (source, alert_command) = (file.source.clone(), file.alert_command.clone());
-        Ok(Job { source, target: target.uri, quarantine, builder, alert_command })
+        let (source, alert_actions) = (file.source.clone(), file.alert_actions.clone());
+        Ok(Job { source, target: target.uri, quarantine, builder, alert_actions })
     });
     jobs.collect()
 }
@@ -186,7 +187,9 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
         let tuned = label_of(&job.source, &job.target);
         let label = label_of(&job.source, &job.target);
         let (watched, name) = (metrics.cloned(), label.clone());
-        let (counting, alerted, command) = (metrics.cloned(), label.clone(), job.alert_command);
+        let (counting, alerted) = (metrics.cloned(), label.clone());
+        let actions = Arc::new(Actions::new(job.alert_actions));
+        let (acting, runtime) = (actions.clone(), tokio::runtime::Handle::current());
         let recorder: Arc<Mutex<Option<Recorder>>> = Arc::default();
         let (recording, is_recorded) = (recorder.clone(), options.report.is_some());
         let pipeline = job
@@ -197,9 +200,7 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
                 if let Some(metrics) = &counting {
                     metrics.record_alert(&alerted, alert);
                 }
-                if let Some(command) = &command {
-                    run_command(command, &alerted, alert);
-                }
+                acting.run(&runtime, &alerted, alert);
             })
             .on_adjustment(move |adjustment| {
                 // What it was for is told before, and what came of it after.
@@ -224,6 +225,7 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
             })
             .build()?;
         let result = pipeline.execute().await;
+        actions.finish().await;
         if let Some(progress) = progress.lock().unwrap_or_else(PoisonError::into_inner).take() {
             progress.stop();
         }
@@ -272,18 +274,6 @@ fn say(progress: &Mutex<Option<Progress>>, line: String) {
     match progress.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
         Some(progress) => progress.say(line),
         None => eprintln!("{line}"),
-    }
-}
-
-/// Starts the command of an alert. Whether it succeeds is its own affair.
-fn run_command(command: &str, pipeline: &str, alert: &Alert) {
-    let mut shell = std::process::Command::new("sh");
-    shell.arg("-c").arg(command).env("ETLRS_ALERT", alert.name()).env("ETLRS_MESSAGE", alert.to_string());
-    shell.env("ETLRS_PIPELINE", pipeline).stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
-    match shell.spawn() {
-        // Waited for by a thread, so that it does not stay as a zombie.
-        Ok(mut child) => drop(std::thread::spawn(move || child.wait())),
-        Err(error) => eprintln!("alert: its command cannot be started: {error}"),
     }
 }
 

@@ -9,6 +9,9 @@ use etlrs_core::{
     next_batch, type_name,
 };
 
+use tracing::field::Empty;
+use tracing::{Instrument, Span, info_span};
+
 use crate::alert::Watch;
 use crate::load::{Means, PartitionLoad};
 use crate::memory::Shares;
@@ -73,10 +76,14 @@ impl<'a> Run<'a> {
     }
 
     async fn execute_once(pipeline: &'a Pipeline, cancel: CancelToken, guess: bool) -> Result<RunReport> {
-        let run = Run::new(pipeline, cancel, guess).await?;
+        let span =
+            info_span!("run", id = Empty, partitions = Empty, rows = Empty, error = Empty, otel.status_code = Empty);
+        let scanned = Run::new(pipeline, cancel, guess).instrument(info_span!(parent: &span, "scan")).await;
+        let run = scanned.inspect_err(|error| record_error(&span, error))?;
+        span.record("id", run.cx.run_id().to_string()).record("partitions", run.scan.partitions().len());
         let mut sessions = Sessions::default();
         let report = async {
-            let begun = pipeline.loader.begin(&run.cx, run.load_plan());
+            let begun = pipeline.loader.begin(&run.cx, run.load_plan()).instrument(info_span!("begin"));
             sessions.target = Some(unless_cancelled(&run.cx, begun).await?);
             if let Some(loader) = &pipeline.quarantine {
                 let begun = loader.begin(&run.cx, run.quarantine_plan());
@@ -84,9 +91,15 @@ impl<'a> Run<'a> {
             }
             run.load(&mut sessions).await
         };
-        let report = report.await;
-        if report.is_err() {
-            sessions.abort().await;
+        let report = report.instrument(span.clone()).await;
+        match &report {
+            Ok(report) => {
+                span.record("rows", report.load.records_loaded);
+            }
+            Err(error) => {
+                record_error(&span, error);
+                sessions.abort().instrument(info_span!(parent: &span, "abort")).await;
+            }
         }
         report
     }
@@ -257,7 +270,27 @@ impl<'a> Run<'a> {
             }
         });
         let look = look.as_mut().map(|look| look as &mut dyn FnMut());
-        let loaded = for_each(&cx, &flight, &crew, look, async |id, means| load.partition(id, &means).await)?;
+        let load_span = info_span!("load", workers = shares.workers);
+        let loaded = for_each(&cx, &flight, &crew, look, async |id, means| {
+            let span = info_span!(
+                parent: &load_span,
+                "partition",
+                %id,
+                attempts = Empty,
+                rows = Empty,
+                error = Empty,
+                otel.status_code = Empty
+            );
+            let done = load.partition(id, &means).instrument(span.clone()).await;
+            match &done {
+                Ok((_, _, report)) => {
+                    span.record("rows", report.rows).record("attempts", report.attempts);
+                }
+                Err(error) => record_error(&span, error),
+            }
+            done
+        })?;
+        drop(load_span);
         let (loading, worker_time) = (stages.elapsed(), stages.worker_time());
         let adjustments = tuner.map(Tuner::finish).unwrap_or_default();
         let alerts = watch.map(Watch::finish).unwrap_or_default();
@@ -278,10 +311,9 @@ impl<'a> Run<'a> {
         let target_checksum = match self.pipeline.settings.verify {
             Verify::Full => {
                 let session = sessions.target.as_deref_mut().ok_or_else(gone)?;
-                Some(
-                    self.read_back(&cx, session, &receipts, possible_workers.min(shares.workers), source_checksum)
-                        .await?,
-                )
+                let workers = possible_workers.min(shares.workers);
+                let checked = self.read_back(&cx, session, &receipts, workers, source_checksum);
+                Some(checked.instrument(info_span!("verify")).await?)
             }
             Verify::Receipts => None,
         };
@@ -303,7 +335,7 @@ impl<'a> Run<'a> {
             let mut receipts: Vec<_> = of_quarantine.into_iter().flatten().collect();
             receipts.sort_by_key(|receipt| receipt.partition);
             // Before the target: if nothing comes after it, records are in the quarantine too often, and never nowhere.
-            publish_quarantine(session, receipts).await?;
+            publish_quarantine(session, receipts).instrument(info_span!("publish quarantine")).await?;
         }
         if let (LoadMode::Replace, Some(first)) = (pipeline.settings.mode, totals.first())
             && source_checksum.rows() == 0
@@ -317,7 +349,8 @@ impl<'a> Run<'a> {
             let message = format!("{all} {records} rejected and set aside, so the target stays as it is");
             return Err(Error::new(ErrorKind::InvalidData, message).hint(format!("the first: {first}")));
         }
-        let published = sessions.target.take().ok_or_else(gone)?.commit(receipts).await?;
+        let commit = sessions.target.take().ok_or_else(gone)?.commit(receipts);
+        let published = commit.instrument(info_span!("commit")).await?;
         let load = LoadResult::published(&published, source_checksum);
         if load.records_loaded != source_checksum.rows() {
             return Err(Error::new(
@@ -515,6 +548,11 @@ fn meaning_of(data_type: &DataType) -> (bool, i8, bool) {
         DataType::Date32 => (false, 0, true),
         _ => (false, 0, false),
     }
+}
+
+fn record_error(span: &Span, error: &Error) {
+    // As tracing-opentelemetry wants it.
+    span.record("error", error.to_string()).record("otel.status_code", "ERROR");
 }
 
 /// What a source is looked at with, and a target is taken hold of: with all workers that there may come to be.

@@ -27,9 +27,13 @@
 mod metrics;
 mod resources;
 mod server;
+#[cfg(feature = "opentelemetry")]
+mod traces;
 
 pub use etlrs_engine::{Alert, AlertThresholds, PerformanceAlert, PerformanceSnapshot};
 pub use metrics::PerformanceMetrics;
 pub use prometheus;
 pub use resources::ResourceUsage;
 pub use server::MetricsServer;
+#[cfg(feature = "opentelemetry")]
+pub use traces::Traces;

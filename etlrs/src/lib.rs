@@ -54,7 +54,7 @@ pub use etlrs_sql::{PostgresConnector, PostgresExtractor, PostgresLoader, Postgr
 #[cfg(feature = "sqlite")]
 pub use etlrs_sql::{SqliteConnector, SqliteExtractor, SqliteLoader};
 #[cfg(feature = "pipeline-file")]
-pub use pipeline_file::{PipelineFile, Target};
+pub use pipeline_file::{AlertActions, PipelineFile, Target};
 pub use tables::{list_tables, tables};
 
 /// A pipeline from one URI to another, to be completed.

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use etlrs_core::{
     CancelToken, Error, ErrorKind, LoadMode, OptionMap, OptionSet, PerformanceConfig, Registry, Result, ScanRequest,
-    Transformer, Uri, named,
+    Secret, Transformer, Uri, named,
 };
 use etlrs_engine::{AlertThresholds, PerformanceAlert, PipelineBuilder, Verify};
 use toml::{Table, Value};
@@ -58,11 +58,21 @@ pub struct PipelineFile {
     pub errors: ErrorPolicy,
     /// Beyond what alerts are raised, if there is anything.
     pub alerts: Option<AlertThresholds>,
-    /// A command that the program runs for each alert, by `sh -c`, with `ETLRS_ALERT`, `ETLRS_MESSAGE` and `ETLRS_PIPELINE` set.
-    pub alert_command: Option<String>,
+    /// What the program does with each alert, beside telling it.
+    pub alert_actions: AlertActions,
     transforms: Vec<Transform>,
     /// Name of the file, for errors.
     name: Option<String>,
+}
+
+/// What is done with an alert.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct AlertActions {
+    /// A command that is run by `sh -c`, with `ETLRS_ALERT`, `ETLRS_MESSAGE` and `ETLRS_PIPELINE` set.
+    pub command: Option<String>,
+    /// A URL to which it is posted as JSON. Such URLs hold tokens.
+    pub webhook: Option<Secret>,
 }
 
 /// A target of a [`PipelineFile`].
@@ -163,13 +173,13 @@ impl PipelineFile {
             Some(value) => read_errors(Section::of("[errors]", value)?, &folder)?,
             None => ErrorPolicy::default(),
         };
-        let (alerts, alert_command) = match file.take("alerts") {
+        let (alerts, alert_actions) = match file.take("alerts") {
             Some(value) => read_alerts(Section::of("[alerts]", value)?)?,
-            None => (None, None),
+            None => (None, AlertActions::default()),
         };
         file.finish()?;
         let (source, name) = (uri, None);
-        Ok(Self { source, source_options, request, targets, config, errors, alerts, alert_command, transforms, name })
+        Ok(Self { source, source_options, request, targets, config, errors, alerts, alert_actions, transforms, name })
     }
 
     /// A pipeline for each target, with everything of the file set; `cancel` stops them. Tables of lookups are read here.
@@ -242,12 +252,17 @@ fn read_errors(mut section: Section, folder: &Path) -> Result<ErrorPolicy> {
     Ok(errors)
 }
 
-fn read_alerts(mut section: Section) -> Result<(Option<AlertThresholds>, Option<String>)> {
+fn read_alerts(mut section: Section) -> Result<(Option<AlertThresholds>, AlertActions)> {
     let command = section.text("command")?;
+    let webhook = section.text("webhook")?;
+    if webhook.as_ref().is_some_and(|url| !url.starts_with("https://") && !url.starts_with("http://")) {
+        return Err(Error::new(ErrorKind::InvalidConfig, "webhook is no URL that begins with https:// or http://")
+            .in_source("[alerts]"));
+    }
     let pairs = section.rest();
     let pairs = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     let thresholds = AlertThresholds::from_pairs(pairs).map_err(|error| error.in_source("[alerts]"))?;
-    Ok((Some(thresholds), command))
+    Ok((Some(thresholds), AlertActions { command, webhook: webhook.map(Secret::new) }))
 }
 
 pub(crate) fn relative(text: String, folder: &Path) -> Uri {
@@ -395,6 +410,7 @@ mod tests {
             (&format!("{SMALL}[errors]\non_error='quarantin'"), "did you mean quarantine?"),
             (&format!("{SMALL}[errors]\nmax_errors=-1"), "max_errors in [errors] must be a number of at least 0"),
             (&format!("{SMALL}[errors]\npath='x'"), "[errors]"),
+            (&format!("{SMALL}[alerts]\nwebhook='hooks.example/secret'"), "[alerts]: webhook is no URL that begins"),
             (&format!("{SMALL}[alerts]\nmax_second=5"), "did you mean max_seconds?"),
             (&format!("{SMALL}[alerts]\nmax_error_rate='x'"), "option max_error_rate cannot be"),
             (&format!("{SMALL}[transform]\ntype='x'"), "[[transform]]"),

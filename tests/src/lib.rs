@@ -10,6 +10,7 @@ pub struct PerformanceGuide;
 pub mod link;
 pub mod mariadb;
 pub mod postgres;
+pub mod receiver;
 pub mod s3;
 
 use std::fmt::Write;
@@ -80,6 +81,11 @@ impl Ran {
         assert_eq!(self.code, 0, "{self:?}");
         serde_json::from_str(&self.stdout).unwrap()
     }
+}
+
+/// A port of this machine on which nobody listens.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// The root of the repository.
