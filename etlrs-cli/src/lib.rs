@@ -1,6 +1,7 @@
 //! The program `etlrs`, as a library so that its tests can be built with it.
 
 mod alert;
+mod allocator;
 mod args;
 mod describe;
 mod page;
@@ -14,18 +15,9 @@ use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser};
-use etlrs::{AllocatorUsage, CancelToken, Error, ErrorKind, Result, Uri};
+use etlrs::{CancelToken, Error, ErrorKind, Result, Uri};
 
 use crate::args::{Args, Command, Output};
-
-/// That of the system, and how many bytes it has given out.
-#[global_allocator]
-static ALLOCATOR: cap::Cap<std::alloc::System> = cap::Cap::new(std::alloc::System, usize::MAX);
-
-/// What it has given out.
-pub(crate) fn allocated() -> AllocatorUsage {
-    AllocatorUsage { live: ALLOCATOR.allocated(), peak: ALLOCATOR.max_allocated() }
-}
 
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
@@ -35,6 +27,7 @@ const INTERRUPTED: u8 = 130;
 /// Reads the command line, does what it says, and gives the exit code: 0 done and verified, 1 failed with the target
 /// unchanged, 2 wrong usage, 3 done with records in quarantine, 130 interrupted.
 pub fn main() -> ExitCode {
+    allocator::keep_freed_memory();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => return usage(&error),

@@ -8,6 +8,7 @@ use etlrs::{
 };
 use serde_json::{Value, json};
 
+use crate::allocator::allocated;
 use crate::describe::{NAME, align, short};
 
 /// Seconds of a run of which nobody wants to know what limited it.
@@ -33,7 +34,7 @@ pub(crate) fn run_text(source: &Uri, target: &Uri, quarantine: Option<&Uri>, rep
     line("written", format!("{written:>width$} rows{}", bytes(report.load.bytes_written)));
     let rate = count((report.rows_read as f64 / seconds.max(1e-6)) as u64);
     line("time", format!("{seconds:.2} s, {rate} rows/s, {}", workers(report)));
-    let memory = diagnose_memory_usage(report, Some(crate::allocated()), 0);
+    let memory = diagnose_memory_usage(report, Some(allocated()), 0);
     line("memory", memory.verdict);
     let checked = match report.target_checksum {
         Some(_) => "source = target, read back before it was published",
@@ -115,7 +116,7 @@ pub(crate) fn run_json(source: &Uri, target: &Uri, quarantine: Option<&Uri>, rep
             "verdict": analysis.verdict,
             "advice": analysis.advice,
         },
-        "memory": memory(&diagnose_memory_usage(report, Some(crate::allocated()), 0)),
+        "memory": memory(&diagnose_memory_usage(report, Some(allocated()), 0)),
         "stages": stages.collect::<Vec<_>>(),
         "adjustments": report.adjustments.iter().map(adjustment).collect::<Vec<_>>(),
         "alerts": report.alerts.iter().map(|alert| json!({ "name": alert.name(), "message": alert.to_string() })).collect::<Vec<_>>(),
