@@ -3,13 +3,12 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type};
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
-use criterion::{Criterion, Throughput};
-use etlrs_bench::{BATCH_ROWS, block_on, criterion_folder, for_each};
+use criterion::Throughput;
+use etlrs_bench::{BATCH_ROWS, SIZES, block_on, criterion, for_each};
 use etlrs_core::{
     PerformanceConfig, Record, RunContext, Secret, Transformer, batch_bytes, batches_from_iter, parse_type,
 };
@@ -64,14 +63,9 @@ fn heavy(record: Record<'_>) -> etlrs_core::Result<bool> {
 }
 
 fn main() {
-    let mut criterion = Criterion::default()
-        .output_directory(&criterion_folder())
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2))
-        .sample_size(20)
-        .configure_from_args();
+    let mut criterion = criterion();
     let expr = |text: &str| Expr::parse(text).unwrap();
-    for rows in [100, 10_000, 1_000_000] {
+    for rows in SIZES {
         let batches = batches(rows);
         let bytes: usize = batches.iter().map(batch_bytes).sum();
         let late: usize = batches

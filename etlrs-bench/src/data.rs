@@ -161,13 +161,22 @@ pub fn schema(kind: Kind) -> SchemaRef {
 
 /// A table of this kind with a header, of `bytes` or a little more.
 pub fn csv(kind: Kind, bytes: usize) -> String {
+    csv_until(kind, |_, length| length >= bytes)
+}
+
+/// A table of this kind with a header and `rows` rows.
+pub fn csv_of_rows(kind: Kind, rows: usize) -> String {
+    csv_until(kind, |row, _| row >= rows as u64)
+}
+
+/// Rows until `is_done` of their number and of the length of the text.
+fn csv_until(kind: Kind, is_done: impl Fn(u64, usize) -> bool) -> String {
     let mut random = Random(17);
     let schema = schema(kind);
     let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     let mut text = names.join(",") + "\n";
-    text.reserve(bytes + 4096);
     let mut row: u64 = 0;
-    while text.len() < bytes {
+    while !is_done(row, text.len()) {
         match kind {
             Kind::Lineitem => random.lineitem(row, &mut text),
             _ => {

@@ -7,10 +7,11 @@
 mod data;
 mod table;
 
-pub use data::{Kind, csv, schema};
+pub use data::{Kind, csv, csv_of_rows, schema};
 pub use table::{criterion_folder, print_table};
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use etlrs_core::{BatchStream, PerformanceConfig, Result, RunContext, next_batch};
@@ -60,6 +61,19 @@ pub fn same_rows(one: &[RecordBatch], other: &[RecordBatch]) -> bool {
         (our, their) = (rest(one).or_else(|| ours.next()), rest(two).or_else(|| theirs.next()));
     }
     our.is_none() && their.is_none()
+}
+
+/// Rows of the tables that suites move.
+pub const SIZES: [usize; 3] = [100, 10_000, 1_000_000];
+
+/// Criterion as the suites use it; the arguments of the command line win.
+pub fn criterion() -> criterion::Criterion {
+    criterion::Criterion::default()
+        .output_directory(&criterion_folder())
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
+        .sample_size(10)
+        .configure_from_args()
 }
 
 /// Where files are put: in memory if the system offers that, so that no disk is measured.

@@ -58,7 +58,7 @@ fn run_command(command: &str, pipeline: &str, alert: &Alert) {
     match shell.spawn() {
         // Waited for by a thread, so that it does not stay as a zombie.
         Ok(mut child) => drop(std::thread::spawn(move || child.wait())),
-        Err(error) => eprintln!("alert: its command cannot be started: {error}"),
+        Err(error) => crate::tell(&format!("alert: its command cannot be started: {error}")),
     }
 }
 
@@ -70,9 +70,9 @@ async fn post(url: Secret, body: String) {
     };
     match sent.await {
         Ok(answer) if answer.status().is_success() => {}
-        Ok(answer) => eprintln!("alert: its webhook answered {}", answer.status()),
+        Ok(answer) => crate::tell(&format!("alert: its webhook answered {}", answer.status())),
         // Without the URL, which holds a token.
-        Err(error) => eprintln!("alert: its webhook cannot be reached: {}", reason(&error.without_url())),
+        Err(error) => crate::tell(&format!("alert: its webhook cannot be reached: {}", reason(&error.without_url()))),
     }
 }
 

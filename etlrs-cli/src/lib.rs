@@ -57,6 +57,11 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Writes a line to standard error, if somebody reads it. `eprintln` would end a run that nobody listens to any more.
+pub(crate) fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// What `work` gives; its spans go to a collector if the environment names one.
 async fn traced<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     #[cfg(feature = "opentelemetry")]
@@ -66,7 +71,7 @@ async fn traced<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
         let done = work.await;
         // What was done is done, whoever heard of it.
         if let Err(error) = traces.finish().await {
-            let _ = writeln!(std::io::stderr(), "warning: {error}");
+            tell(&format!("warning: {error}"));
         }
         return done;
     }

@@ -1,8 +1,10 @@
 //! The report of a run as a page for a browser, which needs nothing besides.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
-use etlrs::{Error, Result, RunReport, Uri};
+use etlrs::{Error, ErrorKind, Result, RunReport, Uri};
 use serde_json::{Value, json};
 
 use crate::recorder::Moment;
@@ -63,17 +65,35 @@ impl Page {
         self.runs.push(json!({ "result": { "source": source, "target": target }, "error": error.to_string() }));
     }
 
-    /// Writes it to `path`.
+    /// Writes it to `path`, in the place of an earlier page and of nothing else.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        if !is_free(path).map_err(|error| Error::io("read", path, error))? {
+            let message = format!("{} is there, and is no page of an earlier run", path.display());
+            return Err(Error::new(ErrorKind::AlreadyExists, message).hint("name another file, or remove it"));
+        }
         std::fs::write(path, self.text()).map_err(|error| Error::io("write", path, error))
     }
 
     fn text(&self) -> String {
-        const TEMPLATE: &str = include_str!("report.html");
         // Names of files may hold what would end the script.
         let data = Value::Array(self.runs.clone()).to_string().replace('<', "\\u003c");
         TEMPLATE.replacen("{{runs}}", &data, 1)
     }
+}
+
+const TEMPLATE: &str = include_str!("report.html");
+/// How every page begins.
+const BEGINNING: usize = 15;
+
+/// Whether a page may be put there: a slip of the hand must not cost somebody a table.
+fn is_free(path: &Path) -> std::io::Result<bool> {
+    // A pipe or a device holds nothing.
+    if !path.is_file() {
+        return Ok(true);
+    }
+    let mut beginning = Vec::new();
+    File::open(path)?.take(BEGINNING as u64).read_to_end(&mut beginning)?;
+    Ok(beginning.is_empty() || TEMPLATE.as_bytes().starts_with(&beginning) && beginning.len() == BEGINNING)
 }
 
 #[cfg(test)]

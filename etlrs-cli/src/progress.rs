@@ -175,7 +175,7 @@ impl View for Bar {
     }
 
     fn say(&mut self, line: &str) {
-        self.bar.suspend(|| eprintln!("{line}"));
+        self.bar.suspend(|| crate::tell(line));
     }
 
     fn finish(&mut self) {
@@ -215,7 +215,7 @@ impl View for Lines {
     }
 
     fn say(&mut self, line: &str) {
-        eprintln!("{line}");
+        crate::tell(line);
     }
 
     fn finish(&mut self) {}

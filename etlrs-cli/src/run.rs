@@ -252,7 +252,10 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
         }
         if let Some(path) = &options.report {
             page.add(&job.source, &job.target, job.quarantine.as_ref(), &report, &moments);
-            page.write(path).map_err(|error| error.within("--report"))?;
+            // What was loaded is there, and is told.
+            if let Err(error) = page.write(path) {
+                crate::tell(&format!("warning: {}", error.within("--report")));
+            }
         }
         done.rejected |= report.rows_rejected > 0;
         if options.output.is_json() {
@@ -273,7 +276,7 @@ fn label_of(source: &Uri, target: &Uri) -> String {
 fn say(progress: &Mutex<Option<Progress>>, line: String) {
     match progress.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
         Some(progress) => progress.say(line),
-        None => eprintln!("{line}"),
+        None => crate::tell(&line),
     }
 }
 
@@ -282,6 +285,6 @@ async fn serve(address: &str) -> Result<(PerformanceMetrics, MetricsServer)> {
     let metrics = PerformanceMetrics::new()?;
     let server = MetricsServer::start(address, metrics.clone()).await.map_err(|error| error.within("--metrics"))?;
     // Whoever asks for any free port wants to know which one it is.
-    eprintln!("metrics at http://{}/metrics", server.address());
+    crate::tell(&format!("metrics at http://{}/metrics", server.address()));
     Ok((metrics, server))
 }

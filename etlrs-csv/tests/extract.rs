@@ -843,3 +843,25 @@ fn the_types_of_the_target_guide_the_guess() {
         }
     }
 }
+
+/// The setting of the run holds where the extractor has none of its own.
+#[test]
+fn files_are_mapped_if_the_run_says_so() {
+    let file = file("a,b\n".to_owned() + &"1,2\n".repeat(100_000));
+    let is_mapped = |config: PerformanceConfig, extractor: CsvExtractor| {
+        let cx = RunContext::new(config.with_batch_size(10usize));
+        block_on(async {
+            let scan = extractor.scan(&cx, &ScanRequest::all().partitions(1)).await.unwrap();
+            let mut stream = scan.read(&cx, &scan.partitions()[0]).unwrap();
+            next_batch(&mut stream).await.unwrap().unwrap();
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            maps.contains(file.path.to_str().unwrap())
+        })
+    };
+    let [off, on] = [false, true].map(|on| PerformanceConfig::default().with_enable_memory_mapping(on));
+    let extractor = || CsvExtractor::new(&file.path);
+    assert!(!is_mapped(off.clone(), extractor()));
+    assert!(is_mapped(on.clone(), extractor()));
+    assert!(is_mapped(off, extractor().with_memory_mapping(true)));
+    assert!(!is_mapped(on, extractor().with_memory_mapping(false)));
+}

@@ -27,6 +27,7 @@ mod memory;
 mod memory_use;
 mod partitions;
 mod pipeline;
+mod pool;
 mod pushdown;
 mod quarantine;
 mod report;
@@ -42,6 +43,7 @@ pub use diagnosis::{
 };
 pub use memory_use::{AllocatorUsage, BatchSizes, MemoryAnalysis, MemoryUse, ProcessMemory, diagnose_memory_usage};
 pub use pipeline::{Inspection, Pipeline, PipelineBuilder, Started, Verify, collect, inspect};
+pub use pool::{PooledRecord, RecordPool};
 pub use report::{PartitionReport, Plan, RunReport};
 pub use stages::{StageKind, StageReport, Stages};
 pub use transform::*;

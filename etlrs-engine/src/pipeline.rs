@@ -4,8 +4,8 @@ use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use etlrs_core::{
     BatchStream, BoundTransformer, CancelToken, DatasetSnapshot, Detail, Error, ErrorKind, Extractor, Fingerprint,
-    LoadMode, Loader, Partition, PerformanceConfig, Result, RunContext, Scan, ScanRequest, SchemaRef, Transformer,
-    next_batch, unknown_name,
+    LoadMode, Loader, Partition, PerformanceConfig, Result, RunContext, RunId, Scan, ScanRequest, SchemaRef,
+    Transformer, next_batch, unknown_name,
 };
 use tokio::runtime::Handle;
 
@@ -57,6 +57,8 @@ impl std::str::FromStr for Verify {
 pub struct Started {
     /// The run, with its counters.
     pub cx: RunContext,
+    /// The run that this one begins again, because a guess of the source was wrong.
+    pub instead_of: Option<RunId>,
     /// The pieces in which the source is read.
     pub partitions: Vec<Partition>,
     /// What there is to know about the source.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use arrow_schema::{DataType, Schema, SchemaRef};
 use etlrs_core::{
     BoundTransformer, CancelToken, Checksum, Effect, Error, ErrorKind, Fingerprint, LoadMode, LoadPlan, LoadResult,
-    LoadSession, Loader, PerformanceConfig, Receipt, Rejected, Rejects, Result, RunContext, Scan, Transformer,
+    LoadSession, Loader, PerformanceConfig, Receipt, Rejected, Rejects, Result, RunContext, RunId, Scan, Transformer,
     next_batch, type_name,
 };
 
@@ -37,6 +37,7 @@ pub(crate) struct Run<'a> {
     pub(crate) schema: SchemaRef,
     keys: Vec<String>,
     started: Instant,
+    instead_of: Option<RunId>,
 }
 
 impl<'a> Run<'a> {
@@ -68,18 +69,28 @@ impl<'a> Run<'a> {
     }
 
     pub(crate) async fn execute(pipeline: &'a Pipeline, cancel: CancelToken) -> Result<RunReport> {
-        match Self::execute_once(pipeline, cancel.clone(), true).await {
+        let mut id = None;
+        match Self::execute_once(pipeline, cancel.clone(), true, &mut id).await {
             // Nothing was published, so the run may begin again.
-            Err(error) if error.kind() == ErrorKind::SplitRefuted => Self::execute_once(pipeline, cancel, false).await,
+            Err(error) if error.kind() == ErrorKind::SplitRefuted => {
+                Self::execute_once(pipeline, cancel, false, &mut id).await
+            }
             done => done,
         }
     }
 
-    async fn execute_once(pipeline: &'a Pipeline, cancel: CancelToken, guess: bool) -> Result<RunReport> {
+    /// `id` is that of the run that this one begins again, and then its own.
+    async fn execute_once(
+        pipeline: &'a Pipeline,
+        cancel: CancelToken,
+        guess: bool,
+        id: &mut Option<RunId>,
+    ) -> Result<RunReport> {
         let span =
             info_span!("run", id = Empty, partitions = Empty, rows = Empty, error = Empty, otel.status_code = Empty);
         let scanned = Run::new(pipeline, cancel, guess).instrument(info_span!(parent: &span, "scan")).await;
-        let run = scanned.inspect_err(|error| record_error(&span, error))?;
+        let mut run = scanned.inspect_err(|error| record_error(&span, error))?;
+        run.instead_of = id.replace(run.cx.run_id());
         span.record("id", run.cx.run_id().to_string()).record("partitions", run.scan.partitions().len());
         let mut sessions = Sessions::default();
         let report = async {
@@ -146,7 +157,7 @@ impl<'a> Run<'a> {
         for key in &keys {
             etlrs_core::column_index(&schema, key)?;
         }
-        Ok(Self { pipeline, cx, scan, fingerprint, transformers, names, schema, keys, started })
+        Ok(Self { pipeline, cx, scan, fingerprint, transformers, names, schema, keys, started, instead_of: None })
     }
 
     fn load_plan(&self) -> LoadPlan {
@@ -210,7 +221,8 @@ impl<'a> Run<'a> {
         let stages = Stages::new(self.names.iter().cloned(), shares.workers);
         if let Some(on_start) = &self.pipeline.settings.on_start {
             let (partitions, notes) = (self.scan.partitions().to_vec(), self.scan.notes().to_vec());
-            on_start(&Started { cx: cx.clone(), partitions, notes, stages: stages.clone() });
+            let instead_of = self.instead_of;
+            on_start(&Started { cx: cx.clone(), instead_of, partitions, notes, stages: stages.clone() });
         }
 
         let settings = &self.pipeline.settings;

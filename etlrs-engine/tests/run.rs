@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use etlrs_core::*;
-use etlrs_engine::{FilterTransformer, PipelineBuilder, Verify};
+use etlrs_engine::{FilterTransformer, MapTransformer, PipelineBuilder, Verify};
 use proptest::prelude::*;
 
 /// `rows` numbers from 0, in `batches` batches.
@@ -461,5 +461,52 @@ proptest! {
         prop_assert_eq!(report.rows_dropped, (rows as usize - expected.len()) as u64);
         let plain = Checksum::of_batch(&record_batch([("n", expected.into_iter().map(Some).collect())])).unwrap();
         prop_assert_eq!(report.source_checksum, plain);
+    }
+}
+
+/// Bytes of the mapping that `address` is in.
+fn mapping_around(address: usize) -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let ranges = maps.lines().map(|line| {
+        let (from, to) = line.split_whitespace().next().unwrap().split_once('-').unwrap();
+        usize::from_str_radix(from, 16).unwrap()..usize::from_str_radix(to, 16).unwrap()
+    });
+    ranges.into_iter().find(|range| range.contains(&address)).unwrap().len()
+}
+
+#[test]
+fn settings_of_workers_and_attempts_are_obeyed() {
+    let run = |config: PerformanceConfig, stack: Arc<AtomicU32>| {
+        let measure = MapTransformer::over_batches(move |batch| {
+            let here = 0u8;
+            let bytes = mapping_around(std::ptr::from_ref(&here).addr());
+            stack.fetch_max(u32::try_from(bytes).unwrap(), Ordering::SeqCst);
+            Ok(batch.clone())
+        });
+        let builder = PipelineBuilder::new().extract(numbers(1000, 16)).transform(measure).load(MemoryLoader::new());
+        let pipeline = builder.request(many()).config(config).build().unwrap();
+        tokio::runtime::Runtime::new().unwrap().block_on(pipeline.execute()).unwrap()
+    };
+    for bytes in [1 << 20, 8 << 20] {
+        let stack = Arc::new(AtomicU32::new(0));
+        let report = run(config().with_thread_stack_size(bytes as usize), stack.clone());
+        assert_eq!(report.workers, 4);
+        let found = stack.load(Ordering::SeqCst);
+        assert!(found >= bytes - (64 << 10) && found < bytes + (1 << 20), "{found} of {bytes}");
+    }
+    assert_eq!(run(config().with_enable_parallel_processing(false), Arc::default()).workers, 1);
+
+    for most in [1, 3] {
+        let fault = Fault { failing_reads: Arc::new(AtomicU32::new(100)), transient: true, ..Fault::default() };
+        let failing = fault.failing_reads.clone();
+        let pipeline = PipelineBuilder::new()
+            .extract(Faulty(numbers(1000, 1), fault))
+            .load(MemoryLoader::new())
+            .request(many())
+            .config(PerformanceConfig { batch_size: 10, max_attempts: most, ..config() })
+            .build()
+            .unwrap();
+        tokio::runtime::Runtime::new().unwrap().block_on(pipeline.execute()).unwrap_err();
+        assert_eq!(100 - failing.load(Ordering::SeqCst), most);
     }
 }

@@ -72,10 +72,10 @@ impl Layout {
     }
 }
 
-/// Whether some line is a value that begins with `first`.
+/// Whether some line is a value that begins with `first`, in its first column: within a value that stands on many lines, others do.
 fn has_line(text: &[u8], first: u8) -> bool {
     text.split(|&byte| byte == b'\n')
-        .map(<[u8]>::trim_ascii)
+        .map(<[u8]>::trim_ascii_end)
         .any(|line| line.first() == Some(&first) && syntax::value(line, 0, 0) == Ok(line.len()))
 }
 
@@ -91,6 +91,7 @@ mod tests {
             ("{\"a\":1}", Lines, Lines),
             (" \n\n{\"a\":1}\r\n", Lines, Lines),
             ("{\n\"a\":1}\n", Values, Values),
+            ("{\n \"a\": NaN,\n \"b\": [\n  {\"c\":1},\n  {\"c\":2}\n ]\n}\n", Lines, Values),
             ("{\"a\":1}{\"a\":2}\n", Lines, Values),
             ("[{\"a\":1}]", Array, Array),
             ("[\n{\"a\":1}\n]\n", Array, Array),

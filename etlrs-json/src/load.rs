@@ -125,18 +125,18 @@ fn require_lines(old: &OldFile, target: &Path) -> Result<()> {
     }
     let failed = |error| reading(target, error);
     let mut input = BufReader::new(old.read()?);
-    let mut start = Vec::new();
+    let (mut start, mut whole) = (Vec::new(), false);
     // White space, of which there may be much, says nothing.
     while start.trim_ascii().is_empty() {
         start.clear();
         if input.by_ref().take(WINDOW as u64).read_to_end(&mut start).map_err(failed)? == 0 {
             return Ok(());
         }
+        whole = start.len() < WINDOW;
         if let Some(encoding) = Encoding::of_mark(&start) {
             start.drain(..if encoding == Encoding::Utf8 { 3 } else { 0 });
         }
     }
-    let whole = start.len() < WINDOW;
     let is_text = match std::str::from_utf8(&start) {
         Ok(_) => true,
         // A character that is cut.
@@ -217,12 +217,12 @@ impl Format {
         // What becomes null or text is not what it was.
         let exact = options.non_finite == NonFinite::Fail;
         let read_as = read_as(&plan.schema).filter(|types| exact && !types.is_empty());
-        let (between, behind): (&[u8], &[u8]) = match layout {
-            JsonWriteLayout::Lines => (b"", b"\n"),
-            JsonWriteLayout::Array => (b",\n", b""),
+        let (depth, around): (_, (&[u8], &[u8])) = match layout {
+            JsonWriteLayout::Lines => (1, (b"", b"\n")),
+            JsonWriteLayout::Array => (2, (b",\n", b"")),
         };
         let rules = Rules { omit_nulls: options.omit_nulls, non_finite: options.non_finite };
-        let encoder = Encoder::new(&plan.schema, rules, between, behind);
+        let encoder = Encoder::new(&plan.schema, rules, depth, around);
         Ok(Self { layout, compression, encoder, names, described, read_as, notes })
     }
 }

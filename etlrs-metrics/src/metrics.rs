@@ -152,8 +152,10 @@ impl PerformanceMetrics {
     /// [`record_pipeline_failure`](Self::record_pipeline_failure): for [`on_start`](etlrs_engine::PipelineBuilder::on_start).
     pub fn watch(&self, pipeline: &str, started: &Started) {
         let mut live = self.live();
-        // A run that begins again.
-        live.runs.retain(|run| run.pipeline != pipeline || run.cx.run_id() != started.cx.run_id());
+        let before = live.runs.iter().position(|run| Some(run.cx.run_id()) == started.instead_of);
+        if let Some(before) = before {
+            self.ended(live.runs.remove(before));
+        }
         let seen = Seen { stages: Vec::new(), bytes_read: 0, retries: 0, rows_read: 0, at: Instant::now() };
         let (cx, stages) = (started.cx.clone(), started.stages.clone());
         live.runs.push(Run { pipeline: pipeline.to_owned(), cx, stages, seen });

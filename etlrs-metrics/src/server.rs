@@ -7,7 +7,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio::task::AbortHandle;
 
@@ -52,6 +52,11 @@ impl Drop for MetricsServer {
     }
 }
 
+/// Who asks nothing for so long is hung up on.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+/// Connections at a time: a run needs files to be opened too.
+const MOST_CONNECTIONS: usize = 64;
+
 async fn serve(listener: TcpListener, metrics: PerformanceMetrics) {
     // Ends its connections with itself.
     let mut connections = tokio::task::JoinSet::new();
@@ -62,12 +67,16 @@ async fn serve(listener: TcpListener, metrics: PerformanceMetrics) {
             continue;
         };
         while connections.try_join_next().is_some() {}
+        if connections.len() >= MOST_CONNECTIONS {
+            continue;
+        }
         let metrics = metrics.clone();
         let service = service_fn(move |request| std::future::ready(Ok::<_, Infallible>(answer(&request, &metrics))));
         connections.spawn(async move {
             // Whoever hangs up gets no answer.
-            let _ =
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(connection), service).await;
+            let mut server = hyper::server::conn::http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+            let _ = server.serve_connection(TokioIo::new(connection), service).await;
         });
     }
 }

@@ -1,6 +1,7 @@
 //! Spans of runs for a collector of [OpenTelemetry](https://opentelemetry.io).
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use etlrs_core::{Error, ErrorKind, Result};
@@ -56,7 +57,7 @@ impl Traces {
             Error::new(ErrorKind::InvalidConfig, format!("traces cannot be sent: {error}"))
                 .hint("look at the variables that begin with OTEL_EXPORTER_OTLP_")
         };
-        let client = reqwest::Client::builder().build().map_err(|error| wrong(&error))?;
+        let client = reqwest::Client::builder().timeout(timeout()).build().map_err(|error| wrong(&error))?;
         let client = Client { client, runtime: Handle::current(), problem: problem.clone() };
         let exporter = SpanExporter::builder().with_http().with_http_client(client).with_protocol(Protocol::HttpBinary);
         let exporter = exporter.build().map_err(|error| wrong(&error))?;
@@ -107,6 +108,13 @@ impl Traces {
             Some(problem) => Err(Error::new(ErrorKind::Io, format!("traces were not sent: {problem}"))),
         }
     }
+}
+
+/// In which a collector has to answer, as the environment has it.
+fn timeout() -> Duration {
+    let names = ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"];
+    let given = names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok());
+    Duration::from_millis(given.unwrap_or(10_000))
 }
 
 /// Sends from the runtime, whoever asks: the thread that gathers spans is none of it.

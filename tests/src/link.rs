@@ -3,13 +3,21 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Passes connections on to a server, at so many bytes a second in each direction.
 pub struct Link {
     port: u16,
     stop: Arc<AtomicBool>,
+    open: Arc<Open>,
+}
+
+/// Connections that there are now, and the most that there were at a time.
+#[derive(Default)]
+struct Open {
+    now: AtomicUsize,
+    most: AtomicUsize,
 }
 
 /// Bytes that are passed on at once.
@@ -32,6 +40,8 @@ impl Link {
         let port = listener.local_addr().unwrap().port();
         let stop = Arc::new(AtomicBool::new(false));
         let is_stopped = stop.clone();
+        let open = Arc::new(Open::default());
+        let counted = open.clone();
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 if is_stopped.load(Ordering::Relaxed) {
@@ -41,10 +51,21 @@ impl Link {
                 let copies = (client.try_clone().unwrap(), server.try_clone().unwrap());
                 let [up, down] = paces();
                 std::thread::spawn(move || pass(client, copies.1, &up));
-                std::thread::spawn(move || pass(server, copies.0, &down));
+                let now = counted.now.fetch_add(1, Ordering::SeqCst) + 1;
+                counted.most.fetch_max(now, Ordering::SeqCst);
+                let counted = counted.clone();
+                std::thread::spawn(move || {
+                    pass(server, copies.0, &down);
+                    counted.now.fetch_sub(1, Ordering::SeqCst);
+                });
             }
         });
-        Self { port, stop }
+        Self { port, stop, open }
+    }
+
+    /// The most connections that there were at a time since this was asked last.
+    pub fn most_connections(&self) -> usize {
+        self.open.most.swap(0, Ordering::SeqCst)
     }
 
     /// The port on 127.0.0.1 that stands for that of the server.

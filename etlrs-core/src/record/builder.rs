@@ -1,3 +1,4 @@
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 use arrow_array::builder::*;
@@ -72,12 +73,13 @@ impl RecordBatchBuilder {
         self.rows == 0
     }
 
-    /// Adds a row.
+    /// Adds a row, be it given or only lent.
     ///
     /// # Errors
     /// `SchemaMismatch` for a value that its column cannot hold exactly, or a record of another number of columns.
     /// The builder is only good for dropping then.
-    pub fn push(&mut self, record: OwnedRecord) -> Result<()> {
+    pub fn push(&mut self, record: impl Borrow<OwnedRecord>) -> Result<()> {
+        let record = record.borrow();
         let width = record.schema().fields().len();
         if width != self.columns.len() {
             return Err(Error::new(

@@ -115,6 +115,14 @@ impl OwnedRecord {
         Ok(())
     }
 
+    /// Makes all values null. What the record took for its values it keeps.
+    pub fn clear(&mut self) {
+        match &mut self.0 {
+            Row::Values { values, .. } => values.fill(Value::Null),
+            Row::Changed { batch, .. } => *self = Self::new(batch.schema()),
+        }
+    }
+
     /// The values, in the order of the schema.
     pub fn into_values(self) -> Vec<Value<'static>> {
         match self.0 {
@@ -210,8 +218,8 @@ mod tests {
                         record.set(*column, *value).unwrap();
                         assert_eq!(record.get(*column).unwrap(), &Value::from(*value));
                     }
-                    records.push(record.clone());
-                    builder.push(record).unwrap();
+                    builder.push(&record).unwrap();
+                    records.push(record);
                 }
                 (builder.finish().unwrap(), records)
             };

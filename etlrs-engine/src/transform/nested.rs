@@ -213,7 +213,10 @@ impl BoundTransformer for BoundUnnest {
             let bytes = batch_bytes(&batch) / batch.num_rows().max(1);
             let rows = (most_bytes / bytes.max(1)).clamp(1, most_rows);
             let schema = schema.clone();
-            let parts = Items { lists, drop_empty, row: 0, item: 0, rows: batch.num_rows(), most: rows };
+            let others: Vec<_> = (0..batch.num_columns()).filter(|&column| column != place).collect();
+            let others = batch.project(&others)?;
+            let parts =
+                Items { lists, others, drop_empty, row: 0, item: 0, rows: batch.num_rows(), most: rows, most_bytes };
             Ok(parts.map(move |part| part.rows(&schema, &batch, place, with_position)))
         })
     }
@@ -268,9 +271,16 @@ struct Items {
     row: usize,
     item: usize,
     rows: usize,
+    /// The columns that are copied for each item.
+    others: RecordBatch,
     /// Rows in a part at the most.
     most: usize,
+    /// Bytes of a part that the copies of rows with many items may have; one is always taken.
+    most_bytes: usize,
 }
+
+/// A row with more items is measured by itself: it may be much larger than the others.
+const MANY: usize = 16;
 
 /// Rows that are made of a batch: for each the row, and the item if there is one with its place.
 struct Part {
@@ -286,6 +296,7 @@ impl Iterator for Items {
     fn next(&mut self) -> Option<Part> {
         let mut part =
             Part { items: self.lists.items.clone(), row: Vec::new(), item: Vec::new(), position: Vec::new() };
+        let mut copies = 0;
         while self.row < self.rows && part.row.len() < self.most {
             let range = self.lists.ranges[self.row].clone();
             if range.is_empty() {
@@ -297,7 +308,16 @@ impl Iterator for Items {
                 self.row += 1;
                 continue;
             }
-            let taken = (range.len() - self.item).min(self.most - part.row.len());
+            let mut taken = (range.len() - self.item).min(self.most - part.row.len());
+            if range.len() > MANY {
+                let width = batch_bytes(&self.others.slice(self.row, 1)).max(1);
+                let room = self.most_bytes.saturating_sub(copies) / width;
+                taken = taken.min(room.max(usize::from(part.row.is_empty())));
+                copies += taken * width;
+                if taken == 0 {
+                    break;
+                }
+            }
             part.row.resize(part.row.len() + taken, self.row as u64);
             part.item.extend((range.start + self.item..).take(taken).map(|item| Some(item as u64)));
             part.position.extend((self.item as i64 + 1..).take(taken).map(Some));
@@ -377,6 +397,32 @@ mod tests {
         assert_eq!(ints(sliced.column(2)), [Some(8), Some(9)]);
         let wrong = refused(&Flatten::columns(["w"]), &nested()).to_string();
         assert!(wrong.contains("column \"w\"") && wrong.contains("this is int64"), "{wrong}");
+    }
+
+    /// One row of a megabyte with many items, among small ones: the copies of it do not come all at once.
+    #[test]
+    fn copies_of_a_large_row_keep_to_the_size_of_a_batch() {
+        let (mut texts, mut lists) = (StringBuilder::new(), ListBuilder::new(Int64Builder::new()));
+        for row in 0..1000 {
+            texts.append_value("x".repeat(if row == 500 { 1 << 20 } else { 10 }));
+            let items = if row == 500 { 300 } else { 1 };
+            lists.append_value((0..items).map(Some));
+        }
+        let columns = [("t", Arc::new(texts.finish()) as ArrayRef), ("items", Arc::new(lists.finish()) as ArrayRef)];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let cx = RunContext::new(PerformanceConfig { max_memory_usage: 64 << 20, ..PerformanceConfig::default() });
+        let bound = Unnest::new("items").bind(batch.schema_ref()).unwrap();
+        let mut stream = bound.apply(&cx, batches_from_iter([Ok(batch)]));
+        let mut rows = 0;
+        futures_util::FutureExt::now_or_never(async {
+            while let Some(batch) = next_batch(&mut stream).await {
+                let batch = batch.unwrap();
+                assert!(batch_bytes(&batch) <= 2 * cx.batch_memory(), "{} rows", batch.num_rows());
+                rows += batch.num_rows();
+            }
+        })
+        .unwrap();
+        assert_eq!(rows, 999 + 300);
     }
 
     #[test]

@@ -6,8 +6,8 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use arrow_select::concat::concat_batches;
 use etlrs_core::{
-    BatchStream, BoundTransformer, Error, ErrorKind, Rejects, Result, RunContext, Transformer, batches_from_iter,
-    map_stream, next_batch,
+    BatchStream, BoundTransformer, Error, ErrorKind, Rejects, Result, RunContext, Transformer, batch_bytes,
+    batches_from_iter, flat_map_stream, next_batch,
 };
 use futures_util::future::FutureExt;
 use rayon::prelude::*;
@@ -16,7 +16,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 /// Cuts each batch in chunks and gives them to a transformer on all cores; rows keep their order.
 ///
 /// Partitions are worked on side by side anyway. This is for a source that has only one, such as a compressed file, and a
-/// transformer that costs more than reading it. The threads are as many as the run's
+/// transformer that costs more than reading it. All rows that come of one batch are held at a time. The threads are as many as the run's
 /// ([`workers`](etlrs_core::PerformanceConfig::workers)), in a pool of their own.
 ///
 /// ```
@@ -119,10 +119,10 @@ impl BoundTransformer for Bound {
         };
         let chunk_size = self.chunk_size.unwrap_or(cx.config().chunk_size).max(1);
         let (inner, cx) = (self.inner.clone(), cx.clone());
-        map_stream(input, move |batch| {
+        flat_map_stream(input, move |batch| {
             let rows = batch.num_rows();
             if rows <= chunk_size {
-                return joined(&*inner, chunk(&*inner, &cx, batch)?);
+                return joined(&*inner, &cx, chunk(&*inner, &cx, batch)?);
             }
             let chunks: Vec<_> =
                 (0..rows).step_by(chunk_size).map(|from| batch.slice(from, chunk_size.min(rows - from))).collect();
@@ -141,7 +141,7 @@ impl BoundTransformer for Bound {
                 let rejected = rejects.map(|rejects| rejects.take()).unwrap_or_default();
                 cx.rejects().into_iter().for_each(|all| rejected.iter().cloned().for_each(|one| all.push(one)));
             }
-            joined(&*inner, parts)
+            joined(&*inner, &cx, parts)
         })
     }
 }
@@ -158,11 +158,30 @@ fn chunk(inner: &dyn BoundTransformer, cx: &RunContext, part: RecordBatch) -> Re
     Ok(done)
 }
 
-fn joined(inner: &dyn BoundTransformer, mut parts: Vec<RecordBatch>) -> Result<RecordBatch> {
-    match parts.len() {
-        1 => Ok(parts.remove(0)),
-        _ => Ok(concat_batches(&inner.schema(), &parts)?),
+/// `parts` in batches of the usual size: a transformer may make many rows of one.
+fn joined(
+    inner: &dyn BoundTransformer,
+    cx: &RunContext,
+    parts: Vec<RecordBatch>,
+) -> Result<std::vec::IntoIter<Result<RecordBatch>>> {
+    let schema = inner.schema();
+    let (mut batches, mut group): (Vec<Result<RecordBatch>>, Vec<RecordBatch>) = (Vec::new(), Vec::new());
+    let (mut rows, mut bytes) = (0, 0);
+    for part in parts.into_iter().filter(|part| part.num_rows() > 0) {
+        let (more_rows, more_bytes) = (part.num_rows(), batch_bytes(&part));
+        if !group.is_empty() && (rows + more_rows > cx.config().batch_size || bytes + more_bytes > cx.batch_memory()) {
+            batches.push(Ok(concat_batches(&schema, &std::mem::take(&mut group))?));
+            (rows, bytes) = (0, 0);
+        }
+        (rows, bytes) = (rows + more_rows, bytes + more_bytes);
+        group.push(part);
     }
+    match group.len() {
+        0 => {}
+        1 => batches.extend(group.pop().map(Ok)),
+        _ => batches.push(Ok(concat_batches(&schema, &group)?)),
+    }
+    Ok(batches.into_iter())
 }
 
 #[cfg(test)]

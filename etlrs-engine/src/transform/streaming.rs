@@ -11,17 +11,21 @@ use etlrs_core::{
     RunContext, Transformer, batch_bytes, next_batch,
 };
 use futures_util::stream::{self, FuturesOrdered, FuturesUnordered, StreamExt};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use super::row_wise::{as_json, is_of_row};
 use super::rows::check_names;
+use crate::partitions::panicked;
 
 type BatchCall = Pin<Box<dyn Future<Output = Result<RecordBatch>> + Send>>;
 type RecordCall = Pin<Box<dyn Future<Output = Result<OwnedRecord>> + Send>>;
 
 /// Calls an asynchronous function for each record, or for each chunk of records, with a bounded number of calls in flight.
 ///
-/// Rows keep their order unless [`unordered`](Self::unordered) says otherwise. Calls are driven by the worker of their
-/// partition, so what computes in them is done by one core; what waits, waits side by side. Errors of the function end the
+/// Rows keep their order unless [`unordered`](Self::unordered) says otherwise. Calls with records are driven by the worker of their
+/// partition, so what computes in them is done by one core; what waits, waits side by side. Calls with chunks are tasks of the
+/// tokio runtime, which go on while the target takes what came before. Errors of the function end the
 /// run, or the partition is tried again if they are [transient](Error::is_transient).
 ///
 /// ```
@@ -256,7 +260,7 @@ impl Chunks {
             {
                 let bytes = batch_bytes(&chunk);
                 self.bytes += bytes;
-                let call = (self.function)(chunk);
+                let call = driven((self.function)(chunk));
                 self.calls.push(Box::pin(async move { (bytes, call.await) }));
             }
             let wants_more = has_room(self) && self.chunks.is_empty() && self.input.is_some();
@@ -296,6 +300,27 @@ impl Chunks {
             }
         }
     }
+}
+
+/// A call that goes on while nobody asks for batches: what comes behind may wait for a partition whose call waits for this one,
+/// for what both look up in a cache or for a connection that both need.
+fn driven(call: BatchCall) -> BatchCall {
+    struct AbortOnDrop(JoinHandle<Result<RecordBatch>>);
+
+    impl Drop for AbortOnDrop {
+        fn drop(&mut self) {
+            self.0.abort();
+        }
+    }
+
+    let Ok(runtime) = Handle::try_current() else { return call };
+    let mut task = AbortOnDrop(runtime.spawn(call));
+    Box::pin(async move {
+        (&mut task.0).await.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => Err(panicked(&*panic)),
+            Err(_) => Err(Error::cancelled()),
+        })
+    })
 }
 
 /// What gives records to a function.

@@ -61,8 +61,14 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    pub(crate) fn new(schema: &SchemaRef, rules: Rules, between: &'static [u8], behind: &'static [u8]) -> Self {
-        let keys = schema.fields().iter().map(|field| Key::new(field, 1)).collect();
+    /// `between` and `behind` are what stands there; `depth` is that of the values of a record in the document.
+    pub(crate) fn new(
+        schema: &SchemaRef,
+        rules: Rules,
+        depth: usize,
+        (between, behind): (&'static [u8], &'static [u8]),
+    ) -> Self {
+        let keys = schema.fields().iter().map(|field| Key::new(field, depth)).collect();
         Self { schema: schema.clone(), keys, rules, between, behind }
     }
 

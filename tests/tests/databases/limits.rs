@@ -95,3 +95,31 @@ fn tuning_makes_faster_what_can_be_and_harms_nothing() {
         assert!(ratio <= most, "{tuned:#}");
     }
 }
+
+#[test]
+fn connections_are_no_more_than_the_settings_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    etlrs_tests::write_csv(&folder.join("a.csv"), 100_000, 1);
+    let postgres = Postgres::start();
+    let counted = Link::to(postgres.port(), 64 << 20);
+    let url = |table: &str| format!("postgres://postgres@127.0.0.1:{}/test#{table}", counted.port());
+    let most = |source: &str, target: &str, setting: &str| {
+        let mut arguments = vec!["copy", source, target, "--threads", "8", "--partitions", "16", "--mode", "replace"];
+        arguments.extend(["--output", "json", "--no-progress"]);
+        if !setting.is_empty() {
+            arguments.extend(["--performance", setting]);
+        }
+        etlrs_tests::run(env!("CARGO_BIN_EXE_etlrs-under-test"), folder, &arguments).json();
+        counted.most_connections()
+    };
+    let table = url("t");
+    for (source, target) in [("a.csv", table.as_str()), (table.as_str(), "b.parquet")] {
+        let all = most(source, target, "");
+        assert!(all > 4, "{source}: {all}");
+        for (setting, limit) in [("connection_pool_size=3", 3), ("max_concurrent_connections=2", 2)] {
+            let found = most(source, target, setting);
+            assert!((1..=limit).contains(&found), "{source} with {setting}: {found}");
+        }
+    }
+}

@@ -658,12 +658,14 @@ fn json_has_the_documented_fields() {
     assert_eq!(
         keys(&copy),
         [
+            "adjustments",
             "alerts",
             "bytes_read",
             "bytes_written",
             "cursor",
             "first_rejected",
             "limit",
+            "memory",
             "notes",
             "partitions",
             "quarantine",
@@ -684,6 +686,10 @@ fn json_has_the_documented_fields() {
             "verify"
         ]
     );
+    let uses = copy["memory"]["uses"].as_array().unwrap().iter().map(|part| part["bytes"].as_u64().unwrap());
+    assert!(uses.sum::<u64>() <= copy["memory"]["budget"].as_u64().unwrap(), "{:#}", copy["memory"]);
+    let [live, peak] = ["allocated", "allocated_peak"].map(|key| copy["memory"][key].as_u64().unwrap());
+    assert!(live < peak && peak > 10_000, "{:#}", copy["memory"]);
     let stages: Vec<_> =
         copy["stages"].as_array().unwrap().iter().map(|stage| stage["name"].as_str().unwrap()).collect();
     assert_eq!(stages, ["source", "--where", "checksum", "turn", "target"]);

@@ -129,6 +129,34 @@ fn metrics_are_served_while_a_run_goes_on() {
     assert!(failed.stderr.contains("--metrics: metrics cannot be served at 127.0.0.1:"), "{failed:?}");
 }
 
+/// A report takes the place of an earlier one, and of nothing else.
+#[test]
+fn a_report_overwrites_no_table() {
+    let folder = folder_with_csv();
+    let folder = folder.path();
+    let before = fs::read(folder.join("ok.csv")).unwrap();
+    let ran = run_line(folder, "copy ok.csv o.parquet --report ok.csv");
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.stderr.contains("ok.csv is there, and is no page of an earlier run"), "{ran:?}");
+    assert_eq!(fs::read(folder.join("ok.csv")).unwrap(), before);
+    assert!(!folder.join("o.parquet").exists());
+    works(folder, "copy ok.csv o.parquet --no-progress --report run.html");
+    works(folder, "copy ok.csv o.parquet --no-progress --report run.html --mode replace");
+}
+
+/// Nobody who hangs up ends a run.
+#[test]
+fn a_run_does_not_need_to_be_listened_to() {
+    let folder = folder_with_csv();
+    let folder = folder.path();
+    let pipeline = "[source]\nuri='ok.csv'\n[target]\nuri='o.parquet'\n[alerts]\nmax_memory = '1MB'\n";
+    write(folder, &[("p.toml", pipeline.as_bytes())]);
+    let mut command = etlrs(PROGRAM, folder, &words("run p.toml --metrics 127.0.0.1:0 --no-progress"));
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let status = command.stdout(Stdio::null()).stderr(full).status().unwrap();
+    assert!(status.success() && folder.join("o.parquet").exists(), "{status}");
+}
+
 /// An alert is posted to a webhook, and its URL, which holds a token, is not shown wherever it leads.
 #[test]
 fn an_alert_is_posted_to_a_webhook() {
