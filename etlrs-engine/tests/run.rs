@@ -500,7 +500,7 @@ fn settings_of_workers_and_attempts_are_obeyed() {
         let fault = Fault { failing_reads: Arc::new(AtomicU32::new(100)), transient: true, ..Fault::default() };
         let failing = fault.failing_reads.clone();
         let pipeline = PipelineBuilder::new()
-            .extract(Faulty(numbers(1000, 1), fault))
+            .extract(Faulty(numbers(1000, 16), fault))
             .load(MemoryLoader::new())
             .request(many())
             .config(PerformanceConfig { batch_size: 10, max_attempts: most, ..config() })

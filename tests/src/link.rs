@@ -50,14 +50,15 @@ impl Link {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
                 let copies = (client.try_clone().unwrap(), server.try_clone().unwrap());
                 let [up, down] = paces();
-                std::thread::spawn(move || pass(client, copies.1, &up));
                 let now = counted.now.fetch_add(1, Ordering::SeqCst) + 1;
                 counted.most.fetch_max(now, Ordering::SeqCst);
                 let counted = counted.clone();
                 std::thread::spawn(move || {
-                    pass(server, copies.0, &down);
+                    pass(client, copies.1, &up);
+                    // The client has gone; its server may take a moment more.
                     counted.now.fetch_sub(1, Ordering::SeqCst);
                 });
+                std::thread::spawn(move || pass(server, copies.0, &down));
             }
         });
         Self { port, stop, open }
