@@ -71,8 +71,7 @@ fn main() {
         group.throughput(Throughput::Bytes(bytes as u64));
         group.bench_function(format!("new/{bytes}"), |bencher| {
             bencher.iter(|| {
-                let mut buffer = Vec::with_capacity(bytes);
-                buffer.resize(bytes, 0);
+                let mut buffer = vec![0; bytes];
                 touch(&mut buffer);
             });
         });

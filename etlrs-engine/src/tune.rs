@@ -326,10 +326,13 @@ fn has_small_batches(measured: &Measured, batch_size: usize) -> bool {
 mod tests {
     use super::*;
 
+    /// Of each stage what is busy, blocked and waiting of a worker's time.
+    type Times = [(StageKind, [f64; 3]); 3];
+
     /// A run as it would go: rows a second, and where a worker's time goes, of the source, the turn and the target.
     struct Model {
         rate: fn(&Tuned) -> f64,
-        times: fn(&Tuned) -> [(StageKind, [f64; 3]); 3],
+        times: fn(&Tuned) -> Times,
         batch_size: fn(&Tuned) -> f64,
     }
 
@@ -337,7 +340,7 @@ mod tests {
         /// Runs for `seconds` and gives what was tried, and what it ended with.
         fn run(&self, bounds: Bounds, start: Tuned, seconds: u64) -> (Vec<Adjustment>, Tuned) {
             let (mut tuner, mut now) = (Tuner::new(bounds, start, None), start);
-            let mut stages = vec![[0.0; 3]; 3];
+            let mut stages = [[0.0; 3]; 3];
             let (mut rows, mut batches) = (0.0, 0.0);
             let tick = Duration::from_millis(50);
             let mut at = Duration::ZERO;
@@ -366,15 +369,15 @@ mod tests {
     const BOUNDS: Bounds = Bounds { cores: 2, workers: 8, writers: 8 };
     const START: Tuned = Tuned { workers: 2, writers: 8, batch_size: 10_000 };
 
-    fn computes(_: &Tuned) -> [(StageKind, [f64; 3]); 3] {
+    fn computes(_: &Tuned) -> Times {
         [(StageKind::Source, [0.6, 0.0, 0.0]), (StageKind::Turn, [0.0; 3]), (StageKind::Target, [0.4, 0.0, 0.0])]
     }
 
-    fn waits_for_source(_: &Tuned) -> [(StageKind, [f64; 3]); 3] {
+    fn waits_for_source(_: &Tuned) -> Times {
         [(StageKind::Source, [0.1, 0.0, 0.8]), (StageKind::Turn, [0.0; 3]), (StageKind::Target, [0.1, 0.0, 0.0])]
     }
 
-    fn waits_for_target(_: &Tuned) -> [(StageKind, [f64; 3]); 3] {
+    fn waits_for_target(_: &Tuned) -> Times {
         [(StageKind::Source, [0.1, 0.0, 0.0]), (StageKind::Turn, [0.0; 3]), (StageKind::Target, [0.1, 0.0, 0.8])]
     }
 
