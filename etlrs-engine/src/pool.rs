@@ -11,8 +11,9 @@ use object_pool::{Pool, ReusableOwned};
 /// Records of one schema that are used again: for sources and functions that make a record for each row and only lend it, to a
 /// [`RecordBatchBuilder`](etlrs_core::RecordBatchBuilder) for one. Clones are the same pool.
 ///
-/// It saves an allocation for each record, and takes a lock twice. That pays for wide records and on one thread; the benchmark
-/// `pools` has the figures with and without. A thread that has one record and [clears](OwnedRecord::clear) it is faster still.
+/// It saves an allocation for each record, and takes a lock twice, which comes to the same with the allocator of glibc (1.00 to 1.02
+/// of the rate, benchmark `pools`); it is for allocators that are slower. A thread that has one record and
+/// [clears](OwnedRecord::clear) it needs a quarter less time than either.
 ///
 /// ```
 /// use etlrs_core::{RecordBatchBuilder, record_batch};
