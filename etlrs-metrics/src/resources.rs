@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use etlrs_engine::ProcessMemory;
+
 /// What the process took so far. What the system does not tell is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -36,10 +38,10 @@ impl ResourceUsage {
         let io = read("/proc/self/io");
         let (user_time, system_time) = processor(&read("/proc/self/stat"));
         let (network_received_bytes, network_sent_bytes) = network(&read("/proc/self/net/dev"));
-        let kibibytes = |name: &str| field(&status, name) * 1024;
+        let memory = ProcessMemory::now();
         Self {
-            resident_bytes: kibibytes("VmRSS:"),
-            peak_resident_bytes: kibibytes("VmHWM:"),
+            resident_bytes: memory.resident as u64,
+            peak_resident_bytes: memory.resident_peak as u64,
             user_time,
             system_time,
             disk_read_bytes: field(&io, "read_bytes:"),

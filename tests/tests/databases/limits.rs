@@ -59,6 +59,7 @@ fn tuning_makes_faster_what_can_be_and_harms_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     etlrs_tests::write_csv(&folder.join("a.csv"), 300_000, 1);
+    etlrs_tests::write_csv(&folder.join("large.csv"), 1_000_000, 1);
     let postgres = Postgres::start();
     let url = |port: u16, table: &str| format!("postgres://postgres@127.0.0.1:{port}/test#{table}");
     let far = Link::each(postgres.port(), 1 << 20);
@@ -71,15 +72,21 @@ fn tuning_makes_faster_what_can_be_and_harms_nothing() {
 
     let target = url(far.port(), "u");
     let source = url(far.port(), "t");
-    let cases: [(&str, &[&str], f64); 4] = [
-        ("target", &["a.csv", &target, "--threads", "2", "--partitions", "32"], 0.75),
-        ("source", &[&source, "b.parquet", "--threads", "2", "--partitions", "32"], 0.75),
-        ("processor", &["a.csv", "c.parquet", "--threads", "1", "--compression", "gzip"], 1.25),
-        ("memory", &["a.csv", "d.parquet", "--threads", "8", "--partitions", "32", "--memory", "4MB"], 1.25),
+    // How often each is run, of which the best counts: what waits for a link of a fixed rate takes as long each time.
+    let cases: [(&str, &[&str], usize, f64); 4] = [
+        ("target", &["a.csv", &target, "--threads", "2", "--partitions", "32"], 1, 0.75),
+        ("source", &[&source, "b.parquet", "--threads", "2", "--partitions", "32"], 1, 0.75),
+        ("processor", &["large.csv", "c.parquet", "--threads", "1", "--compression", "gzip"], 3, 1.2),
+        ("memory", &["large.csv", "d.parquet", "--threads", "8", "--partitions", "32", "--memory", "4MB"], 3, 1.2),
     ];
-    for (limit, arguments, most) in cases {
-        let [plain, tuned] = [false, true].map(|tuned| run(arguments, tuned));
-        let seconds = |ran: &serde_json::Value| ran["seconds"].as_f64().unwrap();
+    let seconds = |ran: &serde_json::Value| ran["seconds"].as_f64().unwrap();
+    for (limit, arguments, times, most) in cases {
+        let runs: Vec<_> = (0..times).map(|_| [run(arguments, false), run(arguments, true)]).collect();
+        let best = |tuned: usize| {
+            let runs = runs.iter().map(|pair| pair[tuned].clone());
+            runs.min_by(|one, other| seconds(one).total_cmp(&seconds(other))).unwrap()
+        };
+        let [plain, tuned] = [best(0), best(1)];
         let ratio = seconds(&tuned) / seconds(&plain);
         eprintln!("{limit}: {:.1} s, tuned {:.1} s ({ratio:.2})", seconds(&plain), seconds(&tuned));
         let adjustments = tuned["adjustments"].as_array().unwrap();
