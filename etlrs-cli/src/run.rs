@@ -181,9 +181,7 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
     for job in jobs {
         let progress: Arc<Mutex<Option<Progress>>> = Arc::default();
         let (slot, shown) = (progress.clone(), !options.no_progress);
-        let slots = [progress.clone(), progress.clone()];
-        let say = slots.map(|slot| move |line: String| say(&slot, line));
-        let [say_alert, say_adjustment] = say;
+        let (beside_alerts, beside_tuning) = (progress.clone(), progress.clone());
         let tuned = label_of(&job.source, &job.target);
         let label = label_of(&job.source, &job.target);
         let (watched, name) = (metrics.cloned(), label.clone());
@@ -196,7 +194,7 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
             .builder
             .cancel(cancel.clone())
             .on_alert(move |alert| {
-                say_alert(format!("alert: {alerted}: {alert}"));
+                say(&beside_alerts, format!("alert: {alerted}: {alert}"));
                 if let Some(metrics) = &counting {
                     metrics.record_alert(&alerted, alert);
                 }
@@ -206,9 +204,9 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
                 // What it was for is told before, and what came of it after.
                 if shown && adjustment.after.is_none() {
                     let (what, reason) = (adjustment.what(), &adjustment.reason);
-                    say_adjustment(format!("tuning: {tuned}: {what}, for what limits it is {reason}"));
+                    say(&beside_tuning, format!("tuning: {tuned}: {what} (limited by {reason})"));
                 } else if shown {
-                    say_adjustment(format!("tuning: {tuned}: {adjustment}"));
+                    say(&beside_tuning, format!("tuning: {tuned}: {adjustment}"));
                 }
             })
             .on_start(move |started| {

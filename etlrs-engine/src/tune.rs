@@ -272,7 +272,10 @@ impl Tuner {
             Limit::Source | Limit::Transform => &[(Setting::Workers, doubled)],
             // Whoever waits for a turn would wait with others.
             Limit::Target if waits_for_its_turn => &[(Setting::Writers, writing / 2)],
-            Limit::Target => &[(Setting::Workers, doubled.min(most_writers)), (Setting::Writers, writing / 2)],
+            // More workers than writers would only wait, and fewer are no remedy for a slow target.
+            Limit::Target => {
+                &[(Setting::Workers, doubled.min(most_writers).max(workers)), (Setting::Writers, writing / 2)]
+            }
             Limit::Processor => &[
                 (Setting::Workers, cores.min(most)),
                 (Setting::BatchSize, if has_small_batches(measured, batch_size) { 4 * batch_size } else { 0 }),
@@ -453,6 +456,9 @@ mod tests {
         let model = Model { rate: |tuned| 1e6 * tuned.workers as f64, times: waits_for_target, batch_size: full };
         let (_, now) = model.run(Bounds { writers: 3, ..BOUNDS }, START, 20);
         assert_eq!(now.workers, 3);
+        // One writer, and a second worker that reads ahead.
+        let (tried, _) = model.run(Bounds { writers: 1, ..BOUNDS }, Tuned { writers: 1, ..START }, 20);
+        assert_eq!(tried, []);
         let model = Model { times: waits_for_source, ..model };
         let (_, now) = model.run(Bounds { workers: 5, ..BOUNDS }, START, 20);
         assert_eq!(now.workers, 5);

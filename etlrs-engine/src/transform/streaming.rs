@@ -417,6 +417,36 @@ mod tests {
         (now, most, wait)
     }
 
+    /// What comes behind may wait for another partition, and that for a call of this one.
+    #[test]
+    fn calls_go_on_while_nobody_asks_for_batches() {
+        let done = Arc::new(AtomicUsize::new(0));
+        let counted = done.clone();
+        let transformer = StreamingTransformer::new(move |batch: RecordBatch| {
+            let counted = counted.clone();
+            async move {
+                let x = batch.column(0).as_primitive::<Int64Type>().value(0);
+                tokio::time::sleep(Duration::from_millis(if x == 0 { 1 } else { 20 })).await;
+                counted.fetch_add(1, Ordering::SeqCst);
+                Ok(batch)
+            }
+        });
+        let transformer = transformer.chunk_size(1).in_flight(2);
+        let batch = record_batch([("x", vec![Some(0), Some(1)])]);
+        let bound = transformer.bind(batch.schema_ref()).unwrap();
+        let mut stream = bound.apply(&cx(), batches_from_iter([Ok(batch)]));
+        block_on(async {
+            next_batch(&mut stream).await.unwrap().unwrap();
+            let waited = async {
+                while done.load(Ordering::SeqCst) < 2 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), waited).await.unwrap();
+            assert_eq!(next_batch(&mut stream).await.unwrap().unwrap().num_rows(), 1);
+        });
+    }
+
     #[test]
     fn records_keep_their_order_and_a_bounded_number_waits() {
         for unordered in [false, true] {
