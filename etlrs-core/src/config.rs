@@ -20,7 +20,7 @@ crate::options! {
         batch_size, with_batch_size: usize = 10_000;
         /// Bytes asked of a file at a time.
         io_buffer_size, with_io_buffer_size: usize = 64 << 10;
-        /// Whether CSV files are mapped into memory instead of read; what is mapped is beyond max_memory_usage.
+        /// Whether CSV and JSON files are mapped into memory instead of read; what is mapped is beyond max_memory_usage.
         enable_memory_mapping, with_enable_memory_mapping: bool = false;
         /// Whether batches go on to the target as they are read. Otherwise a partition is read to its end first, which lets go of
         /// the source early and takes memory for all of its rows.

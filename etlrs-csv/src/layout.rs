@@ -1,14 +1,17 @@
 //! What all files of a load have in common.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, SchemaRef};
-use etlrs_core::{Error, ErrorKind, LoadPlan, Result, type_name};
+use async_trait::async_trait;
+use etlrs_core::{Error, ErrorKind, LoadPlan, Result, RunContext, Scan, type_name};
 use etlrs_files::Compression;
-use etlrs_files::text::{Encode, Encoded, Output, Preceding};
+use etlrs_files::text::{Encode, Encoded, Output, Preceding, StagedText};
 
 use crate::encode::{Dialect, Encoder, HEXADECIMAL, form};
+use crate::read_back::staged_scan;
 use crate::{CsvWriteOptions, Quoting};
 
 #[derive(Debug)]
@@ -24,6 +27,7 @@ pub(crate) struct Layout {
     /// As what types the columns are read back with nothing lost; `None` if that cannot be.
     pub(crate) read_as: Option<Vec<DataType>>,
     pub(crate) notes: Vec<String>,
+    options: CsvWriteOptions,
 }
 
 impl Layout {
@@ -70,7 +74,17 @@ impl Layout {
             read_as = None;
         }
         let (schema, line_end) = (plan.schema.clone(), options.line_end.bytes());
-        let mut layout = Self { schema, dialect, line_end, header: Vec::new(), compression, described, read_as, notes };
+        let mut layout = Self {
+            schema,
+            dialect,
+            line_end,
+            header: Vec::new(),
+            compression,
+            described,
+            read_as,
+            notes,
+            options: options.clone(),
+        };
         if options.header {
             layout.header = layout.encoder().header()?.as_bytes().to_owned();
         }
@@ -87,6 +101,7 @@ impl Layout {
     }
 }
 
+#[async_trait]
 impl Encode for Layout {
     fn compression(&self) -> Compression {
         self.compression
@@ -121,6 +136,14 @@ impl Encode for Layout {
         preceding: Preceding,
     ) -> Result<Encoded> {
         self.encoder().rows(batch, from, out, enough, preceding)
+    }
+
+    fn line_end(&self) -> &[u8] {
+        self.line_end
+    }
+
+    async fn read_back(&self, cx: &RunContext, staged: Vec<StagedText>) -> Result<Option<Arc<dyn Scan>>> {
+        staged_scan(cx, self, &self.options, staged).await
     }
 }
 

@@ -1,29 +1,22 @@
 //! Staged records as a scan, for a check before they are published.
 
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow_schema::Schema;
 use etlrs_core::{ColumnTypes, Extractor, MemoryExtractor, Partition, Result, RunContext, Scan, ScanRequest};
 use etlrs_files::Compression;
-use etlrs_files::text::JoinedScan;
+use etlrs_files::text::{JoinedScan, StagedText};
 
 use crate::layout::Layout;
 use crate::{CsvExtractor, CsvOptions, CsvWriteOptions, Encoding, Escape};
-
-/// Where records of the load are.
-pub(crate) struct Piece {
-    pub(crate) path: PathBuf,
-    pub(crate) ranges: Vec<Range<u64>>,
-}
 
 /// What was written, read as the types that it was written from; `None` where that cannot be.
 pub(crate) async fn staged_scan(
     cx: &RunContext,
     layout: &Layout,
     options: &CsvWriteOptions,
-    pieces: Vec<Piece>,
+    staged: Vec<StagedText>,
 ) -> Result<Option<Arc<dyn Scan>>> {
     let names = layout.schema.fields().iter().map(|field| field.name());
     let unique = names.clone().collect::<std::collections::BTreeSet<_>>().len() == names.len();
@@ -53,7 +46,7 @@ pub(crate) async fn staged_scan(
         .with_infer(false)
         .with_types(ColumnTypes(names.zip(types.iter().cloned()).collect()));
     let mut scans = Vec::new();
-    for Piece { path, ranges } in pieces {
+    for StagedText { path, ranges } in staged {
         if ranges.is_empty() {
             continue;
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use etlrs_core::{CancelToken, Error, ErrorKind, Result, format_bytes};
-use etlrs_files::{InputFile, InputReader, Mapping};
+use etlrs_files::{InputFile, InputReader, Mapping, shortened};
 
 use crate::options::Ragged;
 use crate::records::{Dialect, Field, Malformed, Step, is_blank, narrow};
@@ -200,7 +200,9 @@ impl Reader {
     /// Refuses what was read of a file that became shorter while it was mapped.
     pub(crate) fn check_whole(&self) -> Result<()> {
         match &self.bytes {
-            Bytes::Mapped(mapping) if !mapping.is_whole() => Err(shortened().in_source(self.source.path.display())),
+            Bytes::Mapped(mapping) => {
+                mapping.check_whole().map_err(|error| error.in_source(self.source.path.display()))
+            }
             _ => Ok(()),
         }
     }
@@ -556,11 +558,6 @@ impl Reader {
         self.bytes = Bytes::Stream { text, taken };
         Ok(())
     }
-}
-
-fn shortened() -> Error {
-    Error::new(ErrorKind::SourceChanged, "the file became shorter while it was read")
-        .hint("run again when nobody writes to it")
 }
 
 fn read_some(text: &mut Box<dyn Read + Send>, buffer: &mut [u8]) -> std::io::Result<usize> {

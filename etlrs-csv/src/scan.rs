@@ -10,7 +10,7 @@ use etlrs_core::{
     BatchStream, CancelToken, Detail, Error, ErrorKind, Fingerprint, Partition, Pushdown, Rejected, Rejects, Result,
     RunContext, Scan, ScanRequest, batches_from_fn,
 };
-use etlrs_files::text::Origin;
+use etlrs_files::text::{self, Extent, Origin, Piece};
 
 use crate::decode::{Chunk, Column, TypeBy};
 use crate::format::Format;
@@ -18,12 +18,6 @@ use crate::places::Places;
 use crate::reader::{Bad, Found, Reader, Records, Source};
 use crate::records::{Field, Step};
 use crate::split::split;
-
-/// A partition is at least so large, unless more are asked for.
-const SMALLEST_PARTITION: u64 = 1 << 20;
-const LARGEST_PARTITION: u64 = 16 << 20;
-/// Of an object in a store, where a look at the place of each cut takes as long as reading a megabyte.
-const LARGEST_REMOTE_PARTITION: u64 = 64 << 20;
 
 /// Fields that are decoded together: they and their text stay in the nearest cache.
 const CACHED_FIELDS: usize = 2048;
@@ -43,94 +37,17 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    fn size(&self) -> u64 {
-        match self.source.is_stream() {
-            true => self.stored.unwrap_or(0),
-            false => self.source.length - self.source.data_start,
-        }
-    }
-}
-
-/// What is read of which file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Piece {
-    file: usize,
-    /// `None`: all of it, which is a stream.
-    range: Option<(u64, u64)>,
-}
-
-impl Piece {
-    fn descriptor(self, files: usize) -> String {
-        let what = self.range.map_or("all of it".to_owned(), |(start, end)| format!("bytes {start}..{end}"));
-        if files == 1 { what } else { format!("file {}, {what}", self.file) }
-    }
-
-    fn parse(partition: &Partition, parts: &[Part]) -> Result<Self> {
-        let text = partition.descriptor.as_str();
-        let parse = || {
-            let (file, what) = match text.strip_prefix("file ") {
-                Some(rest) => rest.split_once(", ").and_then(|(file, what)| Some((file.parse().ok()?, what)))?,
-                None => (0, text),
-            };
-            let is_stream = parts.get(file)?.source.is_stream();
-            if what == "all of it" {
-                return is_stream.then_some(Self { file, range: None });
-            }
-            let (start, end) = what.strip_prefix("bytes ")?.split_once("..")?;
-            let range = Some((start.parse().ok()?, end.parse().ok()?));
-            (!is_stream).then_some(Self { file, range })
-        };
-        parse().ok_or_else(|| Error::new(ErrorKind::Internal, format!("{text:?} describes no piece of a CSV file")))
+    fn extent(&self) -> Extent<'_> {
+        let source = &self.source;
+        let records = (!source.is_stream()).then_some(source.data_start..source.length);
+        Extent { path: &source.path, stored: self.stored, records, is_remote: source.is_remote() }
     }
 }
 
 /// The pieces of all files, one file after another, and the partitions that they are.
 pub(crate) fn pieces(parts: &[Part], cx: &RunContext, request: &ScanRequest) -> Result<(Vec<Piece>, Vec<Partition>)> {
-    if let Some(recorded) = &request.recorded {
-        let pieces = recorded.iter().map(|partition| Piece::parse(partition, parts)).collect::<Result<_>>()?;
-        return Ok((pieces, recorded.clone()));
-    }
-    let total: u64 = parts.iter().map(Part::size).sum();
-    let mut pieces = Vec::new();
-    for (file, part) in parts.iter().enumerate() {
-        let source = &part.source;
-        if source.is_stream() {
-            pieces.push(Piece { file, range: None });
-            continue;
-        }
-        let size = part.size();
-        let wanted = match request.partitions {
-            Some(wanted) if parts.len() == 1 => wanted as u64,
-            // As many of them as it has of the bytes.
-            Some(wanted) => {
-                let share = u128::from(size) * wanted as u128 / u128::from(total.max(1));
-                u64::try_from(share).unwrap_or(u64::MAX).max(1)
-            }
-            None => {
-                let for_balance = total / (8 * cx.config().workers() as u64).max(1);
-                let largest = if source.is_remote() { LARGEST_REMOTE_PARTITION } else { LARGEST_PARTITION };
-                size.div_ceil(for_balance.clamp(SMALLEST_PARTITION, largest))
-            }
-        };
-        let mut start = source.data_start;
-        for end in split(source, wanted, request.guess, cx.cancel())? {
-            pieces.push(Piece { file, range: Some((start, end)) });
-            start = end;
-        }
-    }
-    let partitions = pieces.iter().enumerate().map(|(index, piece)| {
-        let mut partition = Partition::new(index, piece.descriptor(parts.len()));
-        if let Some(part) = parts.get(piece.file) {
-            partition = partition.with_source(part.source.path.to_string_lossy());
-        }
-        match (piece.range, parts.get(piece.file).and_then(|part| part.stored)) {
-            (Some((start, end)), _) => partition.with_bytes(end - start),
-            (None, Some(stored)) => partition.with_bytes(stored),
-            (None, None) => partition,
-        }
-    });
-    let partitions = partitions.collect();
-    Ok((pieces, partitions))
+    let extents: Vec<Extent<'_>> = parts.iter().map(Part::extent).collect();
+    text::pieces(&extents, cx, request, |file, wanted| split(&parts[file].source, wanted, request.guess, cx.cancel()))
 }
 
 /// To find out where in their files the pieces are.

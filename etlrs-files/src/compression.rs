@@ -425,6 +425,12 @@ pub fn reading(path: &Path, error: io::Error) -> Error {
     }
 }
 
+/// The error of a file that ends before it did.
+pub fn shortened() -> Error {
+    Error::new(ErrorKind::SourceChanged, "the file became shorter while it was read")
+        .hint("run again when nobody writes to it")
+}
+
 impl OptionValue for Compression {
     const KIND: &'static str = "none, gzip, zstd, bzip2 or xz, perhaps with a level as in zstd(3)";
 

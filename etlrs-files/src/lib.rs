@@ -43,7 +43,7 @@ mod source;
 mod staging;
 pub mod text;
 
-pub use compression::{Compression, Compressor, Decompressor, reading};
+pub use compression::{Compression, Compressor, Decompressor, reading, shortened};
 pub use input::{InputFile, InputReader};
 pub use lock::TargetLock;
 pub use manifest::{Manifest, ManifestFile};

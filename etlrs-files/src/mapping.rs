@@ -3,7 +3,7 @@
 //! Design note. Reading a mapped page that the file no longer has, because somebody cut it off, is no error of a call but
 //! the signal `SIGBUS`, which ends a process without a word. So whoever maps a file here has a handler: it finds the mapping
 //! that the address belongs to, puts zeros in place of the rest of it, and notes that it did. The reader goes on, over
-//! zeros, and has to ask [`Mapping::is_whole`] before it believes what it read. (A file that is cut off within its last page
+//! zeros, and has to ask [`Mapping::check_whole`] before it believes what it read. (A file that is cut off within its last page
 //! reads as zeros there without a fault; that the file changed is seen when the run asks for its fingerprint.) A fault elsewhere is none of ours: the action
 //! that was there before is put back, and gets the fault when the instruction is tried again.
 //!
@@ -20,7 +20,10 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use etlrs_core::Result;
 use memmap2::{Mmap, MmapOptions};
+
+use crate::shortened;
 
 /// Files that can be mapped at a time.
 const SLOTS: usize = 1024;
@@ -74,6 +77,14 @@ impl Mapping {
     /// Whether all that was read was there.
     pub fn is_whole(&self) -> bool {
         !self.watch.0.broken.load(Ordering::Acquire)
+    }
+
+    /// Refuses what was read of a file that became shorter meanwhile.
+    ///
+    /// # Errors
+    /// `SourceChanged`.
+    pub fn check_whole(&self) -> Result<()> {
+        if self.is_whole() { Ok(()) } else { Err(shortened()) }
     }
 }
 

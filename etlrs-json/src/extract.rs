@@ -91,6 +91,14 @@ impl JsonExtractor {
         self
     }
 
+    /// Maps local files into memory instead of reading them, over the `enable_memory_mapping` of the run. A file that becomes
+    /// shorter while it is mapped is an error all the same; for that, the process gets a handler of `SIGBUS`.
+    #[must_use]
+    pub fn with_memory_mapping(mut self, mapped: bool) -> Self {
+        self.options.memory_mapping = Some(mapped);
+        self
+    }
+
     /// With these options.
     #[must_use]
     pub fn with_options(mut self, options: JsonOptions) -> Self {
@@ -156,6 +164,7 @@ impl Extractor for JsonExtractor {
             cancel: cx.cancel().clone(),
             max_readers: options.parallel_readers.unwrap_or(usize::MAX).max(1),
             read_size: options.buffer_size.unwrap_or(cx.config().io_buffer_size),
+            mapped: options.memory_mapping.unwrap_or(cx.config().enable_memory_mapping),
         }))
     }
 }

@@ -8,12 +8,12 @@ use arrow_schema::{DataType, Field, Fields, Schema};
 use async_trait::async_trait;
 use etlrs_core::{
     Error, ErrorKind, Extractor, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader,
-    MemoryExtractor, Partition, PartitionWriter, Published, Receipt, Result, RunContext, Scan, ScanRequest, type_name,
+    MemoryExtractor, Partition, Result, RunContext, Scan, ScanRequest, type_name,
 };
 use etlrs_files::text::{
-    Encode, Encoded, Encoding, JoinedScan, OldFile, Output, Preceding, SharedDirectory, SharedFile,
+    Encode, Encoded, Encoding, JoinedScan, Old, OldFile, Output, Preceding, StagedText, TextSession,
 };
-use etlrs_files::{Compression, Manifest, ManifestFile, Staging, data_files, reading};
+use etlrs_files::{Compression, Staging, reading};
 
 use crate::encode::{Encoder, HEXADECIMAL, Rules, form, read_as};
 use crate::layout::{Layout, extension};
@@ -95,23 +95,10 @@ impl JsonLoader {
                     .map_err(|error| error.in_source(target.display()))?;
                 format.compression = old.compression;
                 require_lines(&old, target)?;
-                Old::File(old)
+                Old::File { is_empty: old.has_no_bytes(), file: old }
             }
             (true, false) => Old::None,
-            // Mode replace looks as well, for it must not remove what is no data.
-            (true, true) => {
-                let files = data_files(target, EXTENSIONS, cx.cancel())?;
-                if plan.mode == LoadMode::Append && !files.is_empty() {
-                    let manifest = Manifest::read(target, cx.cancel())?.ok_or_else(|| {
-                        let message = "the directory has no manifest, which would tell how many rows are there";
-                        let error = Error::new(ErrorKind::InvalidConfig, message).in_source(target.display());
-                        error.hint("use mode replace, or another directory")
-                    })?;
-                    Old::Parts(manifest.files)
-                } else {
-                    Old::None
-                }
-            }
+            (true, true) => Old::parts(target, EXTENSIONS, plan.mode, cx, |_| Ok(()))?,
         };
         Ok(Prepared { format: Arc::new(format), old })
     }
@@ -163,13 +150,6 @@ fn ends_within_a_value(old: &OldFile) -> Result<bool> {
 struct Prepared {
     format: Arc<Format>,
     old: Old,
-}
-
-/// What is there, and stays, in mode append.
-enum Old {
-    None,
-    File(OldFile),
-    Parts(Vec<ManifestFile>),
 }
 
 /// What all files of a load have in common.
@@ -227,6 +207,7 @@ impl Format {
     }
 }
 
+#[async_trait]
 impl Encode for Format {
     fn compression(&self) -> Compression {
         self.compression
@@ -270,92 +251,21 @@ impl Encode for Format {
     ) -> Result<Encoded> {
         self.encoder.rows(batch, from, out, enough, preceding)
     }
-}
 
-#[async_trait]
-impl Loader for JsonLoader {
-    fn capabilities(&self) -> LoadCapabilities {
-        LoadCapabilities::one_writer().modes(Staging::modes(&self.path, self.directory)).max_writers(usize::MAX)
-    }
-
-    async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
-        self.check_mode(plan.mode)?;
-        let exists = Staging::check(&self.path, plan.mode, self.directory, cx.cancel())?;
-        let Prepared { format, old } = self.prepare(plan, &self.path, exists, cx)?;
-        let mut preview = LoadPreview::default();
-        preview.column_types = format.described.clone();
-        preview.notes = format.notes.clone();
-        let shown = self.path.display();
-        match old {
-            Old::None if exists => preview.notes.push(format!("{shown} is replaced")),
-            Old::None => {}
-            Old::File(_) => preview.notes.push(format!("the records of {shown} stay")),
-            Old::Parts(files) => {
-                let rows: u64 = files.iter().map(|file| file.rows).sum();
-                preview.notes.push(format!("{shown} has {rows} rows, which stay"));
-            }
-        }
-        Ok(preview)
-    }
-
-    async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
-        self.check_mode(plan.mode)?;
-        let staging = match self.directory {
-            true => Staging::directory(&self.path, plan.mode, cx)?,
-            false => Staging::file(&self.path, plan.mode, cx)?,
-        };
-        let staging = Arc::new(staging);
-        let exists = staging.target_exists();
-        let Prepared { format, old } = self.prepare(&plan, staging.target(), exists, cx)?;
-        let unpacking = if let Old::File(old) = &old { old.unpacking } else { 0 };
-        let output = if self.directory {
-            let old = if let Old::Parts(files) = old { files } else { Vec::new() };
-            Target::Directory(Arc::new(SharedDirectory::new(format.clone(), staging.clone(), cx.run_id(), old)?))
-        } else {
-            let continues: Option<&[u8]> = match &old {
-                Old::File(old) if !old.has_no_bytes() => Some(if old.ends_with_line_end()? { b"" } else { b"\n" }),
-                _ => None,
-            };
-            Target::File(Arc::new(SharedFile::new(format.clone(), staging.clone(), continues)))
-        };
-        Ok(Box::new(JsonSession { output, format, unpacking, staging }))
-    }
-}
-
-struct JsonSession {
-    // Before `staging`, so that what it removes is no longer held open.
-    output: Target,
-    format: Arc<Format>,
-    /// Bytes that reading the old file takes, to see how it ends.
-    unpacking: usize,
-    staging: Arc<Staging>,
-}
-
-enum Target {
-    File(Arc<SharedFile>),
-    Directory(Arc<SharedDirectory>),
-}
-
-impl JsonSession {
-    /// What was written, read as the types that it was written from; `None` where that cannot be.
-    async fn staged_scan(
-        &self,
-        cx: &RunContext,
-        pieces: Vec<(PathBuf, Vec<Range<u64>>)>,
-    ) -> Result<Option<Arc<dyn Scan>>> {
+    async fn read_back(&self, cx: &RunContext, staged: Vec<StagedText>) -> Result<Option<Arc<dyn Scan>>> {
         // The extractor reads at places in the file.
-        let Some(types) = self.format.read_as.as_ref().filter(|_| self.format.compression == Compression::None) else {
+        let Some(types) = self.read_as.as_ref().filter(|_| self.compression == Compression::None) else {
             return Ok(None);
         };
         let field = |(name, data_type): (&String, &DataType)| Field::new(name, data_type.clone(), true);
-        let fields: Fields = self.format.names.iter().zip(types).map(field).collect();
-        let layout = match self.format.layout {
+        let fields: Fields = self.names.iter().zip(types).map(field).collect();
+        let layout = match self.layout {
             JsonWriteLayout::Lines => JsonLayout::Lines,
             JsonWriteLayout::Array => JsonLayout::Array,
         };
         let read = JsonOptions::default().with_layout(layout);
         let mut scans = Vec::new();
-        for (path, ranges) in pieces {
+        for StagedText { path, ranges } in staged {
             if ranges.is_empty() {
                 continue;
             }
@@ -378,72 +288,34 @@ impl JsonSession {
 }
 
 #[async_trait]
-impl LoadSession for JsonSession {
-    fn min_memory(&self) -> usize {
-        // Less would make blocks of single records.
-        const BLOCKS: usize = 64 << 10;
-        let file = match &self.output {
-            Target::File(_) => 0,
-            Target::Directory(_) => self.staging.file_memory(),
+impl Loader for JsonLoader {
+    fn capabilities(&self) -> LoadCapabilities {
+        LoadCapabilities::one_writer().modes(Staging::modes(&self.path, self.directory)).max_writers(usize::MAX)
+    }
+
+    async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
+        self.check_mode(plan.mode)?;
+        let exists = Staging::check(&self.path, plan.mode, self.directory, cx.cancel())?;
+        let Prepared { format, old } = self.prepare(plan, &self.path, exists, cx)?;
+        let mut preview = LoadPreview::default();
+        preview.column_types = format.described.clone();
+        preview.notes = format.notes.clone();
+        preview.notes.extend(old.note(&self.path, exists));
+        Ok(preview)
+    }
+
+    async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
+        self.check_mode(plan.mode)?;
+        let staging = match self.directory {
+            true => Staging::directory(&self.path, plan.mode, cx)?,
+            false => Staging::file(&self.path, plan.mode, cx)?,
         };
-        BLOCKS + self.format.compression.memory() + file
-    }
-
-    fn held_memory(&self) -> usize {
-        match &self.output {
-            Target::File(_) => self.staging.file_memory() + self.unpacking,
-            Target::Directory(_) => 0,
-        }
-    }
-
-    async fn writer(&self, cx: &RunContext, partition: &Partition, _: u32) -> Result<Box<dyn PartitionWriter>> {
-        match &self.output {
-            Target::File(file) => file.writer(cx, partition),
-            Target::Directory(directory) => directory.writer(cx, partition),
-        }
-    }
-
-    async fn read_back(&mut self, cx: &RunContext, _: &[Receipt]) -> Result<Option<Arc<dyn Scan>>> {
-        let Some(staged) = self.staging.staged(None) else { return Ok(None) };
-        let (pieces, fine) = match &self.output {
-            Target::File(file) => {
-                let closed = file.close()?;
-                (vec![(staged, closed.ranges)], closed.fine)
-            }
-            Target::Directory(directory) => {
-                let parts = directory.close()?;
-                let piece = |part: ManifestFile| {
-                    let ranges = (part.rows > 0).then_some(0..part.bytes).into_iter().collect();
-                    (staged.join(part.name), ranges)
-                };
-                (parts.into_iter().map(piece).collect(), directory.is_fine())
-            }
-        };
-        if fine { Ok(None) } else { self.staged_scan(cx, pieces).await }
-    }
-
-    async fn commit(self: Box<Self>, receipts: Vec<Receipt>) -> Result<Published> {
-        let published = match &self.output {
-            Target::File(file) => {
-                let closed = file.close()?;
-                Published::new(closed.rows, closed.bytes)
-            }
-            Target::Directory(directory) => {
-                let parts = directory.close()?;
-                Published::new(parts.iter().map(|part| part.rows).sum(), parts.iter().map(|part| part.bytes).sum())
-            }
-        };
-        let promised: u64 = receipts.iter().map(|receipt| receipt.rows).sum();
-        if published.rows != promised {
-            let message = format!("{promised} rows were promised, and {} are staged", published.rows);
-            return Err(Error::new(ErrorKind::VerifyFailed, message).in_source(self.staging.target().display()));
-        }
-        self.staging.publish()?;
-        Ok(published)
-    }
-
-    async fn abort(self: Box<Self>) -> Result<()> {
-        // Dropping the staging removes it.
-        Ok(())
+        let staging = Arc::new(staging);
+        let exists = staging.target_exists();
+        let Prepared { format, old } = self.prepare(&plan, staging.target(), exists, cx)?;
+        Ok(Box::new(match self.directory {
+            true => TextSession::directory(format, staging, old, cx)?,
+            false => TextSession::file(format, staging, &old)?,
+        }))
     }
 }

@@ -30,6 +30,8 @@ etlrs_core::options! {
         parallel_readers, with_parallel_readers: Option<usize> = None;
         /// Bytes asked of a file at a time, over the io_buffer_size of the run.
         buffer_size, with_buffer_size: Option<usize> = None;
+        /// Whether the file is mapped into memory instead of read, over the enable_memory_mapping of the run.
+        memory_mapping, with_memory_mapping: Option<bool> = None;
         /// Types of single columns, over what is found from the data; objects and lists as text are JSON.
         types, with_types: ColumnTypes = ColumnTypes::default();
     }

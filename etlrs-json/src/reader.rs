@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use etlrs_core::{CancelToken, Error, ErrorKind, Result, format_bytes};
 use etlrs_files::text::{Input, Purpose};
-use etlrs_files::{InputReader, reading};
+use etlrs_files::{InputReader, Mapping, reading, shortened};
 use memchr::{memchr, memchr_iter};
 
 use crate::layout::Layout;
@@ -78,12 +78,15 @@ pub(crate) struct Reader {
     source: Arc<Source>,
     bytes: Bytes,
     purpose: Purpose,
+    /// The file is mapped, if it can be.
+    is_mapped: bool,
     /// What is behind `filled` means nothing.
     buffer: Vec<u8>,
+    /// Bytes that are held: of the buffer, or of the mapped file from `at` on.
     filled: usize,
-    /// Bytes of the buffer that were given out.
+    /// Bytes of them that were given out.
     used: usize,
-    /// Offset of the first byte of the buffer.
+    /// Offset of the first of them.
     at: u64,
     /// Records that begin here or later are others'.
     end: u64,
@@ -101,6 +104,8 @@ pub(crate) struct Reader {
 enum Bytes {
     Unopened,
     Place(InputReader),
+    /// A file in memory, from an offset on.
+    Mapped(Mapping, u64),
     Stream {
         text: Box<dyn Read + Send>,
         /// Stored bytes that were read.
@@ -138,6 +143,7 @@ impl Reader {
             source,
             bytes: Bytes::Unopened,
             purpose: Purpose::Read,
+            is_mapped: false,
             buffer: Vec::new(),
             filled: 0,
             used: 0,
@@ -160,16 +166,38 @@ impl Reader {
         self
     }
 
+    /// Maps the file into memory, if it can be.
+    pub(crate) fn mapped(mut self, mapped: bool) -> Self {
+        self.is_mapped = mapped;
+        self
+    }
+
+    /// What was read and not yet let go.
+    fn held(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Mapped(mapping, start) => {
+                let window = usize::try_from(self.at - start).unwrap_or(usize::MAX);
+                &mapping.bytes()[window..window + self.filled]
+            }
+            _ => &self.buffer[..self.filled],
+        }
+    }
+
+    /// Refuses what was read of a file that became shorter while it was mapped.
+    pub(crate) fn check_whole(&self) -> Result<()> {
+        if let Bytes::Mapped(mapping, _) = &self.bytes { mapping.check_whole() } else { Ok(()) }
+    }
+
     /// The bytes of a record that was given last.
     pub(crate) fn text(&self, record: &Record) -> &[u8] {
-        &self.buffer[record.range.clone()]
+        &self.held()[record.range.clone()]
     }
 
     /// Lines that ended before a place in the record that was given last, since the reader began.
     pub(crate) fn lines_before(&self, byte: u64) -> u64 {
         let Some(last) = &self.last else { return self.lines };
         let end = usize::try_from(byte.saturating_sub(self.at)).unwrap_or(usize::MAX).min(last.end);
-        self.lines + lines(&self.buffer[last.start.min(end)..end])
+        self.lines + lines(&self.held()[last.start.min(end)..end])
     }
 
     /// Records up to the one that was given last, and with it.
@@ -186,14 +214,14 @@ impl Reader {
         match &self.bytes {
             Bytes::Stream { taken, .. } => taken.load(Ordering::Relaxed),
             Bytes::Unopened => self.at,
-            Bytes::Place(_) => self.position(),
+            Bytes::Place(_) | Bytes::Mapped(..) => self.position(),
         }
     }
 
     /// The next record.
     pub(crate) fn next(&mut self) -> Result<Option<Record>> {
         if let Some(last) = self.last.take() {
-            self.lines += lines(&self.buffer[last]);
+            self.lines += lines(&self.held()[last]);
         }
         match self.source.layout {
             Layout::Lines => self.next_line(),
@@ -210,13 +238,13 @@ impl Reader {
             let Some(line) = self.line()? else { return Ok(None) };
             let offset = self.at + line.start as u64;
             self.used = line.end;
-            let is_blank = self.buffer[line.clone()].iter().all(u8::is_ascii_whitespace);
+            let is_blank = self.held()[line.clone()].iter().all(u8::is_ascii_whitespace);
             if !is_blank {
                 self.records += 1;
                 self.last = Some(line.clone());
                 return Ok(Some(Record { range: line, offset }));
             }
-            self.lines += lines(&self.buffer[line]);
+            self.lines += lines(&self.held()[line]);
         }
         Ok(None)
     }
@@ -225,7 +253,7 @@ impl Reader {
     fn skip_line(&mut self) -> Result<()> {
         while self.position() < self.end {
             let mine = usize::try_from(self.end - self.position()).unwrap_or(usize::MAX);
-            let held = &self.buffer[self.used..self.filled];
+            let held = &self.held()[self.used..];
             let held = &held[..held.len().min(mine)];
             match memchr(b'\n', held) {
                 Some(found) => {
@@ -245,7 +273,7 @@ impl Reader {
     fn line(&mut self) -> Result<Option<Range<usize>>> {
         let mut searched = self.used;
         loop {
-            if let Some(found) = memchr(b'\n', &self.buffer[searched..self.filled]) {
+            if let Some(found) = memchr(b'\n', &self.held()[searched..]) {
                 return Ok(Some(self.used..searched + found + 1));
             }
             let seen = self.filled - self.used;
@@ -258,12 +286,12 @@ impl Reader {
 
     fn next_value(&mut self) -> Result<Option<Record>> {
         loop {
-            let held = &self.buffer[self.used..self.filled];
+            let held = &self.held()[self.used..];
             match step(held, self.source.layout, self.state, self.ended) {
                 Ok(Step::Record(range)) => {
                     let range = self.used + range.start..self.used + range.end;
                     // What comes before it counts with it.
-                    self.lines += lines(&self.buffer[self.used..range.start]);
+                    self.lines += lines(&self.held()[self.used..range.start]);
                     let offset = self.at + range.start as u64;
                     self.used = range.end;
                     self.state = State::Within;
@@ -272,7 +300,7 @@ impl Reader {
                     return Ok(Some(Record { range, offset }));
                 }
                 Ok(Step::Closed(at)) => {
-                    self.lines += lines(&self.buffer[self.used..self.used + at]);
+                    self.lines += lines(&self.held()[self.used..self.used + at]);
                     self.used += at;
                     self.state = State::Behind;
                 }
@@ -300,7 +328,13 @@ impl Reader {
         if self.ended {
             return Ok(false);
         }
-        self.buffer.copy_within(self.used..self.filled, 0);
+        if let Bytes::Unopened = self.bytes {
+            self.bytes = self.open()?;
+        }
+        let is_mapped = matches!(self.bytes, Bytes::Mapped(..));
+        if !is_mapped {
+            self.buffer.copy_within(self.used..self.filled, 0);
+        }
         self.at += self.used as u64;
         self.filled -= std::mem::take(&mut self.used);
         if self.filled >= self.limit {
@@ -312,7 +346,7 @@ impl Reader {
         // A long record is read in growing steps, for each step looks at it from its start.
         let wanted = self.read_size.max(self.filled).min(self.limit - self.filled);
         let until = self.filled + wanted;
-        if self.buffer.len() < until {
+        if self.buffer.len() < until && !is_mapped {
             self.buffer.resize(until, 0);
         }
         // All of it, for a pipe gives little at a time.
@@ -326,37 +360,49 @@ impl Reader {
         Ok(self.filled > before)
     }
 
-    fn read(&mut self, until: usize) -> Result<usize> {
-        let path = self.source.path.clone();
-        let failed = |error| reading(&path, error);
-        if let Bytes::Unopened = self.bytes {
-            self.bytes = match &self.source.input {
-                Input::Plain(handle) if !self.source.is_stream() => {
-                    // The last line may go on behind the end.
-                    let range = self.at..self.source.length;
-                    let block = (self.limit / 4).clamp(64 << 10, LARGEST_BLOCK);
-                    Bytes::Place(handle.open()?.reader(range, block))
-                }
-                input => {
-                    let (mut text, taken) = input.open(&path, self.purpose)?;
-                    // Without the mark.
-                    let mut mark = vec![0; usize::try_from(self.source.start).unwrap_or(0)];
-                    text.read_exact(&mut mark).map_err(failed)?;
-                    Bytes::Stream { text, taken }
-                }
-            };
+    fn open(&self) -> Result<Bytes> {
+        let path = &self.source.path;
+        if let Input::Plain(handle) = &self.source.input {
+            let file = handle.open()?;
+            // The last line may go on behind the end.
+            let range = self.at..self.source.length;
+            if self.is_mapped
+                && let Some(mapping) = file.map(range.clone())
+            {
+                return Ok(Bytes::Mapped(mapping, self.at));
+            }
+            if !self.source.is_stream() {
+                let block = (self.limit / 4).clamp(64 << 10, LARGEST_BLOCK);
+                return Ok(Bytes::Place(file.reader(range, block)));
+            }
         }
+        let (mut text, taken) = self.source.input.open(path, self.purpose)?;
+        // Without the mark.
+        let mut mark = vec![0; usize::try_from(self.source.start).unwrap_or(0)];
+        text.read_exact(&mut mark).map_err(|error| reading(path, error))?;
+        Ok(Bytes::Stream { text, taken })
+    }
+
+    /// Adds to what is held, which may come to be `until` bytes. 0: there are no more.
+    fn read(&mut self, until: usize) -> Result<usize> {
         let offset = self.at + self.filled as u64;
-        let buffer = &mut self.buffer[self.filled..until];
         loop {
             let read = match &mut self.bytes {
-                Bytes::Place(reader) => reader.read_at(buffer, offset),
-                Bytes::Stream { text, .. } => text.read(buffer),
+                // They are there already.
+                Bytes::Mapped(..) => {
+                    let left = self.source.length.saturating_sub(offset);
+                    return Ok((until - self.filled).min(usize::try_from(left).unwrap_or(usize::MAX)));
+                }
+                Bytes::Place(reader) => match reader.read_at(&mut self.buffer[self.filled..until], offset) {
+                    Ok(0) if offset < self.source.length => return Err(shortened()),
+                    read => read,
+                },
+                Bytes::Stream { text, .. } => text.read(&mut self.buffer[self.filled..until]),
                 Bytes::Unopened => Ok(0),
             };
             match read {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                read => return read.map_err(failed),
+                read => return read.map_err(|error| reading(&self.source.path, error)),
             }
         }
     }

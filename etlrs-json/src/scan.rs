@@ -10,19 +10,13 @@ use etlrs_core::{
     BatchStream, CancelToken, Detail, Error, ErrorKind, Fingerprint, Partition, Pushdown, Rejected, Rejects, Result,
     RunContext, Scan, ScanRequest, batches_from_fn,
 };
-use etlrs_files::text::Origin;
+use etlrs_files::text::{self, Extent, Origin, Piece};
 
 use crate::decode::{Bad, Members, Reading as ColumnReading, TypeBy};
 use crate::layout::Layout;
 use crate::reader::{Reader, Record, Source};
 use crate::survey::Survey;
 use crate::syntax;
-
-/// A partition is at least so large, unless more are asked for.
-const SMALLEST_PARTITION: u64 = 1 << 20;
-const LARGEST_PARTITION: u64 = 16 << 20;
-/// Of an object in a store, of which each request takes a while.
-const LARGEST_REMOTE_PARTITION: u64 = 64 << 20;
 
 /// Offsets of texts and lists are 31 bits wide, and a batch may exceed this by a record.
 const LARGEST_BATCH: usize = 1 << 29;
@@ -40,95 +34,27 @@ impl Part {
         Self { source: Arc::new(survey.source), stored: survey.stored, sampled: survey.sample.records }
     }
 
-    fn size(&self) -> u64 {
-        match self.source.is_stream() {
-            true => self.stored.unwrap_or(0),
-            false => self.source.length - self.source.start,
-        }
-    }
-}
-
-/// What is read of which file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Piece {
-    file: usize,
-    /// The records that begin here; `None`: all of a stream.
-    range: Option<(u64, u64)>,
-}
-
-impl Piece {
-    fn descriptor(self, files: usize) -> String {
-        let what = self.range.map_or("all of it".to_owned(), |(start, end)| format!("bytes {start}..{end}"));
-        if files == 1 { what } else { format!("file {}, {what}", self.file) }
-    }
-
-    fn parse(partition: &Partition, parts: &[Part]) -> Result<Self> {
-        let text = partition.descriptor.as_str();
-        let parse = || {
-            let (file, what) = match text.strip_prefix("file ") {
-                Some(rest) => rest.split_once(", ").and_then(|(file, what)| Some((file.parse().ok()?, what)))?,
-                None => (0, text),
-            };
-            let is_stream = parts.get(file)?.source.is_stream();
-            if what == "all of it" {
-                return is_stream.then_some(Self { file, range: None });
-            }
-            let (start, end) = what.strip_prefix("bytes ")?.split_once("..")?;
-            let range = Some((start.parse().ok()?, end.parse().ok()?));
-            (!is_stream).then_some(Self { file, range })
-        };
-        parse().ok_or_else(|| Error::new(ErrorKind::Internal, format!("{text:?} describes no piece of a JSON file")))
+    fn extent(&self) -> Extent<'_> {
+        let source = &self.source;
+        let records = (!source.is_stream()).then_some(source.start..source.length);
+        Extent { path: &source.path, stored: self.stored, records, is_remote: source.is_remote() }
     }
 }
 
 /// The pieces of all files, one file after another, and the partitions that they are.
 pub(crate) fn pieces(parts: &[Part], cx: &RunContext, request: &ScanRequest) -> Result<(Vec<Piece>, Vec<Partition>)> {
-    if let Some(recorded) = &request.recorded {
-        let pieces = recorded.iter().map(|partition| Piece::parse(partition, parts)).collect::<Result<_>>()?;
-        return Ok((pieces, recorded.clone()));
-    }
-    let total: u64 = parts.iter().map(Part::size).sum();
-    let mut pieces = Vec::new();
-    for (file, part) in parts.iter().enumerate() {
-        let source = &part.source;
-        if source.is_stream() {
-            pieces.push(Piece { file, range: None });
-            continue;
-        }
-        let size = part.size();
-        let wanted = match request.partitions {
-            Some(wanted) if parts.len() == 1 => wanted as u64,
-            // As many of them as it has of the bytes.
-            Some(wanted) => {
-                let share = u128::from(size) * wanted as u128 / u128::from(total.max(1));
-                u64::try_from(share).unwrap_or(u64::MAX)
-            }
-            None => {
-                let for_balance = total / (8 * cx.config().workers() as u64).max(1);
-                let largest = if source.is_remote() { LARGEST_REMOTE_PARTITION } else { LARGEST_PARTITION };
-                size.div_ceil(for_balance.clamp(SMALLEST_PARTITION, largest))
-            }
-        };
-        let wanted = wanted.clamp(1, size.max(1));
+    let extents: Vec<Extent<'_>> = parts.iter().map(Part::extent).collect();
+    text::pieces(&extents, cx, request, |file, wanted| {
+        // Anywhere: a piece has the lines that begin in it.
+        let Source { start, length, .. } = *parts[file].source;
+        let size = length.saturating_sub(start);
+        let pieces = wanted.min(size.max(1));
         let place = |index: u64| {
-            let offset = u128::from(size) * u128::from(index) / u128::from(wanted);
-            source.start + u64::try_from(offset).unwrap_or(size)
+            let offset = u128::from(size) * u128::from(index) / u128::from(pieces);
+            start + u64::try_from(offset).unwrap_or(size)
         };
-        pieces.extend((0..wanted).map(|index| Piece { file, range: Some((place(index), place(index + 1))) }));
-    }
-    let partitions = pieces.iter().enumerate().map(|(index, piece)| {
-        let mut partition = Partition::new(index, piece.descriptor(parts.len()));
-        if let Some(part) = parts.get(piece.file) {
-            partition = partition.with_source(part.source.path.to_string_lossy());
-        }
-        match (piece.range, parts.get(piece.file).and_then(|part| part.stored)) {
-            (Some((start, end)), _) => partition.with_bytes(end - start),
-            (None, Some(stored)) => partition.with_bytes(stored),
-            (None, None) => partition,
-        }
-    });
-    let partitions = partitions.collect();
-    Ok((pieces, partitions))
+        Ok((1..=pieces).map(place).collect())
+    })
 }
 
 /// The number of lines before places in a file, where pieces begin that had bad records. Kept, so that many bad records do
@@ -160,6 +86,8 @@ pub(crate) struct JsonScan {
     pub(crate) max_readers: usize,
     /// Bytes asked of a file at a time.
     pub(crate) read_size: usize,
+    /// Files are mapped into memory.
+    pub(crate) mapped: bool,
 }
 
 #[async_trait]
@@ -208,7 +136,8 @@ impl Scan for JsonScan {
         let members = Members::new(self.schema.fields(), &self.readings, self.ignore_unknown)?
             .with_unwanted(self.unwanted.iter().map(String::as_str));
         let mut reading = Reading {
-            reader: Reader::new(part.source.clone(), piece.range, self.read_size, cx.reader_memory(), cx.cancel()),
+            reader: Reader::new(part.source.clone(), piece.range, self.read_size, cx.reader_memory(), cx.cancel())
+                .mapped(self.mapped),
             members,
             part: PartLines { source: part.source.clone(), lines: self.lines.clone(), file: piece.file, piece },
             sampled: part.sampled,
@@ -310,6 +239,7 @@ impl Reading {
         self.cx.cancel().check()?;
         let before = self.reader.progress();
         let batch = self.batch();
+        self.reader.check_whole().map_err(|error| error.in_source(self.part.source.path.display()))?;
         let batch = match batch {
             Ok(batch) => batch,
             Err(error) => return Err(self.located(error)?),

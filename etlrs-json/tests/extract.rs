@@ -8,7 +8,8 @@ use arrow_array::types::{Decimal128Type, Float64Type, Int64Type, UInt64Type};
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, Field, Schema};
 use etlrs_core::{
-    DatasetSnapshot, Error, Extractor, PerformanceConfig, Rejects, Result, RunContext, ScanRequest, type_name,
+    DatasetSnapshot, Error, ErrorKind, Extractor, PerformanceConfig, Rejects, Result, RunContext, ScanRequest,
+    next_batch, type_name,
 };
 use etlrs_json::{JsonExtractor, JsonLayout, JsonOptions, UnknownKeys};
 use proptest::prelude::*;
@@ -423,6 +424,56 @@ fn bad_records_are_set_aside() {
     });
 }
 
+#[test]
+fn a_file_that_becomes_shorter_while_it_is_read_is_an_error() {
+    for (name, mapped) in [("a.ndjson", false), ("a.ndjson", true), ("a.json", true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        let records: Vec<String> = (0..300_000).map(|n| format!("{{\"n\":{n},\"text\":\"some\"}}")).collect();
+        let text = if mapped && name == "a.json" { format!("[{}]", records.join(",\n")) } else { records.join("\n") };
+        std::fs::write(&path, text).unwrap();
+        let cx = RunContext::new(PerformanceConfig::default().with_batch_size(1000usize));
+        let error = block_on(async {
+            let extractor = JsonExtractor::new(&path).with_memory_mapping(mapped).with_buffer_size(64 << 10);
+            let scan = extractor.scan(&cx, &ScanRequest::all().partitions(1)).await.unwrap();
+            let mut stream = scan.read(&cx, &scan.partitions()[0]).unwrap();
+            assert_eq!(next_batch(&mut stream).await.unwrap().unwrap().num_rows(), 1000);
+            std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 20).unwrap();
+            loop {
+                if let Err(error) = next_batch(&mut stream).await.unwrap() {
+                    return error;
+                }
+            }
+        });
+        assert_eq!(error.kind(), ErrorKind::SourceChanged, "{name}, mapped {mapped}: {error}");
+        assert!(error.to_string().contains(&format!("{name}: the file became shorter while it was read")), "{error}");
+    }
+}
+
+/// The setting of the run holds where the extractor has none of its own.
+#[test]
+fn files_are_mapped_if_the_run_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.ndjson");
+    std::fs::write(&path, "{\"a\":1}\n".repeat(100_000)).unwrap();
+    let is_mapped = |config: PerformanceConfig, extractor: JsonExtractor| {
+        let cx = RunContext::new(config.with_batch_size(10usize));
+        block_on(async {
+            let scan = extractor.scan(&cx, &ScanRequest::all().partitions(1)).await.unwrap();
+            let mut stream = scan.read(&cx, &scan.partitions()[0]).unwrap();
+            next_batch(&mut stream).await.unwrap().unwrap();
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            maps.contains(path.to_str().unwrap())
+        })
+    };
+    let [off, on] = [false, true].map(|on| PerformanceConfig::default().with_enable_memory_mapping(on));
+    let extractor = || JsonExtractor::new(&path);
+    assert!(!is_mapped(off.clone(), extractor()));
+    assert!(is_mapped(on.clone(), extractor()));
+    assert!(is_mapped(off, extractor().with_memory_mapping(true)));
+    assert!(!is_mapped(on, extractor().with_memory_mapping(false)));
+}
+
 /// Records of some keys, each of which has values of one kind.
 fn records() -> impl Strategy<Value = Vec<serde_json::Value>> {
     let record = (
@@ -442,12 +493,17 @@ fn records() -> impl Strategy<Value = Vec<serde_json::Value>> {
 }
 
 proptest! {
-    /// However a file is cut, and in whatever layout it is, the rows are the same.
+    /// However a file is cut and read, and in whatever layout it is, the rows are the same.
     #[test]
-    fn layouts_and_pieces_do_not_change_the_rows(records in records(), partitions in 1usize..12, read_size in 512usize..2000) {
+    fn layouts_and_pieces_do_not_change_the_rows(
+        records in records(), partitions in 1usize..12, read_size in 512usize..2000, mapped: bool,
+    ) {
         let lines: String = records.iter().map(|record| format!("{record}\n")).collect();
         let array = format!("[{}]", records.iter().map(|record| format!("{record:#}")).collect::<Vec<_>>().join(", "));
-        let options = || JsonOptions::default().with_times(false).with_buffer_size(Some(read_size));
+        let options = || {
+            let options = JsonOptions::default().with_times(false).with_memory_mapping(Some(mapped));
+            options.with_buffer_size(Some(read_size))
+        };
         let whole = read(&lines, "a.ndjson", JsonOptions::default().with_times(false)).unwrap();
         let cut = read_as(&lines, "a.ndjson", options(), ScanRequest::all().partitions(partitions)).unwrap();
         let array = read(&array, "a.json", options()).unwrap();

@@ -1,13 +1,17 @@
-use arrow_array::RecordBatch;
-use etlrs_core::{PartitionId, Result};
+use std::sync::Arc;
 
-use super::Output;
+use arrow_array::RecordBatch;
+use async_trait::async_trait;
+use etlrs_core::{PartitionId, Result, RunContext, Scan};
+
+use super::{Output, StagedText};
 use crate::Compression;
 
 /// How rows become the text of a file.
 ///
 /// A file is its start, blocks of records with what stands between blocks, and its end. Of each of these it is known by
 /// itself what it is, so they can be compressed by themselves, by many writers at once.
+#[async_trait]
 pub trait Encode: Send + Sync + 'static {
     /// How files are compressed.
     fn compression(&self) -> Compression;
@@ -28,6 +32,11 @@ pub trait Encode: Send + Sync + 'static {
         b""
     }
 
+    /// What ends the record before those that are appended to a file, if it has no end.
+    fn line_end(&self) -> &[u8] {
+        b"\n"
+    }
+
     /// Appends rows of `batch` from `from` on to `out`, one at the least, until it holds `enough` bytes.
     ///
     /// # Errors
@@ -40,6 +49,14 @@ pub trait Encode: Send + Sync + 'static {
         enough: usize,
         preceding: Preceding,
     ) -> Result<Encoded>;
+
+    /// What was written, read as the types that it was written from; `None` where that cannot be.
+    ///
+    /// # Errors
+    /// An I/O error.
+    async fn read_back(&self, _cx: &RunContext, _staged: Vec<StagedText>) -> Result<Option<Arc<dyn Scan>>> {
+        Ok(None)
+    }
 }
 
 /// What comes before rows.
