@@ -11,24 +11,28 @@
 )]
 
 mod csv;
+mod json;
 mod parquet;
 mod table;
 
 pub use csv::{csv_dialect, csv_gz, csv_reader, csv_zst};
+pub use json::{json_reader, json_writer};
 pub use parquet::parquet_open;
 
 /// A check by the name of its target.
 pub type Check = fn(&[u8]);
 
-pub const CHECKS: [(&str, Check); 5] = [
+pub const CHECKS: [(&str, Check); 7] = [
     ("csv_reader", csv_reader),
     ("csv_dialect", csv_dialect),
     ("csv_gz", csv_gz),
     ("csv_zst", csv_zst),
+    ("json_reader", json_reader),
+    ("json_writer", json_writer),
     ("parquet_open", parquet_open),
 ];
 
-/// Bytes at the start of what the CSV checks take that choose options; all of them zero choose what is the default. The
+/// Bytes at the start of what the checks of text take that choose options; all of them zero choose what is the default. The
 /// rest is the file.
 pub const CHOICES: usize = 16;
 

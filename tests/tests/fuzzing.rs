@@ -48,6 +48,60 @@ fn csv() -> impl Strategy<Value = Vec<u8>> {
     (prop::collection::vec(choice, CHOICES), text).prop_map(|(choices, text)| [choices, text].concat())
 }
 
+/// Options, and a file of what JSON is made of, some of it broken.
+fn json() -> impl Strategy<Value = Vec<u8>> {
+    let choice = prop_oneof![3 => Just(0), 2 => 0u8..12];
+    let scalar = prop::sample::select(vec![
+        "1",
+        "-7",
+        "2.50",
+        "1e3",
+        "18446744073709551615",
+        "true",
+        "null",
+        "\"\"",
+        "\"x\"",
+        "\"2024-02-29\"",
+        "\"\\u00fc\"",
+        "\"1.0\"",
+    ]);
+    let value = scalar.prop_map(str::to_owned).prop_recursive(3, 12, 3, |value| {
+        let member = (prop::sample::select(vec!["a", "b", "c"]), value.clone());
+        prop_oneof![
+            prop::collection::vec(value, 0..3).prop_map(|items| format!("[{}]", items.join(", "))),
+            prop::collection::vec(member, 0..3).prop_map(object),
+        ]
+    });
+    let member = (prop::sample::select(vec!["a", "b", "c", "a\\u0062"]), value);
+    let record = prop::collection::vec(member, 0..4).prop_map(object);
+    let around = prop::sample::select(vec![
+        ("", "\n", "\n"),
+        ("[", ",", "]"),
+        ("", "", ""),
+        ("[\n", ",\n", "\n]\n"),
+        (" ", "\r\n\n", ""),
+    ]);
+    let broken = prop::option::weighted(
+        0.2,
+        (any::<prop::sample::Index>(), prop::sample::select(b"{}[],:\"\\ax1\n\xff".to_vec())),
+    );
+    (prop::collection::vec(choice, CHOICES), prop::collection::vec(record, 0..8), around, broken).prop_map(
+        |(choices, records, (before, between, behind), broken)| {
+            let mut text = format!("{before}{}{behind}", records.join(between)).into_bytes();
+            if let Some((place, byte)) = broken.filter(|_| !text.is_empty()) {
+                let place = place.index(text.len());
+                text[place] = byte;
+            }
+            [choices, text].concat()
+        },
+    )
+}
+
+fn object(members: Vec<(&str, String)>) -> String {
+    let members: Vec<_> = members.iter().map(|(key, value)| format!("\"{key}\": {value}")).collect();
+    format!("{{{}}}", members.join(", "))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -66,6 +120,16 @@ proptest! {
         let input = [&place, &input[place.len()..]].concat();
         check("csv_gz")(&input);
         check("csv_zst")(&input);
+    }
+
+    #[test]
+    fn any_reading_of_a_json_file_is_the_same_rows(input in json()) {
+        check("json_reader")(&input);
+    }
+
+    #[test]
+    fn what_was_read_of_json_is_written_and_read_back(input in json()) {
+        check("json_writer")(&input);
     }
 
     /// Bytes that are a Parquet file but for some of them.

@@ -1,0 +1,5 @@
+#![no_main]
+
+mod run;
+
+libfuzzer_sys::fuzz_target!(init: run::quietly(), |input: &[u8]| run::check(etlrs_fuzz::json_writer, input));
