@@ -50,56 +50,44 @@ fn csv() -> impl Strategy<Value = Vec<u8>> {
 
 /// Options, and a file of what JSON is made of, some of it broken.
 fn json() -> impl Strategy<Value = Vec<u8>> {
-    let choice = prop_oneof![3 => Just(0), 2 => 0u8..12];
-    let scalar = prop::sample::select(vec![
-        "1",
-        "-7",
-        "2.50",
-        "1e3",
-        "18446744073709551615",
-        "true",
-        "null",
-        "\"\"",
-        "\"x\"",
-        "\"2024-02-29\"",
-        "\"\\u00fc\"",
-        "\"1.0\"",
-    ]);
-    let value = scalar.prop_map(str::to_owned).prop_recursive(3, 12, 3, |value| {
-        let member = (prop::sample::select(vec!["a", "b", "c"]), value.clone());
+    // Most of the choices are the usual ones.
+    let choice = prop_oneof![8 => Just(0), 1 => 0u8..12];
+    let scalar = prop::sample::select(vec!["1", "-7", "2.50", "1e3", "18446744073709551615", "null"]);
+    let text = prop::sample::select(vec!["\"\"", "\"x\"", "\"2024-02-29\"", "\"\\u00fc\"", "\"1.0\"", "true", "null"]);
+    let value = prop_oneof![scalar, text].prop_map(str::to_owned).prop_recursive(2, 12, 3, |value| {
         prop_oneof![
-            prop::collection::vec(value, 0..3).prop_map(|items| format!("[{}]", items.join(", "))),
-            prop::collection::vec(member, 0..3).prop_map(object),
+            prop::collection::vec(value.clone(), 0..3).prop_map(|items| format!("[{}]", items.join(", "))),
+            object(&["a", "b"], value),
         ]
     });
-    let member = (prop::sample::select(vec!["a", "b", "c", "a\\u0062"]), value);
-    let record = prop::collection::vec(member, 0..4).prop_map(object);
-    let around = prop::sample::select(vec![
-        ("", "\n", "\n"),
-        ("[", ",", "]"),
-        ("", "", ""),
-        ("[\n", ",\n", "\n]\n"),
-        (" ", "\r\n\n", ""),
-    ]);
-    let broken = prop::option::weighted(
-        0.2,
-        (any::<prop::sample::Index>(), prop::sample::select(b"{}[],:\"\\ax1\n\xff".to_vec())),
-    );
-    (prop::collection::vec(choice, CHOICES), prop::collection::vec(record, 0..8), around, broken).prop_map(
-        |(choices, records, (before, between, behind), broken)| {
+    let record = object(&["a", "b", "c", "a\\u0062"], value);
+    let kinds =
+        [("", "\n", "\n"), ("", "\n", ""), ("[", ",", "]"), ("", "", ""), ("[\n", ",\n", "\n]\n"), (" ", "\r\n\n", "")];
+    let broken = (any::<prop::sample::Index>(), prop::sample::select(b"{}[],:\"\\ax1\n\xff".to_vec()));
+    (
+        prop::collection::vec(choice, CHOICES),
+        prop::collection::vec(record, 0..12),
+        prop::sample::select(kinds.to_vec()),
+        prop::option::weighted(0.2, broken),
+    )
+        .prop_map(|(choices, records, (before, between, behind), broken)| {
             let mut text = format!("{before}{}{behind}", records.join(between)).into_bytes();
             if let Some((place, byte)) = broken.filter(|_| !text.is_empty()) {
                 let place = place.index(text.len());
                 text[place] = byte;
             }
             [choices, text].concat()
-        },
-    )
+        })
 }
 
-fn object(members: Vec<(&str, String)>) -> String {
-    let members: Vec<_> = members.iter().map(|(key, value)| format!("\"{key}\": {value}")).collect();
-    format!("{{{}}}", members.join(", "))
+/// Some of `keys` with values.
+fn object(keys: &[&'static str], value: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
+    let keys = prop::sample::subsequence(keys.to_vec(), 0..=keys.len());
+    let values = prop::collection::vec(value, 4);
+    (keys, values).prop_map(|(keys, values)| {
+        let members = keys.iter().zip(values).map(|(key, value)| format!("\"{key}\": {value}"));
+        format!("{{{}}}", members.collect::<Vec<_>>().join(", "))
+    })
 }
 
 proptest! {
