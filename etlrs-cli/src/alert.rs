@@ -1,32 +1,43 @@
 //! What is done with the alerts of a run.
 
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use etlrs::{Alert, AlertActions, Secret};
 use serde_json::json;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// Does what a pipeline file asks for.
 #[derive(Default)]
 pub(crate) struct Actions {
     actions: AlertActions,
-    posts: Mutex<Vec<JoinHandle<()>>>,
+    begun: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// A target that does not answer holds nobody up for longer.
+/// Whoever does not answer holds nobody up for longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Actions {
     pub(crate) fn new(actions: AlertActions) -> Self {
-        Self { actions, posts: Mutex::default() }
+        Self { actions, begun: Mutex::default() }
     }
 
     /// Begins with what there is to do for `alert` of `pipeline`. Whether it succeeds does not matter to the run.
     pub(crate) fn run(&self, runtime: &Handle, pipeline: &str, alert: &Alert) {
-        if let Some(command) = &self.actions.command {
-            run_command(command, pipeline, alert);
+        let begin = |task| self.begun.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+        if let Some(command) = &self.actions.command
+            && let Some(child) = start(command, pipeline, alert)
+        {
+            // By a thread of its own, for the end of the program waits for those of the runtime.
+            let (told, ended) = oneshot::channel();
+            std::thread::spawn(move || {
+                wait(child);
+                told.send(())
+            });
+            begin(runtime.spawn(async move { drop(ended.await) }));
         }
         if let Some(url) = &self.actions.webhook {
             let body = json!({
@@ -36,29 +47,38 @@ impl Actions {
                 // What chats show.
                 "text": format!("{pipeline}: {alert}"),
             });
-            let post = runtime.spawn(post(url.clone(), body.to_string()));
-            self.posts.lock().unwrap_or_else(PoisonError::into_inner).push(post);
+            begin(runtime.spawn(post(url.clone(), body.to_string())));
         }
     }
 
-    /// Waits until all has been told.
+    /// Waits until all has been told. A command that takes longer goes on by itself.
     pub(crate) async fn finish(&self) {
-        let posts = std::mem::take(&mut *self.posts.lock().unwrap_or_else(PoisonError::into_inner));
-        for post in posts {
-            // A panic has been told already.
-            let _ = post.await;
-        }
+        let begun = std::mem::take(&mut *self.begun.lock().unwrap_or_else(PoisonError::into_inner));
+        let all = async {
+            for task in begun {
+                // A panic has been told already.
+                let _ = task.await;
+            }
+        };
+        let _ = tokio::time::timeout(PATIENCE, all).await;
     }
 }
 
-fn run_command(command: &str, pipeline: &str, alert: &Alert) {
-    let mut shell = std::process::Command::new("sh");
+fn start(command: &str, pipeline: &str, alert: &Alert) -> Option<Child> {
+    let mut shell = Command::new("sh");
     shell.arg("-c").arg(command).env("ETLRS_ALERT", alert.name()).env("ETLRS_MESSAGE", alert.to_string());
-    shell.env("ETLRS_PIPELINE", pipeline).stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
-    match shell.spawn() {
-        // Waited for by a thread, so that it does not stay as a zombie.
-        Ok(mut child) => drop(std::thread::spawn(move || child.wait())),
-        Err(error) => crate::tell(&format!("alert: its command cannot be started: {error}")),
+    // One that goes on must not keep our ends open for whoever reads them.
+    shell.env("ETLRS_PIPELINE", pipeline).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    shell.spawn().inspect_err(|error| crate::tell(&format!("alert: its command cannot be started: {error}"))).ok()
+}
+
+fn wait(mut child: Child) {
+    match child.wait() {
+        Ok(status) if status.success() => {}
+        // As a shell says it.
+        Ok(status) if status.code() == Some(127) => crate::tell("alert: its command failed: there is no such command"),
+        Ok(status) => crate::tell(&format!("alert: its command failed: {status}")),
+        Err(error) => crate::tell(&format!("alert: its command is lost: {error}")),
     }
 }
 

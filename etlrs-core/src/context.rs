@@ -130,7 +130,7 @@ impl RunContext {
 pub struct Counters {
     /// Bytes read at the source. Connectors add to it.
     pub bytes_read: Counter,
-    /// Rows that came out of the source. The engine adds to it.
+    /// Rows that came out of the source, and records that it rejected. The engine adds to it.
     pub rows_read: Counter,
     /// Records that were set aside. The engine adds to it.
     pub rows_rejected: Counter,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use etlrs_core::{RunContext, format_bytes};
+use etlrs_core::{Error, ErrorKind, Result, RunContext, format_bytes};
 use tokio::task::AbortHandle;
 
 use crate::{ProcessMemory, Stages};
@@ -44,9 +44,9 @@ etlrs_core::options! {
 pub struct PerformanceSnapshot {
     /// Time since it began to read.
     pub elapsed: Duration,
-    /// Records that came out of the source.
+    /// Records that were read.
     pub records: u64,
-    /// Records that were set aside; those of the source are not among the others.
+    /// Records of them that were set aside.
     pub rejected: u64,
     /// Bytes of memory in the process.
     pub memory: usize,
@@ -108,16 +108,54 @@ impl Alert {
 impl fmt::Display for Alert {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Throughput { found, least } => write!(f, "throughput: {found:.0} records/s, less than {least:.0}"),
+            Self::Throughput { found, least } => {
+                write!(f, "throughput: {:.0} records/s, less than {least}", found.floor())
+            }
             Self::Latency { found, most } => {
-                write!(f, "latency: {:.1} s, more than {:.1} s", found.as_secs_f64(), most.as_secs_f64())
+                write!(
+                    f,
+                    "latency: {:.2} s, more than {} s",
+                    above(found.as_secs_f64(), most.as_secs_f64()),
+                    most.as_secs_f64()
+                )
             }
             Self::Memory { found, most } => {
                 write!(f, "memory: {}, more than {}", format_bytes(*found), format_bytes(*most))
             }
             Self::ErrorRate { found, most } => {
-                write!(f, "error rate: {:.2} % of the records, more than {:.2} %", 100.0 * found, 100.0 * most)
+                let most = (most * 1e8).round() / 1e6;
+                write!(f, "error rate: {:.2} % of the records, more than {most} %", above(100.0 * found, most))
             }
+        }
+    }
+}
+
+/// `found` in hundredths, rounded so that it is still more than `most`.
+fn above(found: f64, most: f64) -> f64 {
+    let rounded = (100.0 * found).round() / 100.0;
+    if rounded > most { rounded } else { (100.0 * found).ceil() / 100.0 }
+}
+
+impl AlertThresholds {
+    /// Refuses thresholds that mean nothing.
+    ///
+    /// # Errors
+    /// `InvalidConfig`.
+    pub fn check(&self) -> Result<()> {
+        let is_some = |value: f64| value.is_finite() && value > 0.0;
+        let wrong =
+            |name: &str, what: &str| Err(Error::new(ErrorKind::InvalidConfig, format!("{name} must be {what}")));
+        match self {
+            Self { min_records_per_second: Some(least), .. } if !is_some(*least) => {
+                wrong("min_records_per_second", "a number of records above 0")
+            }
+            Self { max_seconds: Some(most), .. } if !is_some(*most) => {
+                wrong("max_seconds", "a number of seconds above 0")
+            }
+            Self { max_error_rate: Some(most), .. } if !(0.0..=1.0).contains(most) => {
+                wrong("max_error_rate", "from 0 to 1; 0.05 is 5 % of the records")
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -125,6 +163,10 @@ impl fmt::Display for Alert {
 impl PerformanceAlert {
     /// No run is too slow before so long.
     pub const GRACE: Duration = Duration::from_secs(5);
+
+    pub(crate) fn check(&self) -> Result<()> {
+        self.thresholds.check()
+    }
 
     /// With these thresholds.
     pub fn new(thresholds: AlertThresholds) -> Self {
@@ -146,8 +188,11 @@ impl PerformanceAlert {
         if let Some(most) = max_memory.filter(|most| snapshot.memory > *most) {
             alerts.push(Alert::Memory { found: snapshot.memory, most });
         }
-        let all = snapshot.records + snapshot.rejected;
-        let errors = if all > 0 { snapshot.rejected as f64 / all as f64 } else { 0.0 };
+        let errors = if snapshot.rejected > 0 {
+            snapshot.rejected as f64 / snapshot.records.max(snapshot.rejected) as f64
+        } else {
+            0.0
+        };
         if let Some(most) = max_error_rate.filter(|most| errors > *most) {
             alerts.push(Alert::ErrorRate { found: errors, most });
         }
@@ -245,12 +290,50 @@ mod tests {
         assert_eq!(names(PerformanceSnapshot::new(seconds(10), 999, 0, 0)), ["throughput"]);
         // It has hardly begun.
         assert!(names(PerformanceSnapshot::new(seconds(4), 0, 0, 0)).is_empty());
-        let bad = names(PerformanceSnapshot::new(seconds(61), 98, 2, 2 << 20));
+        let bad = names(PerformanceSnapshot::new(seconds(61), 100, 2, 2 << 20));
         assert_eq!(bad, ["throughput", "latency", "memory", "error_rate"]);
+        // All that was read was set aside.
+        let rejected = all.check_thresholds(&PerformanceSnapshot::new(seconds(1), 50, 50, 0));
+        assert_eq!(rejected, [Alert::ErrorRate { found: 1.0, most: 0.01 }]);
         assert!(
             PerformanceAlert::default()
                 .check_thresholds(&PerformanceSnapshot::new(seconds(1 << 20), 0, 9, usize::MAX))
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn what_is_told_is_beyond_what_it_is_told_of() {
+        let latency = |found| Alert::Latency { found: Duration::from_millis(found), most: Duration::from_secs(1) };
+        for (alert, expected) in [
+            (latency(1004), "latency: 1.01 s, more than 1 s"),
+            (latency(1234), "latency: 1.23 s, more than 1 s"),
+            (
+                Alert::ErrorRate { found: 0.2, most: 0.199_999 },
+                "error rate: 20.00 % of the records, more than 19.9999 %",
+            ),
+            (Alert::ErrorRate { found: 1.0 / 3.0, most: 0.05 }, "error rate: 33.33 % of the records, more than 5 %"),
+            (Alert::Throughput { found: 49.9, least: 50.0 }, "throughput: 49 records/s, less than 50"),
+        ] {
+            assert_eq!(alert.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn thresholds_that_mean_nothing_are_refused() {
+        let none = AlertThresholds::default;
+        for (thresholds, expected) in [
+            (none().with_max_error_rate(Some(2.0)), "max_error_rate must be from 0 to 1; 0.05 is 5 % of the records"),
+            (none().with_max_error_rate(Some(-1.0)), "max_error_rate must be from 0 to 1; 0.05 is 5 % of the records"),
+            (none().with_max_seconds(Some(0.0)), "max_seconds must be a number of seconds above 0"),
+            (none().with_max_seconds(Some(f64::NAN)), "max_seconds must be a number of seconds above 0"),
+            (
+                none().with_min_records_per_second(Some(-5.0)),
+                "min_records_per_second must be a number of records above 0",
+            ),
+        ] {
+            assert_eq!(thresholds.check().unwrap_err().message(), expected);
+        }
+        none().with_max_error_rate(Some(1.0)).with_max_seconds(Some(0.5)).check().unwrap();
     }
 }

@@ -242,6 +242,7 @@ impl PipelineBuilder {
     pub fn build(self) -> Result<Pipeline> {
         let missing = |what| Error::new(ErrorKind::InvalidConfig, format!("the pipeline has no {what}"));
         self.settings.config.validate()?;
+        self.settings.alert.as_ref().map_or(Ok(()), PerformanceAlert::check)?;
         if self.settings.request.partitions == Some(0) {
             return Err(Error::new(ErrorKind::InvalidConfig, "a source cannot be read in 0 partitions"));
         }

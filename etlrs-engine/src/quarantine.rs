@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use etlrs_core::{
-    BatchStream, Error, ErrorKind, LoadSession, Partition, PartitionId, PartitionWriter, Receipt, RecordBatch,
-    Rejected, Rejects, Result, RunContext,
+    BatchStream, Counters, Error, ErrorKind, LoadSession, Partition, PartitionId, PartitionWriter, Receipt,
+    RecordBatch, Rejected, Rejects, Result, RunContext,
 };
 
 use crate::partitions::Flight;
@@ -52,7 +52,7 @@ impl Totals {
     /// # Errors
     /// When this partition and those before it have more than are allowed. Those behind it do not count here: if the source
     /// was cut at a wrong place, what they reject is of no meaning, and an earlier partition says so.
-    fn add(&self, partition: PartitionId, rejected: &[Rejected]) -> Result<u64> {
+    fn add(&self, partition: PartitionId, rejected: &[Rejected], counters: &Counters) -> Result<()> {
         let whole = || rejected.iter().filter(|record| record.part == 0);
         let records = whole().count() as u64;
         let of_source = whole().filter(|record| record.stage == Rejected::SOURCE).count() as u64;
@@ -61,8 +61,10 @@ impl Totals {
             total.of_source.fetch_add(of_source, Ordering::Relaxed);
             total.first.get_or_init(|| first.to_string());
         }
-        self.check(partition.index() + 1)?;
-        Ok(records)
+        counters.rows_rejected.add(records);
+        // Nobody else has seen them.
+        counters.rows_read.add(of_source);
+        self.check(partition.index() + 1)
     }
 
     /// Whether the first `count` partitions have no more than are allowed.
@@ -239,7 +241,7 @@ impl Drain<'_> {
             if rejected.is_empty() {
                 break;
             }
-            cx.counters().rows_rejected.add(totals.add(self.partition.id, &rejected)?);
+            totals.add(self.partition.id, &rejected, cx.counters())?;
             let batch = Rejected::batch(cx.run_id(), self.partition.id, &rejected)?;
             drop(rejected);
             self.rows += batch.num_rows() as u64;

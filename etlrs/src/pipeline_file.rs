@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use etlrs_core::{
     CancelToken, Error, ErrorKind, LoadMode, OptionMap, OptionSet, PerformanceConfig, Registry, Result, ScanRequest,
-    Secret, Transformer, Uri, named,
+    Secret, Transformer, Uri, named, unknown_name,
 };
 use etlrs_engine::{AlertThresholds, PerformanceAlert, PipelineBuilder, Verify};
 use toml::{Table, Value};
@@ -260,8 +260,17 @@ fn read_alerts(mut section: Section) -> Result<(Option<AlertThresholds>, AlertAc
             .in_source("[alerts]"));
     }
     let pairs = section.rest();
+    let mut known: Vec<String> = AlertThresholds::specs().into_iter().map(|spec| spec.key.to_string()).collect();
+    known.extend(["command", "webhook"].map(str::to_owned));
+    if let Some((key, _)) = pairs.iter().find(|(key, _)| !known.contains(key)) {
+        return Err(unknown_name("key", key, &known).in_source("[alerts]"));
+    }
     let pairs = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-    let thresholds = AlertThresholds::from_pairs(pairs).map_err(|error| error.in_source("[alerts]"))?;
+    let thresholds = AlertThresholds::from_pairs(pairs).and_then(|thresholds| {
+        thresholds.check()?;
+        Ok(thresholds)
+    });
+    let thresholds = thresholds.map_err(|error| error.in_source("[alerts]"))?;
     Ok((Some(thresholds), AlertActions { command, webhook: webhook.map(Secret::new) }))
 }
 
@@ -413,6 +422,8 @@ mod tests {
             (&format!("{SMALL}[alerts]\nwebhook='hooks.example/secret'"), "[alerts]: webhook is no URL that begins"),
             (&format!("{SMALL}[alerts]\nmax_second=5"), "did you mean max_seconds?"),
             (&format!("{SMALL}[alerts]\nmax_error_rate='x'"), "option max_error_rate cannot be"),
+            (&format!("{SMALL}[alerts]\nmax_error_rate=2"), "[alerts]: max_error_rate must be from 0 to 1"),
+            (&format!("{SMALL}[alerts]\nhook='x'"), "max_error_rate, command, webhook"),
             (&format!("{SMALL}[transform]\ntype='x'"), "[[transform]]"),
             (
                 &format!("{SMALL}[[transform]]\ntype='fliter'"),
