@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use etlrs_core::{PerformanceConfig, format_bytes};
 
-use crate::{RunReport, StageKind, StageReport};
+use crate::{RunReport, Setting, StageKind, StageReport};
 
 /// What a run could not do without taking less time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +72,10 @@ pub struct Measured {
     pub workers: usize,
     /// Workers that there could have been with memory for all.
     pub possible_workers: usize,
+    /// Partitions that they shared; `usize::MAX` if that is not known.
+    pub pieces: usize,
+    /// Whether more workers were tried, and did no good.
+    pub tried_more: bool,
     /// Wall time in which they did it.
     pub elapsed: Duration,
     /// The time that all workers had in it.
@@ -80,12 +84,25 @@ pub struct Measured {
     pub memory: usize,
 }
 
+/// How a source comes in more of them.
+const PIECES: &str = "several files, or one that can be cut (--partitions)";
+
+/// Time in which a stage computed. A transformer that stands still computes on other threads.
+fn computing(stage: &StageReport) -> Duration {
+    stage.busy + if stage.kind == StageKind::Transform { stage.blocked } else { Duration::ZERO }
+}
+
 /// What limited a run, by the time that its stages took.
 pub fn diagnose_throughput(report: &RunReport) -> ThroughputAnalysis {
+    let of_workers = report.adjustments.iter().filter(|adjustment| adjustment.setting == Setting::Workers);
+    // Those that were tried for a moment do not count.
+    let tuned = of_workers.clone().next_back().map(|last| if last.kept { last.to } else { last.from });
     Measured {
         stages: report.stages.clone(),
-        workers: report.workers,
+        workers: tuned.unwrap_or(report.workers),
         possible_workers: report.possible_workers,
+        pieces: report.partitions,
+        tried_more: of_workers.clone().any(|adjustment| !adjustment.kept && adjustment.to > adjustment.from),
         elapsed: report.loading,
         worker_time: report.worker_time,
         memory: report.memory,
@@ -108,7 +125,16 @@ impl Measured {
             stage
         });
         let worker_time = elapsed * u32::try_from(workers).unwrap_or(u32::MAX);
-        Self { stages: stages.collect(), workers, possible_workers: workers, elapsed, worker_time, memory: 0 }
+        Self {
+            stages: stages.collect(),
+            workers,
+            possible_workers: workers,
+            pieces: usize::MAX,
+            tried_more: false,
+            elapsed,
+            worker_time,
+            memory: 0,
+        }
     }
 
     /// What limits it.
@@ -120,8 +146,6 @@ impl Measured {
         let of = |kind: StageKind, stage: &StageReport, time: Duration| {
             if stage.kind == kind { time } else { Duration::ZERO }
         };
-        // A transformer that stands still computes on other threads.
-        let computing = |stage: &StageReport| stage.busy + of(StageKind::Transform, stage, stage.blocked);
         let standing = |kind| move |stage: &StageReport| of(kind, stage, stage.waiting + stage.blocked);
         let waiting = |stage: &StageReport| of(StageKind::Transform, stage, stage.waiting);
         let processor = sum(&computing);
@@ -176,6 +200,7 @@ impl Measured {
         let waits = stage.is_some_and(|stage| stage.waiting > stage.blocked);
         let computes = stage.is_some_and(|stage| stage.busy > stage.waiting.max(stage.blocked));
         let is_end = matches!(limit, Limit::Source | Limit::Target);
+        let few_pieces = self.pieces <= self.workers;
         let name = stage.map(|stage| stage.name.clone());
         let (verdict, advice) = match limit {
             Limit::Nothing => ("nothing: the run was over in a moment".to_owned(), String::new()),
@@ -189,9 +214,21 @@ impl Measured {
                 "give more with --memory, or make batches smaller (batch_size)".to_owned(),
             ),
             Limit::Processor => {
-                let busy = stage.map_or(0.0, |stage| stage.busy.as_secs_f64() + stage.blocked.as_secs_f64());
+                let busy = stage.map_or(0.0, |stage| computing(stage).as_secs_f64());
                 let all = self.worker_time.as_secs_f64();
                 let in_stage = name.as_ref().map(|name| format!(", {} in {name}", percent((busy / all).min(1.0))));
+                let less = match stage.map(|stage| stage.kind) {
+                    Some(StageKind::Target) => "a lighter compression",
+                    Some(StageKind::Transform) => "a cheaper transform",
+                    _ => "fewer columns",
+                };
+                let advice = if self.tried_more {
+                    format!("{less} would help; more threads did not")
+                } else if few_pieces {
+                    format!("{less} would help, or more pieces: {PIECES}")
+                } else {
+                    format!("more threads on more cores would help, or {less}")
+                };
                 let verb = if self.workers == 1 { "computed" } else { "computed for" };
                 (
                     format!(
@@ -200,12 +237,7 @@ impl Measured {
                         percent(share),
                         in_stage.unwrap_or_default()
                     ),
-                    match stage.map(|stage| stage.kind) {
-                        Some(StageKind::Target) => "more threads on more cores would help, or a lighter compression",
-                        Some(StageKind::Transform) => "more threads on more cores would help, or a cheaper transform",
-                        _ => "more threads on more cores would help, or fewer columns",
-                    }
-                    .to_owned(),
+                    advice,
                 )
             }
             Limit::Source | Limit::Target => {
@@ -216,6 +248,13 @@ impl Measured {
                     false => format!("{whom} stood still for its files {} of the time", percent(share)),
                 };
                 let advice = match (limit, waits) {
+                    (_, true) if self.tried_more => "a faster server would help; more threads did not",
+                    (Limit::Source, true) if few_pieces => {
+                        "more pieces at once (--partitions) would help if the server bears them"
+                    }
+                    (_, true) if few_pieces => {
+                        "a faster server would help, or more pieces (--partitions) if the target takes several at once"
+                    }
                     (Limit::Source, true) => {
                         "more pieces at once (--threads, --partitions) would help if the server bears them"
                     }
@@ -295,6 +334,8 @@ mod tests {
             stages: times.map(stage).to_vec(),
             workers,
             possible_workers: workers,
+            pieces: usize::MAX,
+            tried_more: false,
             elapsed: Duration::from_millis(elapsed),
             worker_time: Duration::from_millis(elapsed * workers as u64),
             memory: 64 << 20,
@@ -350,6 +391,27 @@ mod tests {
             let count = flags.into_iter().filter(|flag| *flag).count();
             assert_eq!(count, usize::from(!matches!(limit, Limit::Nothing | Limit::Transform)), "{found:?}");
         }
+    }
+
+    #[test]
+    fn more_threads_are_advised_only_where_they_have_something_to_do() {
+        use StageKind::*;
+        let computing = [(Source, [300, 10, 0]), (Transform, [200, 0, 0]), (Turn, [0; 3]), (Target, [800, 400, 0])];
+        let waiting = [(Source, [100, 0, 1700]), (Transform, [0; 3]), (Turn, [0; 3]), (Target, [100, 0, 0])];
+        for (times, pieces, tried_more, advice) in [
+            (computing, 10, false, "more threads on more cores would help, or a lighter compression"),
+            (computing, 2, false, "a lighter compression would help, or more pieces: several files, or one"),
+            (computing, 10, true, "a lighter compression would help; more threads did not"),
+            (waiting, 10, false, "more pieces at once (--threads, --partitions) would help"),
+            (waiting, 2, false, "more pieces at once (--partitions) would help"),
+            (waiting, 10, true, "a faster server would help; more threads did not"),
+        ] {
+            let found = Measured { pieces, tried_more, ..measured(2, 1000, times) }.diagnose();
+            assert!(found.advice.starts_with(advice), "{found:?}");
+        }
+        // A part of the time that they computed, not of the time that they had.
+        let verdict = measured(2, 1000, computing).diagnose().verdict;
+        assert_eq!(verdict, "the processor: 2 threads computed for 65 % of the time, 40 % in target");
     }
 
     #[test]
