@@ -80,7 +80,8 @@ pub trait LoadSession: Send + Sync {
     async fn writer(&self, cx: &RunContext, partition: &Partition, attempt: u32) -> Result<Box<dyn PartitionWriter>>;
 
     /// The staged rows as a scan, still invisible to readers of the target, for a check before they are published.
-    /// Called at most once, after the last writer finished. `None`: this target cannot.
+    /// Called at most once, after the last writer finished, and only where it was [planned](LoadPlan::read_back). `None`: this
+    /// target cannot.
     async fn read_back(&mut self, cx: &RunContext, receipts: &[Receipt]) -> Result<Option<Arc<dyn Scan>>>;
 
     /// Publishes what the receipts stand for, in the order of the partitions, and ends the session.
@@ -120,13 +121,30 @@ pub struct LoadPlan {
     pub keys: Vec<String>,
     /// The partitions that will be written.
     pub partitions: Vec<Partition>,
+    /// Whether the staged rows will be [read back](LoadSession::read_back). Whoever knows beforehand that they cannot be refuses
+    /// the plan, by [`refuse_read_back`](Self::refuse_read_back).
+    pub read_back: bool,
 }
 
 impl LoadPlan {
-    /// A plan without keys.
+    /// A plan without keys, whose rows are not read back.
     pub fn new(schema: SchemaRef, mode: LoadMode, partitions: Vec<Partition>) -> Self {
-        Self { schema, mode, keys: Vec::new(), partitions }
+        Self { schema, mode, keys: Vec::new(), partitions, read_back: false }
     }
+
+    /// For a target that cannot give staged rows back, and `why`: "the file is compressed".
+    ///
+    /// # Errors
+    /// `Unsupported` if that is what is planned.
+    pub fn refuse_read_back(&self, why: impl fmt::Display) -> Result<()> {
+        if self.read_back { Err(not_read_back(why)) } else { Ok(()) }
+    }
+}
+
+/// The error of a target that cannot give staged rows back, and `why`.
+pub fn not_read_back(why: impl fmt::Display) -> Error {
+    let message = format!("{why}, so staged rows cannot be read back to be compared");
+    Error::new(ErrorKind::Unsupported, message).hint("verify by receipts instead, which counts rows")
 }
 
 /// What a load does with a target that exists.

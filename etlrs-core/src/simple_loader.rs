@@ -29,6 +29,9 @@ pub fn one_writer<S: SimpleLoader>(loader: S) -> impl Loader {
     OneWriter(Arc::new(loader))
 }
 
+/// Why staged rows cannot be read back.
+const NOT_SHOWN: &str = "the target shows nothing before it is published";
+
 struct OneWriter<S>(Arc<S>);
 
 #[async_trait]
@@ -37,11 +40,13 @@ impl<S: SimpleLoader> Loader for OneWriter<S> {
         LoadCapabilities::one_writer()
     }
 
-    async fn check(&self, _: &RunContext, _: &LoadPlan) -> Result<LoadPreview> {
+    async fn check(&self, _: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
+        plan.refuse_read_back(NOT_SHOWN)?;
         Ok(LoadPreview::default())
     }
 
     async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
+        plan.refuse_read_back(NOT_SHOWN)?;
         let staged = self.0.begin(cx, &plan).await?;
         Ok(Box::new(Session { loader: self.0.clone(), staged }))
     }

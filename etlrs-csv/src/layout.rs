@@ -1,5 +1,6 @@
 //! What all files of a load have in common.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -62,6 +63,10 @@ impl Layout {
                     type_name(field.data_type())
                 ));
             }
+            if form.read_as.is_none() {
+                let what = format!("{} is not read back as what it was", type_name(field.data_type()));
+                plan.refuse_read_back(what).map_err(|error| error.at_column(field.name()))?;
+            }
             read_as = read_as.zip(form.read_as).map(|(mut types, data_type)| {
                 types.push(data_type);
                 types
@@ -70,7 +75,15 @@ impl Layout {
         }
         if options.formula_guard {
             notes.push("text that a spreadsheet would take for a formula gets an apostrophe in front".to_owned());
-            // It is read back with its apostrophe.
+            plan.refuse_read_back("the option formula_guard changes text")?;
+            read_as = None;
+        }
+        let mut names = HashSet::new();
+        if options.header
+            && !plan.schema.fields().iter().all(|field| !field.name().is_empty() && names.insert(field.name()))
+        {
+            plan.refuse_read_back("reading gives columns other names that have none, or one that another has")?;
+            // Types are given by name.
             read_as = None;
         }
         let (schema, line_end) = (plan.schema.clone(), options.line_end.bytes());

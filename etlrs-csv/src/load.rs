@@ -4,7 +4,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use etlrs_core::{LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Result, RunContext};
 use etlrs_files::Staging;
-use etlrs_files::text::{Old, TextSession};
+use etlrs_files::text::{Old, TextSession, check_read_back};
 
 use crate::layout::Layout;
 use crate::old::OldFile;
@@ -73,6 +73,7 @@ impl CsvLoader {
         if let Old::File { file, .. } = &old {
             layout.compression = file.compression;
         }
+        check_read_back(plan, layout.compression, target)?;
         Ok(Prepared { layout: Arc::new(layout), old })
     }
 }

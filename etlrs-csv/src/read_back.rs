@@ -19,11 +19,6 @@ pub(crate) async fn staged_scan(
     staged: Vec<StagedText>,
 ) -> Result<Option<Arc<dyn Scan>>> {
     let names = layout.schema.fields().iter().map(|field| field.name());
-    let unique = names.clone().collect::<std::collections::BTreeSet<_>>().len() == names.len();
-    // Types are given by name, and other names than these would be changed by reading them.
-    if options.header && !(unique && names.clone().all(|name| !name.is_empty())) {
-        return Ok(None);
-    }
     // The extractor reads at places in the file.
     let Some(types) = layout.read_as.as_ref().filter(|_| layout.compression == Compression::None) else {
         return Ok(None);

@@ -789,15 +789,30 @@ fn what_cannot_be_read_as_it_was_is_not_read_back() {
     let column = array(Int64Array::from(vec![1]));
     let twice = RecordBatch::try_new(schema, vec![column.clone(), column]).unwrap();
     let bytes = batch([("b", array(BinaryArray::from(vec![&b"a"[..]])))]);
-    for (loader, batch) in
-        [(&plain, &fine), (&guarded, &count(0..1)), (&packed, &count(0..1)), (&plain, &twice), (&plain, &bytes)]
-    {
+    for (loader, batch, why) in [
+        (&guarded, &count(0..1), "the option formula_guard changes text"),
+        (&packed, &count(0..1), "the file is compressed"),
+        (&plain, &twice, "other names that have none, or one that another has"),
+        (&plain, &bytes, "column \"b\": binary is not read back as what it was"),
+    ] {
         block_on(async {
             let cx = context();
-            let plan = plan(&batch.schema(), LoadMode::Replace, 1);
-            let mut session = loader.begin(&cx, plan.clone()).await.unwrap();
-            let receipts = stage(&cx, &*session, &plan, &[vec![batch.clone()]]).await.unwrap();
-            assert!(session.read_back(&cx, &receipts).await.unwrap().is_none());
+            let mut plan = plan(&batch.schema(), LoadMode::Replace, 1);
+            drop(loader.begin(&cx, plan.clone()).await.unwrap());
+            plan.read_back = true;
+            for error in [loader.check(&cx, &plan).await.unwrap_err(), loader.begin(&cx, plan).await.err().unwrap()] {
+                assert_eq!(error.kind(), ErrorKind::Unsupported);
+                assert!(error.to_string().contains(why), "{error}");
+            }
         });
     }
+    // Which times there are is known only when they have been written.
+    block_on(async {
+        let cx = context();
+        let plan = plan(&fine.schema(), LoadMode::Replace, 1);
+        let mut session = plain.begin(&cx, plan.clone()).await.unwrap();
+        let receipts = stage(&cx, &*session, &plan, &[vec![fine.clone()]]).await.unwrap();
+        let error = session.read_back(&cx, &receipts).await.err().unwrap();
+        assert!(error.to_string().contains("a time has digits beyond the microsecond"), "{error}");
+    });
 }

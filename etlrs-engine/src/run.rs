@@ -6,7 +6,7 @@ use arrow_schema::{DataType, Schema, SchemaRef};
 use etlrs_core::{
     BoundTransformer, CancelToken, Checksum, Effect, Error, ErrorKind, Fingerprint, LoadMode, LoadPlan, LoadResult,
     LoadSession, Loader, PerformanceConfig, Receipt, Rejected, Rejects, Result, RunContext, RunId, Scan, Transformer,
-    next_batch, type_name,
+    next_batch, not_read_back, type_name,
 };
 
 use tracing::field::Empty;
@@ -164,6 +164,7 @@ impl<'a> Run<'a> {
         let settings = &self.pipeline.settings;
         let mut plan = LoadPlan::new(self.schema.clone(), settings.mode, self.scan.partitions().to_vec());
         plan.keys = self.keys.clone();
+        plan.read_back = settings.verify == Verify::Full;
         plan
     }
 
@@ -420,10 +421,10 @@ impl<'a> Run<'a> {
         workers: usize,
         source: Checksum,
     ) -> Result<Checksum> {
-        let scan = session.read_back(cx, receipts).await?.ok_or_else(|| {
-            Error::new(ErrorKind::Unsupported, "this target cannot be read back before it is published")
-                .hint("verify by receipts instead")
-        })?;
+        let scan = session
+            .read_back(cx, receipts)
+            .await?
+            .ok_or_else(|| not_read_back("the target shows nothing before it is published"))?;
         same_meaning(&self.schema, &scan.schema())?;
         let partitions: Vec<_> = scan.partitions().iter().map(|partition| partition.id).collect();
         let crew = Crew::new(partitions, workers.min(scan.max_readers()).max(1), (), 0, 0);

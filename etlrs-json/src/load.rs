@@ -11,11 +11,11 @@ use etlrs_core::{
     MemoryExtractor, Partition, Result, RunContext, Scan, ScanRequest, type_name,
 };
 use etlrs_files::text::{
-    Encode, Encoded, Encoding, JoinedScan, Old, OldFile, Output, Preceding, StagedText, TextSession,
+    Encode, Encoded, Encoding, JoinedScan, Old, OldFile, Output, Preceding, StagedText, TextSession, check_read_back,
 };
 use etlrs_files::{Compression, Staging, reading};
 
-use crate::encode::{Encoder, HEXADECIMAL, Rules, form, read_as};
+use crate::encode::{Encoder, HEXADECIMAL, JSON, Rules, form};
 use crate::layout::{Layout, extension};
 use crate::options::{JsonLayout, JsonOptions, JsonWriteLayout, JsonWriteOptions, NonFinite};
 use crate::syntax::{self, Fault};
@@ -100,7 +100,21 @@ impl JsonLoader {
             (true, false) => Old::None,
             (true, true) => Old::parts(target, EXTENSIONS, plan.mode, cx, |_| Ok(()))?,
         };
+        check_read_back(plan, format.compression, target)?;
         Ok(Prepared { format: Arc::new(format), old })
+    }
+}
+
+/// Whether there are floats in values of the type.
+fn has_floats(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Struct(fields) => fields.iter().any(|field| has_floats(field.data_type())),
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::Map(item, _) => has_floats(item.data_type()),
+        DataType::Dictionary(_, values) => has_floats(values),
+        data_type => data_type.is_floating(),
     }
 }
 
@@ -176,6 +190,7 @@ impl Format {
         let compression = options.compression.unwrap_or_else(|| Compression::of_path(target));
         compression.check()?;
         let (mut described, mut notes, mut names) = (Vec::new(), Vec::new(), Vec::<String>::new());
+        let mut read_as = (!plan.schema.fields().is_empty()).then(Vec::new);
         for field in plan.schema.fields() {
             let (name, type_name) = (field.name(), type_name(field.data_type()));
             let form = form(field).map_err(|refusal| {
@@ -191,12 +206,24 @@ impl Format {
                     "column {name:?} of type {type_name} is written as hexadecimal digits, which are read as text"
                 ));
             }
+            // What becomes null or text is not what it was.
+            let is_exact = options.non_finite == NonFinite::Fail || !has_floats(field.data_type());
+            let read = form.read_as.filter(|_| is_exact);
+            if read.is_none() {
+                let what = match is_exact {
+                    true if form.described == JSON => "the white space of JSON is not kept".to_owned(),
+                    true => format!("{type_name} is not read back as what it was"),
+                    false => "the option non_finite changes numbers".to_owned(),
+                };
+                plan.refuse_read_back(what).map_err(|error| error.at_column(name))?;
+            }
+            read_as = read_as.zip(read).map(|(mut types, data_type)| {
+                types.push(data_type);
+                types
+            });
             names.push(name.clone());
             described.push(form.described.to_owned());
         }
-        // What becomes null or text is not what it was.
-        let exact = options.non_finite == NonFinite::Fail;
-        let read_as = read_as(&plan.schema).filter(|types| exact && !types.is_empty());
         let (depth, around): (_, (&[u8], &[u8])) = match layout {
             JsonWriteLayout::Lines => (1, (b"", b"\n")),
             JsonWriteLayout::Array => (2, (b",\n", b"")),

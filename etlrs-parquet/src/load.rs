@@ -130,6 +130,7 @@ impl Loader for ParquetLoader {
 
     async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
         self.capabilities().require(plan.mode, self.path.display())?;
+        Staging::check_read_back(&self.path, plan)?;
         let exists = Staging::check(&self.path, plan.mode, self.directory, cx.cancel())?;
         let prepared = self.prepare(plan, &self.path, exists, cx.cancel())?;
         let mut preview = LoadPreview::default();
@@ -149,6 +150,7 @@ impl Loader for ParquetLoader {
 
     async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
         self.capabilities().require(plan.mode, self.path.display())?;
+        Staging::check_read_back(&self.path, &plan)?;
         let staging = match self.directory {
             true => Staging::directory(&self.path, plan.mode, cx)?,
             false => Staging::file(&self.path, plan.mode, cx)?,

@@ -2,7 +2,7 @@ mod local;
 
 use std::path::{Path, PathBuf};
 
-use etlrs_core::{CancelToken, LoadMode, Result, RunContext};
+use etlrs_core::{CancelToken, LoadMode, LoadPlan, Result, RunContext};
 
 use self::local::LocalArea;
 #[cfg(feature = "object-store")]
@@ -64,6 +64,20 @@ impl Staging {
         let _ = cancel;
         crate::require_local(target)?;
         LocalArea::check(target, mode, directory)
+    }
+
+    /// Refuses to read back what is not there before it is published.
+    ///
+    /// # Errors
+    /// `Unsupported` for an object store, if the `plan` is to read back.
+    pub fn check_read_back(target: &Path, plan: &LoadPlan) -> Result<()> {
+        match crate::store_scheme(target) {
+            Some(_) => {
+                let refused = plan.refuse_read_back("objects are not there before they are published");
+                refused.map_err(|error| error.in_source(target.display()))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Modes that a target at `target` has.

@@ -32,5 +32,5 @@ pub use origin::{Origin, Place};
 pub use output::{Output, SLOT};
 pub use piece::{Extent, Piece, pieces};
 pub use sample::Sample;
-pub use session::{Old, StagedText, TextSession};
+pub use session::{Old, StagedText, TextSession, check_read_back};
 pub use single::{Closed, SharedFile};

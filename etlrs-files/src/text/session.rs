@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use etlrs_core::{
-    Error, ErrorKind, LoadMode, LoadSession, Partition, PartitionWriter, Published, Receipt, Result, RunContext, Scan,
+    Error, ErrorKind, LoadMode, LoadPlan, LoadSession, Partition, PartitionWriter, Published, Receipt, Result,
+    RunContext, Scan, not_read_back,
 };
 
 use super::{Encode, OldFile, SharedDirectory, SharedFile};
-use crate::{Manifest, ManifestFile, Staging, data_files};
+use crate::{Compression, Manifest, ManifestFile, Staging, data_files};
 
 /// What is at a target, and stays in mode append.
 #[derive(Debug)]
@@ -68,6 +69,17 @@ impl Old {
             }
         }
     }
+}
+
+/// Refuses to read back what cannot be read at places before it is published.
+///
+/// # Errors
+/// `Unsupported` for files that are compressed, and for those in an object store, if the `plan` is to read back.
+pub fn check_read_back(plan: &LoadPlan, compression: Compression, target: &Path) -> Result<()> {
+    if compression != Compression::None {
+        plan.refuse_read_back("the file is compressed").map_err(|error| error.in_source(target.display()))?;
+    }
+    Staging::check_read_back(target, plan)
 }
 
 /// Rows of a load within a file, before it is published.
@@ -165,7 +177,7 @@ impl LoadSession for TextSession {
             }
         };
         if fine {
-            return Ok(None);
+            return Err(not_read_back("a time has digits beyond the microsecond, which reading leaves out"));
         }
         self.format.read_back(cx, texts).await
     }

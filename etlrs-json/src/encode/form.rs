@@ -26,12 +26,15 @@ pub(crate) struct Refusal {
 /// What binary columns are described as.
 pub(crate) const HEXADECIMAL: &str = "string of hexadecimal digits";
 
+/// What columns of JSON are described as.
+pub(crate) const JSON: &str = "JSON as it is";
+
 /// How values of `field` are written.
 pub(crate) fn form(field: &Field) -> Result<Form, Refusal> {
     use DataType::*;
     let form = |described, read_as| Ok(Form { described, read_as: Some(read_as) });
     match field.data_type() {
-        _ if is_json(field) => Ok(Form { described: "JSON as it is", read_as: None }),
+        _ if is_json(field) => Ok(Form { described: JSON, read_as: None }),
         Null => form("null", Null),
         Boolean => form("true or false", Boolean),
         data_type if data_type.is_integer() => form("number", data_type.clone()),

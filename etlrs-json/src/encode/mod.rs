@@ -8,13 +8,13 @@ mod column;
 mod form;
 
 use arrow_array::RecordBatch;
-use arrow_schema::{DataType, SchemaRef};
+use arrow_schema::SchemaRef;
 use etlrs_core::{Error, ErrorKind, Result};
 use etlrs_files::text::{Encoded, Output, Preceding};
 
 pub(crate) use column::quoted;
 use column::{Column, Key};
-pub(crate) use form::{HEXADECIMAL, form};
+pub(crate) use form::{HEXADECIMAL, JSON, form};
 
 use crate::options::NonFinite;
 
@@ -129,9 +129,4 @@ impl Encoder {
             .hint(hint)
             .at_column(self.schema.field(column).name())
     }
-}
-
-/// The types of which rows are read back as, with nothing lost; `None` if that cannot be.
-pub(crate) fn read_as(schema: &SchemaRef) -> Option<Vec<DataType>> {
-    schema.fields().iter().map(|field| form(field).ok()?.read_as).collect()
 }

@@ -174,6 +174,13 @@ fn csv_is_written_as_the_name_and_the_options_say() {
     let part = fs::read_dir(folder.join("dir.csv")).unwrap().map(|entry| entry.unwrap().path());
     let part = part.filter(|path| path.extension().is_some_and(|extension| extension == "csv")).last().unwrap();
     assert_eq!(fs::read_to_string(part).unwrap(), read("o.csv"));
+    refused(
+        folder,
+        &[
+            ("copy text.parquet v.csv.gz --verify full", 1, &["v.csv.gz", "is compressed", "verify by receipts"]),
+            ("plan text.parquet v.ndjson.gz --verify full", 1, &["v.ndjson.gz", "is compressed", "verify by receipts"]),
+        ],
+    );
     works(folder, "copy text.parquet o.csv.gz");
     works(folder, "copy text.parquet o.csv.gz --mode append");
     let packed = std::process::Command::new("gzip").arg("-dc").arg(folder.join("o.csv.gz")).output().unwrap();
