@@ -82,6 +82,8 @@ pub struct Position {
     pub partition: Option<u32>,
     /// Record, the header not counted.
     pub record: Option<u64>,
+    /// Row of a batch, or of the partition, as they came to a transformer.
+    pub row: Option<u64>,
     /// Line of the file, the header counted.
     pub line: Option<u64>,
     /// Offset in bytes from the start of the file.
@@ -191,6 +193,13 @@ impl Error {
         self
     }
 
+    /// Sets the row that a transformer got, counted from 1.
+    #[must_use]
+    pub fn at_row(mut self, row: u64) -> Self {
+        self.0.position.row = Some(row);
+        self
+    }
+
     /// Sets the line, counted from 1 and with the header.
     #[must_use]
     pub fn at_line(mut self, line: u64) -> Self {
@@ -246,13 +255,13 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Position { source, partition: _, record, line, byte, column } = &self.0.position;
+        let Position { source, partition: _, record, row, line, byte, column } = &self.0.position;
         let mut separator = "";
         if let Some(source) = source.as_ref().filter(|_| !self.0.names_source) {
             write!(f, "{source}")?;
             separator = ", ";
         }
-        for (name, number) in [("record", record), ("line", line), ("byte", byte)] {
+        for (name, number) in [("record", record), ("row", row), ("line", line), ("byte", byte)] {
             if let Some(number) = number {
                 write!(f, "{separator}{name} {number}")?;
                 separator = ", ";

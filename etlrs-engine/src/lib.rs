@@ -27,6 +27,7 @@ mod memory;
 mod memory_use;
 mod partitions;
 mod pipeline;
+mod place;
 mod pool;
 mod pushdown;
 mod quarantine;

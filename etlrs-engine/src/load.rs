@@ -13,6 +13,7 @@ use etlrs_core::{
 
 use crate::memory::{Shares, fits, require_lane};
 use crate::partitions::Flight;
+use crate::place::placed;
 use crate::quarantine::{Gate, Quarantine};
 use crate::report::PartitionReport;
 use crate::run::Run;
@@ -131,7 +132,10 @@ impl PartitionLoad<'_> {
             stream = read_whole(cx, stream).await?;
         }
         for (index, transformer) in self.run.transformers.iter().enumerate() {
-            stream = clock.stream(Stages::transform(index), transformer.apply(cx, stream));
+            let name = self.run.names.get(index).map_or("transform", String::as_str);
+            stream = placed(name, partition, self.run.scan.partitions().len(), stream, |stream| {
+                clock.stream(Stages::transform(index), transformer.apply(cx, stream))
+            });
         }
         let (waiting, waiting_bytes) = (VecDeque::new(), 0);
         let mut sink =

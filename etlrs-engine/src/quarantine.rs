@@ -237,9 +237,14 @@ impl Drain<'_> {
     pub(crate) async fn run(mut self) -> Result<Receipt> {
         let (cx, totals) = (self.cx, self.quarantine.totals);
         loop {
-            let rejected = self.gate.take().await;
+            let mut rejected = self.gate.take().await;
             if rejected.is_empty() {
                 break;
+            }
+            for record in &mut rejected {
+                // A transformer does not know it.
+                record.position.source =
+                    record.position.source.take().or_else(|| self.partition.source.as_ref().map(ToString::to_string));
             }
             totals.add(self.partition.id, &rejected, cx.counters())?;
             let batch = Rejected::batch(cx.run_id(), self.partition.id, &rejected)?;

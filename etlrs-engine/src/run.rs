@@ -33,7 +33,7 @@ pub(crate) struct Run<'a> {
     fingerprint: Fingerprint,
     pub(crate) transformers: Vec<Arc<dyn BoundTransformer>>,
     /// What they are called.
-    names: Vec<String>,
+    pub(crate) names: Vec<String>,
     pub(crate) schema: SchemaRef,
     keys: Vec<String>,
     started: Instant,

@@ -102,8 +102,7 @@ impl Transformer for Cast {
 
 fn misfit(column: &ArrayRef, to: &DataType) -> Error {
     let row = first_failing_row(column.len(), |rows| cast_exact(&column.slice(0, rows), to).is_err());
-    let place = if column.len() > 1 { format!(" at row {} of the batch", row + 1) } else { String::new() };
-    Error::new(ErrorKind::InvalidData, format!("the value{place} does not fit into {}", type_name(to)))
+    Error::new(ErrorKind::InvalidData, format!("the value does not fit into {}", type_name(to))).at_row(row as u64 + 1)
 }
 
 /// The rows, of so many, that do not fit by themselves.
@@ -146,7 +145,7 @@ mod tests {
     fn a_value_that_does_not_fit_is_told_by_column_and_row_but_not_shown() {
         let batch = record_batch([("x", vec![Some(1), None, Some(4711), Some(4712)])]);
         let error = run_one(&Cast::new([("x", DataType::Int8)]), batch).unwrap_err();
-        assert_eq!(error.to_string(), "column \"x\": the value at row 3 of the batch does not fit into int8");
+        assert_eq!(error.to_string(), "row 3, column \"x\": the value does not fit into int8");
         assert!(!format!("{error:?}").contains("471"));
     }
 
@@ -192,7 +191,7 @@ mod tests {
         let batch = RecordBatch::try_from_iter([("x", Arc::new(bytes) as ArrayRef)]).unwrap();
         let cast = Cast::new([("x", DataType::Utf8)]);
         let error = run_one(&cast, batch.clone()).unwrap_err().to_string();
-        assert!(error.contains("row 71 of the batch"), "{error}");
+        assert!(error.contains("row 71,"), "{error}");
         let nulls = run_one(&cast.policy(CastPolicy::Null), batch).unwrap();
         assert_eq!(nulls.column(0).null_count(), 1);
         assert!(nulls.column(0).is_null(70));

@@ -59,7 +59,17 @@ where
 
     fn apply(&self, cx: &RunContext, input: BatchStream) -> BatchStream {
         let (change, schema, stage) = (self.change.clone(), self.schema.clone(), self.stage);
-        let Some(rejects) = cx.rejects().cloned() else { return map_stream(input, move |batch| change(&batch)) };
+        let Some(rejects) = cx.rejects().cloned() else {
+            let mut before = 0;
+            return map_stream(input, move |batch| {
+                let changed = change(&batch).map_err(|error| match error.position().row {
+                    Some(row) => error.at_row(before + row),
+                    None => error,
+                });
+                before += batch.num_rows() as u64;
+                changed
+            });
+        };
         map_stream(input, move |batch| match change(&batch) {
             Err(error) if is_of_row(&error) => {
                 let parts = without_failing_rows(&*change, &batch, stage, &rejects)?;

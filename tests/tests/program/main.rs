@@ -562,6 +562,42 @@ fn mistakes_in_pipeline_files_name_the_file_and_the_place() {
     );
 }
 
+/// What a transform cannot do with a value is told with the transform, and with the row as far as it is known.
+#[test]
+fn faults_of_transforms_name_the_source_the_transform_and_the_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let rows: String = (0..3000).map(|n| format!("{n},{}\n", if n == 2500 { "x" } else { "1" })).collect();
+    let derive = "[[transform]]\ntype = 'derive'\ncolumns = { b = '1000 % (a - 1500)' }\n";
+    let cast = "[[transform]]\ntype = 'cast'\ncolumns = { t = 'int64' }\n";
+    let file = |source: &str, transforms: &str| {
+        let target = "[target]\nuri = 'o.parquet'\n[performance]\nbatch_size = 1000\n";
+        format!("[source]\nuri = 'a.csv'\n{source}{transforms}{target}")
+    };
+    write(
+        folder,
+        &[
+            ("a.csv", format!("a,t\n{rows}").as_bytes()),
+            ("both.toml", file("partitions = 1\n", &format!("{derive}{cast}")).as_bytes()),
+            ("cast.toml", file("partitions = 1\n", cast).as_bytes()),
+            ("cut.toml", file("partitions = 3\n", cast).as_bytes()),
+        ],
+    );
+    let misfit = "column \"t\": the value does not fit into int64";
+    refused(
+        folder,
+        &[
+            ("run both.toml", 1, &["a.csv, transform 1 (derive), row 1501: in 1000 % (a - 1500): division by zero"]),
+            ("run cast.toml", 1, &["a.csv, transform 1 (cast), row 2501, ", misfit]),
+            ("run cut.toml", 1, &["a.csv, piece 3 of 3, transform 1 (cast), row ", misfit]),
+        ],
+    );
+    let ran = run_line(folder, "run cast.toml --on-error quarantine --quarantine bad.ndjson");
+    assert_eq!(ran.code, 3, "{ran:?}");
+    let bad: Value = serde_json::from_str(&fs::read_to_string(folder.join("bad.ndjson")).unwrap()).unwrap();
+    assert_eq!((&bad["source"], &bad["stage"]), (&"a.csv".into(), &"cast".into()), "{bad}");
+}
+
 #[test]
 fn too_little_memory_is_refused_with_what_would_do_and_that_does() {
     let folder = folder_with_csv();

@@ -153,13 +153,9 @@ impl BoundExpr {
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let rows = batch.num_rows();
         let value = eval::evaluate(&self.node, &columns, rows).map_err(|fault| {
-            let place = fault
-                .row
-                .filter(|_| rows > 1)
-                .map(|row| format!(" at row {} of the batch", row + 1))
-                .unwrap_or_default();
-            let message = format!("in {}{place}: {}", snippet(&self.source, &fault.span), fault.failure.message);
+            let message = format!("in {}: {}", snippet(&self.source, &fault.span), fault.failure.message);
             let error = Error::new(ErrorKind::InvalidData, message);
+            let error = fault.row.map(|row| row as u64 + 1).into_iter().fold(error, Error::at_row);
             match fault.failure.hint {
                 Some(hint) => error.hint(hint),
                 None => error,

@@ -161,17 +161,17 @@ fn what_may_fail_is_evaluated_only_where_it_counts() {
 #[test]
 fn values_that_fail_are_told_by_row_but_not_shown() {
     for (source, expected) in [
-        ("n + 1", "in n + 1 at row 2 of the batch: the result does not fit into int64"),
-        ("10 % z", "in 10 % z at row 1 of the batch: division by zero"),
-        ("-n - 2 > 0", "in -n - 2 at row 2 of the batch: the result does not fit into int64"),
-        ("n = 1 or n * 3 > 0", "in n * 3 at row 2 of the batch: the result does not fit into int64"),
-        ("case when n = 1 then 0 else n + n end", "in n + n at row 2 of the batch: the result does not fit into int64"),
-        ("cast(n as int)", "in cast(n as int) at row 2 of the batch: a value does not fit into int32"),
-        ("cast(f as int)", "in cast(f as int) at row 1 of the batch: a value does not fit into int32; round it first"),
+        ("n + 1", "row 2: in n + 1: the result does not fit into int64"),
+        ("10 % z", "row 1: in 10 % z: division by zero"),
+        ("-n - 2 > 0", "row 2: in -n - 2: the result does not fit into int64"),
+        ("n = 1 or n * 3 > 0", "row 2: in n * 3: the result does not fit into int64"),
+        ("case when n = 1 then 0 else n + n end", "row 2: in n + n: the result does not fit into int64"),
+        ("cast(n as int)", "row 2: in cast(n as int): a value does not fit into int32"),
+        ("cast(f as int)", "row 1: in cast(f as int): a value does not fit into int32; round it first"),
         ("cast('x' as int)", "in cast('x' as int): a value does not fit into int32"),
-        ("u + 1", "in u at row 1 of the batch: a value does not fit into int64"),
-        ("w * 100", "in w * 100 at row 1 of the batch: the result does not fit into decimal(38,0)"),
-        ("date '2013-01-01' + n", "in date '2013-01-01' + n at row 2 of the batch: the result does not fit into date"),
+        ("u + 1", "row 1: in u: a value does not fit into int64"),
+        ("w * 100", "row 1: in w * 100: the result does not fit into decimal(38,0)"),
+        ("date '2013-01-01' + n", "row 2: in date '2013-01-01' + n: the result does not fit into date"),
         ("1 % 0 = 1", "in 1 % 0: division by zero"),
     ] {
         let error = eval(source).unwrap_err();
