@@ -95,7 +95,7 @@ pub(crate) struct CopyOptions {
     #[arg(long, value_name = "COL,…", value_delimiter = ',')]
     pub(crate) columns: Option<Vec<String>>,
     /// Only rows for which this is true, such as "delay > 15 and carrier in ('UA', 'AA')"
-    #[arg(long = "where", value_name = "EXPRESSION")]
+    #[arg(long = "where", value_name = "EXPRESSION", allow_hyphen_values = true)]
     pub(crate) filter: Option<String>,
     /// Number of pieces in which the source is read
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]

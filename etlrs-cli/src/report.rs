@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use etlrs::{
-    Adjustment, Limit, MemoryAnalysis, Plan, RunReport, Uri, diagnose_memory_usage, diagnose_throughput, format_bytes,
-    type_name,
+    Adjustment, Error, Limit, MemoryAnalysis, Plan, RunReport, Uri, diagnose_memory_usage, diagnose_throughput,
+    format_bytes, type_name,
 };
 use serde_json::{Value, json};
 
@@ -125,6 +125,26 @@ pub(crate) fn run_json(source: &Uri, target: &Uri, quarantine: Option<&Uri>, rep
     })
 }
 
+/// What is told of a run that failed, or could not begin.
+pub(crate) fn failed_json(ends: Option<&(Uri, Uri)>, error: &Error) -> Value {
+    let position = error.position();
+    json!({
+        "source": ends.map(|(source, _)| source.to_string()),
+        "target": ends.map(|(_, target)| target.to_string()),
+        "success": false,
+        "error": {
+            "kind": format!("{:?}", error.kind()),
+            "message": error.to_string(),
+            "place": position.source,
+            "record": position.record,
+            "row": position.row,
+            "line": position.line,
+            "byte": position.byte,
+            "column": position.column,
+        },
+    })
+}
+
 fn memory(analysis: &MemoryAnalysis) -> Value {
     let uses = analysis.uses.iter().map(|part| json!({ "name": part.name, "bytes": part.bytes }));
     json!({
@@ -162,7 +182,10 @@ pub(crate) fn plan_text(source: &Uri, target: &Uri, quarantine: Option<&Uri>, pl
     let size = [rows.map(|rows| number(rows, "row")), bytes.map(size)];
     let size: Vec<_> = size.into_iter().flatten().collect();
     if !plan.transformers.is_empty() {
-        let _ = writeln!(text, "  through {}", plan.transformers.join(" → "));
+        // One that adds several columns is several in a row.
+        let mut through = plan.transformers.clone();
+        through.dedup();
+        let _ = writeln!(text, "  through {}", through.join(" → "));
     }
     let _ = writeln!(
         text,

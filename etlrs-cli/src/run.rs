@@ -1,13 +1,15 @@
 //! `copy`, `run` and `plan`.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use etlrs::{
     AlertActions, CancelToken, Error, ErrorKind, ErrorPolicy, Expr, Filter, OptionMap, PerformanceConfig,
-    PipelineBuilder, PipelineFile, Registry, Result, ScanRequest, Select, Uri, named, registry,
+    PipelineBuilder, PipelineFile, Registry, Result, RunId, ScanRequest, Select, Uri, is_same_place, named, registry,
 };
 
 use etlrs_metrics::{MetricsServer, PerformanceMetrics};
+use serde_json::Value;
 
 use crate::Done;
 use crate::alert::Actions;
@@ -28,13 +30,13 @@ struct Job {
 }
 
 pub(crate) async fn copy(args: Copy, cancel: CancelToken) -> Result<Done> {
-    let jobs = copy_jobs(&args.source, &args.target, &args.copy, &args.run).await?;
-    execute(jobs, &args.run, cancel).await
+    let jobs = copy_jobs(&args.source, &args.target, &args.copy, &args.run).await;
+    execute_all(jobs, &args.run, cancel).await
 }
 
 pub(crate) async fn run(args: RunFile, cancel: CancelToken) -> Result<Done> {
-    let jobs = file_jobs(&args.pipeline, &args.set, &args.run, &cancel).await?;
-    execute(jobs, &args.run, cancel).await
+    let jobs = file_jobs(&args.pipeline, &args.set, &args.run, &cancel).await;
+    execute_all(jobs, &args.run, cancel).await
 }
 
 pub(crate) async fn plan(args: PlanArgs) -> Result<()> {
@@ -160,7 +162,31 @@ async fn file_jobs(path: &str, set: &[(String, String)], run: &RunOptions, cance
     jobs.collect()
 }
 
-async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> Result<Done> {
+/// Executes all jobs, and tells as JSON what came of them if that is wanted: what was loaded before one failed is there.
+async fn execute_all(jobs: Result<Vec<Job>>, options: &RunOptions, cancel: CancelToken) -> Result<Done> {
+    let count = jobs.as_ref().map_or(1, Vec::len);
+    let (mut results, mut current) = (Vec::new(), None);
+    let done = match jobs {
+        Ok(jobs) => execute(jobs, options, cancel, &mut results, &mut current).await,
+        Err(error) => Err(error),
+    };
+    if options.output.is_json() {
+        if let Err(error) = &done {
+            results.push(report::failed_json(current.as_ref(), error));
+        }
+        report::print_all(results, count);
+    }
+    done
+}
+
+/// Adds to `results`; `current` is the source and the target of the job at work.
+async fn execute(
+    jobs: Vec<Job>,
+    options: &RunOptions,
+    cancel: CancelToken,
+    results: &mut Vec<Value>,
+    current: &mut Option<(Uri, Uri)>,
+) -> Result<Done> {
     // What can be known to be wrong with a later target is found before the first one is loaded.
     if jobs.len() > 1 {
         for job in &jobs {
@@ -174,17 +200,21 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
     let metrics = metrics.as_ref().map(|(metrics, _)| metrics);
     let mut page = Page::default();
     if let Some(path) = &options.report {
+        require_page_apart(path, &jobs)?;
         // A run is not to be in vain for a page that cannot be written.
         page.write(path).map_err(|error| error.within("--report"))?;
     }
-    let (mut results, count, mut done) = (Vec::new(), jobs.len(), Done::default());
+    let mut done = Done::default();
     for job in jobs {
+        *current = Some((job.source.clone(), job.target.clone()));
         let progress: Arc<Mutex<Option<Progress>>> = Arc::default();
         let (slot, shown) = (progress.clone(), !options.no_progress);
         let (beside_alerts, beside_tuning) = (progress.clone(), progress.clone());
         let tuned = label_of(&job.source, &job.target);
         let label = label_of(&job.source, &job.target);
         let (watched, name) = (metrics.cloned(), label.clone());
+        let run: Arc<Mutex<Option<RunId>>> = Arc::default();
+        let begun = run.clone();
         let (counting, alerted) = (metrics.cloned(), label.clone());
         let actions = Arc::new(Actions::new(job.alert_actions));
         let (acting, runtime) = (actions.clone(), tokio::runtime::Handle::current());
@@ -210,6 +240,7 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
                 }
             })
             .on_start(move |started| {
+                *begun.lock().unwrap_or_else(PoisonError::into_inner) = Some(started.cx.run_id());
                 if let Some(metrics) = &watched {
                     metrics.watch(&label, started);
                 }
@@ -233,15 +264,14 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
             Ok(report) => report,
             Err(error) => {
                 if let Some(metrics) = metrics {
-                    metrics.record_pipeline_failure(&name);
+                    let run = *run.lock().unwrap_or_else(PoisonError::into_inner);
+                    metrics.record_pipeline_failure(&name, run);
                 }
                 if let Some(path) = &options.report {
                     page.add_failed(&job.source, &job.target, &error);
                     // The error of the run is the one to tell.
                     let _ = page.write(path);
                 }
-                // What was loaded before is there, and is told.
-                report::print_all(results, count);
                 return Err(error);
             }
         };
@@ -262,8 +292,21 @@ async fn execute(jobs: Vec<Job>, options: &RunOptions, cancel: CancelToken) -> R
             crate::print(&report::run_text(&job.source, &job.target, job.quarantine.as_ref(), &report));
         }
     }
-    report::print_all(results, count);
     Ok(done)
+}
+
+/// Refuses a page in the place of what is read or written.
+fn require_page_apart(path: &Path, jobs: &[Job]) -> Result<()> {
+    let page = Uri::new(path.to_string_lossy());
+    let refused = |message: String| Err(Error::new(ErrorKind::InvalidConfig, message).in_source("--report"));
+    if page.to_string() == "-" {
+        return refused("the page is a file, such as run.html; it is not written to standard output".to_owned());
+    }
+    let ends = jobs.iter().flat_map(|job| [Some(&job.source), Some(&job.target), job.quarantine.as_ref()]);
+    match ends.flatten().find(|end| is_same_place(end, &page)) {
+        Some(end) => refused(format!("the page cannot be {end}, which is read or written by the run")),
+        None => Ok(()),
+    }
 }
 
 fn label_of(source: &Uri, target: &Uri) -> String {

@@ -1,3 +1,4 @@
+use crate::options::similar;
 use crate::{Error, ErrorKind, OptionSet, Result};
 
 crate::options! {
@@ -52,17 +53,33 @@ impl PerformanceConfig {
     /// file and the flags of the program win over it.
     ///
     /// # Errors
-    /// `InvalidConfig` for a value that is none of its field, naming the variable.
+    /// `InvalidConfig` for a value that is none of its field, naming the variable, and for a variable that is almost called as one.
     pub fn from_env() -> Result<Self> {
-        Self::from_variables(|name| std::env::var(name).ok())
+        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        Self::from_variables(&std::env::vars_os().filter_map(text).collect::<Vec<_>>())
     }
 
-    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
+    fn from_variables(variables: &[(String, String)]) -> Result<Self> {
         let mut config = Self::default();
-        for spec in Self::specs() {
-            let name = format!("ETLRS_{}", spec.key.to_ascii_uppercase());
-            if let Some(value) = variable(&name)
-                && let Some(Err(problem)) = config.set(spec.key, &value)
+        let specs = Self::specs();
+        let name_of = |key: &str| format!("{PREFIX}{}", key.to_ascii_uppercase());
+        for (name, _) in variables {
+            // Others may have variables that begin so too.
+            let Some(key) = name.strip_prefix(PREFIX) else { continue };
+            let guess = similar(key, specs.iter().map(|spec| spec.key)).map(name_of);
+            if let Some(guess) = guess.filter(|guess| guess != name) {
+                let message = format!("the environment variable {name} is no setting");
+                return Err(Error::new(ErrorKind::InvalidConfig, message).hint(format!("did you mean {guess}?")));
+            }
+        }
+        for spec in &specs {
+            let name = name_of(spec.key);
+            // One that is empty is not set, as compose files have it.
+            let value = variables.iter().find(|(found, value)| *found == name && !value.trim().is_empty());
+            if let Some((_, value)) = value
+                && let Some(Err(problem)) = config.set(spec.key, value)
             {
                 let message = format!("the environment variable {name} is {value:?}: {problem}");
                 return Err(Error::new(ErrorKind::InvalidConfig, message));
@@ -108,6 +125,9 @@ impl PerformanceConfig {
     }
 }
 
+/// How the names of environment variables begin.
+const PREFIX: &str = "ETLRS_";
+
 const GIB: usize = 1 << 30;
 
 fn default_memory() -> usize {
@@ -133,13 +153,18 @@ mod tests {
         for spec in PerformanceConfig::specs() {
             let name = format!("ETLRS_{}", spec.key.to_ascii_uppercase());
             let value = if spec.default == "true" || spec.default == "false" { "false" } else { "70000" };
-            let config = PerformanceConfig::from_variables(|asked| (asked == name).then(|| value.to_owned())).unwrap();
+            let config = PerformanceConfig::from_variables(&[(name, value.to_owned())]).unwrap();
             let shown = format!("{config:?}");
             assert!(shown.contains(&format!("{}: {value}", spec.key)), "{shown}");
         }
-        let wrong = |name: &str| (name == "ETLRS_BATCH_SIZE").then(|| "many".to_owned());
-        let error = PerformanceConfig::from_variables(wrong).unwrap_err().to_string();
+        let with = |name: &str, value: &str| PerformanceConfig::from_variables(&[(name.to_owned(), value.to_owned())]);
+        let error = with("ETLRS_BATCH_SIZE", "many").unwrap_err().to_string();
         assert!(error.starts_with("the environment variable ETLRS_BATCH_SIZE is \"many\": it must be"), "{error}");
+        let error = with("ETLRS_MAX_THREDS", "1").unwrap_err().to_string();
+        assert!(error.contains("ETLRS_MAX_THREDS is no setting; did you mean ETLRS_MAX_THREADS?"), "{error}");
+        for name in ["ETLRS_SUITES", "ETLRS_PIPELINE", "ETLRS_BATCH_SIZE"] {
+            with(name, "").unwrap();
+        }
     }
 
     #[test]

@@ -78,15 +78,19 @@ pub fn unknown_name<S: AsRef<str>>(what: &str, name: &str, valid: &[S]) -> Error
     if names.is_empty() {
         return error.hint(format!("there is no {what} at all here"));
     }
-    let guess = names
-        .iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&name.to_lowercase(), &candidate.to_lowercase()), candidate))
-        .min()
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4);
-    match guess {
-        Some((_, guess)) => error.hint(format!("did you mean {guess}? There is {}", names.join(", "))),
+    match similar(name, names.iter().copied()) {
+        Some(guess) => error.hint(format!("did you mean {guess}? There is {}", names.join(", "))),
         None => error.hint(format!("there is {}", names.join(", "))),
     }
+}
+
+/// The one of `names` that was meant by `name`, if one is so similar.
+pub(crate) fn similar<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    names
+        .map(|candidate| (strsim::damerau_levenshtein(&name.to_lowercase(), &candidate.to_lowercase()), candidate))
+        .min()
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
+        .map(|(_, guess)| guess)
 }
 
 /// A type that an option can have.

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::options::similar;
 use crate::{Error, ErrorKind, Extractor, Loader, OptionSpec, Result, Uri};
 
 /// Option values by key, as a user gave them; the connector checks them.
@@ -189,7 +190,11 @@ impl Registry {
             // What follows a question mark may be a secret.
             let is_plain = |extension: &String| extension.bytes().all(|byte| byte.is_ascii_alphanumeric());
             let message = match extension.filter(is_plain) {
-                Some(extension) => format!("no connector serves files that end in .{extension}"),
+                Some(extension) => {
+                    let guess = similar(&extension, extensions.iter().map(|name| **name));
+                    let guess = guess.map_or(String::new(), |guess| format!(" (did you mean .{guess}?)"));
+                    format!("no connector serves files that end in .{extension}{guess}")
+                }
                 None => "the name has no extension that tells its format".to_owned(),
             };
             let formats = self.connectors.iter().filter(|connector| connector.schemes().is_empty());

@@ -494,6 +494,7 @@ fn findings(reading: &Reading, given: &Given<'_>, skipped: (usize, &str), header
     let why = if reading.width > 1 { reading.agreement() } else { "one column".to_owned() };
     let usual_delimiter = delimiter == if given.tabs { b'\t' } else { b',' } || reading.width == 1;
     let why_quote = match (quote, reading.quoted) {
+        (None, _) if reading.malformed == 0 => "records agree better without".to_owned(),
         (None, _) => format!("{} records are malformed with quotes", reading.malformed),
         (Some(_), 0) => "usual, for no field is quoted".to_owned(),
         (Some(_), 1) => "1 field is quoted".to_owned(),

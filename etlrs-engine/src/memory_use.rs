@@ -104,11 +104,10 @@ fn analyse(
 ) -> MemoryAnalysis {
     let size = format_bytes;
     let tables: usize = uses.iter().filter(|part| part.name.starts_with(TABLE)).map(|part| part.bytes).sum();
-    let (peak, whose) = match allocator {
-        Some(allocator) => (allocator.peak, "held"),
-        None => (process.resident_peak, "had in RAM"),
-    };
-    let verdict = format!("the process {whose} {} at the most; the budget is {}", size(peak), size(budget));
+    let peak = allocator.map_or(process.resident_peak, |allocator| allocator.peak);
+    let allocated = allocator.map_or(String::new(), |allocator| format!(", {} of it allocated", size(allocator.peak)));
+    let resident = size(process.resident_peak);
+    let verdict = format!("the process had {resident} in RAM at the most{allocated}; the budget is {}", size(budget));
     let beyond = |verdict: &str, what: &str| format!("{verdict}, and {what}");
     let (verdict, advice) = if caches > peak / 2 && caches > 0 {
         (
@@ -126,8 +125,7 @@ fn analyse(
             "more memory makes batches larger; fewer threads do so too".into(),
         )
     } else if peak < budget / 4 && peak > 0 {
-        let needed = (2 * peak).next_multiple_of(1 << 20);
-        (verdict, format!("a budget of {} would have done", size(needed)))
+        (verdict, "a smaller budget would have done".into())
     } else {
         (verdict, String::new())
     };
@@ -160,15 +158,17 @@ mod tests {
         let small = BatchSizes { largest: MB, most: 8 * MB };
         let allocator = Some(AllocatorUsage { live: MB, peak: 80 * MB });
         let found = analyse(100 * MB, &uses, small, process, allocator, 0);
-        let expected =
-            "the process held 80MB at the most; the budget is 100MB, and tables of transforms take 60MB of it";
+        let expected = "the process had 90MB in RAM at the most, 80MB of it allocated; the budget is 100MB, and tables of transforms take 60MB of it";
         assert_eq!(found.verdict, expected);
         let found = analyse(100 * MB, &uses[..1], small, process, allocator, 50 * MB);
         assert!(found.verdict.ends_with("and caches hold 50MB"), "{found:?}");
         let found = analyse(100 * MB, &uses[..1], BatchSizes { largest: 5 * MB, ..small }, process, None, 0);
-        assert!(found.verdict.starts_with("the process had in RAM 90MB") && found.verdict.contains("batch of 5MB"));
+        assert!(
+            found.verdict.starts_with("the process had 90MB in RAM at the most; the")
+                && found.verdict.contains("batch of 5MB")
+        );
         let found = analyse(1000 * MB, &uses[..1], small, process, None, 0);
-        assert_eq!(found.advice, "a budget of 180MB would have done");
+        assert_eq!(found.advice, "a smaller budget would have done");
     }
 
     #[test]

@@ -266,7 +266,8 @@ where
 pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
     let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-    Error::new(ErrorKind::Internal, format!("a stage panicked: {said}")).hint("this is a defect; please report it")
+    Error::new(ErrorKind::Internal, format!("a stage panicked: {said}"))
+        .hint("if that is no function of your own, it is a defect; please report it")
 }
 
 #[cfg(test)]

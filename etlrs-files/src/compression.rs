@@ -408,7 +408,7 @@ fn too_large(compression: Compression, memory: usize) -> io::Error {
 
 fn cut_off(compression: Compression) -> io::Error {
     let message = format!("the {} data ends in the middle", compression.name());
-    let hint = "the file was cut off: get it again";
+    let hint = "the file was cut off, or something else stands behind the data: get it again";
     io::Error::new(io::ErrorKind::UnexpectedEof, Error::new(ErrorKind::InvalidData, message).hint(hint))
 }
 

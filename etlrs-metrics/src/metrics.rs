@@ -1,7 +1,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use etlrs_core::{Error, ErrorKind, Result, RunContext};
+use etlrs_core::{Error, ErrorKind, Result, RunContext, RunId};
 use etlrs_engine::{Alert, CacheStats, PerformanceSnapshot, RunReport, StageReport, Stages, Started};
 use prometheus::core::Collector;
 use prometheus::{
@@ -21,7 +21,7 @@ use crate::resources::ResourceUsage;
 /// | `etlrs_records_loaded_total` | pipeline | rows that were published |
 /// | `etlrs_records_rejected_total` | pipeline | records that were set aside by runs that ended well |
 /// | `etlrs_bytes_total` | pipeline, direction | bytes `read` at the source as it happens, and `written` to the target when they are published |
-/// | `etlrs_records_per_second` | pipeline | rows that came out of the source since the last look, for each second |
+/// | `etlrs_records_per_second` | pipeline | rows that came out of the source since the last look, for each second; of a run that ended well its mean, until the next begins |
 /// | `etlrs_retries_total` | pipeline | attempts at partitions after a first one |
 /// | `etlrs_processing_duration_seconds` | pipeline | a histogram of how long runs took that ended well |
 /// | `etlrs_stage_duration_seconds_total` | pipeline, stage, state | time of workers: `busy`, `blocked` or `waiting` ([`StageReport`]) |
@@ -185,10 +185,12 @@ impl PerformanceMetrics {
         self.0.rate.with_label_values(&[pipeline]).set(rate);
     }
 
-    /// Records that the run of a pipeline failed.
-    pub fn record_pipeline_failure(&self, pipeline: &str) {
+    /// Records that a run of a pipeline failed; `run`: which one, if it is watched.
+    pub fn record_pipeline_failure(&self, pipeline: &str, run: Option<RunId>) {
         let mut live = self.live();
-        if let Some(place) = live.runs.iter().position(|run| run.pipeline == pipeline) {
+        if let Some(place) =
+            live.runs.iter().position(|live| live.pipeline == pipeline && Some(live.cx.run_id()) == run)
+        {
             self.ended(live.runs.remove(place));
         }
         self.0.runs.with_label_values(&[pipeline, "failure"]).inc();

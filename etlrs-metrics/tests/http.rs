@@ -124,12 +124,31 @@ async fn what_is_served_is_what_was_delivered() {
     let pipeline = PipelineBuilder::new().extract(numbers(folder.path())).load(MemoryLoader::new()).build().unwrap();
     let report = pipeline.execute().await.unwrap();
     metrics.record_pipeline_execution("other", &report);
-    metrics.record_pipeline_failure("other");
+    metrics.record_pipeline_failure("other", None);
     let (_, text) = get(address, "GET /metrics").await;
     let found = values(&text);
     assert_eq!(found["etlrs_records_processed_total{pipeline=\"other\",stage=\"source\"}"], 5000.0);
     assert_eq!(found["etlrs_runs_total{pipeline=\"other\",result=\"failure\"}"], 1.0);
     promtool(&text);
+}
+
+/// Two runs of one name are two runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_is_that_of_its_run() {
+    let metrics = PerformanceMetrics::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut reports = Vec::new();
+    for _ in 0..2 {
+        let live = metrics.clone();
+        let builder = PipelineBuilder::new().extract(numbers(folder.path())).load(MemoryLoader::new());
+        let pipeline = builder.on_start(move |started| live.watch("twin", started)).build().unwrap();
+        reports.push(pipeline.execute().await.unwrap());
+    }
+    metrics.record_pipeline_failure("twin", Some(reports[1].run));
+    metrics.record_pipeline_execution("twin", &reports[0]);
+    let found = values(&metrics.text().unwrap());
+    assert_eq!(found["etlrs_runs_active{pipeline=\"twin\"}"], 0.0);
+    assert_eq!(found["etlrs_records_processed_total{pipeline=\"twin\",stage=\"source\"}"], 10_000.0);
 }
 
 /// Prometheus's own check, where it is installed.

@@ -32,7 +32,7 @@ pub(crate) fn require_one_place(registry: &Registry, place: &Uri) -> Result<()> 
 /// Refuses `place`, which is written, if `source` is a directory or a pattern that takes it in: the next run would read it
 /// as well.
 pub(crate) fn require_apart(registry: &Registry, source: &Uri, place: &Uri) -> Result<()> {
-    if is_database(registry, source) || is_database(registry, place) || is_same(source, place) {
+    if is_database(registry, source) || is_database(registry, place) || is_same_place(source, place) {
         return Ok(());
     }
     let (Ok(reader), Ok(writer)) = (registry.find(source), registry.find(place)) else { return Ok(()) };
@@ -62,7 +62,7 @@ fn takes_in(_: &Uri, _: &dyn Connector, _: &Uri, _: &dyn Connector) -> bool {
 }
 
 /// Whether both are in one file or directory. A database is one file, whatever the table.
-pub(crate) fn is_same(one: &Uri, other: &Uri) -> bool {
+pub fn is_same_place(one: &Uri, other: &Uri) -> bool {
     let place = |uri: &Uri| {
         let path = uri.file();
         // A URL is what it is, but for a slash at its end.

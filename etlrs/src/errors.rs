@@ -1,7 +1,7 @@
 use etlrs_core::{Error, ErrorKind, OptionMap, Registry, Result, Uri, unknown_name};
 use etlrs_engine::PipelineBuilder;
 
-use crate::ends::{is_same, require_apart};
+use crate::ends::{is_same_place, require_apart};
 
 /// What a run does about records that cannot be taken: the flags of the program and the section `[errors]` of a pipeline
 /// file.
@@ -68,7 +68,7 @@ impl ErrorPolicy {
         let Some(place) = self.place(registry, target)? else { return Ok(builder) };
         let wrong = |error: Error| error.in_source(format!("quarantine {place}"));
         for (what, other) in [("source", source), ("target", target)] {
-            if is_same(&place, other) {
+            if is_same_place(&place, other) {
                 let error = Error::new(ErrorKind::InvalidConfig, format!("it is in the same place as the {what}"));
                 return Err(wrong(error.hint("give it a file of its own")));
             }

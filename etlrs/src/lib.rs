@@ -36,6 +36,7 @@ mod tables;
 #[cfg(feature = "pipeline-file")]
 mod transforms;
 
+pub use ends::is_same_place;
 pub use errors::{ErrorPolicy, OnError};
 pub use etlrs_core::*;
 #[cfg(feature = "csv")]

@@ -229,8 +229,8 @@ fn masking(text: &str, salt: Option<&Secret>) -> Result<Masking> {
         Some(Masking::Partial { first: first.trim().parse().ok()?, last: last.trim().parse().ok()?, with: '*' })
     };
     match (text, salt) {
-        ("sha256", Some(salt)) => Ok(Masking::Sha256 { salt: salt.clone() }),
-        ("sha256", None) => Err(Error::new(ErrorKind::InvalidConfig, "sha256 needs the key salt")
+        ("sha256", Some(salt)) if !salt.expose().is_empty() => Ok(Masking::Sha256 { salt: salt.clone() }),
+        ("sha256", _) => Err(Error::new(ErrorKind::InvalidConfig, "sha256 needs the key salt, and something in it")
             .hint("set salt = \"${SALT}\", from the environment; without a secret, values can be found by trying")),
         ("null", _) => Ok(Masking::Null),
         _ => partial().ok_or_else(|| {
@@ -260,7 +260,7 @@ mod tests {
             "type='lookup'\nsource='a.csv'\non={a='b'}\njoin='anti'",
             "type='deduplicate'",
             "type='deduplicate'\nkeys=['a']\nkeep='any'\nmax_memory='1GB'",
-            "type='mask'\ncolumns={a='sha256', b='partial(1, 2)', c='null'}\nsalt=''",
+            "type='mask'\ncolumns={a='sha256', b='partial(1, 2)', c='null'}\nsalt='pepper'",
             "type='flatten'\ncolumns='a'\nseparator='.'",
             "type='unnest'\ncolumn='a'\nposition='n'\nempty='drop'",
             "type='metadata'\ncolumns={a='run_id', b='load_time', c='source_file'}",
@@ -277,6 +277,7 @@ mod tests {
             ("type='deduplicate'\nkey=['a']", "did you mean keys?"),
             ("type='deduplicate'\nmax_memory='x'", "\"x\" is no size"),
             ("type='mask'\ncolumns={a='sha256'}", "column \"a\": sha256 needs the key salt"),
+            ("type='mask'\ncolumns={a='sha256'}\nsalt=''", "column \"a\": sha256 needs the key salt"),
             ("type='mask'\ncolumns={a='partial(1)'}", "is no way to mask a column"),
             ("type='unnest'", "transform 1 (unnest) lacks the key \"column\""),
             ("type='metadata'\ncolumns={a='runid'}", "did you mean run_id?"),

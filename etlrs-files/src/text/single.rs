@@ -29,6 +29,8 @@ pub struct SharedFile {
 
 struct Appended {
     file: OutputFile,
+    /// Bytes of the file that was there.
+    old: u64,
     rows: u64,
     /// What each partition has of the file.
     ranges: BTreeMap<PartitionId, Range<u64>>,
@@ -39,7 +41,7 @@ struct Appended {
 pub struct Closed {
     /// Rows of the load.
     pub rows: u64,
-    /// Bytes of the file.
+    /// Bytes that the load added.
     pub bytes: u64,
     /// Where in the file the rows of the load are, in the order of partitions.
     pub ranges: Vec<Range<u64>>,
@@ -76,15 +78,16 @@ impl SharedFile {
     }
 
     fn open(&self) -> Result<Appended> {
-        let file = match &self.continues {
-            None => start_file(self.staging.create(None)?, &*self.format).map_err(|error| self.failed(error))?,
+        let (file, old) = match &self.continues {
+            None => (start_file(self.staging.create(None)?, &*self.format).map_err(|error| self.failed(error))?, 0),
             Some(between) => {
                 let mut file = self.staging.continue_old()?;
+                let old = file.written();
                 file.write_all(&member(&*self.format, between)?).map_err(|error| self.failed(error))?;
-                file
+                (file, old)
             }
         };
-        Ok(Appended { file, rows: 0, ranges: BTreeMap::new() })
+        Ok(Appended { file, old, rows: 0, ranges: BTreeMap::new() })
     }
 
     /// Writes `blocks` to the file when the partition is in turn, and adds to `receipt` what it took.
@@ -119,9 +122,9 @@ impl SharedFile {
         if let Some(closed) = &*state {
             return Ok(closed.clone());
         }
-        let Appended { file, rows, ranges } = self.file.take(|| self.open())?;
+        let Appended { file, old, rows, ranges } = self.file.take(|| self.open())?;
         let file = end_file(file, &*self.format).map_err(|error| self.failed(error))?;
-        let bytes = self.staging.finish(None, file)?;
+        let bytes = self.staging.finish(None, file)? - old;
         let (ranges, fine) = (ranges.into_values().collect(), self.fine.load(Ordering::Relaxed));
         Ok(state.insert(Closed { rows, bytes, ranges, fine }).clone())
     }

@@ -662,8 +662,35 @@ fn json_tells_of_the_targets_that_were_loaded_before_one_failed() {
     let ran = run_line(folder, "run two.toml --output json");
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.stderr.contains("NaN"), "{ran:?}");
-    assert!(ran.stdout.contains("\"rows_written\": 2"), "the first target was loaded: {ran:?}");
+    let [loaded, failed] = serde_json::from_str::<[Value; 2]>(&ran.stdout).unwrap();
+    assert_eq!((&loaded["success"], &loaded["rows_written"]), (&true.into(), &2.into()), "{loaded:#}");
+    assert_eq!((&failed["success"], &failed["target"]), (&false.into(), &"sqlite:o.db#t".into()), "{failed:#}");
+    assert!(failed["error"]["message"].as_str().unwrap().contains("NaN"), "{failed:#}");
     assert!(!folder.join("o.db").exists());
+}
+
+#[test]
+fn json_tells_why_a_run_failed() {
+    let folder = folder_with_csv();
+    let folder = folder.path();
+    write(folder, &[("bad.csv", b"a,b\n1,2\n3\n")]);
+    for (line, code, kind, place) in [
+        ("copy bad.csv o.parquet", 1, "InvalidData", Some(("bad.csv", 2))),
+        ("copy no.csv o.parquet", 1, "NotFound", None),
+        ("copy ok.csv o.parquet --where `c > 1`", 2, "InvalidConfig", None),
+        ("run no.toml", 1, "NotFound", None),
+    ] {
+        let ran = run_line(folder, &format!("{line} --output json"));
+        assert_eq!(ran.code, code, "{line}: {ran:?}");
+        let told: Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!((&told["success"], &told["error"]["kind"]), (&false.into(), &kind.into()), "{line}: {told:#}");
+        let message = told["error"]["message"].as_str().unwrap();
+        assert_eq!(ran.stderr.lines().last(), Some(format!("error: {message}").as_str()), "{line}");
+        if let Some((source, record)) = place {
+            assert_eq!(told["error"]["place"], source, "{told:#}");
+            assert_eq!((&told["error"]["record"], &told["source"]), (&record.into(), &source.into()), "{told:#}");
+        }
+    }
 }
 
 fn keys(value: &Value) -> Vec<&str> {
@@ -773,7 +800,9 @@ fn json_has_the_documented_fields() {
     assert_eq!(keys(&parquet["target_options"][0]), ["default", "doc", "key", "kind", "secret"]);
 
     let failed = run_line(folder, "copy no.csv o.parquet --output json");
-    assert_eq!((failed.code, failed.stdout.as_str()), (1, ""));
+    let failed: Value = serde_json::from_str(&failed.stdout).unwrap();
+    assert_eq!(keys(&failed), ["error", "source", "success", "target"]);
+    assert_eq!(keys(&failed["error"]), ["byte", "column", "kind", "line", "message", "place", "record", "row"]);
 }
 
 /// Nested records through all that takes them apart; what cannot be cast is set aside with the row as it was.

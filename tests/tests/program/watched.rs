@@ -162,10 +162,21 @@ fn a_report_overwrites_no_table() {
     let folder = folder_with_csv();
     let folder = folder.path();
     let before = fs::read(folder.join("ok.csv")).unwrap();
-    let ran = run_line(folder, "copy ok.csv o.parquet --report ok.csv");
-    assert_eq!(ran.code, 1, "{ran:?}");
-    assert!(ran.stderr.contains("ok.csv is there, and is no page of an earlier run"), "{ran:?}");
-    assert_eq!(fs::read(folder.join("ok.csv")).unwrap(), before);
+    write(folder, &[("other.csv", &before)]);
+    for (page, code, needle) in [
+        ("other.csv", 1, "other.csv is there, and is no page of an earlier run"),
+        ("ok.csv", 2, "the page cannot be ok.csv, which is read or written by the run"),
+        ("./o.parquet", 2, "the page cannot be o.parquet, which is read or written by the run"),
+        ("-", 2, "the page is a file, such as run.html"),
+    ] {
+        let ran = run_line(folder, &format!("copy ok.csv o.parquet --report {page}"));
+        assert_eq!(ran.code, code, "{ran:?}");
+        assert!(ran.stderr.contains(needle), "{ran:?}");
+    }
+    assert_eq!(
+        [fs::read(folder.join("ok.csv")).unwrap(), fs::read(folder.join("other.csv")).unwrap()],
+        [before.clone(), before]
+    );
     assert!(!folder.join("o.parquet").exists());
     works(folder, "copy ok.csv o.parquet --no-progress --report run.html");
     works(folder, "copy ok.csv o.parquet --no-progress --report run.html --mode replace");

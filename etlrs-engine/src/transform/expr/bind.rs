@@ -108,7 +108,10 @@ impl Binder<'_> {
     }
 
     fn column(&mut self, name: &str, span: Range<usize>) -> Result<Node> {
-        let position = column_index(self.schema, name)?;
+        let position = column_index(self.schema, name).map_err(|error| {
+            let hint = error.hint_text().map(|hint| format!("{hint}; text is written in single quotes, as '{name}'"));
+            hint.into_iter().fold(error, Error::hint)
+        })?;
         let field = self.schema.field(position);
         let at = self.used.iter().position(|used| *used == position).unwrap_or_else(|| {
             self.used.push(position);
