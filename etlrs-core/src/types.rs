@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use arrow_schema::{DataType, FieldRef, TimeUnit};
+use arrow_schema::{DataType, Field, FieldRef, TimeUnit};
 
 use crate::{Error, ErrorKind, OptionArgument, OptionValue, Result};
 
@@ -23,6 +23,24 @@ const TYPES: &[(&[&str], DataType)] = &[
     (&["time"], DataType::Time64(TimeUnit::Microsecond)),
     (&["timestamp", "datetime"], DataType::Timestamp(TimeUnit::Microsecond, None)),
 ];
+
+/// The key under which Arrow keeps what a column means beyond its type.
+const EXTENSION: &str = "ARROW:extension:name";
+
+/// Whether a column of text is marked as [JSON](https://arrow.apache.org/docs/format/CanonicalExtensions.html#json).
+pub fn is_json_text(field: &Field) -> bool {
+    matches!(field.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+        && field.metadata().get(EXTENSION).is_some_and(|name| name == "arrow.json")
+}
+
+/// The column, marked as one whose text is JSON.
+#[must_use]
+pub fn as_json_text(field: Field) -> Field {
+    let mut metadata = field.metadata().clone();
+    metadata.insert(EXTENSION.to_owned(), "arrow.json".to_owned());
+    metadata.insert("ARROW:extension:metadata".to_owned(), String::new());
+    field.with_metadata(metadata)
+}
 
 /// The type that a user names: `int64`, `decimal(12,2)`, `timestamptz`. Names are not case-sensitive.
 ///

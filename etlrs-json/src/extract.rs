@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use async_trait::async_trait;
-use etlrs_core::{Detail, Error, ErrorKind, Extractor, Result, RunContext, Scan, ScanRequest, type_name};
+use etlrs_core::{
+    Detail, Error, ErrorKind, Extractor, Result, RunContext, Scan, ScanRequest, as_json_text, is_json_text, type_name,
+};
 use etlrs_files::text::{Once, Origin};
 
 use crate::EXTENSIONS;
 use crate::decode::{Members, Reading, TextOf, TypeBy};
-use crate::infer::{Inference, Rules, as_json, is_json};
+use crate::infer::{Inference, Rules};
 use crate::layout::Layout;
 use crate::options::{JsonOptions, UnknownKeys};
 use crate::scan::{JsonScan, Part, pieces};
@@ -226,13 +228,13 @@ impl<'a> Table<'a> {
                 Some(data_type) => {
                     let field = Field::new(name, data_type.clone(), true);
                     let is_json = inference.text() == TextOf::Json && *data_type == DataType::Utf8;
-                    (if is_json { as_json(field) } else { field }, TypeBy::User)
+                    (if is_json { as_json_text(field) } else { field }, TypeBy::User)
                 }
                 None => match of_target().filter(|wanted| inference.is_rather(wanted)) {
                     Some(wanted) => {
                         let field = Field::new(name, wanted.data_type().clone(), true);
                         let is_nested = inference.text() == TextOf::Json && *wanted.data_type() == DataType::Utf8;
-                        (if is_json(wanted) || is_nested { as_json(field) } else { field }, TypeBy::Target)
+                        (if is_json_text(wanted) || is_nested { as_json_text(field) } else { field }, TypeBy::Target)
                     }
                     None => (guess.as_ref().clone(), TypeBy::Sample),
                 },

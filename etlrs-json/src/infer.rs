@@ -21,6 +21,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, FieldRef, TimeUnit};
+use etlrs_core::{as_json_text, is_json_text};
 use etlrs_files::text::value;
 
 use crate::decode::{Reading, TextOf, TypeBy};
@@ -384,7 +385,7 @@ impl Inference {
     pub(crate) fn field(&self, name: &str) -> FieldRef {
         let (data_type, text_of) = self.data_type();
         let field = Field::new(name, data_type, true);
-        Arc::new(if text_of == TextOf::Json { as_json(field) } else { field })
+        Arc::new(if text_of == TextOf::Json { as_json_text(field) } else { field })
     }
 
     /// Why the column is text, if that is for values of several kinds.
@@ -414,7 +415,7 @@ impl Inference {
     /// How the values are read as `field`, which has this type by `by`.
     pub(crate) fn reading(this: Option<&Self>, field: &Field, by: TypeBy, ignore_unknown: bool) -> Reading {
         let text = match this {
-            _ if is_json(field) => TextOf::Json,
+            _ if is_json_text(field) => TextOf::Json,
             Some(found) if by == TypeBy::Sample => found.data_type().1,
             Some(found) if by == TypeBy::Target => found.text(),
             // Whoever asks for text takes what there is.
@@ -444,7 +445,7 @@ impl Inference {
         let data_type = wanted.data_type();
         let is_decimal = matches!(data_type, Decimal128(_, 0..));
         let is_time = matches!(data_type, Time64(TimeUnit::Microsecond));
-        if is_json(wanted) {
+        if is_json_text(wanted) {
             return true;
         }
         if !self.values {
@@ -493,19 +494,4 @@ pub(crate) fn is_negative_zero(number: &[u8]) -> bool {
     let Some(digits) = number.strip_prefix(b"-") else { return false };
     let points = digits.iter().filter(|&&byte| byte == b'.').count();
     digits.starts_with(b"0") && points < 2 && digits.iter().all(|byte| matches!(byte, b'0' | b'.'))
-}
-
-/// The key under which Arrow keeps what a column means beyond its type.
-const EXTENSION: &str = "ARROW:extension:name";
-
-/// Whether a column of text is JSON: <https://arrow.apache.org/docs/format/CanonicalExtensions.html#json>.
-pub(crate) fn is_json(field: &Field) -> bool {
-    matches!(field.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
-        && field.metadata().get(EXTENSION).is_some_and(|name| name == "arrow.json")
-}
-
-/// The column, as one whose text is JSON.
-pub(crate) fn as_json(field: Field) -> Field {
-    let metadata = [(EXTENSION, "arrow.json"), ("ARROW:extension:metadata", "")];
-    field.with_metadata(metadata.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
 }

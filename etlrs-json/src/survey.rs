@@ -155,7 +155,8 @@ fn sample(source: &Arc<Source>, options: &JsonOptions, cx: &RunContext) -> Resul
             }
             None => {
                 let _ = sampled.values.add(text, start, 0);
-                sampled.value_count += 1;
+                // A null says nothing of what the others are.
+                sampled.value_count += usize::from(!text[start..].starts_with(b"null"));
             }
             Some((at, message)) if sampled.fault.is_none() => {
                 let byte = record.offset + at as u64;

@@ -210,6 +210,9 @@ fn records_that_are_no_objects_are_set_aside_where_most_are() {
     assert!(error.contains("line 1") && error.contains("no object"), "{error}");
     let (found, rejected) = quarantined(&mixed, 1);
     assert_eq!((found.total_count(), rejected), (20, vec![Some(1), Some(22), Some(23)]));
+    // Nulls are no kind of their own, however many there are.
+    let (found, rejected) = quarantined("null\n{\"a\":1}\nnull\nnull\n", 1);
+    assert_eq!((found.total_count(), rejected), (1, vec![Some(1), Some(3), Some(4)]));
 }
 
 /// Text and rejects, read in so many partitions.

@@ -15,7 +15,7 @@ use etlrs_core::{
     DatasetSnapshot, Extractor, LoadMode, LoadPlan, Loader, Partition, PerformanceConfig, Result, RunContext,
     ScanRequest,
 };
-use etlrs_json::{JsonExtractor, JsonLoader, JsonOptions, JsonWriteLayout, JsonWriteOptions, NonFinite};
+use etlrs_json::{Compression, JsonExtractor, JsonLoader, JsonOptions, JsonWriteLayout, JsonWriteOptions, NonFinite};
 use proptest::prelude::*;
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -198,6 +198,17 @@ fn rows_are_appended_to_lines_and_not_to_a_list() {
         let error = append(&other, 1).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
         assert!(std::fs::read(&other).unwrap() == text);
+    }
+    // Of a file that is compressed the end shows too.
+    for (text, fits) in [("{\"a\":1}\n{\"a\":2", false), ("{\"a\":1}\n{\"a\":2}", true), ("{\"a\":1}\n", true)] {
+        let packed = folder.path().join("p.ndjson.gz");
+        let mut bytes = Vec::new();
+        Compression::Gzip(1).compressor().unwrap().append_member(text.as_bytes(), &mut bytes).unwrap();
+        std::fs::write(&packed, &bytes).unwrap();
+        match append(&packed, 3) {
+            Ok(_) => assert!(fits, "{text}"),
+            Err(error) => assert!(!fits && error.to_string().contains("in the middle of a record"), "{error}"),
+        }
     }
     // A mark is no reason, and neither are records that are lists.
     for text in ["\u{feff}{\"a\":1}\n", "[1]\n[2]\n"] {

@@ -68,13 +68,30 @@ impl OldFile {
         self.compression.decompress(file, self.unpacking).map_err(|error| reading(&self.shown, error))
     }
 
-    /// The last line, if it has no end and is no longer than `most` bytes; not of a file that is compressed.
+    /// The last line, if it has no end and is no longer than `most` bytes. A file that is compressed is read as a whole for that.
     ///
     /// # Errors
-    /// An I/O error.
+    /// An I/O error, and `InvalidData` for a compressed file that is damaged.
     pub fn unended_line(&self, most: usize) -> Result<Option<Vec<u8>>> {
-        if self.compression != Compression::None || self.length == 0 {
+        if self.length == 0 {
             return Ok(None);
+        }
+        if self.compression != Compression::None {
+            let mut line = Some(Vec::new());
+            self.blocks(|block| {
+                let rest = match memchr::memrchr(b'\n', block) {
+                    Some(at) => {
+                        line = Some(Vec::new());
+                        &block[at + 1..]
+                    }
+                    None => block,
+                };
+                match &mut line {
+                    Some(held) if held.len() + rest.len() <= most => held.extend_from_slice(rest),
+                    _ => line = None,
+                }
+            })?;
+            return Ok(line.filter(|line| !line.is_empty()));
         }
         let taken = usize::try_from(self.length).unwrap_or(usize::MAX).min(most);
         let mut end = vec![0; taken];
@@ -98,13 +115,19 @@ impl OldFile {
             self.file.read_exact_at(&mut last, self.length.saturating_sub(1)).map_err(failed)?;
             return Ok(last == *b"\n");
         }
+        self.blocks(|block| last = block.last().copied().map_or(last, |byte| [byte]))?;
+        Ok(last == *b"\n")
+    }
+
+    /// Its text, a block at a time.
+    fn blocks(&self, mut take: impl FnMut(&[u8])) -> Result<()> {
         let (mut input, mut buffer) = (self.read()?, vec![0; 64 << 10]);
         loop {
             match input.read(&mut buffer) {
-                Ok(0) => return Ok(last == *b"\n"),
-                Ok(read) => last = [buffer.get(read - 1).copied().unwrap_or(b'\n')],
+                Ok(0) => return Ok(()),
+                Ok(read) => take(&buffer[..read]),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(failed(error)),
+                Err(error) => return Err(reading(&self.shown, error)),
             }
         }
     }

@@ -12,9 +12,9 @@ use etlrs_files::text::Output;
 use etlrs_files::text::number::{self, Ticks};
 
 use super::{Rules, Unfit};
-use crate::infer::is_json;
 use crate::options::NonFinite;
 use crate::syntax::{self, Fault};
+use etlrs_core::is_json_text;
 
 /// The name of a column with what goes around it, and those of its parts.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Key {
             },
             _ => Vec::new(),
         };
-        Self { padded, length, parts, json: is_json(field), depth }
+        Self { padded, length, parts, json: is_json_text(field), depth }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, TimeUnit};
 
-use crate::infer::is_json;
+use etlrs_core::is_json_text;
 
 /// How values of a column are written.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(crate) fn form(field: &Field) -> Result<Form, Refusal> {
     use DataType::*;
     let form = |described, read_as| Ok(Form { described, read_as: Some(read_as) });
     match field.data_type() {
-        _ if is_json(field) => Ok(Form { described: JSON, read_as: None }),
+        _ if is_json_text(field) => Ok(Form { described: JSON, read_as: None }),
         Null => form("null", Null),
         Boolean => form("true or false", Boolean),
         data_type if data_type.is_integer() => form("number", data_type.clone()),
@@ -81,7 +81,7 @@ pub(crate) fn form(field: &Field) -> Result<Form, Refusal> {
         }
         Map(entries, _) => match entries.data_type() {
             Struct(fields) => match &fields[..] {
-                [key, value] if matches!(key.data_type(), Utf8 | LargeUtf8 | Utf8View) && !is_json(key) => {
+                [key, value] if matches!(key.data_type(), Utf8 | LargeUtf8 | Utf8View) && !is_json_text(key) => {
                     self::form(value)?;
                     Ok(Form { described: "object", read_as: None })
                 }

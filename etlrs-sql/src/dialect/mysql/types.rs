@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, TimeUnit};
-use etlrs_core::{Error, ErrorKind, Result, type_name};
+use etlrs_core::{Error, ErrorKind, Result, as_json_text, type_name};
 
 use super::catalog::Column;
 use super::wire::{ColumnDefinition, UNSIGNED};
@@ -78,6 +78,9 @@ impl Reading {
         let column = column.filter(is_plain).filter(|column| remade(&column.column_type).is_some());
         if let Some(column) = column {
             field = field.with_metadata(HashMap::from([(TYPE_KEY.to_owned(), column.column_type.clone())]));
+            if column.column_type == "json" {
+                field = as_json_text(field);
+            }
         }
         Ok(Self { field: Arc::new(field), wire, cast: None, zero_is_null: false })
     }

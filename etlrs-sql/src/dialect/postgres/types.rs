@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, TimeUnit};
-use etlrs_core::{Error, ErrorKind, Result, type_name};
+use etlrs_core::{Error, ErrorKind, Result, as_json_text, is_json_text, type_name};
 
 use super::catalog::Column;
 use crate::types::cannot_hold;
@@ -163,6 +163,10 @@ impl Reading {
         if remakes_text || remade_time(&column.type_name, field.data_type()).is_some() {
             field = field.with_metadata(HashMap::from([(TYPE_KEY.to_owned(), column.type_name.clone())]));
         }
+        // json and jsonb.
+        if matches!(column.type_oid, 114 | 3802) {
+            field = as_json_text(field);
+        }
         let note = as_text.then(|| {
             let hint = if wire == Wire::Numeric { "; types=COLUMN:decimal(P,S) reads it as a decimal" } else { "" };
             format!("column {:?} is {}: read as text{hint}", column.name, column.type_name)
@@ -305,7 +309,7 @@ fn natural(field: &Field, data_type: &DataType) -> Result<(String, Wire)> {
     let extension = field.extension_type_name();
     let (name, wire) = match data_type {
         FixedSizeBinary(16) if extension == Some("arrow.uuid") => ("uuid", Wire::Uuid),
-        Utf8 | LargeUtf8 | Utf8View if extension == Some("arrow.json") => ("json", Wire::Text),
+        Utf8 | LargeUtf8 | Utf8View if is_json_text(field) => ("json", Wire::Text),
         Boolean => ("boolean", Wire::Bool),
         Int8 | Int16 | UInt8 => ("smallint", Wire::Int2),
         Int32 | UInt16 => ("integer", Wire::Int4),

@@ -226,6 +226,24 @@ fn every_type_goes_from_database_to_database() {
     assert_eq!(from.sql(rows), to.sql(rows));
 }
 
+/// JSON of a table is JSON in a file, and not text about it.
+#[test]
+fn json_of_a_table_is_json_in_a_file() {
+    let server = Postgres::start();
+    let rows = "(1, '{\"a\" : [1.50, null]}', '{\"c\": \"x\"}'), (2, NULL, '[7]')";
+    server.sql(&format!("CREATE TABLE t (n int, j json, b jsonb); INSERT INTO t VALUES {rows}"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.ndjson");
+    let (source, target) = (Uri::new(server.uri("t")), Uri::new(path.to_str().unwrap()));
+    let none = OptionMap::new();
+    let builder = pipeline(&registry(), (&source, &none), (&target, &none)).unwrap();
+    let builder = builder.request(ScanRequest::all().partitions(1));
+    block_on(async { builder.build().unwrap().execute().await }).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let expected = "{\"n\":1,\"j\":{\"a\":[1.50,null]},\"b\":{\"c\":\"x\"}}\n{\"n\":2,\"j\":null,\"b\":[7]}\n";
+    assert_eq!(text, expected);
+}
+
 #[test]
 fn what_a_type_of_arrow_cannot_hold_is_refused_by_its_column() {
     let server = Postgres::start();
