@@ -1,7 +1,8 @@
 //! What is done with the alerts of a run.
 
+use std::io;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use etlrs::{Alert, AlertActions, Secret};
@@ -10,10 +11,13 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+/// Writes a line for the user.
+pub(crate) type Say = Arc<dyn Fn(String) + Send + Sync>;
+
 /// Does what a pipeline file asks for.
-#[derive(Default)]
 pub(crate) struct Actions {
     actions: AlertActions,
+    say: Say,
     begun: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -21,23 +25,27 @@ pub(crate) struct Actions {
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Actions {
-    pub(crate) fn new(actions: AlertActions) -> Self {
-        Self { actions, begun: Mutex::default() }
+    pub(crate) fn new(actions: AlertActions, say: Say) -> Self {
+        Self { actions, say, begun: Mutex::default() }
     }
 
     /// Begins with what there is to do for `alert` of `pipeline`. Whether it succeeds does not matter to the run.
     pub(crate) fn run(&self, runtime: &Handle, pipeline: &str, alert: &Alert) {
         let begin = |task| self.begun.lock().unwrap_or_else(PoisonError::into_inner).push(task);
-        if let Some(command) = &self.actions.command
-            && let Some(child) = start(command, pipeline, alert)
-        {
-            // By a thread of its own, for the end of the program waits for those of the runtime.
-            let (told, ended) = oneshot::channel();
-            std::thread::spawn(move || {
-                wait(child);
-                told.send(())
-            });
-            begin(runtime.spawn(async move { drop(ended.await) }));
+        if let Some(command) = &self.actions.command {
+            match start(command, pipeline, alert) {
+                Ok(child) => {
+                    // By a thread of its own, for the end of the program waits for those of the runtime.
+                    let (told, ended) = oneshot::channel();
+                    let say = self.say.clone();
+                    std::thread::spawn(move || {
+                        wait(child, &*say);
+                        told.send(())
+                    });
+                    begin(runtime.spawn(async move { drop(ended.await) }));
+                }
+                Err(error) => (self.say)(format!("alert: its command cannot be started: {error}")),
+            }
         }
         if let Some(url) = &self.actions.webhook {
             let body = json!({
@@ -47,7 +55,7 @@ impl Actions {
                 // What chats show.
                 "text": format!("{pipeline}: {alert}"),
             });
-            begin(runtime.spawn(post(url.clone(), body.to_string())));
+            begin(runtime.spawn(post(url.clone(), body.to_string(), self.say.clone())));
         }
     }
 
@@ -64,25 +72,27 @@ impl Actions {
     }
 }
 
-fn start(command: &str, pipeline: &str, alert: &Alert) -> Option<Child> {
+fn start(command: &str, pipeline: &str, alert: &Alert) -> io::Result<Child> {
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(command).env("ETLRS_ALERT", alert.name()).env("ETLRS_MESSAGE", alert.to_string());
     // One that goes on must not keep our ends open for whoever reads them.
     shell.env("ETLRS_PIPELINE", pipeline).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    shell.spawn().inspect_err(|error| crate::tell(&format!("alert: its command cannot be started: {error}"))).ok()
+    shell.spawn()
 }
 
-fn wait(mut child: Child) {
+fn wait(mut child: Child, say: &dyn Fn(String)) {
     match child.wait() {
         Ok(status) if status.success() => {}
         // As a shell says it.
-        Ok(status) if status.code() == Some(127) => crate::tell("alert: its command failed: there is no such command"),
-        Ok(status) => crate::tell(&format!("alert: its command failed: {status}")),
-        Err(error) => crate::tell(&format!("alert: its command is lost: {error}")),
+        Ok(status) if status.code() == Some(127) => {
+            say("alert: its command failed: there is no such command".to_owned())
+        }
+        Ok(status) => say(format!("alert: its command failed: {status}")),
+        Err(error) => say(format!("alert: its command is lost: {error}")),
     }
 }
 
-async fn post(url: Secret, body: String) {
+async fn post(url: Secret, body: String, say: Say) {
     let sent = async {
         let client = reqwest::Client::builder().timeout(PATIENCE).build()?;
         let request = client.post(url.expose()).header("content-type", "application/json").body(body);
@@ -90,9 +100,9 @@ async fn post(url: Secret, body: String) {
     };
     match sent.await {
         Ok(answer) if answer.status().is_success() => {}
-        Ok(answer) => crate::tell(&format!("alert: its webhook answered {}", answer.status())),
+        Ok(answer) => say(format!("alert: its webhook answered {}", answer.status())),
         // Without the URL, which holds a token.
-        Err(error) => crate::tell(&format!("alert: its webhook cannot be reached: {}", reason(&error.without_url()))),
+        Err(error) => say(format!("alert: its webhook cannot be reached: {}", reason(&error.without_url()))),
     }
 }
 

@@ -190,8 +190,10 @@ async fn execute(
     // What can be known to be wrong with a later target is found before the first one is loaded.
     if jobs.len() > 1 {
         for job in &jobs {
+            *current = Some((job.source.clone(), job.target.clone()));
             job.builder.clone().cancel(cancel.clone()).build()?.plan().await?;
         }
+        *current = None;
     }
     let metrics = match &options.metrics {
         Some(address) => Some(serve(address).await?),
@@ -216,7 +218,8 @@ async fn execute(
         let run: Arc<Mutex<Option<RunId>>> = Arc::default();
         let begun = run.clone();
         let (counting, alerted) = (metrics.cloned(), label.clone());
-        let actions = Arc::new(Actions::new(job.alert_actions));
+        let beside_actions = progress.clone();
+        let actions = Arc::new(Actions::new(job.alert_actions, Arc::new(move |line| say(&beside_actions, line))));
         let (acting, runtime) = (actions.clone(), tokio::runtime::Handle::current());
         let recorder: Arc<Mutex<Option<Recorder>>> = Arc::default();
         let (recording, is_recorded) = (recorder.clone(), options.report.is_some());

@@ -1,4 +1,3 @@
-use crate::options::similar;
 use crate::{Error, ErrorKind, OptionSet, Result};
 
 crate::options! {
@@ -65,11 +64,12 @@ impl PerformanceConfig {
         let mut config = Self::default();
         let specs = Self::specs();
         let name_of = |key: &str| format!("{PREFIX}{}", key.to_ascii_uppercase());
-        for (name, _) in variables {
-            // Others may have variables that begin so too.
-            let Some(key) = name.strip_prefix(PREFIX) else { continue };
-            let guess = similar(key, specs.iter().map(|spec| spec.key)).map(name_of);
-            if let Some(guess) = guess.filter(|guess| guess != name) {
+        for (name, value) in variables {
+            // Others may have variables that begin so too, so one that is not a slip away from a setting is theirs.
+            let Some(key) = name.strip_prefix(PREFIX).filter(|_| !value.trim().is_empty()) else { continue };
+            let key = key.to_lowercase();
+            let slip = specs.iter().find(|spec| strsim::damerau_levenshtein(&key, spec.key) == 1);
+            if let Some(guess) = slip.map(|spec| name_of(spec.key)) {
                 let message = format!("the environment variable {name} is no setting");
                 return Err(Error::new(ErrorKind::InvalidConfig, message).hint(format!("did you mean {guess}?")));
             }
@@ -162,8 +162,11 @@ mod tests {
         assert!(error.starts_with("the environment variable ETLRS_BATCH_SIZE is \"many\": it must be"), "{error}");
         let error = with("ETLRS_MAX_THREDS", "1").unwrap_err().to_string();
         assert!(error.contains("ETLRS_MAX_THREDS is no setting; did you mean ETLRS_MAX_THREADS?"), "{error}");
-        for name in ["ETLRS_SUITES", "ETLRS_PIPELINE", "ETLRS_BATCH_SIZE"] {
+        for name in ["ETLRS_MAX_THREDS", "ETLRS_BATCH_SIZE"] {
             with(name, "").unwrap();
+        }
+        for name in ["ETLRS_SUITES", "ETLRS_PIPELINE", "ETLRS_BATCH_DATE", "ETLRS_AUTO_RUN", "ETLRS_CRON_SIZE"] {
+            with(name, "1").unwrap();
         }
     }
 

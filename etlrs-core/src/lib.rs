@@ -69,7 +69,7 @@ pub use simple_loader::{SimpleLoader, one_writer};
 pub use snapshot::DatasetSnapshot;
 pub use transform::{BoundTransformer, Effect, Transformer};
 pub use turnstile::Turnstile;
-pub use types::{ColumnTypes, as_json_text, is_json_text, parse_type, type_name};
+pub use types::{ColumnTypes, as_json_text, is_json_text, parse_type, type_name, without_json_mark};
 pub use uri::Uri;
 
 // The types of others that the traits speak in, so that a connector need not match their versions by hand.

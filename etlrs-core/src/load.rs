@@ -278,7 +278,7 @@ impl Receipt {
 pub struct Published {
     /// Rows that became visible with this commit.
     pub rows: u64,
-    /// Bytes at the target, where it can tell.
+    /// Bytes that the target has more of, or in place of what was replaced, where it can tell.
     pub bytes: u64,
 }
 
@@ -295,7 +295,7 @@ impl Published {
 pub struct LoadResult {
     /// Rows that became visible.
     pub records_loaded: u64,
-    /// Bytes at the target, where it can tell.
+    /// Bytes that the target has more of, or in place of what was replaced, where it can tell.
     pub bytes_written: u64,
     /// Whether the load was published.
     pub success: bool,

@@ -42,6 +42,12 @@ pub fn as_json_text(field: Field) -> Field {
     field.with_metadata(metadata)
 }
 
+/// The column without that mark, and without whatever else is remembered of it: what a user wants to be just text.
+#[must_use]
+pub fn without_json_mark(field: &Field) -> Field {
+    Field::new(field.name(), field.data_type().clone(), field.is_nullable())
+}
+
 /// The type that a user names: `int64`, `decimal(12,2)`, `timestamptz`. Names are not case-sensitive.
 ///
 /// Times and timestamps count microseconds; `timestamptz` is in UTC. A decimal of up to 38 digits takes 16 bytes, one

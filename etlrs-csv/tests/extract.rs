@@ -845,6 +845,7 @@ fn the_types_of_the_target_guide_the_guess() {
 }
 
 /// The setting of the run holds where the extractor has none of its own.
+#[cfg(target_os = "linux")]
 #[test]
 fn files_are_mapped_if_the_run_says_so() {
     let file = file("a,b\n".to_owned() + &"1,2\n".repeat(100_000));

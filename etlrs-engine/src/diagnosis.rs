@@ -94,7 +94,7 @@ fn computing(stage: &StageReport) -> Duration {
 
 /// What limited a run, by the time that its stages took.
 pub fn diagnose_throughput(report: &RunReport) -> ThroughputAnalysis {
-    let of_workers = report.adjustments.iter().filter(|adjustment| adjustment.setting == Setting::Workers);
+    let mut of_workers = report.adjustments.iter().filter(|adjustment| adjustment.setting == Setting::Workers);
     // Those that were tried for a moment do not count.
     let tuned = of_workers.clone().next_back().map(|last| if last.kept { last.to } else { last.from });
     Measured {
@@ -102,7 +102,7 @@ pub fn diagnose_throughput(report: &RunReport) -> ThroughputAnalysis {
         workers: tuned.unwrap_or(report.workers),
         possible_workers: report.possible_workers,
         pieces: report.partitions,
-        tried_more: of_workers.clone().any(|adjustment| !adjustment.kept && adjustment.to > adjustment.from),
+        tried_more: of_workers.rfind(|adjustment| adjustment.to > adjustment.from).is_some_and(|last| !last.kept),
         elapsed: report.loading,
         worker_time: report.worker_time,
         memory: report.memory,
@@ -225,7 +225,7 @@ impl Measured {
                 let advice = if self.tried_more {
                     format!("{less} would help; more threads did not")
                 } else if few_pieces {
-                    format!("{less} would help, or more pieces: {PIECES}")
+                    format!("{less} would help, or more pieces, with a thread and a core for each: {PIECES}")
                 } else {
                     format!("more threads on more cores would help, or {less}")
                 };
@@ -400,7 +400,12 @@ mod tests {
         let waiting = [(Source, [100, 0, 1700]), (Transform, [0; 3]), (Turn, [0; 3]), (Target, [100, 0, 0])];
         for (times, pieces, tried_more, advice) in [
             (computing, 10, false, "more threads on more cores would help, or a lighter compression"),
-            (computing, 2, false, "a lighter compression would help, or more pieces: several files, or one"),
+            (
+                computing,
+                2,
+                false,
+                "a lighter compression would help, or more pieces, with a thread and a core for each",
+            ),
             (computing, 10, true, "a lighter compression would help; more threads did not"),
             (waiting, 10, false, "more pieces at once (--threads, --partitions) would help"),
             (waiting, 2, false, "more pieces at once (--partitions) would help"),

@@ -105,7 +105,9 @@ fn analyse(
     let size = format_bytes;
     let tables: usize = uses.iter().filter(|part| part.name.starts_with(TABLE)).map(|part| part.bytes).sum();
     let peak = allocator.map_or(process.resident_peak, |allocator| allocator.peak);
-    let allocated = allocator.map_or(String::new(), |allocator| format!(", {} of it allocated", size(allocator.peak)));
+    // What is allocated need not be in RAM.
+    let of_it = if peak <= process.resident_peak { " of it" } else { "" };
+    let allocated = allocator.map_or(String::new(), |allocator| format!(", {}{of_it} allocated", size(allocator.peak)));
     let resident = size(process.resident_peak);
     let verdict = format!("the process had {resident} in RAM at the most{allocated}; the budget is {}", size(budget));
     let beyond = |verdict: &str, what: &str| format!("{verdict}, and {what}");

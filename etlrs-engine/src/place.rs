@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use arrow_array::RecordBatch;
-use etlrs_core::{BatchStream, Error, Partition, Result};
+use etlrs_core::{BatchStream, Error, ErrorKind, Partition, Result};
 use futures_core::Stream;
 
 /// What `apply` makes of `input`, with a place for errors of its own: the transformer `name`, at work on one of `pieces`.
@@ -32,6 +32,7 @@ pub(crate) fn placed(
     });
     on_error(apply(input), move |error| match came.load(Ordering::Relaxed) {
         true => error,
+        _ if error.kind() == ErrorKind::Cancelled => error,
         false if error.position().source.is_none() => error.in_source(&place),
         false => error.within(&place),
     })

@@ -424,7 +424,7 @@ impl<'a> Run<'a> {
         let scan = session
             .read_back(cx, receipts)
             .await?
-            .ok_or_else(|| not_read_back("the target shows nothing before it is published"))?;
+            .ok_or_else(|| not_read_back("the target cannot show what is staged"))?;
         same_meaning(&self.schema, &scan.schema())?;
         let partitions: Vec<_> = scan.partitions().iter().map(|partition| partition.id).collect();
         let crew = Crew::new(partitions, workers.min(scan.max_readers()).max(1), (), 0, 0);

@@ -454,6 +454,7 @@ fn a_file_that_becomes_shorter_while_it_is_read_is_an_error() {
 }
 
 /// The setting of the run holds where the extractor has none of its own.
+#[cfg(target_os = "linux")]
 #[test]
 fn files_are_mapped_if_the_run_says_so() {
     let folder = tempfile::tempdir().unwrap();

@@ -3,11 +3,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
-use arrow_schema::{Schema, SchemaRef};
+use arrow_schema::{FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use etlrs_core::{
     BatchStream, CancelToken, Error, ErrorKind, Extractor, Fingerprint, Partition, Pushdown, Result, RunContext, Scan,
-    ScanRequest, batches_from_fn, format_bytes,
+    ScanRequest, batches_from_fn, format_bytes, is_json_text, without_json_mark,
 };
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection};
@@ -137,6 +137,7 @@ impl ParquetScan {
                 check_same_columns(&whole, shown, file)?;
             }
         }
+        let whole = with_common_marks(&whole, &files);
         let projection = request.projection(&whole)?;
         let schema = Arc::new(whole.project(&projection)?);
         let mut order: Vec<usize> = (0..projection.len()).collect();
@@ -241,6 +242,22 @@ fn selection(groups: &[Group<'_>]) -> Option<RowSelection> {
         before = before.saturating_add(rows(group));
     }
     Some(RowSelection::from_consecutive_ranges(ranges.into_iter(), usize::try_from(before).unwrap_or(usize::MAX)))
+}
+
+/// The columns, which are of one type in all files, as JSON only where all of them say so.
+fn with_common_marks(whole: &SchemaRef, files: &[(ParquetFile, usize)]) -> SchemaRef {
+    let is_json = |index: usize| {
+        files
+            .iter()
+            .all(|(file, _)| file.metadata.schema().fields().get(index).is_some_and(|field| is_json_text(field)))
+    };
+    let common = |(index, field): (usize, &FieldRef)| match is_json_text(field) && !files.is_empty() && !is_json(index)
+    {
+        true => Arc::new(without_json_mark(field)),
+        false => field.clone(),
+    };
+    let fields: Vec<_> = whole.fields().iter().enumerate().map(common).collect();
+    Arc::new(Schema::new_with_metadata(fields, whole.metadata().clone()))
 }
 
 fn check_same_columns(whole: &Schema, first: &Path, file: &ParquetFile) -> Result<()> {

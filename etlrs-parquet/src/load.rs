@@ -1,11 +1,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_schema::SchemaRef;
+use arrow_schema::{FieldRef, SchemaRef};
 use async_trait::async_trait;
 use etlrs_core::{
     CancelToken, Error, ErrorKind, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Partition,
-    PartitionWriter, Published, Receipt, Result, RunContext, Scan, ScanRequest,
+    PartitionWriter, Published, Receipt, Result, RunContext, Scan, ScanRequest, is_json_text,
 };
 use etlrs_files::{ManifestFile, Staging, data_files};
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor, TypePtr};
@@ -99,6 +99,11 @@ fn continued(old: &ParquetFile, plan: &LoadPlan, target: &Path) -> Result<(Schem
     let schema = old.metadata.schema();
     if let Some((column, difference)) = first_misfit(schema.fields(), plan.schema.fields()) {
         return Err(misfit(&column, format!("rows cannot be appended: {difference} in the file that exists")));
+    }
+    let says_json = |(old, new): &(&FieldRef, &FieldRef)| is_json_text(old) && !is_json_text(new);
+    if let Some((column, _)) = schema.fields().iter().zip(plan.schema.fields()).find(says_json) {
+        let message = "rows cannot be appended: the type is text, and is JSON in the file that exists".to_owned();
+        return Err(misfit(column.name(), message));
     }
     let descriptor = old.metadata.parquet_schema();
     // The same columns can be stored in ways that are read and no longer written: INT96, lists of two levels.

@@ -121,7 +121,8 @@ impl SharedFile {
             return Ok(closed);
         }
         let (file, rows) = finish(self.file.take(|| self.open())?, self.target())?;
-        let bytes = self.staging.finish(None, file)?;
+        let old = self.old.as_ref().map_or(Ok(0), |old| old.source().map(|file| file.input().length()))?;
+        let bytes = self.staging.finish(None, file)?.saturating_sub(old);
         let closed = Closed { rows: rows.saturating_sub(self.old_rows()), bytes };
         *state = Some(closed);
         Ok(closed)

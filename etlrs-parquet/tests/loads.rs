@@ -303,6 +303,37 @@ fn text_is_appended_to_text_however_it_is_laid_out() {
     }
 }
 
+/// A file that says JSON must not hold other text, for its readers take it at its word.
+#[test]
+fn text_is_not_appended_to_json_and_json_is_appended_to_text() {
+    let field = Field::new("j", DataType::Utf8, true);
+    let batch = |field: Field, text: &str| {
+        let column: ArrayRef = Arc::new(StringArray::from(vec![text]));
+        RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![column]).unwrap()
+    };
+    let (json, text) = (batch(as_json_text(field.clone()), "[1]"), batch(field, "plain"));
+    let append = |path: &Path, batch: &RecordBatch| {
+        let parts = [vec![batch.clone()]];
+        block_on(load(&context(), &loader(path, false), &batch.schema(), LoadMode::Append, &parts))
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (of_json, of_text) = (folder.path().join("1.parquet"), folder.path().join("2.parquet"));
+    append(&of_json, &json).unwrap();
+    let error = append(&of_json, &text).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SchemaMismatch);
+    assert!(error.to_string().contains("the type is text, and is JSON in the file that exists"), "{error}");
+    append(&of_json, &json).unwrap();
+    append(&of_text, &text).unwrap();
+    append(&of_text, &json).unwrap();
+    let is_json = |path: &Path| {
+        let (scan, _) = block_on(extract(path, &ScanRequest::all())).unwrap();
+        is_json_text(scan.schema().field(0))
+    };
+    assert_eq!((is_json(&of_json), is_json(&of_text)), (true, false));
+    // Of several files, only what all of them say, whichever comes first.
+    assert!(!is_json(folder.path()));
+}
+
 #[test]
 fn a_directory_with_other_things_in_it_is_left_alone() {
     for mode in [LoadMode::Append, LoadMode::Replace] {

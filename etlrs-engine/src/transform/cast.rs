@@ -4,7 +4,9 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, BooleanArray};
 use arrow_schema::{DataType, SchemaRef};
 use arrow_select::nullif::nullif;
-use etlrs_core::{BoundTransformer, Error, ErrorKind, Result, Transformer, column_index, type_name};
+use etlrs_core::{
+    BoundTransformer, Error, ErrorKind, Result, Transformer, column_index, is_json_text, type_name, without_json_mark,
+};
 
 use super::exact::{cast_exact, check_cast, first_failing_row};
 use super::{batch_of, row_wise, schema_of};
@@ -70,7 +72,11 @@ impl Transformer for Cast {
             }
             let field = input.field(position);
             check_cast(field.data_type(), to).map_err(|error| error.at_column(name))?;
-            let mut metadata = field.metadata().clone();
+            let mut metadata = match is_json_text(field) {
+                // Whoever casts JSON to text wants just that.
+                true => without_json_mark(field).metadata().clone(),
+                false => field.metadata().clone(),
+            };
             // An extension type is one of a certain storage type.
             metadata.retain(|key, _| !key.starts_with("ARROW:extension:") || field.data_type() == to);
             let nullable = field.is_nullable() || self.policy == CastPolicy::Null;

@@ -6,12 +6,14 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use arrow_select::concat::concat_batches;
 use etlrs_core::{
-    BatchStream, BoundTransformer, Error, ErrorKind, Rejects, Result, RunContext, Transformer, batch_bytes,
+    BatchStream, BoundTransformer, Error, ErrorKind, Rejected, Rejects, Result, RunContext, Transformer, batch_bytes,
     batches_from_iter, flat_map_stream, next_batch,
 };
 use futures_util::future::FutureExt;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::row_wise::behind;
 
 /// Cuts each batch in chunks and gives them to a transformer on all cores; rows keep their order.
 ///
@@ -119,27 +121,34 @@ impl BoundTransformer for Bound {
         };
         let chunk_size = self.chunk_size.unwrap_or(cx.config().chunk_size).max(1);
         let (inner, cx) = (self.inner.clone(), cx.clone());
+        let mut before = 0;
         flat_map_stream(input, move |batch| {
             let rows = batch.num_rows();
-            if rows <= chunk_size {
-                return joined(&*inner, &cx, chunk(&*inner, &cx, batch)?);
-            }
+            // Rows before each chunk, and the chunk.
+            let starts = (0..rows.max(1)).step_by(chunk_size);
             let chunks: Vec<_> =
-                (0..rows).step_by(chunk_size).map(|from| batch.slice(from, chunk_size.min(rows - from))).collect();
+                starts.map(|from| (before + from as u64, batch.slice(from, chunk_size.min(rows - from)))).collect();
+            before += rows as u64;
             // Each has a place of its own for what it rejects, so that these come in the order of the rows.
             let done: Vec<_> = pool.install(|| {
-                let one = |part| {
+                let one = |(before, part)| {
                     let rejects = cx.rejects().map(|_| Rejects::default());
                     let cx = rejects.iter().fold(cx.clone(), |cx, rejects| cx.with_rejects(rejects.clone()));
-                    (chunk(&*inner, &cx, part), rejects)
+                    let done = chunk(&*inner, &cx, part).map_err(|error| behind(before, error));
+                    let mut rejected = rejects.map(|rejects| rejects.take()).unwrap_or_default();
+                    for Rejected { position, .. } in &mut rejected {
+                        position.row = position.row.map(|row| before + row);
+                    }
+                    (done, rejected)
                 };
                 chunks.into_par_iter().map(one).collect()
             });
             let mut parts = Vec::new();
-            for (part, rejects) in done {
+            for (part, rejected) in done {
                 parts.extend(part?);
-                let rejected = rejects.map(|rejects| rejects.take()).unwrap_or_default();
-                cx.rejects().into_iter().for_each(|all| rejected.iter().cloned().for_each(|one| all.push(one)));
+                if let Some(rejects) = cx.rejects() {
+                    rejected.into_iter().for_each(|one| rejects.push(one));
+                }
             }
             joined(&*inner, &cx, parts)
         })

@@ -59,23 +59,18 @@ where
 
     fn apply(&self, cx: &RunContext, input: BatchStream) -> BatchStream {
         let (change, schema, stage) = (self.change.clone(), self.schema.clone(), self.stage);
-        let Some(rejects) = cx.rejects().cloned() else {
-            let mut before = 0;
-            return map_stream(input, move |batch| {
-                let changed = change(&batch).map_err(|error| match error.position().row {
-                    Some(row) => error.at_row(before + row),
-                    None => error,
-                });
-                before += batch.num_rows() as u64;
-                changed
-            });
-        };
-        map_stream(input, move |batch| match change(&batch) {
-            Err(error) if is_of_row(&error) => {
-                let parts = without_failing_rows(&*change, &batch, stage, &rejects)?;
-                Ok(concat_batches(&schema, &parts)?)
-            }
-            done => done,
+        let rejects = cx.rejects().cloned();
+        let mut before = 0;
+        map_stream(input, move |batch| {
+            let changed = match (change(&batch), &rejects) {
+                (Err(error), Some(rejects)) if is_of_row(&error) => {
+                    let parts = without_failing_rows(&*change, &batch, before, stage, rejects)?;
+                    Ok(concat_batches(&schema, &parts)?)
+                }
+                (done, _) => done.map_err(|error| behind(before, error)),
+            };
+            before += batch.num_rows() as u64;
+            changed
         })
     }
 }
@@ -85,10 +80,19 @@ pub(super) fn is_of_row(error: &Error) -> bool {
     error.kind() == ErrorKind::InvalidData
 }
 
-/// What `change` makes of the rows that it takes, in their order. Costs about `log2(rows)` calls for each of the others.
+/// The error of some rows, with its row counted from the first of all, of which `before` came earlier.
+pub(super) fn behind(before: u64, error: Error) -> Error {
+    match error.position().row {
+        Some(row) => error.at_row(before + row),
+        None => error,
+    }
+}
+
+/// What `change` makes of the rows that it takes, in their order; `before` came in earlier batches. Costs about `log2(rows)` calls for each of the others.
 fn without_failing_rows(
     change: &dyn Fn(&RecordBatch) -> Result<RecordBatch>,
     batch: &RecordBatch,
+    before: u64,
     stage: &'static str,
     rejects: &Rejects,
 ) -> Result<Vec<RecordBatch>> {
@@ -101,6 +105,7 @@ fn without_failing_rows(
             Ok(changed) => done.push(changed),
             Err(error) if !is_of_row(&error) => return Err(error),
             Err(error) if rows.len() == 1 => {
+                let error = behind(before + rows.start as u64, error);
                 rejects.push(Rejected::by_stage(stage, &error).with_raw(as_json(batch, rows.start)));
             }
             Err(_) => {

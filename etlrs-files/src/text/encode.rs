@@ -54,9 +54,7 @@ pub trait Encode: Send + Sync + 'static {
     ///
     /// # Errors
     /// An I/O error.
-    async fn read_back(&self, _cx: &RunContext, _staged: Vec<StagedText>) -> Result<Option<Arc<dyn Scan>>> {
-        Ok(None)
-    }
+    async fn read_back(&self, cx: &RunContext, staged: Vec<StagedText>) -> Result<Option<Arc<dyn Scan>>>;
 }
 
 /// What comes before rows.

@@ -581,6 +581,10 @@ fn faults_of_transforms_name_the_source_the_transform_and_the_row() {
             ("both.toml", file("partitions = 1\n", &format!("{derive}{cast}")).as_bytes()),
             ("cast.toml", file("partitions = 1\n", cast).as_bytes()),
             ("cut.toml", file("partitions = 3\n", cast).as_bytes()),
+            (
+                "chunks.toml",
+                file("partitions = 1\n", &format!("{cast}chunk_size = 300\n")).replace("o.p", "p.p").as_bytes(),
+            ),
         ],
     );
     let misfit = "column \"t\": the value does not fit into int64";
@@ -596,6 +600,13 @@ fn faults_of_transforms_name_the_source_the_transform_and_the_row() {
     assert_eq!(ran.code, 3, "{ran:?}");
     let bad: Value = serde_json::from_str(&fs::read_to_string(folder.join("bad.ndjson")).unwrap()).unwrap();
     assert_eq!((&bad["source"], &bad["stage"]), (&"a.csv".into(), &"cast".into()), "{bad}");
+    let place = "a.csv, row 2501, column \"t\"";
+    assert!(ran.stderr.contains(place) || ran.stdout.contains(place), "{ran:?}");
+    // Chunks of a batch are counted on too.
+    let chunks = "run chunks.toml --threads 2";
+    refused(folder, &[(chunks, 1, &["a.csv, transform 1 (cast), row 2501, "])]);
+    let ran = run_line(folder, &format!("{chunks} --on-error quarantine --quarantine chunks.ndjson"));
+    assert!(ran.stderr.contains(place) || ran.stdout.contains(place), "{ran:?}");
 }
 
 #[test]

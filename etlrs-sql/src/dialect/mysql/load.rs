@@ -8,7 +8,6 @@
 //! The session's own connection holds a lock of the server's (`GET_LOCK`), which dies with it. Whoever has the lock may remove
 //! what other runs staged for that target.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
@@ -35,6 +34,7 @@ use crate::key::{of_target, with_hint_of_key, with_key};
 use crate::network::{Connect, Outgoing, close_all};
 use crate::patience::{Patience, STEP};
 use crate::table::{TableName, same_table};
+use crate::types::guide;
 use crate::{MysqlSourceOptions, MysqlTargetOptions};
 
 /// A table of a database of MySQL or MariaDB, which is created if need be.
@@ -225,7 +225,7 @@ impl Loader for MysqlLoader {
         let mut fields = Vec::with_capacity(definitions.len());
         for (definition, column) in definitions.iter().zip(&relation.columns) {
             let field = Reading::new(definition, Some(column), None)?.field;
-            fields.push(field.as_ref().clone().with_metadata(HashMap::new()));
+            fields.push(guide(&field));
         }
         Ok(Some(Arc::new(Schema::new(fields))))
     }

@@ -8,6 +8,7 @@ use etlrs_core::{Error, ErrorKind, Result, as_json_text, type_name};
 
 use super::catalog::Column;
 use super::wire::{ColumnDefinition, UNSIGNED};
+use crate::types::as_wished;
 
 /// In the metadata of a field: the type that its column has, for a table that is made of it again.
 pub(super) const TYPE_KEY: &str = "mysql.type";
@@ -38,6 +39,9 @@ pub(super) enum Wire {
 
 /// The number that a column of bytes has for a character set.
 const BINARY: u16 = 63;
+
+/// The type of JSON, but for MariaDB.
+const JSON: u8 = 245;
 
 /// The flag of a column that is never null.
 const NOT_NULL: u16 = 1;
@@ -78,9 +82,13 @@ impl Reading {
         let column = column.filter(is_plain).filter(|column| remade(&column.column_type).is_some());
         if let Some(column) = column {
             field = field.with_metadata(HashMap::from([(TYPE_KEY.to_owned(), column.column_type.clone())]));
-            if column.column_type == "json" {
-                field = as_json_text(field);
-            }
+        }
+        // MariaDB has it as text with a check.
+        if definition.kind == JSON || column.is_some_and(|column| column.column_type == "json") {
+            field = as_json_text(field);
+        }
+        if wished.is_some() {
+            field = as_wished(&field);
         }
         Ok(Self { field: Arc::new(field), wire, cast: None, zero_is_null: false })
     }
@@ -131,7 +139,7 @@ fn declared(definition: &ColumnDefinition, column: Option<&Column>) -> (DataType
             (data_type, Wire::Bit)
         }
         // JSON is of bytes for the protocol.
-        245 => (DataType::Utf8, Wire::Text),
+        JSON => (DataType::Utf8, Wire::Text),
         // Only the catalogue tells that all values are of one length.
         254 if column.is_some_and(|column| column.data_type == "binary") && definition.length > 0 => {
             // At most 255.

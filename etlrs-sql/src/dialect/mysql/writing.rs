@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use arrow_schema::{DataType, Field};
-use etlrs_core::{Error, ErrorKind, Result, is_json_text, type_name};
+use etlrs_core::{Error, ErrorKind, Result, type_name};
 
 use super::catalog::Column;
 use super::types::{TYPE_KEY, digits, remade, values_of_list};
@@ -149,8 +149,8 @@ fn natural(field: &Field, data_type: &DataType, dialect: Dialect) -> Result<(Str
         UInt64 => ("bigint unsigned", integer(0, u64::MAX)),
         Float16 | Float32 => ("float", Put::Float { single: true }),
         Float64 => ("double", Put::Float { single: false }),
-        Utf8 | LargeUtf8 | Utf8View if is_json_text(field) => ("json", ANY_TEXT),
-        // All that a column of type null holds is nulls.
+        // JSON too, for a column of type json would order its keys, drop those that come twice, and round its numbers. All that a
+        // column of type null holds is nulls.
         Null | Utf8 | LargeUtf8 | Utf8View => ("longtext", ANY_TEXT),
         FixedSizeBinary(length @ 1..=255) => {
             let bytes = u64::try_from(*length).unwrap_or_default();

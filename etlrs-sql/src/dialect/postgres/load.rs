@@ -10,7 +10,6 @@
 //! The session's own connection holds an advisory lock on the target, which dies with it. Whoever has the lock may remove
 //! what other runs staged for that target.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,6 +36,7 @@ use crate::key::{of_target, with_key};
 use crate::network::{Connect, Outgoing, close_all};
 use crate::patience::{Patience, STEP};
 use crate::table::{TableName, same_table};
+use crate::types::guide;
 use crate::{PostgresSourceOptions, PostgresTargetOptions};
 
 /// How long to wait for the lock of a run that has just ended, and whose last statement the server has still to give up.
@@ -192,8 +192,7 @@ impl Loader for PostgresLoader {
         // Read as text, for want of digits of its own, a numeric is written from any number.
         for column in relation.columns.iter().filter(|column| !column.is_any_number()) {
             let field = Reading::new(column, None)?.field;
-            // What is remembered of text is that it came from such a column.
-            fields.push(field.as_ref().clone().with_metadata(HashMap::new()));
+            fields.push(guide(&field));
         }
         Ok(Some(Arc::new(Schema::new(fields))))
     }

@@ -7,7 +7,7 @@ use arrow_schema::{DataType, Field, TimeUnit};
 use etlrs_core::{Error, ErrorKind, Result, as_json_text, is_json_text, type_name};
 
 use super::catalog::Column;
-use crate::types::cannot_hold;
+use crate::types::{as_wished, cannot_hold};
 
 /// In the metadata of a field that is read as text: the type that its column has, for a table that is made of it again.
 pub(super) const TYPE_KEY: &str = "postgres.type";
@@ -99,7 +99,11 @@ impl Reading {
     /// Of `column`, as the type `wished` if the user names one.
     pub(super) fn new(column: &Column, wished: Option<&DataType>) -> Result<Self> {
         let declared = Self::declared(column);
-        let Some(wished) = wished.filter(|wished| *wished != declared.field.data_type()) else { return Ok(declared) };
+        let Some(wished) = wished else { return Ok(declared) };
+        if wished == declared.field.data_type() {
+            let field = Arc::new(as_wished(&declared.field));
+            return Ok(Self { field, ..declared });
+        }
         let wire = Wire::of(column);
         let number = matches!(wire, Some(Wire::Int2 | Wire::Int4 | Wire::Int8 | Wire::Numeric));
         let (wire, cast) = match wished {

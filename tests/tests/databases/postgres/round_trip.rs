@@ -244,6 +244,51 @@ fn json_of_a_table_is_json_in_a_file() {
     assert_eq!(text, expected);
 }
 
+/// Strings that look like something else, which a text without its quotes would become.
+#[test]
+fn json_of_a_file_stays_what_it_is_in_a_table_of_json() {
+    let server = Postgres::start();
+    let rows = r#"(1, '"123"', '"true"'), (2, '"null"', '"[1]"'), (3, '"plain"', '{"a":[1.50]}'), (4, '7', NULL)"#;
+    server.sql(&format!("CREATE TABLE s (n int, j json, b jsonb); INSERT INTO s VALUES {rows}"));
+    server.sql("CREATE TABLE t (LIKE s)");
+    let folder = tempfile::tempdir().unwrap();
+    let path = Uri::new(folder.path().join("s.ndjson").to_str().unwrap());
+    let none = OptionMap::new();
+    for (source, target) in [(&Uri::new(server.uri("s")), &path), (&path, &Uri::new(server.uri("t")))] {
+        let mode = if target == &path { LoadMode::Create } else { LoadMode::Append };
+        let builder = pipeline(&registry(), (source, &none), (target, &none)).unwrap().mode(mode);
+        block_on(async { builder.build().unwrap().execute().await }).unwrap();
+    }
+    let content = |table: &str| server.sql(&format!("SELECT n, j, b FROM {table} ORDER BY n"));
+    assert_eq!(content("t"), content("s"));
+}
+
+/// `json` takes more than a file of JSON may hold.
+#[test]
+fn json_that_a_file_cannot_hold_is_written_as_text_if_that_is_asked_for() {
+    let server = Postgres::start();
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    server.sql(&format!("CREATE TABLE s (j json); INSERT INTO s VALUES ('{deep}')"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.ndjson");
+    let (source, target) = (Uri::new(server.uri("s")), Uri::new(path.to_str().unwrap()));
+    let none = OptionMap::new();
+    let load = |options: &OptionMap, cast: bool| {
+        let mut builder = pipeline(&registry(), (&source, options), (&target, &none)).unwrap().mode(LoadMode::Replace);
+        if cast {
+            builder = builder.transform(Cast::new([("j", DataType::Utf8)]));
+        }
+        block_on(async { builder.build().unwrap().execute().await })
+    };
+    let error = load(&none, false).unwrap_err().to_string();
+    assert!(error.contains("nested deeper than 128 levels") && error.contains("cast the column to text"), "{error}");
+    let text = OptionMap::from([("types".to_owned(), "j:text".to_owned())]);
+    for (options, cast) in [(&none, true), (&text, false)] {
+        load(options, cast).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{{\"j\":\"{deep}\"}}\n"));
+    }
+}
+
 #[test]
 fn what_a_type_of_arrow_cannot_hold_is_refused_by_its_column() {
     let server = Postgres::start();
