@@ -85,7 +85,7 @@ fn wait(mut child: Child, say: &dyn Fn(String)) {
         Ok(status) if status.success() => {}
         // As a shell says it.
         Ok(status) if status.code() == Some(127) => {
-            say("alert: its command failed: there is no such command".to_owned())
+            say("alert: its command failed: there is no such command".to_owned());
         }
         Ok(status) => say(format!("alert: its command failed: {status}")),
         Err(error) => say(format!("alert: its command is lost: {error}")),
