@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use etlrs::{
-    Adjustment, Error, Limit, MemoryAnalysis, Plan, RunReport, Uri, diagnose_memory_usage, diagnose_throughput,
-    format_bytes, type_name,
+    Adjustment, Error, Limit, MemoryAnalysis, Plan, Resumed, RunReport, Uri, diagnose_memory_usage,
+    diagnose_throughput, format_bytes, type_name,
 };
 use serde_json::{Value, json};
 
@@ -32,7 +32,19 @@ pub(crate) fn run_text(source: &Uri, target: &Uri, quarantine: Option<&Uri>, rep
     }
     line("dropped", format!("{dropped:>width$} rows"));
     line("written", format!("{written:>width$} rows{}", bytes(report.load.bytes_written)));
-    let rate = count((report.rows_read as f64 / seconds.max(1e-6)) as u64);
+    if let Some(Resumed { partitions, rows, published, .. }) = report.resumed {
+        let (pieces, rows) = (number(partitions as u64, "piece"), number(rows, "row"));
+        line(
+            "resumed",
+            match published {
+                true => format!("the run {} had published {rows} and died before it could say so", report.run),
+                false => format!("the run {}, which had staged {pieces} with {rows}", report.run),
+            },
+        );
+    }
+    // Of what this process read.
+    let rows: u64 = report.loaded.iter().map(|partition| partition.rows_read).sum();
+    let rate = count((rows as f64 / seconds.max(1e-6)) as u64);
     line("time", format!("{seconds:.2} s, {rate} rows/s, {}", workers(report)));
     let memory = diagnose_memory_usage(report, Some(allocated()), 0);
     line("memory", memory.verdict);
@@ -103,6 +115,9 @@ pub(crate) fn run_json(source: &Uri, target: &Uri, quarantine: Option<&Uri>, rep
         "source_checksum": report.source_checksum.to_string(),
         "target_checksum": report.target_checksum.map(|checksum| checksum.to_string()),
         "partitions": report.partitions,
+        "resumed": report.resumed.map(|resumed| {
+            json!({ "partitions": resumed.partitions, "rows": resumed.rows, "published": resumed.published })
+        }),
         "threads": report.workers,
         "retries": report.retries,
         "limit": {

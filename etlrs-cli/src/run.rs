@@ -107,6 +107,7 @@ fn copy_job(registry: &Registry, source: Uri, target: Uri, copy: &CopyOptions, r
             }
             select
         });
+        builder = builder.identity(format!("{filter} {:?}", copy.columns));
         builder = builder.transform(named("--where", Arc::new(Filter::new(expr))));
         if let Some(select) = select {
             builder = builder.transform(named("--columns", Arc::new(select)));

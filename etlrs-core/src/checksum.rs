@@ -61,6 +61,14 @@ impl Checksum {
         Ok(checksum)
     }
 
+    /// The checksum of `rows` rows that was [shown](fmt::Display) as `text`; `None` if that is none.
+    pub fn restore(rows: u64, text: &str) -> Option<Self> {
+        let sum = |part: Option<&str>| u64::from_str_radix(part?, 16).ok();
+        let is_plain = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let sums = [sum(text.get(..16))?, sum(text.get(16..))?];
+        is_plain.then_some(Self { rows, sums })
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> u64 {
         self.rows

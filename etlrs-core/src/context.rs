@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 
-use crate::{Error, MemoryBudget, Partition, PerformanceConfig, Rejects, Result};
+use crate::{Error, ErrorKind, MemoryBudget, Partition, PerformanceConfig, Rejects, Result};
 
 /// What a stage needs to know of the run that it serves: passed to each call, never kept beyond it.
 ///
@@ -35,9 +35,14 @@ impl RunContext {
 
     /// A context for a new run that `cancel` stops.
     pub fn with_cancel(config: PerformanceConfig, cancel: CancelToken) -> Self {
+        Self::of_run(RunId::generate(), config, cancel)
+    }
+
+    /// A context for the run `id`, which goes on.
+    pub fn of_run(id: RunId, config: PerformanceConfig, cancel: CancelToken) -> Self {
         let memory = MemoryBudget::new(config.max_memory_usage);
         let worker_memory = memory.limit() / 2;
-        let run = Run { id: RunId::generate(), memory, cancel, counters: Counters::default() };
+        let run = Run { id, memory, cancel, counters: Counters::default() };
         Self { run: Arc::new(run), config: Arc::new(config), worker_memory, rejects: None, partition: None }
     }
 
@@ -184,15 +189,30 @@ impl RunId {
     }
 }
 
+/// Of Crockford's base 32, in lower case: safe in file and table names.
+const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
 impl fmt::Display for RunId {
-    /// Crockford's base 32, lower case: safe in file and table names.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
-        for place in (0..26).rev() {
+        for place in (0..Self::LENGTH).rev() {
             let digit = (self.0 >> (place * 5)) & 31;
             write!(f, "{}", DIGITS[digit as usize] as char)?;
         }
         Ok(())
+    }
+}
+
+impl std::str::FromStr for RunId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let value = |byte: u8| DIGITS.iter().position(|digit| *digit == byte).map(|value| value as u128);
+        let add = |sum: u128, byte: u8| sum.checked_mul(32)?.checked_add(value(byte)?);
+        let id = if text.len() == Self::LENGTH { text.bytes().try_fold(0, add) } else { None };
+        id.map(Self).ok_or_else(|| {
+            let message = format!("{text:?} is no id of a run, which has {} letters and digits", Self::LENGTH);
+            Error::new(ErrorKind::InvalidConfig, message)
+        })
     }
 }
 
@@ -288,6 +308,10 @@ mod tests {
         assert!(first < second);
         assert!(first.to_string() < second.to_string());
         assert_eq!(first.to_string().len(), 26);
+        assert_eq!(first.to_string().parse::<RunId>().unwrap(), first);
+        for wrong in ["", "x", "zzzzzzzzzzzzzzzzzzzzzzzzzz", "u1111111111111111111111111"] {
+            assert!(wrong.parse::<RunId>().is_err(), "{wrong}");
+        }
         let age = SystemTime::now().duration_since(first.time()).unwrap();
         assert!(age < std::time::Duration::from_secs(60), "{age:?}");
     }

@@ -85,6 +85,12 @@ pub trait Scan: Send + Sync {
     /// differ; the fingerprint is also kept for resuming, so it must not depend on this process.
     async fn fingerprint(&self) -> Result<Fingerprint>;
 
+    /// What decides, beside the state of the source, which rows are read: options, a query. `None`, which is the default: another
+    /// process cannot read the same again, so a run that was stopped begins anew. It is written down as a digest only.
+    fn identity(&self) -> Option<String> {
+        None
+    }
+
     /// The rows of one partition, in order.
     ///
     /// Repeatable: each call gives the same rows from the start, for a retry reads the partition again. Nothing

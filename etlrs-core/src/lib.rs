@@ -56,8 +56,8 @@ pub use extract::{BatchStream, Detail, Extractor, Fingerprint, Partition, Partit
 pub use filter::{ColumnTest, Comparison, Test};
 pub use in_memory::{MemoryExtractor, MemoryLoader, record_batch};
 pub use load::{
-    LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadResult, LoadSession, Loader, PartitionWriter, Published,
-    Receipt, not_read_back,
+    Interrupted, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadResult, LoadSession, Loader, PartitionWriter,
+    Published, Receipt, Tally, not_read_back,
 };
 pub use memory::{MemoryBudget, Reservation, batch_bytes, format_bytes, parse_bytes};
 pub use options::{OptionArgument, OptionSet, OptionSpec, OptionValue, unknown_name};

@@ -6,7 +6,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 
-use crate::{Checksum, Error, ErrorKind, Partition, PartitionId, Result, RunContext, Scan, unknown_name};
+use crate::{Checksum, Error, ErrorKind, Partition, PartitionId, Result, RunContext, RunId, Scan, unknown_name};
 
 /// A target of tabular data. Constructing one does no I/O.
 ///
@@ -41,7 +41,55 @@ pub trait Loader: Send + Sync {
     ///
     /// Dropping the future or the session is like [`abort`](LoadSession::abort), as far as it can be done without
     /// waiting; the next `begin` removes the rest.
+    ///
+    /// If the plan has a [record](LoadPlan::record), and what the run [`RunContext::run_id`] had staged under the same record is
+    /// there, the session goes on with it; [`LoadSession::completed`] says what that is.
     async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>>;
+
+    /// What a run that died, or was stopped, left at this target: the newest, if there are several. The run may also be at work
+    /// still, which only [`begin`](Loader::begin) and [`forget`](Loader::forget) find out, for they take the lock. Changes nothing.
+    ///
+    /// # Errors
+    /// When the target cannot be looked at.
+    async fn interrupted(&self, _cx: &RunContext) -> Result<Option<Interrupted>> {
+        Ok(None)
+    }
+
+    /// Removes what is left of `run`, and tells what that was. Of a run that was published, that is the mark which says so.
+    ///
+    /// # Errors
+    /// `Locked` if a run is at work on the target; an error of removing it.
+    async fn forget(&self, _cx: &RunContext, _run: RunId) -> Result<Option<Interrupted>> {
+        Ok(None)
+    }
+}
+
+/// What is left of a run at its target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Interrupted {
+    /// The run.
+    pub run: RunId,
+    /// What was [recorded](LoadPlan::record) with it.
+    pub record: String,
+    /// Of the partitions that it had staged.
+    pub receipts: Vec<Receipt>,
+    /// Whether it published them: it died between the commit and the moment in which it would have said so.
+    pub published: bool,
+}
+
+impl Interrupted {
+    /// Of a run that has staged these partitions.
+    pub fn new(run: RunId, record: impl Into<String>, receipts: Vec<Receipt>) -> Self {
+        Self { run, record: record.into(), receipts, published: false }
+    }
+
+    /// Published or not.
+    #[must_use]
+    pub fn published(mut self, published: bool) -> Self {
+        self.published = published;
+        self
+    }
 }
 
 /// One run's hold on a target: everything is staged, and then published at once or not at all.
@@ -49,7 +97,8 @@ pub trait Loader: Send + Sync {
 /// The engine calls `writer` for each partition, then `read_back` if the user wants it, then `commit` or `abort`.
 #[async_trait]
 pub trait LoadSession: Send + Sync {
-    /// On resume: receipts of partitions that an earlier attempt at this run made durable. They are not read again.
+    /// On resume: receipts of partitions that an earlier attempt at this run made durable, with what was
+    /// [kept](PartitionWriter::seal) with them. They are not read again.
     fn completed(&self) -> &[Receipt] {
         &[]
     }
@@ -92,6 +141,12 @@ pub trait LoadSession: Send + Sync {
 
     /// Removes what was staged and leaves the target as it was.
     async fn abort(self: Box<Self>) -> Result<()>;
+
+    /// Lets go of the target, and keeps the partitions that are finished for the run to go on with, where the plan has a
+    /// [record](LoadPlan::record) and the target is [resumable](LoadCapabilities::resumable).
+    async fn suspend(self: Box<Self>) -> Result<()> {
+        self.abort().await
+    }
 }
 
 /// Writes one partition into the staging area. Dropping it without `finish` discards what it wrote.
@@ -101,11 +156,24 @@ pub trait PartitionWriter: Send {
     /// may compute and wait for local files. After an error the writer is only good for dropping.
     async fn write(&mut self, batch: RecordBatch) -> Result<()>;
 
+    /// Called before [`finish`](Self::finish): what the engine knows of the partition. A target that is resumable keeps it
+    /// with the receipt, and gives it back in [`LoadSession::completed`].
+    fn seal(&mut self, _tally: Tally) {}
+
     /// Ends the partition. When it returns, the rows are staged: durably where
     /// [`LoadCapabilities::resumable`] says so, and invisible to readers of the target in any case.
     ///
     /// The receipt is the target's own account of what it took: its `rows` are counted at the target.
     async fn finish(self: Box<Self>) -> Result<Receipt>;
+}
+
+/// What came of one partition until it reached the target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Of the rows that were handed to the target.
+    pub checksum: Checksum,
+    /// Rows that came out of the source.
+    pub rows_read: u64,
 }
 
 /// What a load is to do.
@@ -124,12 +192,15 @@ pub struct LoadPlan {
     /// Whether the staged rows will be [read back](LoadSession::read_back). Whoever knows beforehand that they cannot be refuses
     /// the plan, by [`refuse_read_back`](Self::refuse_read_back).
     pub read_back: bool,
+    /// What is to be kept with the staged rows, so that a run which goes on can tell whether they are what it would stage: words
+    /// of the engine's. `None`: nothing is kept when the run ends.
+    pub record: Option<Arc<str>>,
 }
 
 impl LoadPlan {
     /// A plan without keys, whose rows are not read back.
     pub fn new(schema: SchemaRef, mode: LoadMode, partitions: Vec<Partition>) -> Self {
-        Self { schema, mode, keys: Vec::new(), partitions, read_back: false }
+        Self { schema, mode, keys: Vec::new(), partitions, read_back: false, record: None }
     }
 
     /// For a target that cannot give staged rows back, and `why`: "the file is compressed".
@@ -219,6 +290,13 @@ impl LoadCapabilities {
         self
     }
 
+    /// Whether a run can go on where it was stopped.
+    #[must_use]
+    pub const fn resumable(mut self, resumable: bool) -> Self {
+        self.resumable = resumable;
+        self
+    }
+
     /// With so many writers at a time.
     #[must_use]
     pub const fn max_writers(mut self, n: usize) -> Self {
@@ -263,12 +341,21 @@ pub struct Receipt {
     pub bytes: u64,
     /// Checksum of the rows; the engine fills it in with what it handed over when the target has none of its own.
     pub checksum: Option<Checksum>,
+    /// Rows that came out of the source, of a partition that an earlier attempt at the run made durable.
+    pub rows_read: Option<u64>,
 }
 
 impl Receipt {
     /// A receipt without a checksum of the target's own.
     pub fn new(partition: PartitionId, rows: u64, bytes: u64) -> Self {
-        Self { partition, rows, bytes, checksum: None }
+        Self { partition, rows, bytes, checksum: None, rows_read: None }
+    }
+
+    /// With what was [kept](PartitionWriter::seal) with it.
+    #[must_use]
+    pub fn kept(mut self, tally: Tally) -> Self {
+        (self.checksum, self.rows_read) = (Some(tally.checksum), Some(tally.rows_read));
+        self
     }
 }
 

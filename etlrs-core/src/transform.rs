@@ -71,6 +71,12 @@ pub trait BoundTransformer: Send + Sync {
         false
     }
 
+    /// Whether what comes of a partition depends on what came of others. A run that was stopped then begins anew, instead of
+    /// going on behind the partitions that it had staged.
+    fn spans_partitions(&self) -> bool {
+        false
+    }
+
     /// Rows of one partition through the transformer.
     ///
     /// Called once for each attempt at each partition, at the same time from several threads; a bound transformer

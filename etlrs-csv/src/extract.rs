@@ -140,6 +140,7 @@ impl Extractor for CsvExtractor {
             details,
             min_memory,
             fingerprint: fingerprint?,
+            identity: Origin::is_lasting(&found).then(|| format!("{options:?}")),
             cancel: cx.cancel().clone(),
             null: options.null_values.clone().into(),
             max_readers: options.parallel_readers.unwrap_or(usize::MAX).max(1),

@@ -2,9 +2,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use etlrs_core::{LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Result, RunContext};
-use etlrs_files::Staging;
+use etlrs_core::{
+    Interrupted, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Result, RunContext, RunId,
+};
 use etlrs_files::text::{Old, TextSession, check_read_back};
+use etlrs_files::{Kept, Staging};
 
 use crate::layout::Layout;
 use crate::old::OldFile;
@@ -86,7 +88,10 @@ struct Prepared {
 #[async_trait]
 impl Loader for CsvLoader {
     fn capabilities(&self) -> LoadCapabilities {
-        LoadCapabilities::one_writer().modes(Staging::modes(&self.path, self.directory)).max_writers(usize::MAX)
+        LoadCapabilities::one_writer()
+            .modes(Staging::modes(&self.path, self.directory))
+            .max_writers(usize::MAX)
+            .resumable(Staging::is_resumable(&self.path, self.directory))
     }
 
     async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
@@ -100,10 +105,18 @@ impl Loader for CsvLoader {
         Ok(preview)
     }
 
+    async fn interrupted(&self, cx: &RunContext) -> Result<Option<Interrupted>> {
+        Staging::interrupted(&self.path, self.directory, cx)
+    }
+
+    async fn forget(&self, cx: &RunContext, run: RunId) -> Result<Option<Interrupted>> {
+        Staging::forget(&self.path, self.directory, cx, run)
+    }
+
     async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
         self.capabilities().require(plan.mode, self.path.display())?;
         let staging = match self.directory {
-            true => Staging::directory(&self.path, plan.mode, cx)?,
+            true => Staging::directory(&self.path, plan.mode, Kept::of(&plan, &self.options).as_ref(), cx)?,
             false => Staging::file(&self.path, plan.mode, cx)?,
         };
         let staging = Arc::new(staging);

@@ -70,6 +70,8 @@ pub(crate) struct CsvScan {
     pub(crate) min_memory: usize,
     /// When the files were looked at.
     pub(crate) fingerprint: Fingerprint,
+    /// The options, of files that another process can read.
+    pub(crate) identity: Option<String>,
     pub(crate) cancel: CancelToken,
     pub(crate) null: Arc<[String]>,
     pub(crate) max_readers: usize,
@@ -107,6 +109,10 @@ impl Scan for CsvScan {
 
     fn min_memory(&self) -> usize {
         self.min_memory
+    }
+
+    fn identity(&self) -> Option<String> {
+        self.identity.clone()
     }
 
     async fn fingerprint(&self) -> Result<Fingerprint> {

@@ -32,6 +32,7 @@ mod pool;
 mod pushdown;
 mod quarantine;
 mod report;
+mod resume;
 mod run;
 mod stages;
 mod transform;
@@ -46,6 +47,7 @@ pub use memory_use::{AllocatorUsage, BatchSizes, MemoryAnalysis, MemoryUse, Proc
 pub use pipeline::{Inspection, Pipeline, PipelineBuilder, Started, Verify, collect, inspect};
 pub use pool::{PooledRecord, RecordPool};
 pub use report::{PartitionReport, Plan, RunReport};
+pub use resume::{Resume, Resumed};
 pub use stages::{StageKind, StageReport, Stages};
 pub use transform::*;
 pub use tune::{Adjustment, Setting};

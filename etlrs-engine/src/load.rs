@@ -8,7 +8,7 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use etlrs_core::{
     BatchStream, Checksum, Error, ErrorKind, LoadSession, Partition, PartitionId, PartitionWriter, Receipt, Result,
-    RunContext, batch_bytes, batches_from_iter, format_bytes, map_stream, next_batch,
+    RunContext, Tally, batch_bytes, batches_from_iter, format_bytes, map_stream, next_batch,
 };
 
 use crate::memory::{Shares, fits, require_lane};
@@ -150,7 +150,8 @@ impl PartitionLoad<'_> {
             stages.count(stages.checksum(), batch.num_rows());
             sink.write(batch).await?;
         }
-        let mut receipt = sink.finish().await?;
+        let rows_read = rows_read.load(Ordering::Relaxed);
+        let mut receipt = sink.finish(Tally { checksum, rows_read }).await?;
         if receipt.rows != checksum.rows() || receipt.checksum.is_some_and(|staged| staged != checksum) {
             return Err(Error::new(
                 ErrorKind::VerifyFailed,
@@ -159,7 +160,7 @@ impl PartitionLoad<'_> {
         }
         receipt.checksum = Some(checksum);
         self.largest_batch.fetch_max(largest.load(Ordering::Relaxed), Ordering::Relaxed);
-        Ok((receipt, rows_read.load(Ordering::Relaxed)))
+        Ok((receipt, rows_read))
     }
 }
 
@@ -229,12 +230,15 @@ impl Sink<'_> {
         self.write_now(batch).await
     }
 
-    async fn finish(mut self) -> Result<Receipt> {
+    async fn finish(mut self, tally: Tally) -> Result<Receipt> {
         let turn = self.load.flight.wait_within(self.partition.id, self.means.max_writers);
         self.clock.drive(self.load.stages.turn(), turn).await;
         self.open().await?;
         match self.writer {
-            Some(writer) => self.clock.drive(self.load.stages.target(), writer.finish()).await,
+            Some(mut writer) => {
+                writer.seal(tally);
+                self.clock.drive(self.load.stages.target(), writer.finish()).await
+            }
             None => Err(Error::new(ErrorKind::Internal, "a partition has no writer")),
         }
     }

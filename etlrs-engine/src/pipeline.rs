@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use crate::alert::{Alert, OnAlert, PerformanceAlert};
 use crate::partitions::panicked;
 use crate::report::{Plan, RunReport};
+use crate::resume::Resume;
 use crate::run::Run;
 use crate::stages::Stages;
 use crate::transform::Select;
@@ -92,6 +93,8 @@ pub(crate) struct Settings {
     pub(crate) alert: Option<PerformanceAlert>,
     pub(crate) on_alert: Option<OnAlert>,
     pub(crate) on_adjustment: Option<OnAdjustment>,
+    pub(crate) resume: Resume,
+    pub(crate) identity: Option<String>,
 }
 
 impl PipelineBuilder {
@@ -199,6 +202,21 @@ impl PipelineBuilder {
         self
     }
 
+    /// What is done about a run that was stopped. Default: it is gone on with, if it was the same work on the same source.
+    #[must_use]
+    pub fn resume(mut self, resume: Resume) -> Self {
+        self.settings.resume = resume;
+        self
+    }
+
+    /// Says what the transformers do, in words that are others when they do something else: a version will do. Without, a pipeline
+    /// that has any begins anew when it was stopped, for nobody else can tell that they would still do the same.
+    #[must_use]
+    pub fn identity(mut self, identity: impl Into<String>) -> Self {
+        self.settings.identity = Some(identity.into());
+        self
+    }
+
     /// What stops the run from outside.
     #[must_use]
     pub fn cancel(mut self, cancel: CancelToken) -> Self {
@@ -288,7 +306,9 @@ impl Pipeline {
 
     /// Runs the pipeline. Needs a tokio runtime, whose threads it leaves to the network.
     ///
-    /// On an error, and when the future is dropped or the run cancelled, the target is as it was.
+    /// On an error, and when the future is dropped or the run cancelled, the target is as it was. Where the target is
+    /// [resumable](etlrs_core::LoadCapabilities::resumable), partitions that were staged by then are kept beside it, and the next
+    /// execution goes on with them ([`PipelineBuilder::resume`]).
     ///
     /// # Errors
     /// Those of the stages; `VerifyFailed`, `SourceChanged` and `Cancelled` of its own.

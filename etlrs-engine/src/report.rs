@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use etlrs_core::{Checksum, LoadMode, LoadPreview, LoadResult, Partition, RunId, SchemaRef};
 
-use crate::{Adjustment, Alert, BatchSizes, MemoryUse, StageReport, Verify};
+use crate::{Adjustment, Alert, BatchSizes, MemoryUse, Resumed, StageReport, Verify};
 
 /// What a run would do. Nothing has been touched.
 #[derive(Clone, Debug)]
@@ -111,4 +111,6 @@ pub struct RunReport {
     pub cursor: Option<String>,
     /// What there is to know about the source.
     pub notes: Vec<String>,
+    /// What was done before, if this run goes on with one that was stopped.
+    pub resumed: Option<Resumed>,
 }

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use arrow_schema::{DataType, Schema, SchemaRef};
 use etlrs_core::{
-    BoundTransformer, CancelToken, Checksum, Effect, Error, ErrorKind, Fingerprint, LoadMode, LoadPlan, LoadResult,
-    LoadSession, Loader, PerformanceConfig, Receipt, Rejected, Rejects, Result, RunContext, RunId, Scan, Transformer,
-    next_batch, not_read_back, type_name,
+    BoundTransformer, CancelToken, Checksum, Effect, Error, ErrorKind, Fingerprint, Interrupted, LoadMode, LoadPlan,
+    LoadResult, LoadSession, Loader, PerformanceConfig, Published, Receipt, Rejected, Rejects, Result, RunContext,
+    RunId, Scan, Transformer, next_batch, not_read_back, type_name,
 };
 
 use tracing::field::Empty;
@@ -21,6 +21,7 @@ use crate::pipeline::{Pipeline, Started, Verify};
 use crate::pushdown;
 use crate::quarantine::{Quarantine, Totals};
 use crate::report::{Plan, RunReport};
+use crate::resume::{Left, Record, Resume, Resumed, acknowledge, may_go_on, may_pass, refused};
 use crate::stages::Stages;
 use crate::transform::Select;
 use crate::tune::{Bounds, Sample, Tuned, Tuner};
@@ -38,11 +39,14 @@ pub(crate) struct Run<'a> {
     keys: Vec<String>,
     started: Instant,
     instead_of: Option<RunId>,
+    /// What is written down of it at the target, if that can be gone on with.
+    record: Option<Arc<str>>,
+    notes: Vec<String>,
 }
 
 impl<'a> Run<'a> {
     pub(crate) async fn plan(pipeline: &'a Pipeline, cancel: CancelToken) -> Result<Plan> {
-        let run = Run::new(pipeline, cancel, true).await?;
+        let run = Run::new(pipeline, cancel, true, None).await?;
         let plan = run.load_plan();
         let target = unless_cancelled(&run.cx, pipeline.loader.check(&run.cx, &plan)).await?;
         let quarantine = match &pipeline.quarantine {
@@ -64,16 +68,18 @@ impl<'a> Run<'a> {
             atomic: pipeline.loader.capabilities().atomic,
             target,
             quarantine,
-            notes: run.scan.notes().to_vec(),
+            notes: run.notes,
         })
     }
 
     pub(crate) async fn execute(pipeline: &'a Pipeline, cancel: CancelToken) -> Result<RunReport> {
         let mut id = None;
-        match Self::execute_once(pipeline, cancel.clone(), true, &mut id).await {
+        let cx = RunContext::with_cancel(pipeline.settings.config.clone(), cancel.clone());
+        let left = unless_cancelled(&cx, Left::find(pipeline, &cx)).await?;
+        match Self::execute_once(pipeline, cancel.clone(), true, left, &mut id).await {
             // Nothing was published, so the run may begin again.
             Err(error) if error.kind() == ErrorKind::SplitRefuted => {
-                Self::execute_once(pipeline, cancel, false, &mut id).await
+                Self::execute_once(pipeline, cancel, false, None, &mut id).await
             }
             done => done,
         }
@@ -84,18 +90,27 @@ impl<'a> Run<'a> {
         pipeline: &'a Pipeline,
         cancel: CancelToken,
         guess: bool,
+        left: Option<Left>,
         id: &mut Option<RunId>,
     ) -> Result<RunReport> {
         let span =
             info_span!("run", id = Empty, partitions = Empty, rows = Empty, error = Empty, otel.status_code = Empty);
-        let scanned = Run::new(pipeline, cancel, guess).instrument(info_span!(parent: &span, "scan")).await;
-        let mut run = scanned.inspect_err(|error| record_error(&span, error))?;
+        let scanned = Run::begin(pipeline, cancel, guess, left).instrument(info_span!(parent: &span, "scan")).await;
+        let (mut run, published) = scanned.inspect_err(|error| record_error(&span, error))?;
+        if let Some(left) = published
+            && let Some(forgotten) = unless_cancelled(&run.cx, pipeline.loader.forget(&run.cx, left.found.run)).await?
+        {
+            return Ok(run.was_published(&forgotten));
+        }
         run.instead_of = id.replace(run.cx.run_id());
         span.record("id", run.cx.run_id().to_string()).record("partitions", run.scan.partitions().len());
+        let (cx, is_kept, partitions) = (run.cx.clone(), run.record.is_some(), run.scan.partitions().len());
+        let mut staged = 0;
         let mut sessions = Sessions::default();
         let report = async {
             let begun = pipeline.loader.begin(&run.cx, run.load_plan()).instrument(info_span!("begin"));
-            sessions.target = Some(unless_cancelled(&run.cx, begun).await?);
+            let session = sessions.target.insert(unless_cancelled(&run.cx, begun).await?);
+            staged = session.completed().len();
             if let Some(loader) = &pipeline.quarantine {
                 let begun = loader.begin(&run.cx, run.quarantine_plan());
                 sessions.quarantine = Some(unless_cancelled(&run.cx, begun).await.map_err(of_quarantine)?);
@@ -109,16 +124,58 @@ impl<'a> Run<'a> {
             }
             Err(error) => {
                 record_error(&span, error);
-                sessions.abort().instrument(info_span!(parent: &span, "abort")).await;
+                let keep = is_kept && may_pass(error);
+                sessions.end(keep).instrument(info_span!(parent: &span, "abort")).await;
+                let staged = staged + usize::try_from(cx.counters().partitions_done.get()).unwrap_or(0);
+                if keep && staged > 0 {
+                    return report.map_err(|error| with_hint_of_rest(error, staged, partitions));
+                }
             }
         }
         report
     }
 
-    async fn new(pipeline: &'a Pipeline, cancel: CancelToken, guess: bool) -> Result<Self> {
+    /// Looks at the source; as it was planned by the run that is left, if this one can go on with that. Also tells what is left, if
+    /// it was published already.
+    async fn begin(
+        pipeline: &'a Pipeline,
+        cancel: CancelToken,
+        guess: bool,
+        left: Option<Left>,
+    ) -> Result<(Self, Option<Left>)> {
+        let mut note = None;
+        if let Some(left) = left {
+            let difference = match Self::new(pipeline, cancel.clone(), left.record.guess(), Some(&left)).await {
+                Ok(run) => match run.written_down(left.record.guess()).difference(&left.record) {
+                    None if left.found.published => return Ok((run, Some(left))),
+                    None => return Ok((run, None)),
+                    Some(difference) => difference.to_owned(),
+                },
+                Err(error) if cancel.is_cancelled() => return Err(error),
+                // If it is not because of the recorded pieces, it comes again.
+                Err(error) => error.to_string(),
+            };
+            let run = left.found.run;
+            if pipeline.settings.resume == Resume::Run(run) {
+                return Err(refused(run, &difference));
+            }
+            note = Some(match left.found.published {
+                true => format!(
+                    "the run {run} was published and died before it could say so; this is another load: {difference}"
+                ),
+                false => format!("what the run {run} had staged is not gone on with: {difference}"),
+            });
+        }
+        let mut run = Self::new(pipeline, cancel, guess, None).await?;
+        run.notes.extend(note);
+        Ok((run, None))
+    }
+
+    async fn new(pipeline: &'a Pipeline, cancel: CancelToken, guess: bool, left: Option<&Left>) -> Result<Self> {
         let started = Instant::now();
         let settings = &pipeline.settings;
-        let cx = RunContext::with_cancel(for_planning(&settings.config), cancel);
+        let id = left.map_or_else(RunId::generate, |left| left.found.run);
+        let cx = RunContext::of_run(id, for_planning(&settings.config), cancel);
         cx.cancel().check()?;
         let tests = pushdown::source_tests(&pipeline.transformers);
         let target = match settings.mode {
@@ -126,7 +183,8 @@ impl<'a> Run<'a> {
             _ => unless_cancelled(&cx, pipeline.loader.target_schema(&cx)).await?,
         };
         let target = target.and_then(|target| pushdown::source_columns(&pipeline.transformers, &target));
-        let request = settings.request.clone().guess(guess).filter(tests).target(target);
+        let mut request = settings.request.clone().guess(guess).filter(tests).target(target);
+        request.recorded = left.map(|left| left.record.partitions());
         let scan = match &pipeline.quarantine {
             Some(_) => {
                 let cx = cx.with_rejects(Rejects::default());
@@ -157,7 +215,30 @@ impl<'a> Run<'a> {
         for key in &keys {
             etlrs_core::column_index(&schema, key)?;
         }
-        Ok(Self { pipeline, cx, scan, fingerprint, transformers, names, schema, keys, started, instead_of: None })
+        let (instead_of, record, notes) = (None, None, scan.notes().to_vec());
+        let mut run = Self {
+            pipeline,
+            cx,
+            scan,
+            fingerprint,
+            transformers,
+            names,
+            schema,
+            keys,
+            started,
+            instead_of,
+            record,
+            notes,
+        };
+        let spans = run.transformers.iter().any(|transformer| transformer.spans_partitions());
+        if may_go_on(pipeline) && run.scan.identity().is_some() && !spans {
+            run.record = Some(run.written_down(guess).to_text()?);
+        }
+        Ok(run)
+    }
+
+    fn written_down(&self, guess: bool) -> Record {
+        Record::new(&self.pipeline.settings, &*self.scan, &self.fingerprint, guess, &self.schema)
     }
 
     fn load_plan(&self) -> LoadPlan {
@@ -165,6 +246,7 @@ impl<'a> Run<'a> {
         let mut plan = LoadPlan::new(self.schema.clone(), settings.mode, self.scan.partitions().to_vec());
         plan.keys = self.keys.clone();
         plan.read_back = settings.verify == Verify::Full;
+        plan.record = self.record.clone();
         plan
     }
 
@@ -221,7 +303,7 @@ impl<'a> Run<'a> {
         let memory_use = self.memory_use(shares, held);
         let stages = Stages::new(self.names.iter().cloned(), shares.workers);
         if let Some(on_start) = &self.pipeline.settings.on_start {
-            let (partitions, notes) = (self.scan.partitions().to_vec(), self.scan.notes().to_vec());
+            let (partitions, notes) = (self.scan.partitions().to_vec(), self.notes.clone());
             let instead_of = self.instead_of;
             on_start(&Started { cx: cx.clone(), instead_of, partitions, notes, stages: stages.clone() });
         }
@@ -309,7 +391,9 @@ impl<'a> Run<'a> {
         let alerts = watch.map(Watch::finish).unwrap_or_default();
         totals.check_all()?;
         let largest_batch = load.largest_batch.into_inner();
-        let rows_read = load.rows_read.into_inner() + totals.of_source();
+        let read_before: u64 = completed.iter().filter_map(|receipt| receipt.rows_read).sum();
+        let rows_read = load.rows_read.into_inner() + totals.of_source() + read_before;
+        let resumed = (!completed.is_empty()).then(|| Resumed::of(&completed, false));
         let (mut receipts, mut of_quarantine, mut reports) = (Vec::new(), Vec::new(), Vec::new());
         for (receipt, set_aside, report) in loaded {
             receipts.push(receipt);
@@ -338,9 +422,8 @@ impl<'a> Run<'a> {
             .hint("run again when nobody writes to it"));
         }
         self.cx.cancel().check()?;
-        let Self { pipeline, cx: run_cx, scan, started, .. } = self;
-        let (partitions, cursor, notes) =
-            (scan.partitions().len(), scan.cursor().map(str::to_owned), scan.notes().to_vec());
+        let Self { pipeline, cx: run_cx, scan, started, notes, record, .. } = self;
+        let (partitions, cursor) = (scan.partitions().len(), scan.cursor().map(str::to_owned));
         // A commit may need what the source holds: the target may be a table that a query of the source reads.
         drop(scan);
         if let Some(session) = sessions.quarantine.take() {
@@ -371,7 +454,11 @@ impl<'a> Run<'a> {
                 format!("the target says that it published {} rows of {}", load.records_loaded, source_checksum.rows()),
             ));
         }
+        if record.is_some() {
+            acknowledge(&*pipeline.loader, &run_cx).await;
+        }
         Ok(RunReport {
+            resumed,
             run: run_cx.run_id(),
             rows_read,
             rows_rejected: totals.records(),
@@ -399,6 +486,44 @@ impl<'a> Run<'a> {
             notes,
             load,
         })
+    }
+
+    /// The report of a run that had been published, and died before it could say so.
+    fn was_published(&self, left: &Interrupted) -> RunReport {
+        let receipts = &left.receipts;
+        let source_checksum: Checksum = receipts.iter().filter_map(|receipt| receipt.checksum).collect();
+        let bytes = receipts.iter().map(|receipt| receipt.bytes).sum();
+        let load = LoadResult::published(&Published::new(source_checksum.rows(), bytes), source_checksum);
+        let rows_read = receipts.iter().filter_map(|receipt| receipt.rows_read).sum();
+        RunReport {
+            run: left.run,
+            resumed: Some(Resumed::of(receipts, true)),
+            rows_read,
+            rows_rejected: 0,
+            first_rejected: None,
+            rows_dropped: u64::saturating_sub(rows_read, load.records_loaded),
+            bytes_read: 0,
+            verify: Verify::Receipts,
+            source_checksum,
+            target_checksum: None,
+            loaded: Vec::new(),
+            partitions: self.scan.partitions().len(),
+            workers: 0,
+            possible_workers: self.possible_workers(),
+            memory: self.cx.memory().limit(),
+            memory_use: Vec::new(),
+            batches: BatchSizes::default(),
+            stages: Vec::new(),
+            alerts: Vec::new(),
+            adjustments: Vec::new(),
+            loading: Duration::ZERO,
+            worker_time: Duration::ZERO,
+            retries: 0,
+            elapsed: self.started.elapsed(),
+            cursor: self.scan.cursor().map(str::to_owned),
+            notes: self.notes.clone(),
+            load,
+        }
     }
 
     fn means(&self, shares: Shares, tuned: Tuned) -> Means {
@@ -460,10 +585,11 @@ struct Sessions {
 }
 
 impl Sessions {
-    /// The first error is the one to tell; what could not be removed is removed by the next run.
-    async fn abort(self) {
+    /// Lets go of what is held, and keeps what is staged or removes it. The first error is the one to tell; what could not be
+    /// removed is removed by the next run.
+    async fn end(self, keep: bool) {
         for session in [self.quarantine, self.target].into_iter().flatten() {
-            let _ = session.abort().await;
+            let _ = if keep { session.suspend().await } else { session.abort().await };
         }
     }
 }
@@ -496,6 +622,18 @@ async fn unless_cancelled<T>(cx: &RunContext, future: impl Future<Output = Resul
         biased;
         done = future => done,
         () = cancelled => Err(Error::cancelled()),
+    }
+}
+
+/// Tells what is kept of a run that failed.
+fn with_hint_of_rest(error: Error, staged: usize, partitions: usize) -> Error {
+    let rest = format!("{staged} of {partitions} pieces are kept; run the same again to go on from there");
+    match error.hint_text() {
+        Some(hint) => {
+            let hint = format!("{hint}; {rest}");
+            error.hint(hint)
+        }
+        None => error.hint(rest),
     }
 }
 

@@ -54,4 +54,4 @@ pub use parts::{Parts, data_files, listed};
 pub(crate) use place::require_local;
 pub use place::{STORE_SCHEMES, file_of, is_directory_target, store_scheme};
 pub use source::{fingerprint, source_files, takes_in};
-pub use staging::Staging;
+pub use staging::{Kept, StagedPart, Staging};

@@ -12,6 +12,7 @@ use crate::objects::Upload;
 pub struct OutputFile {
     to: To,
     written: u64,
+    crc: crc32fast::Hasher,
 }
 
 #[derive(Debug)]
@@ -24,12 +25,12 @@ enum To {
 impl OutputFile {
     /// Goes on behind the `length` bytes that `file` has.
     pub(crate) fn local(file: File, length: u64) -> Self {
-        Self { to: To::Local(file), written: length }
+        Self { to: To::Local(file), written: length, crc: crc32fast::Hasher::new() }
     }
 
     #[cfg(feature = "object-store")]
     pub(crate) fn upload(upload: Upload) -> Self {
-        Self { to: To::Upload(Box::new(upload)), written: 0 }
+        Self { to: To::Upload(Box::new(upload)), written: 0, crc: crc32fast::Hasher::new() }
     }
 
     #[cfg(feature = "object-store")]
@@ -43,6 +44,11 @@ impl OutputFile {
     /// Bytes of the file so far.
     pub fn written(&self) -> u64 {
         self.written
+    }
+
+    /// CRC-32 of what was written, without what the file had before.
+    pub(crate) fn crc(&self) -> u32 {
+        self.crc.clone().finalize()
     }
 
     /// Makes sure that all of it is there; gives its size.
@@ -73,6 +79,7 @@ impl Write for OutputFile {
             To::Upload(upload) => upload.write(bytes),
         }?;
         self.written += written as u64;
+        self.crc.update(bytes.get(..written).unwrap_or_default());
         Ok(written)
     }
 

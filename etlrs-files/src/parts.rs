@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use etlrs_core::{CancelToken, Error, ErrorKind, PartitionId, Result, RunId};
+use etlrs_core::{CancelToken, Error, ErrorKind, PartitionId, Result, RunId, Tally};
 
 use crate::source::{Entry, entries, is_data_name};
 use crate::{InputFile, Manifest, ManifestFile, OutputFile, Staging, source_files};
@@ -27,13 +27,19 @@ struct State {
 }
 
 impl Parts {
-    /// Takes the files named in `old` over from the target. New ones have names that end in `extension`.
+    /// Takes the files named in `old` over from the target, and those that the run had staged before. New ones have names that end in
+    /// `extension`.
     ///
     /// # Errors
     /// An I/O error.
     pub fn new(staging: Arc<Staging>, run: RunId, extension: &'static str, old: Vec<ManifestFile>) -> Result<Self> {
         staging.take_over(&old)?;
-        Ok(Self { staging, run, extension, old, state: Mutex::default() })
+        let completed = staging.completed().iter().filter_map(|part| {
+            let file = ManifestFile { name: part.name.clone()?, rows: part.rows, bytes: part.bytes };
+            Some((PartitionId(part.partition), file))
+        });
+        let state = State { parts: completed.collect(), closed: false };
+        Ok(Self { staging, run, extension, old, state: Mutex::new(state) })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -78,8 +84,32 @@ impl Parts {
     /// # Errors
     /// An I/O error, `VerifyFailed` if not all of it is there.
     pub fn finish(&self, partition: PartitionId, file: OutputFile, rows: u64) -> Result<u64> {
-        let name = self.name(partition);
+        self.end(partition, Some(file), rows, None, false)
+    }
+
+    /// Ends `partition`, with its file if it has rows, and keeps in mind that it is staged, as the engine [told](Tally); gives the
+    /// size of the file.
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    pub fn end(
+        &self,
+        partition: PartitionId,
+        file: Option<OutputFile>,
+        rows: u64,
+        tally: Option<Tally>,
+        fine: bool,
+    ) -> Result<u64> {
+        let tally = tally.filter(|tally| tally.checksum.rows() == rows);
+        let Some(file) = file else {
+            tally.map_or(Ok(()), |tally| self.staging.keep(partition, tally, None, fine))?;
+            return Ok(0);
+        };
+        let (name, crc) = (self.name(partition), file.crc());
         let bytes = self.staging.finish(Some(&name), file)?;
+        if let Some(tally) = tally {
+            self.staging.keep(partition, tally, Some((&name, bytes, crc)), fine)?;
+        }
         self.lock().parts.insert(partition, ManifestFile { name, rows, bytes });
         Ok(bytes)
     }

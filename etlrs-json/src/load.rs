@@ -7,13 +7,13 @@ use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Fields, Schema};
 use async_trait::async_trait;
 use etlrs_core::{
-    Error, ErrorKind, Extractor, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader,
-    MemoryExtractor, Partition, Result, RunContext, Scan, ScanRequest, type_name,
+    Error, ErrorKind, Extractor, Interrupted, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader,
+    MemoryExtractor, Partition, Result, RunContext, RunId, Scan, ScanRequest, type_name,
 };
 use etlrs_files::text::{
     Encode, Encoded, Encoding, JoinedScan, Old, OldFile, Output, Preceding, StagedText, TextSession, check_read_back,
 };
-use etlrs_files::{Compression, Staging, reading};
+use etlrs_files::{Compression, Kept, Staging, reading};
 
 use crate::encode::{Encoder, HEXADECIMAL, JSON, Rules, form};
 use crate::layout::{Layout, extension};
@@ -317,7 +317,10 @@ impl Encode for Format {
 #[async_trait]
 impl Loader for JsonLoader {
     fn capabilities(&self) -> LoadCapabilities {
-        LoadCapabilities::one_writer().modes(Staging::modes(&self.path, self.directory)).max_writers(usize::MAX)
+        LoadCapabilities::one_writer()
+            .modes(Staging::modes(&self.path, self.directory))
+            .max_writers(usize::MAX)
+            .resumable(Staging::is_resumable(&self.path, self.directory))
     }
 
     async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
@@ -331,10 +334,18 @@ impl Loader for JsonLoader {
         Ok(preview)
     }
 
+    async fn interrupted(&self, cx: &RunContext) -> Result<Option<Interrupted>> {
+        Staging::interrupted(&self.path, self.directory, cx)
+    }
+
+    async fn forget(&self, cx: &RunContext, run: RunId) -> Result<Option<Interrupted>> {
+        Staging::forget(&self.path, self.directory, cx, run)
+    }
+
     async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
         self.check_mode(plan.mode)?;
         let staging = match self.directory {
-            true => Staging::directory(&self.path, plan.mode, cx)?,
+            true => Staging::directory(&self.path, plan.mode, Kept::of(&plan, &self.options).as_ref(), cx)?,
             false => Staging::file(&self.path, plan.mode, cx)?,
         };
         let staging = Arc::new(staging);

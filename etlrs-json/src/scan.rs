@@ -82,6 +82,8 @@ pub(crate) struct JsonScan {
     pub(crate) min_memory: usize,
     /// When the files were looked at.
     pub(crate) fingerprint: Fingerprint,
+    /// The options, of files that another process can read.
+    pub(crate) identity: Option<String>,
     pub(crate) cancel: CancelToken,
     pub(crate) max_readers: usize,
     /// Bytes asked of a file at a time.
@@ -118,6 +120,10 @@ impl Scan for JsonScan {
 
     fn min_memory(&self) -> usize {
         self.min_memory
+    }
+
+    fn identity(&self) -> Option<String> {
+        self.identity.clone()
     }
 
     async fn fingerprint(&self) -> Result<Fingerprint> {

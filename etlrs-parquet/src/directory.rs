@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
-use etlrs_core::{Partition, PartitionWriter, Receipt, Result, RunContext, RunId};
+use etlrs_core::{Partition, PartitionWriter, Receipt, Result, RunContext, RunId, Tally};
 use etlrs_files::{ManifestFile, OutputFile, Parts, Staging};
 use parquet::errors::ParquetError;
 
@@ -34,6 +34,7 @@ impl SharedDirectory {
             file: None,
             finished: false,
             receipt: Receipt::new(partition.id, 0, 0),
+            tally: None,
         }))
     }
 
@@ -50,6 +51,7 @@ struct PartWriter {
     file: Option<FileWriter<OutputFile>>,
     finished: bool,
     receipt: Receipt,
+    tally: Option<Tally>,
 }
 
 impl PartWriter {
@@ -90,14 +92,18 @@ impl PartitionWriter for PartWriter {
         self.go_on()
     }
 
+    fn seal(&mut self, tally: Tally) {
+        self.tally = Some(tally);
+    }
+
     async fn finish(mut self: Box<Self>) -> Result<Receipt> {
         self.groups.end();
         self.go_on()?;
-        if let Some(file) = self.file.take() {
-            let (file, rows) = finish(file, self.directory.parts.target())?;
-            self.receipt.bytes = self.directory.parts.finish(self.receipt.partition, file, rows)?;
-            self.finished = true;
-        }
+        let parts = &self.directory.parts;
+        let ended = self.file.take().map(|file| finish(file, parts.target())).transpose()?;
+        let (file, rows) = ended.map_or((None, 0), |(file, rows)| (Some(file), rows));
+        self.receipt.bytes = parts.end(self.receipt.partition, file, rows, self.tally, false)?;
+        self.finished = true;
         Ok(self.receipt.clone())
     }
 }

@@ -71,6 +71,7 @@ pub(crate) struct ParquetScan {
     partitions: Vec<Partition>,
     notes: Vec<String>,
     min_memory: usize,
+    identity: String,
     cancel: CancelToken,
 }
 
@@ -170,8 +171,8 @@ impl ParquetScan {
             Some(partitions) => split::recorded(&groups, partitions)?,
             None => split::cut(&groups, request.partitions, options.partition_size as u64),
         };
-        let (partitions, cancel) = (Vec::new(), cancel.clone());
-        let mut scan = Self { schema, files: sources, pieces, partitions, notes, min_memory: 0, cancel };
+        let (partitions, cancel, identity) = (Vec::new(), cancel.clone(), format!("{options:?}"));
+        let mut scan = Self { schema, files: sources, pieces, partitions, notes, min_memory: 0, identity, cancel };
         scan.partitions = scan.pieces.iter().enumerate().map(|(index, piece)| scan.partition(index, piece)).collect();
         let (page, unpacking) = scan.page_bytes();
         scan.min_memory = scan.all_groups().map(|group| group.memory(page)).max().unwrap_or(0).max(unpacking);
@@ -292,6 +293,10 @@ impl Scan for ParquetScan {
 
     fn min_memory(&self) -> usize {
         self.min_memory
+    }
+
+    fn identity(&self) -> Option<String> {
+        Some(self.identity.clone())
     }
 
     async fn fingerprint(&self) -> Result<Fingerprint> {

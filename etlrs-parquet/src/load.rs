@@ -4,10 +4,10 @@ use std::sync::Arc;
 use arrow_schema::{FieldRef, SchemaRef};
 use async_trait::async_trait;
 use etlrs_core::{
-    CancelToken, Error, ErrorKind, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Partition,
-    PartitionWriter, Published, Receipt, Result, RunContext, Scan, ScanRequest, is_json_text,
+    CancelToken, Error, ErrorKind, Interrupted, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader,
+    Partition, PartitionWriter, Published, Receipt, Result, RunContext, RunId, Scan, ScanRequest, is_json_text,
 };
-use etlrs_files::{ManifestFile, Staging, data_files};
+use etlrs_files::{Kept, ManifestFile, Staging, data_files};
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor, TypePtr};
 
 use crate::directory::SharedDirectory;
@@ -130,7 +130,10 @@ fn continued(old: &ParquetFile, plan: &LoadPlan, target: &Path) -> Result<(Schem
 #[async_trait]
 impl Loader for ParquetLoader {
     fn capabilities(&self) -> LoadCapabilities {
-        LoadCapabilities::one_writer().modes(Staging::modes(&self.path, self.directory)).max_writers(usize::MAX)
+        LoadCapabilities::one_writer()
+            .modes(Staging::modes(&self.path, self.directory))
+            .max_writers(usize::MAX)
+            .resumable(Staging::is_resumable(&self.path, self.directory))
     }
 
     async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
@@ -153,11 +156,19 @@ impl Loader for ParquetLoader {
         Ok(preview)
     }
 
+    async fn interrupted(&self, cx: &RunContext) -> Result<Option<Interrupted>> {
+        Staging::interrupted(&self.path, self.directory, cx)
+    }
+
+    async fn forget(&self, cx: &RunContext, run: RunId) -> Result<Option<Interrupted>> {
+        Staging::forget(&self.path, self.directory, cx, run)
+    }
+
     async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
         self.capabilities().require(plan.mode, self.path.display())?;
         Staging::check_read_back(&self.path, &plan)?;
         let staging = match self.directory {
-            true => Staging::directory(&self.path, plan.mode, cx)?,
+            true => Staging::directory(&self.path, plan.mode, Kept::of(&plan, &self.options).as_ref(), cx)?,
             false => Staging::file(&self.path, plan.mode, cx)?,
         };
         let staging = Arc::new(staging);
@@ -193,6 +204,10 @@ enum Output {
 
 #[async_trait]
 impl LoadSession for ParquetSession {
+    fn completed(&self) -> &[Receipt] {
+        self.staging.receipts()
+    }
+
     fn min_memory(&self) -> usize {
         // Less would make row groups of single batches.
         const COLUMN: usize = 64 << 10;
@@ -262,7 +277,12 @@ impl LoadSession for ParquetSession {
     }
 
     async fn abort(self: Box<Self>) -> Result<()> {
-        // Dropping the staging removes it.
+        // Dropping the staging removes it then.
+        self.staging.discard();
+        Ok(())
+    }
+
+    async fn suspend(self: Box<Self>) -> Result<()> {
         Ok(())
     }
 }

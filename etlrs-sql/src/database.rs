@@ -6,8 +6,9 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use etlrs_core::{
-    Error, ErrorKind, Extractor, LoadCapabilities, LoadPlan, LoadPreview, LoadSession, Loader, Partition,
-    PartitionWriter, Published, Receipt, Result, RunContext, Scan, ScanRequest, Uri, async_trait, unknown_name,
+    Error, ErrorKind, Extractor, Interrupted, LoadCapabilities, LoadPlan, LoadPreview, LoadSession, Loader, Partition,
+    PartitionWriter, Published, Receipt, Result, RunContext, RunId, Scan, ScanRequest, Tally, Uri, async_trait,
+    unknown_name,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -308,6 +309,14 @@ impl Loader for BatchLoader {
         self.loader()?.check(cx, plan).await
     }
 
+    async fn interrupted(&self, cx: &RunContext) -> Result<Option<Interrupted>> {
+        self.loader()?.interrupted(cx).await
+    }
+
+    async fn forget(&self, cx: &RunContext, run: RunId) -> Result<Option<Interrupted>> {
+        self.loader()?.forget(cx, run).await
+    }
+
     async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
         let loader = self.loader()?;
         let closed = |_| Error::new(ErrorKind::Internal, "the bound on connections is gone");
@@ -363,6 +372,10 @@ impl LoadSession for BatchSession {
     async fn abort(self: Box<Self>) -> Result<()> {
         self.session.abort().await
     }
+
+    async fn suspend(self: Box<Self>) -> Result<()> {
+        self.session.suspend().await
+    }
 }
 
 struct BatchWriter {
@@ -380,6 +393,10 @@ impl PartitionWriter for BatchWriter {
             at += rows;
         }
         Ok(())
+    }
+
+    fn seal(&mut self, tally: Tally) {
+        self.writer.seal(tally);
     }
 
     async fn finish(self: Box<Self>) -> Result<Receipt> {

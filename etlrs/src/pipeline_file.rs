@@ -188,12 +188,13 @@ impl PipelineFile {
     /// Those of the connectors for URIs and options, and of reading a lookup's table.
     pub async fn pipelines(&self, registry: &Registry, cancel: &CancelToken) -> Result<Vec<(Target, PipelineBuilder)>> {
         let mut transformers: Vec<Arc<dyn Transformer>> = Vec::new();
+        let mut identity = String::new();
         for transform in &self.transforms {
             let name = transform.name.clone();
             let name = self.name.as_ref().map_or(name.clone(), |file| format!("{file}, {name}"));
             let first = transformers.len();
             transform
-                .build(registry, &self.config, cancel, &mut transformers)
+                .build(registry, &self.config, cancel, &mut transformers, &mut identity)
                 .await
                 .map_err(|error| error.within(&name))?;
             for transformer in &mut transformers[first..] {
@@ -209,6 +210,7 @@ impl PipelineFile {
                 .verify(target.verify)
                 .request(self.request.clone())
                 .config(self.config.clone())
+                .identity(identity.clone())
                 .cancel(cancel.clone());
             if let Some(thresholds) = &self.alerts {
                 builder = builder.alert(PerformanceAlert::new(thresholds.clone()));

@@ -37,6 +37,8 @@ pub(crate) struct Transform {
     pub(crate) name: String,
     what: What,
     chunk_size: Option<usize>,
+    /// How it is written in the file, with the values of variables.
+    text: Secret,
 }
 
 #[derive(Clone, Debug)]
@@ -74,6 +76,7 @@ impl Transform {
     /// # Errors
     /// `InvalidConfig` for a key or a value that is wrong. Columns are looked for when a run is planned.
     pub(crate) fn read(number: usize, value: Value, folder: &Path) -> Result<Self> {
+        let text = Secret::new(format!("{value:?}"));
         let mut section = Section::of(format!("transform {number}"), value)?;
         let name = section.required_text("type")?;
         section.name = format!("transform {number} ({name})");
@@ -155,17 +158,19 @@ impl Transform {
         };
         let chunk_size = section.count("chunk_size")?;
         section.finish()?;
-        Ok(Self { name: here, what, chunk_size })
+        Ok(Self { name: here, what, chunk_size, text })
     }
 
-    /// Adds the transformers; reads the table of a lookup.
+    /// Adds the transformers; reads the table of a lookup. Adds to `identity` what tells them from others.
     pub(crate) async fn build(
         &self,
         registry: &Registry,
         config: &PerformanceConfig,
         cancel: &CancelToken,
         into: &mut Vec<Arc<dyn Transformer>>,
+        identity: &mut String,
     ) -> Result<()> {
+        identity.push_str(self.text.expose());
         let mut add = |transformer: Arc<dyn Transformer>| {
             into.push(match self.chunk_size {
                 Some(rows) => Arc::new(ParallelTransformer::of(transformer).chunk_size(rows)),
@@ -179,7 +184,7 @@ impl Transform {
             What::Rename(rename) => add(Arc::new(rename.clone())),
             What::Cast(cast) => add(Arc::new(cast.clone())),
             What::Derive(columns) => columns.iter().for_each(|derive| add(Arc::new(derive.clone()))),
-            What::Lookup(lookup) => add(Arc::new(lookup.build(registry, config, cancel).await?)),
+            What::Lookup(lookup) => add(Arc::new(lookup.build(registry, config, cancel, identity).await?)),
             What::Deduplicate(deduplicate) => add(Arc::new(deduplicate.clone())),
             What::Mask(mask) => add(Arc::new(mask.clone())),
             What::Flatten(flatten) => add(Arc::new(flatten.clone())),
@@ -208,6 +213,7 @@ impl Lookup {
         registry: &Registry,
         config: &PerformanceConfig,
         cancel: &CancelToken,
+        identity: &mut String,
     ) -> Result<SharedDataTransformer> {
         let extractor = registry.find(&self.source)?.extractor(&self.source, &self.options)?;
         let mut columns: Vec<String> = Vec::new();
@@ -218,6 +224,7 @@ impl Lookup {
             }
         }
         let table = collect(extractor, ScanRequest::all().columns(columns), config.clone(), cancel).await?;
+        identity.push_str(&table.checksum().to_string());
         Ok(SharedDataTransformer::new(Arc::new(table)).on(self.on.clone()).take(self.take.clone()).join(self.join))
     }
 }

@@ -216,6 +216,10 @@ impl BoundTransformer for Bound {
         self.schema.clone()
     }
 
+    fn spans_partitions(&self) -> bool {
+        true
+    }
+
     fn held_memory(&self) -> usize {
         self.shared.max_memory
     }

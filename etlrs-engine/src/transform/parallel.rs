@@ -107,6 +107,10 @@ impl BoundTransformer for Bound {
         self.inner.held_memory()
     }
 
+    fn spans_partitions(&self) -> bool {
+        self.inner.spans_partitions()
+    }
+
     fn is_row_wise(&self) -> bool {
         true
     }

@@ -20,15 +20,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use etlrs_core::{Error, ErrorKind, LoadMode, Result, RunId};
+use etlrs_core::{CancelToken, Error, ErrorKind, Interrupted, LoadMode, Result, RunContext, RunId};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
+use super::ledger::{Found, Kept, Ledger, StagedPart};
 use crate::lock::hidden_beside;
-use crate::{ManifestFile, OutputFile, TargetLock};
+use crate::{Manifest, ManifestFile, OutputFile, TargetLock};
 
 /// The suffix of what a publishing without renameat2 has moved away.
 const OLD: &str = "old";
+/// The suffix of the ledger of a run.
+const LEDGER: &str = "ledger";
 
 /// A file or directory that is written beside its place and put there at once. Dropping it removes what was not published.
 #[derive(Debug)]
@@ -42,6 +45,9 @@ pub(super) struct LocalArea {
     /// Names of files of the target that stay.
     kept: Mutex<Vec<String>>,
     published: AtomicBool,
+    /// What is staged, if a run may go on with it.
+    ledger: Option<Ledger>,
+    discarded: AtomicBool,
     _lock: TargetLock,
 }
 
@@ -115,21 +121,32 @@ impl LocalArea {
         Err(Error::new(ErrorKind::InvalidConfig, wrong).in_source(target.display()))
     }
 
-    pub(super) fn begin(target: &Path, mode: LoadMode, run: RunId, directory: bool) -> Result<Self> {
-        let exists = Self::check(target, mode, directory)?;
-        // A link stays a link: what it points to is replaced.
-        let target = if exists {
-            fs::canonicalize(target).map_err(|error| Error::io("look at", target, error))?
-        } else {
-            // `out/` and `out` are the same directory, but only one of them can be renamed.
-            target.components().collect()
-        };
+    pub(super) fn begin(
+        target: &Path,
+        mode: LoadMode,
+        directory: bool,
+        kept: Option<&Kept>,
+        cx: &RunContext,
+    ) -> Result<Self> {
+        let run = cx.run_id();
+        Self::check(target, mode, directory)?;
+        let target = resolved(target)?;
         let lock = TargetLock::acquire(&target, "", run)?;
         recover(&target)?;
         // Another run may have published between the check and the lock.
         let exists = Self::check(&target, mode, directory)?;
-        remove_stale(&target)?;
+        remove_stale(&target, kept.map(|_| run))?;
         let temporary = hidden_beside(&target, &format!("{run}.tmp"))?;
+        let ledger = match kept {
+            Some(kept) => {
+                let path = hidden_beside(&target, &format!("{run}.{LEDGER}"))?;
+                Some(Ledger::open(path, run, kept, &temporary, cx.cancel())?)
+            }
+            None => None,
+        };
+        if let Some(ledger) = &ledger {
+            leave_only(&temporary, ledger.completed()).map_err(|error| Error::io("go on with", &temporary, error))?;
+        }
         let before = match mode {
             LoadMode::Create => Seen::new(),
             _ => look(&target).map_err(|error| Error::io("look at", &target, error))?,
@@ -137,7 +154,7 @@ impl LocalArea {
         // What is staged is as private as what it will replace.
         let permissions = if exists { fs::metadata(&target).ok().map(|found| found.permissions()) } else { None };
         let created = if directory {
-            fs::create_dir(&temporary)
+            if temporary.is_dir() { Ok(()) } else { fs::create_dir(&temporary) }
         } else if permissions.is_some() {
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map(drop)
         } else {
@@ -146,8 +163,44 @@ impl LocalArea {
         created
             .and_then(|()| permissions.map_or(Ok(()), |permissions| fs::set_permissions(&temporary, permissions)))
             .map_err(|error| Error::io("write beside", &target, error))?;
-        let (kept, published) = (Mutex::default(), AtomicBool::new(false));
-        Ok(Self { target, temporary, mode, directory, before, kept, published, _lock: lock })
+        let (kept, published, discarded) = (Mutex::default(), AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { target, temporary, mode, directory, before, kept, published, ledger, discarded, _lock: lock })
+    }
+
+    /// What is left of the newest run that was stopped.
+    pub(super) fn interrupted(target: &Path, cancel: &CancelToken) -> Result<Option<Interrupted>> {
+        let target = resolved(target)?;
+        let mut newest: Option<Interrupted> = None;
+        for (run, path) in left_over(&target)?.into_iter().filter(|(_, path)| is_ledger(path)) {
+            let found = Found::read(&path)?.filter(|found| found.run() == Some(run));
+            if let Some(found) = found.filter(|_| newest.as_ref().is_none_or(|newest| newest.run < run)) {
+                newest = Some(what_is_left(&target, run, &found, cancel)?);
+            }
+        }
+        Ok(newest)
+    }
+
+    /// Removes what is left of `run`; tells what that was.
+    pub(super) fn forget(target: &Path, cx: &RunContext, run: RunId) -> Result<Option<Interrupted>> {
+        let target = resolved(target)?;
+        let _lock = TargetLock::acquire(&target, "", cx.run_id())?;
+        recover(&target)?;
+        let ledger = hidden_beside(&target, &format!("{run}.{LEDGER}"))?;
+        let Some(found) = Found::read(&ledger)? else { return Ok(None) };
+        let left = what_is_left(&target, run, &found, cx.cancel())?;
+        for path in [hidden_beside(&target, &format!("{run}.tmp"))?, ledger] {
+            remove(&path).map_err(|error| Error::io("remove old staging", path, error))?;
+        }
+        Ok(Some(left))
+    }
+
+    pub(super) fn ledger(&self) -> Option<&Ledger> {
+        self.ledger.as_ref()
+    }
+
+    /// Nobody will go on with it.
+    pub(super) fn discard(&self) {
+        self.discarded.store(true, Ordering::Relaxed);
     }
 
     /// Where to write: a file that is empty or yet to be created, or an empty directory.
@@ -304,10 +357,51 @@ impl LocalArea {
 
 impl Drop for LocalArea {
     fn drop(&mut self) {
-        if !self.published.load(Ordering::Relaxed) {
-            let _ = remove(&self.temporary);
+        if self.published.load(Ordering::Relaxed) {
+            return;
+        }
+        match &self.ledger {
+            // For the run to go on with.
+            Some(ledger) if !self.discarded.load(Ordering::Relaxed) && ledger.has_parts() => {}
+            ledger => {
+                let _ = remove(&self.temporary);
+                ledger.iter().for_each(Ledger::remove);
+            }
         }
     }
+}
+
+/// A link stays a link: what it points to is the target.
+fn resolved(target: &Path) -> Result<PathBuf> {
+    match fs::canonicalize(target) {
+        Ok(path) => Ok(path),
+        // `out/` and `out` are the same directory, but only one of them can be renamed.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(target.components().collect()),
+        Err(error) => Err(Error::io("look at", target, error)),
+    }
+}
+
+/// Whether the run was published is told by the manifest, which comes to its place by the same rename as the rows.
+fn what_is_left(target: &Path, run: RunId, found: &Found, cancel: &CancelToken) -> Result<Interrupted> {
+    let manifest = if target.is_dir() { Manifest::read(target, cancel)? } else { None };
+    let is_published = manifest.is_some_and(|manifest| manifest.run == run.to_string());
+    Ok(Interrupted::new(run, found.record(), found.receipts()).published(is_published))
+}
+
+/// Removes from `directory`, if it is there, all that is not one of `parts`.
+fn leave_only(directory: &Path, parts: &[StagedPart]) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let is_part = |part: &StagedPart| part.name.as_deref().is_some_and(|name| entry.file_name() == name);
+        if !parts.iter().any(is_part) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn parent(path: &Path) -> &Path {
@@ -391,26 +485,48 @@ fn recover(target: &Path) -> Result<()> {
     done.map_err(|error| Error::io("recover", target, error))
 }
 
-fn remove_stale(target: &Path) -> Result<()> {
+/// Removes what runs left, but for that of the run `except`.
+fn remove_stale(target: &Path, except: Option<RunId>) -> Result<()> {
+    for (_, path) in left_over(target)?.into_iter().filter(|(run, _)| Some(*run) != except) {
+        remove(&path).map_err(|error| Error::io("remove old staging", path, error))?;
+    }
+    Ok(())
+}
+
+/// What runs left beside the target.
+fn left_over(target: &Path) -> Result<Vec<(RunId, PathBuf)>> {
     let prefix = hidden_beside(target, "")?;
     let prefix = prefix.file_name().unwrap_or_default().as_encoded_bytes();
     let failed = |error| Error::io("look for old staging beside", target, error);
-    for entry in fs::read_dir(parent(target)).map_err(failed)? {
+    let mut found = Vec::new();
+    let entries = match fs::read_dir(parent(target)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        entries => entries.map_err(failed)?,
+    };
+    for entry in entries {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name();
-        let name = name.as_encoded_bytes();
-        let run = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(b".tmp"));
+        let rest = name.as_encoded_bytes().strip_prefix(prefix).and_then(|rest| std::str::from_utf8(rest).ok());
         // Of this target, and not of another whose name goes on after a part that looks like this one's.
-        if run.is_some_and(|run| run.len() == RunId::LENGTH && run.iter().all(u8::is_ascii_alphanumeric)) {
-            remove(&entry.path()).map_err(|error| Error::io("remove old staging", entry.path(), error))?;
-        }
+        let run = rest.and_then(|rest| rest.split_once('.'));
+        let run =
+            run.filter(|(_, kind)| ["tmp", LEDGER, "ledger~"].contains(kind)).and_then(|(run, _)| run.parse().ok());
+        found.extend(run.map(|run| (run, entry.path())));
     }
-    Ok(())
+    Ok(found)
+}
+
+fn is_ledger(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == LEDGER)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn cx() -> RunContext {
+        RunContext::new(etlrs_core::PerformanceConfig::default())
+    }
 
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<_> =
@@ -420,7 +536,7 @@ mod tests {
     }
 
     fn stage(target: &Path, mode: LoadMode, directory: bool, text: &str) -> Result<LocalArea> {
-        let staging = LocalArea::begin(target, mode, RunId::generate(), directory)?;
+        let staging = LocalArea::begin(target, mode, directory, None, &cx())?;
         let file = if directory { staging.path().join("part") } else { staging.path().to_owned() };
         fs::write(file, text).unwrap();
         Ok(staging)
@@ -543,7 +659,7 @@ mod tests {
                 let folder = tempfile::tempdir().unwrap();
                 let target = folder.path().join("out");
                 stage(&target, LoadMode::Create, directory, "old").unwrap().publish().unwrap();
-                let staging = LocalArea::begin(&target, mode, RunId::generate(), directory).unwrap();
+                let staging = LocalArea::begin(&target, mode, directory, None, &cx()).unwrap();
                 let changed = if name.is_empty() { target.clone() } else { target.join(name) };
                 change(&changed);
                 let theirs = fs::read(&changed).ok();
@@ -605,7 +721,7 @@ mod tests {
         stage(&target, LoadMode::Create, true, "old").unwrap().publish().unwrap();
         let state = || crate::fingerprint(&[target.join("part")], &etlrs_core::CancelToken::new()).unwrap();
         let before = state();
-        let staging = LocalArea::begin(&target, LoadMode::Append, RunId::generate(), true).unwrap();
+        let staging = LocalArea::begin(&target, LoadMode::Append, true, None, &cx()).unwrap();
         staging.take_over(&[ManifestFile { name: "part".into(), rows: 1, bytes: 3 }]).unwrap();
         let missing = [ManifestFile { name: "none".into(), rows: 1, bytes: 3 }];
         assert_eq!(staging.take_over(&missing).unwrap_err().kind(), ErrorKind::NotFound);
@@ -623,7 +739,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("out");
         stage(&target, LoadMode::Create, true, "old").unwrap().publish().unwrap();
-        let staging = LocalArea::begin(&target, LoadMode::Append, RunId::generate(), true).unwrap();
+        let staging = LocalArea::begin(&target, LoadMode::Append, true, None, &cx()).unwrap();
         let part = ManifestFile { name: "part".into(), rows: 1, bytes: 3 };
         staging.take_over(&[part.clone(), part]).unwrap();
         let error = staging.publish().unwrap_err();

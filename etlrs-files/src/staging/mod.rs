@@ -1,9 +1,13 @@
+mod ledger;
 mod local;
 
 use std::path::{Path, PathBuf};
 
-use etlrs_core::{CancelToken, LoadMode, LoadPlan, Result, RunContext};
+use etlrs_core::{
+    CancelToken, Interrupted, LoadMode, LoadPlan, PartitionId, Receipt, Result, RunContext, RunId, Tally,
+};
 
+pub use self::ledger::{Kept, StagedPart};
 use self::local::LocalArea;
 #[cfg(feature = "object-store")]
 use crate::objects::{Address, ObjectArea};
@@ -14,7 +18,8 @@ use crate::{Manifest, ManifestFile, OutputFile};
 /// A local one is written beside its place under a temporary name. In an object store it is uploaded without being
 /// completed; there a file cannot be appended to, only a directory can.
 ///
-/// Dropping it without [`publish`](Staging::publish) removes what was staged.
+/// Dropping it without [`publish`](Staging::publish) removes what was staged, but for partitions that are [kept](Kept) for the run to go
+/// on with.
 #[derive(Debug)]
 pub struct Staging(Area);
 
@@ -31,24 +36,25 @@ impl Staging {
     /// # Errors
     /// `AlreadyExists` in mode create, `Locked`, an I/O error, or `InvalidConfig` for a target that is no regular file.
     pub fn file(target: &Path, mode: LoadMode, cx: &RunContext) -> Result<Self> {
-        Self::begin(target, mode, false, cx)
+        Self::begin(target, mode, false, None, cx)
     }
 
-    /// Takes hold of a target that is a directory, and makes the empty staging directory.
+    /// Takes hold of a target that is a directory, and makes the staging directory: an empty one, or with what the run had staged
+    /// there before, if it was kept with the same words ([`completed`](Staging::completed)).
     ///
     /// # Errors
     /// As [`file`](Staging::file).
-    pub fn directory(target: &Path, mode: LoadMode, cx: &RunContext) -> Result<Self> {
-        Self::begin(target, mode, true, cx)
+    pub fn directory(target: &Path, mode: LoadMode, kept: Option<&Kept>, cx: &RunContext) -> Result<Self> {
+        Self::begin(target, mode, true, kept, cx)
     }
 
-    fn begin(target: &Path, mode: LoadMode, directory: bool, cx: &RunContext) -> Result<Self> {
+    fn begin(target: &Path, mode: LoadMode, directory: bool, kept: Option<&Kept>, cx: &RunContext) -> Result<Self> {
         #[cfg(feature = "object-store")]
         if let Some(address) = Address::of(target)? {
             return Ok(Self(Area::Object(ObjectArea::begin(address, mode, directory, cx)?)));
         }
         crate::require_local(target)?;
-        Ok(Self(Area::Local(LocalArea::begin(target, mode, cx.run_id(), directory)?)))
+        Ok(Self(Area::Local(LocalArea::begin(target, mode, directory, kept, cx)?)))
     }
 
     /// Whether [`file`](Staging::file) or [`directory`](Staging::directory) would accept the target as it is now.
@@ -77,6 +83,82 @@ impl Staging {
                 refused.map_err(|error| error.in_source(target.display()))
             }
             None => Ok(()),
+        }
+    }
+
+    /// Whether a run can go on with what it had staged for `target`.
+    pub fn is_resumable(target: &Path, directory: bool) -> bool {
+        directory && crate::store_scheme(target).is_none()
+    }
+
+    /// What is left of a run at `target`; see [`Loader::interrupted`](etlrs_core::Loader::interrupted).
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn interrupted(target: &Path, directory: bool, cx: &RunContext) -> Result<Option<Interrupted>> {
+        match Self::is_resumable(target, directory) {
+            true => LocalArea::interrupted(target, cx.cancel()),
+            false => Ok(None),
+        }
+    }
+
+    /// Removes what is left of `run` at `target`; see [`Loader::forget`](etlrs_core::Loader::forget).
+    ///
+    /// # Errors
+    /// `Locked`, an I/O error.
+    pub fn forget(target: &Path, directory: bool, cx: &RunContext, run: RunId) -> Result<Option<Interrupted>> {
+        match Self::is_resumable(target, directory) {
+            true => LocalArea::forget(target, cx, run),
+            false => Ok(None),
+        }
+    }
+
+    /// Partitions that the run had staged when it was stopped.
+    pub fn completed(&self) -> &[StagedPart] {
+        match &self.0 {
+            Area::Local(area) => area.ledger().map_or(&[], |ledger| ledger.completed()),
+            #[cfg(feature = "object-store")]
+            Area::Object(_) => &[],
+        }
+    }
+
+    /// The receipts of [`completed`](Staging::completed).
+    pub fn receipts(&self) -> &[Receipt] {
+        match &self.0 {
+            Area::Local(area) => area.ledger().map_or(&[], |ledger| ledger.receipts()),
+            #[cfg(feature = "object-store")]
+            Area::Object(_) => &[],
+        }
+    }
+
+    /// Keeps in mind that `partition` is staged: in the file `name`, of so many bytes with that CRC, if it has one.
+    pub(crate) fn keep(
+        &self,
+        partition: PartitionId,
+        tally: Tally,
+        file: Option<(&str, u64, u32)>,
+        fine: bool,
+    ) -> Result<()> {
+        let ledger = match &self.0 {
+            Area::Local(area) => area.ledger(),
+            #[cfg(feature = "object-store")]
+            Area::Object(_) => None,
+        };
+        let Some(ledger) = ledger else { return Ok(()) };
+        let mut part = StagedPart::new(partition, tally);
+        if let Some((name, bytes, crc)) = file {
+            part = part.file(name.to_owned(), bytes, crc);
+        }
+        part.fine = fine;
+        ledger.add(&part)
+    }
+
+    /// Says that nobody will go on with what is staged: it is removed when this is dropped.
+    pub fn discard(&self) {
+        match &self.0 {
+            Area::Local(area) => area.discard(),
+            #[cfg(feature = "object-store")]
+            Area::Object(_) => {}
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
-use etlrs_core::{Partition, PartitionWriter, Receipt, Result, RunContext, RunId};
+use etlrs_core::{Partition, PartitionWriter, Receipt, Result, RunContext, RunId, Tally};
 
 use super::Encode;
 use super::block::{Block, Packer, Spares};
@@ -29,7 +29,8 @@ impl SharedDirectory {
     /// An I/O error.
     pub fn new(format: Arc<dyn Encode>, staging: Arc<Staging>, run: RunId, old: Vec<ManifestFile>) -> Result<Self> {
         let parts = Parts::new(staging.clone(), run, format.extension(), old)?;
-        Ok(Self { format, staging, parts, spares: Arc::default(), fine: AtomicBool::new(false) })
+        let fine = AtomicBool::new(staging.completed().iter().any(|part| part.fine));
+        Ok(Self { format, staging, parts, spares: Arc::default(), fine })
     }
 
     /// A writer of the file of `partition`.
@@ -46,6 +47,7 @@ impl SharedDirectory {
             file: None,
             finished: false,
             receipt: Receipt::new(partition.id, 0, 0),
+            tally: None,
         }))
     }
 
@@ -70,6 +72,7 @@ struct PartWriter {
     file: Option<OutputFile>,
     finished: bool,
     receipt: Receipt,
+    tally: Option<Tally>,
 }
 
 impl PartWriter {
@@ -109,16 +112,19 @@ impl PartitionWriter for PartWriter {
         Ok(())
     }
 
+    fn seal(&mut self, tally: Tally) {
+        self.tally = Some(tally);
+    }
+
     async fn finish(mut self: Box<Self>) -> Result<Receipt> {
         let last = self.packer.take()?;
         self.append(last)?;
-        if let Some(file) = self.file.take() {
-            let SharedDirectory { format, staging, .. } = &*self.directory;
-            let file = end_file(file, &**format).map_err(|error| writing(staging, error))?;
-            self.receipt.bytes = self.directory.parts.finish(self.receipt.partition, file, self.receipt.rows)?;
-            self.directory.fine.fetch_or(self.packer.is_fine(), Ordering::Relaxed);
-            self.finished = true;
-        }
+        let SharedDirectory { format, staging, parts, fine, .. } = &*self.directory;
+        let ended = self.file.take().map(|file| end_file(file, &**format).map_err(|error| writing(staging, error)));
+        let Receipt { partition, rows, .. } = self.receipt;
+        self.receipt.bytes = parts.end(partition, ended.transpose()?, rows, self.tally, self.packer.is_fine())?;
+        fine.fetch_or(self.packer.is_fine(), Ordering::Relaxed);
+        self.finished = true;
         Ok(self.receipt.clone())
     }
 }

@@ -37,6 +37,11 @@ pub enum Place {
 }
 
 impl Origin {
+    /// Whether another process can read the same: what `places` are is no pipe.
+    pub fn is_lasting(places: &[Place]) -> bool {
+        places.iter().all(|place| matches!(place, Place::File { .. }))
+    }
+
     /// Of files, directories and patterns; of a directory the files whose names end in one of `extensions`.
     pub fn files(paths: impl IntoIterator<Item = impl Into<PathBuf>>, extensions: &'static [&'static str]) -> Self {
         let paths = paths.into_iter().map(Into::into).collect();

@@ -136,6 +136,10 @@ impl TextSession {
 
 #[async_trait]
 impl LoadSession for TextSession {
+    fn completed(&self) -> &[Receipt] {
+        self.staging.receipts()
+    }
+
     fn min_memory(&self) -> usize {
         // Less would make blocks of single records.
         const BLOCKS: usize = 64 << 10;
@@ -203,7 +207,12 @@ impl LoadSession for TextSession {
     }
 
     async fn abort(self: Box<Self>) -> Result<()> {
-        // Dropping the staging removes it.
+        // Dropping the staging removes it then.
+        self.staging.discard();
+        Ok(())
+    }
+
+    async fn suspend(self: Box<Self>) -> Result<()> {
         Ok(())
     }
 }

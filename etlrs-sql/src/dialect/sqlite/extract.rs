@@ -433,6 +433,11 @@ impl Scan for TableScan {
         256 << 10
     }
 
+    fn identity(&self) -> Option<String> {
+        // A cursor is part of the statement.
+        Some(format!("{} {:?}", self.query.sql, self.query.options))
+    }
+
     async fn fingerprint(&self) -> Result<Fingerprint> {
         let path = &self.query.path;
         let mut log = OsString::from(path);

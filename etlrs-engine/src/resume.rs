@@ -1,0 +1,205 @@
+//! Going on with a run that was stopped.
+//!
+//! Design note. What a run does is written down at its target before data moves ([`Record`]): the state of the source, its
+//! partitions, and a digest of all else that decides which rows come out. Partitions whose rows are durable there are not loaded
+//! again by the same work on the same source, whoever begins it: there is no state beside that of the target, which could be lost
+//! by itself or be of another machine. The alternative, a state file of the program's own, would have to be kept in step with
+//! every target, and the moment between the two is just when others lose rows or load them twice.
+//!
+//! When a run has been published, its mark stays at the target until that was told, so that a run which dies between its commit
+//! and its last word is not repeated.
+
+use std::sync::Arc;
+
+use etlrs_core::{
+    Error, ErrorKind, Fingerprint, Interrupted, Loader, Partition, Receipt, Result, RunContext, RunId, Scan,
+    SchemaHash, SchemaRef,
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::pipeline::{Pipeline, Settings};
+
+/// What a pipeline does about a run of its own that was stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Resume {
+    /// Goes on with it if it was the same work on the same source, and begins anew otherwise.
+    #[default]
+    Auto,
+    /// Begins anew, and removes what it had staged.
+    Never,
+    /// Goes on with this one, or fails.
+    Run(RunId),
+}
+
+/// What was done before by a run that this one goes on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Resumed {
+    /// Partitions that it had staged.
+    pub partitions: usize,
+    /// Rows in them.
+    pub rows: u64,
+    /// It had published them all, and died before it could say so; nothing was left to do.
+    pub published: bool,
+}
+
+impl Resumed {
+    pub(crate) fn of(receipts: &[Receipt], published: bool) -> Self {
+        Self { partitions: receipts.len(), rows: receipts.iter().map(|receipt| receipt.rows).sum(), published }
+    }
+}
+
+/// What is written down of a run, as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    version: u32,
+    /// Digest of what is done with the rows.
+    work: String,
+    /// The fingerprint of the source.
+    source: String,
+    /// Partitions may rest on a guess.
+    guess: bool,
+    partitions: Vec<Piece>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Piece {
+    descriptor: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rows: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<Arc<str>>,
+}
+
+impl Record {
+    const VERSION: u32 = 1;
+
+    /// Of a scan whose rows come out as `schema`.
+    pub(crate) fn new(
+        settings: &Settings,
+        scan: &dyn Scan,
+        fingerprint: &Fingerprint,
+        guess: bool,
+        schema: &SchemaRef,
+    ) -> Self {
+        let pieces = scan.partitions().iter().map(|partition| Piece {
+            descriptor: partition.descriptor.clone(),
+            rows: partition.rows,
+            bytes: partition.bytes,
+            source: partition.source.clone(),
+        });
+        let work = format!(
+            "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            env!("CARGO_PKG_VERSION"),
+            scan.identity(),
+            settings.identity,
+            settings.mode,
+            settings.keys,
+            settings.request.columns,
+            settings.request.filter,
+            SchemaHash::of(&scan.schema()),
+            SchemaHash::of(schema),
+        );
+        // A digest, for a filter has values in it.
+        let digest = Sha256::digest(work);
+        Self {
+            version: Self::VERSION,
+            work: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+            source: fingerprint.as_str().to_owned(),
+            guess,
+            partitions: pieces.collect(),
+        }
+    }
+
+    pub(crate) fn to_text(&self) -> Result<Arc<str>> {
+        let text = serde_json::to_string(self);
+        text.map(Arc::from).map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))
+    }
+
+    pub(crate) fn guess(&self) -> bool {
+        self.guess
+    }
+
+    pub(crate) fn partitions(&self) -> Vec<Partition> {
+        let partition = |(index, piece): (usize, &Piece)| {
+            let mut partition = Partition::new(index, piece.descriptor.clone());
+            (partition.rows, partition.bytes, partition.source) = (piece.rows, piece.bytes, piece.source.clone());
+            partition
+        };
+        self.partitions.iter().enumerate().map(partition).collect()
+    }
+
+    /// Why what was staged for this record is not what `other` would stage, if it is not.
+    pub(crate) fn difference(&self, other: &Self) -> Option<&'static str> {
+        if self.work != other.work {
+            Some("what is done with the rows is not the same: columns, transforms, mode or version")
+        } else if self.source != other.source {
+            Some("the source has changed since")
+        } else if self.partitions != other.partitions {
+            Some("the source is no longer cut into the same pieces")
+        } else {
+            None
+        }
+    }
+}
+
+/// What is left of a run, and what it was to do.
+pub(crate) struct Left {
+    pub(crate) found: Interrupted,
+    pub(crate) record: Record,
+}
+
+impl Left {
+    /// What there is to go on with at the target, if the pipeline may.
+    pub(crate) async fn find(pipeline: &Pipeline, cx: &RunContext) -> Result<Option<Self>> {
+        let Settings { resume, .. } = pipeline.settings;
+        let none = |reason: &str| match resume {
+            Resume::Run(run) => Err(refused(run, reason)),
+            _ => Ok(None),
+        };
+        if resume == Resume::Never {
+            return Ok(None);
+        }
+        if !may_go_on(pipeline) {
+            return none("this pipeline keeps nothing to go on with");
+        }
+        let found = pipeline.loader.interrupted(cx).await?;
+        let found = found.filter(|found| !matches!(resume, Resume::Run(run) if found.run != run));
+        let Some(found) = found else {
+            return none("nothing of it is left at the target: it was completed or removed");
+        };
+        match serde_json::from_str::<Record>(&found.record) {
+            Ok(record) if record.version == Record::VERSION => Ok(Some(Self { found, record })),
+            _ => none("another version of ETLRS began it"),
+        }
+    }
+}
+
+/// Whether what the pipeline stages is kept if it is stopped.
+pub(crate) fn may_go_on(pipeline: &Pipeline) -> bool {
+    let Pipeline { transformers, loader, quarantine, settings, .. } = pipeline;
+    let is_known = transformers.is_empty() || settings.identity.is_some();
+    is_known && quarantine.is_none() && loader.capabilities().resumable
+}
+
+/// The error of a run that cannot be gone on with.
+pub(crate) fn refused(run: RunId, reason: &str) -> Error {
+    Error::new(ErrorKind::SourceChanged, format!("the run {run} cannot go on: {reason}"))
+        .hint("run the pipeline again to begin anew")
+}
+
+/// Whether what is staged may be of use after `error`: the next attempt may get further.
+pub(crate) fn may_pass(error: &Error) -> bool {
+    use ErrorKind::*;
+    error.is_transient()
+        || matches!(error.kind(), Cancelled | Io | Connection | Locked | MemoryExceeded | Internal | PermissionDenied)
+}
+
+/// Removes the mark of a run that was published. What cannot be removed now is found by the next run, which says so.
+pub(crate) async fn acknowledge(loader: &dyn Loader, cx: &RunContext) {
+    let _ = loader.forget(cx, cx.run_id()).await;
+}
