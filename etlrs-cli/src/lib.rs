@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser};
-use etlrs::{CancelToken, Error, ErrorKind, Result, Uri};
+use etlrs::{CancelToken, Error, ErrorKind, Pipeline, Result, RunId, Uri};
 
 use crate::args::{Args, Command, Output};
 
@@ -40,11 +40,14 @@ pub fn main() -> ExitCode {
         .map_err(|error| Error::new(ErrorKind::Io, format!("cannot start the runtime: {error}")))
         .and_then(|runtime| runtime.block_on(traced(dispatch(args.command))));
     match result {
-        Ok(Done { rejected: false }) => ExitCode::SUCCESS,
-        Ok(Done { rejected: true }) => ExitCode::from(REJECTED),
+        Ok(Done { rejected: false, .. }) => ExitCode::SUCCESS,
+        Ok(Done { rejected: true, .. }) => ExitCode::from(REJECTED),
         Err(error) => {
             let error = match error.kind() {
-                ErrorKind::Cancelled => error.hint("the target is as it was"),
+                ErrorKind::Cancelled => {
+                    let rest = error.hint_text().map(|hint| format!("; {hint}")).unwrap_or_default();
+                    error.hint(format!("the target is as it was{rest}"))
+                }
                 _ => error,
             };
             let _ = writeln!(std::io::stderr(), "error: {error}");
@@ -125,10 +128,12 @@ fn without_secrets(mut sentence: String, args: impl IntoIterator<Item = String>)
 }
 
 /// What went well.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Default)]
 struct Done {
     /// Some records were not loaded, but kept.
     rejected: bool,
+    /// What was published, and is not yet told.
+    published: Vec<(Pipeline, RunId)>,
 }
 
 async fn dispatch(command: Command) -> Result<Done> {

@@ -37,7 +37,7 @@ pub(crate) fn run_text(source: &Uri, target: &Uri, quarantine: Option<&Uri>, rep
         line(
             "resumed",
             match published {
-                true => format!("the run {} had published {rows} and died before it could say so", report.run),
+                true => format!("the run {} had published {rows}, and nothing was left to do", report.run),
                 false => format!("the run {}, which had staged {pieces} with {rows}", report.run),
             },
         );

@@ -177,6 +177,14 @@ async fn execute_all(jobs: Result<Vec<Job>>, options: &RunOptions, cancel: Cance
         }
         report::print_all(results, count);
     }
+    // Now that all is done and told, for what is not is not to be done once more when the rest is.
+    if let Ok(done) = &done {
+        for (pipeline, run) in &done.published {
+            if let Err(error) = pipeline.acknowledge(*run).await {
+                crate::tell(&format!("warning: the next run will find this one as just published: {error}"));
+            }
+        }
+    }
     done
 }
 
@@ -256,6 +264,7 @@ async fn execute(
                     *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
                 }
             })
+            .acknowledge_later()
             .build()?;
         let result = pipeline.execute().await;
         actions.finish().await;
@@ -290,6 +299,7 @@ async fn execute(
             }
         }
         done.rejected |= report.rows_rejected > 0;
+        done.published.push((pipeline, report.run));
         if options.output.is_json() {
             results.push(report::run_json(&job.source, &job.target, job.quarantine.as_ref(), &report));
         } else {

@@ -143,9 +143,9 @@ pub trait LoadSession: Send + Sync {
     async fn abort(self: Box<Self>) -> Result<()>;
 
     /// Lets go of the target, and keeps the partitions that are finished for the run to go on with, where the plan has a
-    /// [record](LoadPlan::record) and the target is [resumable](LoadCapabilities::resumable).
-    async fn suspend(self: Box<Self>) -> Result<()> {
-        self.abort().await
+    /// [record](LoadPlan::record) and the target is [resumable](LoadCapabilities::resumable); tells how many they are.
+    async fn suspend(self: Box<Self>) -> Result<usize> {
+        self.abort().await.map(|()| 0)
     }
 }
 

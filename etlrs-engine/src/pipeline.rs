@@ -95,6 +95,7 @@ pub(crate) struct Settings {
     pub(crate) on_adjustment: Option<OnAdjustment>,
     pub(crate) resume: Resume,
     pub(crate) identity: Option<String>,
+    pub(crate) keep_mark: bool,
 }
 
 impl PipelineBuilder {
@@ -217,6 +218,14 @@ impl PipelineBuilder {
         self
     }
 
+    /// Leaves it to [`Pipeline::acknowledge`] to end a run that was published. Until then, the same pipeline on the same source
+    /// finds it done instead of loading it again: for who has to tell somebody of it before it is over.
+    #[must_use]
+    pub fn acknowledge_later(mut self) -> Self {
+        self.settings.keep_mark = true;
+        self
+    }
+
     /// What stops the run from outside.
     #[must_use]
     pub fn cancel(mut self, cancel: CancelToken) -> Self {
@@ -315,6 +324,24 @@ impl Pipeline {
     pub async fn execute(&self) -> Result<RunReport> {
         let pipeline = self.clone();
         off_the_runtime(&self.settings.cancel, |cancel| async move { Run::execute(&pipeline, cancel).await }).await
+    }
+}
+
+impl Pipeline {
+    /// Ends `run`, which was published: its mark is removed from the target.
+    ///
+    /// # Errors
+    /// Those of the target. The next run of the pipeline finds the mark then, and that the work is done.
+    pub async fn acknowledge(&self, run: RunId) -> Result<()> {
+        let pipeline = self.clone();
+        if !pipeline.loader.capabilities().resumable {
+            return Ok(());
+        }
+        off_the_runtime(&CancelToken::new(), move |cancel| async move {
+            let cx = RunContext::with_cancel(pipeline.settings.config.clone(), cancel);
+            pipeline.loader.forget(&cx, run).await.map(|_| ())
+        })
+        .await
     }
 }
 

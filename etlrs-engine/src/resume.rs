@@ -41,7 +41,7 @@ pub struct Resumed {
     pub partitions: usize,
     /// Rows in them.
     pub rows: u64,
-    /// It had published them all, and died before it could say so; nothing was left to do.
+    /// It had published them all, and was stopped before it could say so; nothing was left to do.
     pub published: bool,
 }
 

@@ -97,20 +97,19 @@ impl<'a> Run<'a> {
             info_span!("run", id = Empty, partitions = Empty, rows = Empty, error = Empty, otel.status_code = Empty);
         let scanned = Run::begin(pipeline, cancel, guess, left).instrument(info_span!(parent: &span, "scan")).await;
         let (mut run, published) = scanned.inspect_err(|error| record_error(&span, error))?;
-        if let Some(left) = published
-            && let Some(forgotten) = unless_cancelled(&run.cx, pipeline.loader.forget(&run.cx, left.found.run)).await?
-        {
-            return Ok(run.was_published(&forgotten));
+        if let Some(left) = published {
+            if !pipeline.settings.keep_mark {
+                unless_cancelled(&run.cx, pipeline.loader.forget(&run.cx, left.found.run)).await?;
+            }
+            return Ok(run.was_published(&left.found));
         }
         run.instead_of = id.replace(run.cx.run_id());
         span.record("id", run.cx.run_id().to_string()).record("partitions", run.scan.partitions().len());
-        let (cx, is_kept, partitions) = (run.cx.clone(), run.record.is_some(), run.scan.partitions().len());
-        let mut staged = 0;
+        let (is_kept, partitions) = (run.record.is_some(), run.scan.partitions().len());
         let mut sessions = Sessions::default();
         let report = async {
             let begun = pipeline.loader.begin(&run.cx, run.load_plan()).instrument(info_span!("begin"));
-            let session = sessions.target.insert(unless_cancelled(&run.cx, begun).await?);
-            staged = session.completed().len();
+            sessions.target = Some(unless_cancelled(&run.cx, begun).await?);
             if let Some(loader) = &pipeline.quarantine {
                 let begun = loader.begin(&run.cx, run.quarantine_plan());
                 sessions.quarantine = Some(unless_cancelled(&run.cx, begun).await.map_err(of_quarantine)?);
@@ -125,10 +124,9 @@ impl<'a> Run<'a> {
             Err(error) => {
                 record_error(&span, error);
                 let keep = is_kept && may_pass(error);
-                sessions.end(keep).instrument(info_span!(parent: &span, "abort")).await;
-                let staged = staged + usize::try_from(cx.counters().partitions_done.get()).unwrap_or(0);
-                if keep && staged > 0 {
-                    return report.map_err(|error| with_hint_of_rest(error, staged, partitions));
+                let kept = sessions.end(keep).instrument(info_span!(parent: &span, "abort")).await;
+                if kept > 0 {
+                    return report.map_err(|error| with_hint_of_rest(error, kept, partitions));
                 }
             }
         }
@@ -454,7 +452,7 @@ impl<'a> Run<'a> {
                 format!("the target says that it published {} rows of {}", load.records_loaded, source_checksum.rows()),
             ));
         }
-        if record.is_some() {
+        if record.is_some() && !pipeline.settings.keep_mark {
             acknowledge(&*pipeline.loader, &run_cx).await;
         }
         Ok(RunReport {
@@ -586,11 +584,14 @@ struct Sessions {
 
 impl Sessions {
     /// Lets go of what is held, and keeps what is staged or removes it. The first error is the one to tell; what could not be
-    /// removed is removed by the next run.
-    async fn end(self, keep: bool) {
+    /// removed is removed by the next run. Tells how many partitions are kept.
+    async fn end(self, keep: bool) -> usize {
+        let mut kept = 0;
         for session in [self.quarantine, self.target].into_iter().flatten() {
-            let _ = if keep { session.suspend().await } else { session.abort().await };
+            let ended = if keep { session.suspend().await } else { session.abort().await.map(|()| 0) };
+            kept = ended.unwrap_or(0);
         }
+        kept
     }
 }
 

@@ -282,7 +282,7 @@ impl LoadSession for ParquetSession {
         Ok(())
     }
 
-    async fn suspend(self: Box<Self>) -> Result<()> {
-        Ok(())
+    async fn suspend(self: Box<Self>) -> Result<usize> {
+        Ok(self.staging.kept())
     }
 }

@@ -373,7 +373,7 @@ impl LoadSession for BatchSession {
         self.session.abort().await
     }
 
-    async fn suspend(self: Box<Self>) -> Result<()> {
+    async fn suspend(self: Box<Self>) -> Result<usize> {
         self.session.suspend().await
     }
 }

@@ -220,9 +220,9 @@ impl Ledger {
         written.map_err(|error| Error::io("write", &self.path, error))
     }
 
-    /// Whether there is anything to go on with.
-    pub(super) fn has_parts(&self) -> bool {
-        Found::read(&self.path).is_ok_and(|found| found.is_some_and(|found| !found.parts.is_empty()))
+    /// Partitions that there are to go on with.
+    pub(super) fn parts(&self) -> usize {
+        Found::read(&self.path).ok().flatten().map_or(0, |found| found.parts.len())
     }
 
     pub(super) fn remove(&self) {

@@ -362,7 +362,7 @@ impl Drop for LocalArea {
         }
         match &self.ledger {
             // For the run to go on with.
-            Some(ledger) if !self.discarded.load(Ordering::Relaxed) && ledger.has_parts() => {}
+            Some(ledger) if !self.discarded.load(Ordering::Relaxed) && ledger.parts() > 0 => {}
             ledger => {
                 let _ = remove(&self.temporary);
                 ledger.iter().for_each(Ledger::remove);

@@ -153,6 +153,15 @@ impl Staging {
         ledger.add(&part)
     }
 
+    /// Partitions that are kept for the run to go on with, if this is dropped now.
+    pub fn kept(&self) -> usize {
+        match &self.0 {
+            Area::Local(area) => area.ledger().map_or(0, |ledger| ledger.parts()),
+            #[cfg(feature = "object-store")]
+            Area::Object(_) => 0,
+        }
+    }
+
     /// Says that nobody will go on with what is staged: it is removed when this is dropped.
     pub fn discard(&self) {
         match &self.0 {

@@ -212,7 +212,7 @@ impl LoadSession for TextSession {
         Ok(())
     }
 
-    async fn suspend(self: Box<Self>) -> Result<()> {
-        Ok(())
+    async fn suspend(self: Box<Self>) -> Result<usize> {
+        Ok(self.staging.kept())
     }
 }

@@ -750,6 +750,7 @@ fn json_has_the_documented_fields() {
             "notes",
             "partitions",
             "quarantine",
+            "resumed",
             "retries",
             "rows_dropped",
             "rows_read",
