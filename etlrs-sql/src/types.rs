@@ -1,15 +1,19 @@
 //! Types of columns of the source and of the target.
 
 use arrow_schema::{DataType, Field};
-use etlrs_core::{Error, ErrorKind, as_json_text, is_json_text, type_name, without_json_mark};
+use etlrs_core::{Error, ErrorKind, type_name};
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+use etlrs_core::{as_json_text, is_json_text, without_json_mark};
 
 /// A column of a target, for a source that guesses: not where it came from, but that it is JSON, for a text means another value then.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) fn guide(field: &Field) -> Field {
     let bare = Field::new(field.name(), field.data_type().clone(), field.is_nullable());
     if is_json_text(field) { as_json_text(bare) } else { bare }
 }
 
 /// A column whose type a user names, and that has this type anyway: JSON is then just text.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) fn as_wished(field: &Field) -> Field {
     if is_json_text(field) { without_json_mark(field) } else { field.clone() }
 }

@@ -294,6 +294,10 @@ fn assert_stopped(target: Target, place: &Path, versions: &[u64], ran: &Ran, wha
         return assert_clean(target, place, versions, &format!("{what}: {ran:?}"));
     }
     assert_eq!(target.versions(place), Ok(versions.to_vec()), "{what}: {ran:?}");
+    if matches!(target, Target::Database) {
+        assert!(!target.leftover_tables(place).is_empty(), "{what}: {ran:?}: nothing is kept");
+        return assert_eq!(names(place), [target.name()], "{what}: {ran:?}");
+    }
     let kept: Vec<_> = names(place).into_iter().filter(|name| name != target.name()).collect();
     let is_kept = |name: &String| name.starts_with(&format!(".{}.etlrs-", target.name()));
     let kinds: Vec<_> = kept.iter().filter_map(|name| Path::new(name).extension()?.to_str()).collect();
@@ -494,7 +498,7 @@ fn kill(target: Target, mode: &str) {
             let exists = ran.code == 1 && ran.stderr.contains("the target exists");
             // It was killed before it could say that it is done.
             let is_told = ran.code == 0 && ran.stdout.contains("had published 75,000 rows, and nothing was left to do");
-            assert!(exists || (is_told && matches!(target, Target::Directory)), "{what}: {ran:?}");
+            assert!(exists || (is_told && matches!(target, Target::Directory | Target::Database)), "{what}: {ran:?}");
         } else {
             assert_eq!(ran.code, 0, "{what}: the next run: {ran:?}");
             bed.assert_clean(&then, &format!("{what}: after the next run"));
@@ -511,6 +515,13 @@ mod a_run_that_is_killed_again_and_again_goes_on {
     fn directory() {
         for mode in ["create", "append", "replace"] {
             go_on(Target::Directory, mode);
+        }
+    }
+
+    #[test]
+    fn database() {
+        for mode in ["create", "append", "replace"] {
+            go_on(Target::Database, mode);
         }
     }
 }

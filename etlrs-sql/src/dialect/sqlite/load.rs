@@ -3,15 +3,16 @@ use std::sync::Arc;
 
 use arrow_schema::{Field, Schema, SchemaRef};
 use etlrs_core::{
-    Error, ErrorKind, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Result, RunContext,
-    async_trait,
+    Error, ErrorKind, Interrupted, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Result,
+    RunContext, RunId, async_trait,
 };
 use etlrs_files::TargetLock;
 use rusqlite::OpenFlags;
 
 use super::catalog::{Column, Table};
 use super::error::sqlite_error;
-use super::session::{SqliteSession, in_transaction, lock_part};
+use super::ledger::{self, Left};
+use super::session::{SqliteSession, in_transaction, lock_part, remove_if_empty};
 use super::target::{check_name, check_target, column_types, create_table, is_like, is_unique};
 use super::types::arrow_type;
 use super::{open, open_to_read};
@@ -59,6 +60,20 @@ impl SqliteLoader {
 
     pub(super) fn source(&self) -> String {
         format!("{}#{}", self.path.display(), self.table)
+    }
+
+    /// The lock is beside the database itself, whichever link leads to it.
+    fn place(&self) -> PathBuf {
+        std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.components().collect())
+    }
+
+    /// What is left of `run`, or of the newest run, in the database.
+    fn left(&self, run: Option<RunId>) -> Result<Option<Left>> {
+        if !self.path.exists() {
+            return Ok(None);
+        }
+        let connection = open_to_read(&self.path, self.options.busy_timeout)?;
+        Left::find(&connection, &self.table, run).map_err(|error| sqlite_error(&self.path, error))
     }
 
     fn check_plan(&self, plan: &LoadPlan) -> Result<LoadPreview> {
@@ -139,7 +154,7 @@ impl SqliteLoader {
 #[async_trait]
 impl Loader for SqliteLoader {
     fn capabilities(&self) -> LoadCapabilities {
-        LoadCapabilities::one_writer().modes(&LoadMode::ALL)
+        LoadCapabilities::one_writer().modes(&LoadMode::ALL).resumable(true)
     }
 
     async fn target_schema(&self, _: &RunContext) -> Result<Option<SchemaRef>> {
@@ -157,13 +172,33 @@ impl Loader for SqliteLoader {
         self.check_plan(&with_key(plan.clone(), self.options.primary_key))
     }
 
+    async fn interrupted(&self, _: &RunContext) -> Result<Option<Interrupted>> {
+        Ok(self.left(None)?.map(Left::interrupted))
+    }
+
+    async fn forget(&self, cx: &RunContext, run: RunId) -> Result<Option<Interrupted>> {
+        let path = self.place();
+        if !path.exists() {
+            return Ok(None);
+        }
+        let _lock = TargetLock::acquire(&path, &lock_part(&self.table), cx.run_id())?;
+        let Some(left) = self.left(Some(run))? else { return Ok(None) };
+        let connection = open(&path, OpenFlags::SQLITE_OPEN_READ_WRITE, self.options.busy_timeout)?;
+        let failed = |error| sqlite_error(&path, error);
+        in_transaction(&connection, failed, || ledger::remove_left(&connection, &self.table, None, &failed))?;
+        if left.made_file {
+            remove_if_empty(&path, &connection, cx.run_id())?;
+        }
+        Ok(Some(left.interrupted()))
+    }
+
     async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
         let plan = with_key(plan, self.options.primary_key);
         self.check_plan(&plan)?;
-        // The lock is beside the database itself, whichever link leads to it.
-        let path = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.components().collect());
+        let path = self.place();
         let lock = TargetLock::acquire(&path, &lock_part(&self.table), cx.run_id())?;
-        if !self.options.pre_sql.is_empty() {
+        // It is a part of the run, so that it runs once.
+        if !self.options.pre_sql.is_empty() && self.left(Some(cx.run_id()))?.is_none() {
             let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
             let connection = open(&path, flags, self.options.busy_timeout)?;
             let failed = |error| sqlite_error(&path, error).hint("that is the option pre_sql");

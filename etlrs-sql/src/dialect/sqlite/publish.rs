@@ -59,7 +59,7 @@ impl SqliteSession {
                 }
             }
             self.post_sql(&connection)?;
-            shared.close_ledger(&connection).map_err(failed)
+            shared.close_run(&connection).map_err(failed)
         })?;
         Ok(Published::new(rows, receipts.iter().map(|receipt| receipt.bytes).sum()))
     }

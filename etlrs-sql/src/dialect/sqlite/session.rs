@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use etlrs_core::{
-    ColumnTypes, Error, ErrorKind, Extractor, LoadMode, LoadPlan, LoadSession, Partition, PartitionId, PartitionWriter,
-    Published, Receipt, Result, RunContext, RunId, Scan, ScanRequest, async_trait,
+    ColumnTypes, Error, ErrorKind, Extractor, LoadMode, LoadPlan, LoadSession, Partition, PartitionWriter, Published,
+    Receipt, Result, RunContext, RunId, Scan, ScanRequest, async_trait,
 };
 use etlrs_files::TargetLock;
 use rusqlite::config::DbConfig;
@@ -22,6 +22,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::catalog::{self, Table};
 use super::error::{sqlite_error, words};
+use super::ledger::{self, Left};
 use super::load::SqliteLoader;
 use super::target::{column_types, create_table, fits, is_like};
 use super::types::{Fit, read_type};
@@ -31,8 +32,6 @@ use crate::hash::hash;
 use crate::key::{of_target, with_hint_of_key};
 use crate::options::Seconds;
 use crate::{SqliteExtractor, SqliteSourceOptions, SqliteTargetOptions};
-
-pub(super) const LEDGER: &str = "_etlrs_ledger";
 
 /// What the session and its writers share.
 pub(super) struct Shared {
@@ -91,6 +90,8 @@ pub(super) struct SqliteSession {
     pub(super) shared: Arc<Shared>,
     /// The file was not there before.
     created: bool,
+    /// What the run had staged before it was stopped.
+    completed: Vec<Receipt>,
     options: SqliteTargetOptions,
     cleaned: bool,
     /// Freed last, when nothing of this session is left.
@@ -136,7 +137,10 @@ impl SqliteSession {
             _ => false,
         };
         let rowid = catalog::rowid_name(plan.schema.fields().iter().map(|field| field.name().as_str()));
-        let session = Self {
+        let form =
+            format!("{} {create} {insert} {:?}", env!("CARGO_PKG_VERSION"), fits(target.as_ref(), &plan, strict));
+        let form = format!("{:016x}", hash(&form));
+        let mut session = Self {
             shared: Arc::new(Shared {
                 connection: Mutex::new(connection),
                 source: loader.source(),
@@ -151,13 +155,15 @@ impl SqliteSession {
                 path,
             }),
             created,
+            completed: Vec::new(),
             options: loader.options.clone(),
             cleaned: false,
             _lock: lock,
         };
-        let shared = &session.shared;
-        let failed = |error| shared.failed(error);
+        let left;
         {
+            let shared = &session.shared;
+            let failed = |error| shared.failed(error);
             let connection = shared.connection();
             // Renaming must leave views and other tables' foreign keys alone; dropping must not delete by them. A name
             // in quotes that is no column must not be taken for a string when an index is made again.
@@ -167,12 +173,23 @@ impl SqliteSession {
                 .and_then(|_| set_cache(&connection, cx.writer_memory() / 2))
                 .map_err(failed)?;
             let begun = in_transaction(&connection, failed, || {
-                shared.remove_stale(&connection)?;
-                connection.execute_batch(&create).map_err(failed)
+                let left = Left::find(&connection, &shared.target, Some(run)).map_err(failed)?;
+                let is_same = |left: &Left| Some(&*left.record) == shared.plan.record.as_deref() && left.form == form;
+                let left = left.filter(is_same);
+                ledger::remove_left(&connection, &shared.target, left.as_ref().map(|left| left.run), &failed)?;
+                if left.is_none() {
+                    connection.execute_batch(&create).map_err(failed)?;
+                    shared.add_run(&connection, &form, created).map_err(failed)?;
+                }
+                Ok(left)
             });
             // Before a failed session is dropped, which takes this lock to clean up.
             drop(file_lock);
-            begun?;
+            left = begun?;
+        }
+        if let Some(left) = left {
+            session.created = left.made_file;
+            session.completed = left.receipts;
         }
         Ok(session)
     }
@@ -191,25 +208,21 @@ impl SqliteSession {
         in_transaction(&connection, failed, || {
             let staging = quote(&shared.staging)?;
             connection.execute_batch(&format!("DROP TABLE IF EXISTS {staging}")).map_err(failed)?;
-            shared.close_ledger(&connection).map_err(failed)
+            ledger::close(&connection, &shared.target, None).map_err(failed)
         })?;
-        if self.created {
-            let file_lock = TargetLock::acquire(&shared.path, "", shared.run);
-            let things: i64 =
-                connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).map_err(failed)?;
-            if things == 0 && file_lock.is_ok() {
-                for suffix in ["", "-journal", "-wal", "-shm"] {
-                    let mut name = shared.path.clone().into_os_string();
-                    name.push(suffix);
-                    match std::fs::remove_file(&name) {
-                        Ok(()) => {}
-                        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                        Err(error) => return Err(Error::io("remove", name, error)),
-                    }
-                }
-            }
+        if self.created { remove_if_empty(&shared.path, &connection, shared.run) } else { Ok(()) }
+    }
+
+    /// Partitions that the run can go on behind.
+    fn kept(&self) -> usize {
+        let connection = self.shared.connection();
+        if !connection.is_autocommit() {
+            // A writer that was not finished.
+            _ = connection.execute_batch("ROLLBACK");
         }
-        Ok(())
+        let is_known = self.shared.plan.record.is_some();
+        let staged = is_known.then(|| self.shared.staged(&connection).ok()).flatten();
+        staged.map_or(0, |(partitions, _)| usize::try_from(partitions).unwrap_or(0))
     }
 
     /// Runs what the user wants run together with the rows.
@@ -226,6 +239,25 @@ impl SqliteSession {
     }
 }
 
+/// Removes the file of a database that a run made, unless something is in it.
+pub(super) fn remove_if_empty(path: &Path, connection: &Connection, run: RunId) -> Result<()> {
+    let file_lock = TargetLock::acquire(path, "", run);
+    let things = connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get::<_, i64>(0));
+    if file_lock.is_err() || things.map_err(|error| sqlite_error(path, error))? > 0 {
+        return Ok(());
+    }
+    for suffix in ["", "-journal", "-wal", "-shm"] {
+        let mut name = path.to_owned().into_os_string();
+        name.push(suffix);
+        match std::fs::remove_file(&name) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io("remove", name, error)),
+        }
+    }
+    Ok(())
+}
+
 /// The lock of the whole file. It is held by others for moments only.
 fn wait_for_file(path: &Path, run: RunId, busy_timeout: Seconds) -> Result<TargetLock> {
     let end = Instant::now() + busy_timeout.duration();
@@ -239,7 +271,7 @@ fn wait_for_file(path: &Path, run: RunId, busy_timeout: Seconds) -> Result<Targe
     }
 }
 
-fn staging_prefix(table: &str) -> String {
+pub(super) fn staging_prefix(table: &str) -> String {
     format!("_etlrs_staging_{table}_")
 }
 
@@ -261,81 +293,12 @@ pub(super) fn lock_part(table: &str) -> String {
     part
 }
 
-impl Shared {
-    /// Drops the staging tables of dead runs: the table's lock is held, so nobody else is at work on it.
-    fn remove_stale(&self, connection: &Connection) -> Result<()> {
-        let failed = |error| self.failed(error);
-        let prefix = staging_prefix(&self.target);
-        let tables: Vec<String> = connection
-            .prepare("SELECT name FROM sqlite_master WHERE type = 'table' AND substr(name, 1, length(?1)) = ?1 COLLATE NOCASE")
-            .and_then(|mut statement| statement.query_map([&prefix], |row| row.get(0))?.collect())
-            .map_err(failed)?;
-        for table in tables {
-            // `a` must not take the staging of `a_b` for its own: what follows is just a run's id.
-            let run = table.get(prefix.len()..).unwrap_or_default();
-            if run.len() == 26 && run.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
-                connection.execute_batch(&format!("DROP TABLE {}", quote(&table)?)).map_err(failed)?;
-            }
-        }
-        self.close_ledger(connection).map_err(failed)
-    }
-
-    pub(super) fn open_ledger(&self, connection: &Connection) -> rusqlite::Result<()> {
-        connection.execute_batch(&format!(
-            "CREATE TABLE IF NOT EXISTS {LEDGER} (run TEXT, target TEXT COLLATE NOCASE, partition INTEGER, rows INTEGER,
-             checksum TEXT, first_rowid INTEGER, last_rowid INTEGER, finished_at TEXT,
-             PRIMARY KEY (run, target, partition)) WITHOUT ROWID"
-        ))
-    }
-
-    /// Takes the target's rows out of the ledger, and the ledger with its last row.
-    pub(super) fn close_ledger(&self, connection: &Connection) -> rusqlite::Result<()> {
-        if Table::find(connection, LEDGER)?.is_none() {
-            return Ok(());
-        }
-        connection.execute(&format!("DELETE FROM {LEDGER} WHERE target = ?1"), [&self.target])?;
-        let rows: i64 = connection.query_row(&format!("SELECT count(*) FROM {LEDGER}"), [], |row| row.get(0))?;
-        if rows == 0 {
-            connection.execute_batch(&format!("DROP TABLE {LEDGER}"))?;
-        }
-        Ok(())
-    }
-
-    /// Partitions and rows in the ledger.
-    pub(super) fn staged(&self, connection: &Connection) -> rusqlite::Result<(u64, u64)> {
-        if Table::find(connection, LEDGER)?.is_none() {
-            return Ok((0, 0));
-        }
-        let sql = format!("SELECT count(*), ifnull(sum(rows), 0) FROM {LEDGER} WHERE run = ?1 AND target = ?2");
-        let count = |row: &rusqlite::Row<'_>, index| row.get::<_, i64>(index).map(i64::unsigned_abs);
-        connection.query_row(&sql, (self.run.to_string(), &self.target), |row| Ok((count(row, 0)?, count(row, 1)?)))
-    }
-
-    /// Removes what a finished attempt at `partition` left, and its row in the ledger.
-    pub(super) fn forget(&self, connection: &Connection, partition: PartitionId) -> Result<()> {
-        let failed = |error| self.failed(error);
-        let key = (self.run.to_string(), &self.target, partition.0);
-        let removed: Vec<(i64, i64)> = connection
-            .prepare(&format!(
-                "DELETE FROM {LEDGER} WHERE run = ?1 AND target = ?2 AND partition = ?3 RETURNING first_rowid, last_rowid"
-            ))
-            .and_then(|mut statement| statement.query_map(key, |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
-            .map_err(failed)?;
-        for (first, last) in removed {
-            let Some(rowid) = self.rowid else {
-                return Err(Error::new(ErrorKind::Unsupported, "a finished partition cannot be staged again")
-                    .hint("run again")
-                    .in_source(&self.source));
-            };
-            let sql = format!("DELETE FROM {} WHERE {rowid} BETWEEN ?1 AND ?2", quote(&self.staging)?);
-            connection.execute(&sql, (first, last)).map_err(failed)?;
-        }
-        Ok(())
-    }
-}
-
 #[async_trait]
 impl LoadSession for SqliteSession {
+    fn completed(&self) -> &[Receipt] {
+        &self.completed
+    }
+
     fn min_memory(&self) -> usize {
         512 << 10
     }
@@ -365,11 +328,22 @@ impl LoadSession for SqliteSession {
         let busy_timeout = self.options.busy_timeout;
         self.clean(busy_timeout)
     }
+
+    async fn suspend(mut self: Box<Self>) -> Result<usize> {
+        let kept = self.kept();
+        if kept == 0 {
+            let busy_timeout = self.options.busy_timeout;
+            self.clean(busy_timeout)?;
+        }
+        // What a writer had not finished is rolled back when the connection is closed.
+        self.cleaned = true;
+        Ok(kept)
+    }
 }
 
 impl Drop for SqliteSession {
     fn drop(&mut self) {
-        if !self.cleaned {
+        if !self.cleaned && self.kept() == 0 {
             // As far as it can be done without waiting; the next run on this table removes the rest.
             _ = self.clean(Seconds(0));
         }

@@ -2,12 +2,13 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, SchemaRef};
-use etlrs_core::{Error, ErrorKind, PartitionId, PartitionWriter, Receipt, Result, async_trait};
+use etlrs_core::{Error, ErrorKind, PartitionId, PartitionWriter, Receipt, Result, Tally, async_trait};
 use rusqlite::Connection;
 
 use super::encode::{Column, Refused};
+use super::ledger::LEDGER;
 use super::quote;
-use super::session::{LEDGER, Shared};
+use super::session::Shared;
 use super::types::Check;
 
 pub(super) struct SqliteWriter {
@@ -17,6 +18,7 @@ pub(super) struct SqliteWriter {
     first_rowid: i64,
     pages: i64,
     open: bool,
+    tally: Option<Tally>,
 }
 
 impl SqliteWriter {
@@ -39,7 +41,7 @@ impl SqliteWriter {
         match begun {
             Ok((first_rowid, pages)) => {
                 drop(connection);
-                Ok(Self { shared, partition, rows: 0, first_rowid, pages, open: true })
+                Ok(Self { shared, partition, rows: 0, first_rowid, pages, open: true, tally: None })
             }
             Err(error) => {
                 _ = connection.execute_batch("ROLLBACK");
@@ -113,23 +115,27 @@ impl SqliteWriter {
         let connection = shared.connection();
         let failed = |error| shared.failed(error);
         let rows = i64::try_from(self.rows).unwrap_or(i64::MAX);
+        let page_size: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(failed)?;
+        let bytes = (pages(&connection).map_err(failed)? - self.pages).saturating_mul(page_size).max(0);
         connection
             .execute(
                 &format!(
-                    "INSERT INTO {LEDGER} VALUES (?1, ?2, ?3, ?4, NULL, ?5, ?6, strftime('%Y-%m-%d %H:%M:%f', 'now'))"
+                    "INSERT INTO {LEDGER} VALUES
+                     (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, strftime('%Y-%m-%d %H:%M:%f', 'now'))"
                 ),
                 (
                     shared.run.to_string(),
                     &shared.target,
                     self.partition.0,
                     rows,
+                    bytes,
+                    self.tally.map(|tally| tally.checksum.to_string()),
+                    self.tally.map_or(rows, |tally| i64::try_from(tally.rows_read).unwrap_or(i64::MAX)),
                     self.first_rowid,
                     self.first_rowid.saturating_add(rows) - 1,
                 ),
             )
             .map_err(failed)?;
-        let page_size: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(failed)?;
-        let bytes = (pages(&connection).map_err(failed)? - self.pages).saturating_mul(page_size);
         connection.execute_batch("COMMIT").map_err(failed)?;
         self.open = false;
         Ok(Receipt::new(self.partition, self.rows, u64::try_from(bytes).unwrap_or(0)))
@@ -146,6 +152,10 @@ fn pages(connection: &Connection) -> rusqlite::Result<i64> {
 impl PartitionWriter for SqliteWriter {
     async fn write(&mut self, batch: RecordBatch) -> Result<()> {
         self.insert(&batch)
+    }
+
+    fn seal(&mut self, tally: Tally) {
+        self.tally = Some(tally);
     }
 
     async fn finish(mut self: Box<Self>) -> Result<Receipt> {
