@@ -199,6 +199,57 @@ impl<S: Server> Bed<S> {
         assert_eq!(self.server.left_over(), "");
     }
 
+    /// Runs that are killed, and whatever goes on with them too, until one gets through: its rows are then there, each once.
+    fn go_on(&self) {
+        let rounds = if std::env::var_os("ETLRS_FAULTS").is_some() { 50 } else { 4 };
+        let started = Instant::now();
+        assert_eq!(Self::end(self.start(self.way, 1)).code, 0);
+        let whole = started.elapsed();
+        let mut versions = self.versions();
+        let random = std::collections::hash_map::RandomState::new();
+        let (mut killed, mut went_on, mut published) = (0_u64, 0, 0);
+        for round in 0..rounds {
+            let version = round + 2;
+            let expected = self.after(&versions, version);
+            // Of three kills, the first come anywhere, and one in the last part, where the commit is.
+            let mut kills = 1 + round % 3;
+            let ran = loop {
+                let child = self.start(self.way, version);
+                if kills > 0 {
+                    kills -= 1;
+                    let part = (random.hash_one((round, kills)) % 1000) as f64 / 1000.0;
+                    let part = if killed % 3 == 2 { 0.7 + 0.4 * part } else { part };
+                    std::thread::sleep(whole.mul_f64(part));
+                    _ = rustix::process::kill_process(
+                        rustix::process::Pid::from_child(&child),
+                        rustix::process::Signal::KILL,
+                    );
+                }
+                let ran = Self::end(child);
+                let found = self.versions();
+                let what = format!("{:?} round {round}: {found:?} after {ran:?}", self.way);
+                match ran.code {
+                    0 => {
+                        assert_eq!(found, expected, "{what}");
+                        break ran;
+                    }
+                    -9 => {
+                        killed += 1;
+                        assert!(found == versions || found == expected, "{what}");
+                    }
+                    // The server may notice only now that a client is gone.
+                    _ => assert!(ran.stderr.contains("another run is writing"), "{what}"),
+                }
+            };
+            went_on += u32::from(ran.stdout.contains("  resumed "));
+            published += u32::from(ran.stdout.contains(" had published "));
+            assert_eq!(self.server.left_over(), "", "{:?} round {round}: {ran:?}", self.way);
+            versions = expected;
+        }
+        eprintln!("{:?}: {killed} kills, {went_on} of {rounds} loads went on, {published} were published", self.way);
+        assert!(went_on > 0, "{:?}: no load went on", self.way);
+    }
+
     fn after(&self, versions: &[u64], version: u64) -> Vec<u64> {
         match self.way {
             Way::Append => versions.iter().copied().chain([version]).collect(),
@@ -225,6 +276,11 @@ fn end_connections<S: Server>() {
 #[test]
 fn a_killed_run_leaves_whole_versions_in_postgres() {
     kill_runs::<Postgres>();
+}
+
+#[test]
+fn a_run_that_is_killed_again_and_again_goes_on_in_postgres() {
+    WAYS.iter().for_each(|way| Bed::<Postgres>::new(*way).go_on());
 }
 
 #[test]

@@ -16,21 +16,22 @@ use std::time::{Duration, Instant};
 use arrow_array::RecordBatch;
 use arrow_schema::{Field, Schema, SchemaRef};
 use etlrs_core::{
-    CancelToken, ColumnTypes, Error, ErrorKind, Extractor, LoadCapabilities, LoadMode, LoadPlan, LoadPreview,
-    LoadSession, Loader, Partition, PartitionId, PartitionWriter, Published, Receipt, Result, RunContext, RunId, Scan,
-    ScanRequest, async_trait,
+    CancelToken, ColumnTypes, Error, ErrorKind, Extractor, Interrupted, LoadCapabilities, LoadMode, LoadPlan,
+    LoadPreview, LoadSession, Loader, Partition, PartitionId, PartitionWriter, Published, Receipt, Result, RunContext,
+    RunId, Scan, ScanRequest, Tally, async_trait,
 };
 
 use super::catalog::Relation;
 use super::encode::{HEADER, Rows, TRAILER};
 use super::error::postgres_error;
 use super::extract::{PostgresExtractor, read_mark};
+use super::ledger::{Left, Names, drop_patiently, forget, is_there, remove_stale};
 use super::name::{literal, quote};
 use super::publish;
 use super::server::{CopyIn, PostgresPool, execute, rows, text};
 use super::target::{self, Publishing, Target};
 use super::types::{Reading, Writing};
-use super::wire::{Answer, Connection, Failure, HEAD};
+use super::wire::{Connection, Failure, HEAD};
 use crate::hash::hash;
 use crate::key::{of_target, with_key};
 use crate::network::{Connect, Outgoing, close_all};
@@ -179,7 +180,7 @@ pub(super) fn key_list(plan: &LoadPlan) -> Result<String> {
 #[async_trait]
 impl Loader for PostgresLoader {
     fn capabilities(&self) -> LoadCapabilities {
-        LoadCapabilities::one_writer().max_writers(usize::MAX).modes(&LoadMode::ALL)
+        LoadCapabilities::one_writer().max_writers(usize::MAX).modes(&LoadMode::ALL).resumable(true)
     }
 
     async fn target_schema(&self, _: &RunContext) -> Result<Option<SchemaRef>> {
@@ -213,34 +214,51 @@ impl Loader for PostgresLoader {
         Ok(preview)
     }
 
+    async fn interrupted(&self, _: &RunContext) -> Result<Option<Interrupted>> {
+        let mut connection = self.patient_connection().await?;
+        let schema = self.schema(&mut connection).await?;
+        let hash = self.hash(&schema);
+        let found = Left::newest(&mut connection, &schema, hash).await;
+        let found = found.map_err(|error| postgres_error(&self.source(), error))?;
+        self.give_back(connection).await?;
+        Ok(found.map(Left::interrupted))
+    }
+
+    async fn forget(&self, _: &RunContext, run: RunId) -> Result<Option<Interrupted>> {
+        let Held { mut control, schema, hash, lock } = self.hold().await?;
+        let names = Names::new(&schema, hash, run);
+        let found = async {
+            let found = Left::find(&mut control, &names, run).await?;
+            drop_patiently(&mut control, &names.drop_all()).await?;
+            execute(&mut control, &format!("SELECT pg_advisory_unlock({lock})")).await?;
+            Ok(found)
+        };
+        match found.await {
+            Ok(found) => {
+                self.pool.give_back(control);
+                Ok(found.map(Left::interrupted))
+            }
+            Err(error) => {
+                control.close().await;
+                Err(postgres_error(&self.source(), error))
+            }
+        }
+    }
+
     async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
         let plan = with_key(plan, self.options.primary_key);
-        let mut control = self.pool.take().await?;
-        let schema = self.schema(&mut control).await?;
+        let Held { mut control, schema, hash, lock } = self.hold().await?;
         let name = TableName { schema: Some(schema.clone()), name: self.table.name.clone() };
-        let hash = hash(&format!("{schema}.{}", name.name));
-        // An advisory lock is of the database, and has 64 bits for its name.
-        let lock = i64::from_ne_bytes(hash.to_ne_bytes());
-        let sql = format!("SELECT pg_try_advisory_lock({lock})::text");
-        let end = Instant::now() + PATIENCE;
-        let locked = loop {
-            let locked = text(&mut control, &sql, &[]).await.map_err(|error| postgres_error(&self.source(), error))?;
-            if locked.as_deref() == Some("true") || Instant::now() > end {
-                break locked;
-            }
-            tokio::time::sleep(PATIENCE / 20).await;
-        };
-        if locked.as_deref() != Some("true") {
-            self.pool.give_back(control);
-            return Err(Error::new(ErrorKind::Locked, "another run is writing to this table")
-                .hint("wait until it is done")
-                .in_source(self.source()));
-        }
         let names = Names::new(&schema, hash, cx.run_id());
         let staged = async {
             let failed = |error| postgres_error(&self.source(), error);
             let limit = self.options.lock_timeout.duration();
-            if !self.options.pre_sql.is_empty() {
+            let left = match &plan.record {
+                Some(_) => Left::find(&mut control, &names, cx.run_id()).await.map_err(failed)?,
+                None => None,
+            };
+            // It is a part of the run, so that it runs once.
+            if !self.options.pre_sql.is_empty() && left.is_none() {
                 let sql = format!("SET lock_timeout = {}", limit.as_millis().max(1));
                 execute(&mut control, &sql).await.map_err(failed)?;
                 // By itself, for several statements are one transaction, in which some cannot be run.
@@ -251,8 +269,10 @@ impl Loader for PostgresLoader {
             execute(&mut control, &format!("SET lock_timeout = {step}")).await.map_err(failed)?;
             let patience = Patience::new(limit, cx.cancel());
             loop {
-                match self.stage(&mut control, cx, &plan, &names, hash, &name).await {
-                    Ok(target) => return Ok((of_target(plan, target.relation.is_some()), target)),
+                match self.stage(&mut control, cx, &plan, &names, hash, &name, left.as_ref()).await {
+                    Ok((target, completed)) => {
+                        return Ok((of_target(plan, target.relation.is_some()), target, completed));
+                    }
                     Err(error) => {
                         // The first error is the one that counts.
                         _ = execute(&mut control, "ROLLBACK").await;
@@ -262,8 +282,10 @@ impl Loader for PostgresLoader {
             }
         };
         match staged.await {
-            Ok((plan, target)) => Ok(Box::new(PostgresSession {
+            Ok((plan, target, completed)) => Ok(Box::new(PostgresSession {
+                completed,
                 shared: Arc::new(Shared {
+                    goes_on: plan.record.is_some(),
                     pool: self.pool.clone(),
                     source: self.source(),
                     copy: format!("COPY {} ({}) FROM STDIN (FORMAT binary)", names.staging, staged_columns(&plan)?),
@@ -292,8 +314,46 @@ impl Loader for PostgresLoader {
     }
 }
 
+/// The right to write to a table, and whose connection has it.
+struct Held {
+    control: Connection,
+    schema: String,
+    hash: u64,
+    lock: i64,
+}
+
 impl PostgresLoader {
-    /// Looks at the target, which is locked, removes what dead runs left, and makes the staging table and its ledger.
+    /// What tells the target, in `schema`, from others.
+    fn hash(&self, schema: &str) -> u64 {
+        hash(&format!("{schema}.{}", self.table.name))
+    }
+
+    /// Takes the lock of the target.
+    async fn hold(&self) -> Result<Held> {
+        let mut control = self.pool.take().await?;
+        let schema = self.schema(&mut control).await?;
+        let hash = self.hash(&schema);
+        // An advisory lock is of the database, and has 64 bits for its name.
+        let lock = i64::from_ne_bytes(hash.to_ne_bytes());
+        let sql = format!("SELECT pg_try_advisory_lock({lock})::text");
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let locked = text(&mut control, &sql, &[]).await.map_err(|error| postgres_error(&self.source(), error))?;
+            if locked.as_deref() == Some("true") {
+                return Ok(Held { control, schema, hash, lock });
+            }
+            if Instant::now() > end {
+                self.pool.give_back(control);
+                return Err(Error::new(ErrorKind::Locked, "another run is writing to this table")
+                    .hint("wait until it is done")
+                    .in_source(self.source()));
+            }
+            tokio::time::sleep(PATIENCE / 20).await;
+        }
+    }
+
+    /// Looks at the target, which is locked, removes what dead runs left, and makes the staging table and its ledger; or goes on
+    /// with what is `left` of the run, if its rows would be staged in the same way now.
     async fn stage(
         &self,
         control: &mut Connection,
@@ -302,7 +362,8 @@ impl PostgresLoader {
         names: &Names,
         hash: u64,
         name: &TableName,
-    ) -> Result<Target> {
+        left: Option<&Left>,
+    ) -> Result<(Target, Vec<Receipt>)> {
         let source = self.source();
         let failed = |error| postgres_error(&source, error);
         let mut target = self.look(control, name, plan).await?;
@@ -310,6 +371,26 @@ impl PostgresLoader {
         let plan = &of_target(plan.clone(), target.relation.is_some());
         let schema = name.schema.as_deref().unwrap_or_default();
         remove_stale(control, schema, hash, cx.run_id()).await.map_err(failed)?;
+        let same = left.filter(|left| left.published.is_none() && Some(&*left.record) == plan.record.as_deref());
+        if let Some(left) = same
+            && is_there(control, &names.staging).await.map_err(failed)?
+            && is_there(control, &names.ledger).await.map_err(failed)?
+        {
+            if left.form == form(plan, &names.staging, &target)? {
+                return Ok((target, left.receipts.clone()));
+            }
+            if target.publishing == Publishing::Swap {
+                // That a copy of the table would not be like it may have been found when there was one.
+                target = target.refill();
+                if left.form == form(plan, &names.staging, &target)? {
+                    return Ok((target, left.receipts.clone()));
+                }
+                target = self.look(control, name, plan).await?;
+            }
+        }
+        if left.is_some() {
+            drop_patiently(control, &names.drop_all()).await.map_err(failed)?;
+        }
         loop {
             let staging = staging_table(&names.staging, plan, &target)?;
             // Both survive a crash of the server, or neither does.
@@ -318,10 +399,13 @@ impl PostgresLoader {
                 "Rows of the ETLRS run {} on their way to {name}. Drop it if no such run is at work.",
                 cx.run_id()
             );
+            let run = match &plan.record {
+                Some(record) => format!("; {}", names.create_run(record, &form(plan, &names.staging, &target)?)),
+                None => String::new(),
+            };
             let sql = format!(
-                "{BEGIN}; CREATE {kind} {} (partition int8 PRIMARY KEY, rows int8 NOT NULL, xid text NOT NULL,
-                 finished_at timestamptz NOT NULL DEFAULT now()); {staging}; COMMENT ON TABLE {} IS {}",
-                names.ledger,
+                "{BEGIN}; {}; {staging}; COMMENT ON TABLE {} IS {}{run}",
+                names.create_ledger(kind),
                 names.staging,
                 literal(&about)
             );
@@ -334,7 +418,7 @@ impl PostgresLoader {
                 continue;
             }
             execute(control, "COMMIT").await.map_err(failed)?;
-            return Ok(target);
+            return Ok((target, Vec::new()));
         }
     }
 }
@@ -344,6 +428,14 @@ pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 
 /// In the staging table of a merge: the place of a row in the source, so that of two with one key the later one wins.
 pub(super) const ORDINAL: &str = "\"_etlrs_ordinal\"";
+
+/// What tells whether rows that are staged are as they would be staged now.
+fn form(plan: &LoadPlan, staging: &str, target: &Target) -> Result<String> {
+    let table = staging_table(staging, plan, target)?;
+    let Target { publishing, writings, .. } = target;
+    let text = format!("{} {table} {publishing:?} {writings:?} {:?}", env!("CARGO_PKG_VERSION"), target.definition);
+    Ok(format!("{:016x}", hash(&text)))
+}
 
 /// The staging table for a target.
 fn staging_table(staging: &str, plan: &LoadPlan, target: &Target) -> Result<String> {
@@ -368,36 +460,6 @@ fn staged_columns(plan: &LoadPlan) -> Result<String> {
     Ok(if plan.mode == LoadMode::Merge { format!("{columns}, {ORDINAL}") } else { columns })
 }
 
-/// Names of what a run stages. They have 58 bytes at the most, of the 63 that PostgreSQL keeps.
-pub(super) struct Names {
-    pub(super) staging: String,
-    pub(super) ledger: String,
-}
-
-impl Names {
-    fn new(schema: &str, hash: u64, run: RunId) -> Self {
-        let schema = schema.replace('"', "\"\"");
-        Self {
-            staging: format!("\"{schema}\"._etlrs_staging_{hash:016x}_{run}"),
-            ledger: format!("\"{schema}\"._etlrs_ledger_{hash:016x}_{run}"),
-        }
-    }
-}
-
-/// Drops what dead runs staged for the target: the lock is held, so nobody else is at work on it.
-async fn remove_stale(connection: &mut Connection, schema: &str, hash: u64, run: RunId) -> Answer<()> {
-    let sql =
-        "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = $1 AND c.relkind = 'r' AND c.relname ~ ('^_etlrs_(staging|ledger)_' || $2 || '_[0-9a-z]{26}$')
-            AND NOT c.relname LIKE '%' || $3";
-    for row in rows(connection, sql, &[schema, &format!("{hash:016x}"), &run.to_string()]).await? {
-        let table: String = row.get(0)?;
-        execute(connection, &format!("BEGIN; SET LOCAL lock_timeout = '10s'; DROP TABLE IF EXISTS {table}; COMMIT"))
-            .await?;
-    }
-    Ok(())
-}
-
 /// What the session and its writers share.
 pub(super) struct Shared {
     pub(super) pool: PostgresPool,
@@ -407,6 +469,8 @@ pub(super) struct Shared {
     copy: String,
     writings: Vec<Writing>,
     merge: bool,
+    /// Another attempt at the run may have staged partitions, or be about to.
+    goes_on: bool,
 }
 
 impl Shared {
@@ -416,6 +480,8 @@ impl Shared {
 }
 
 pub(super) struct PostgresSession {
+    /// What the run had staged before it was stopped.
+    completed: Vec<Receipt>,
     pub(super) shared: Arc<Shared>,
     /// The connection that holds the lock of the target.
     control: Mutex<Option<Connection>>,
@@ -436,13 +502,30 @@ impl PostgresSession {
         self.control.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    async fn clean(&mut self) -> Result<()> {
+    /// Partitions that the run can go on behind. A connection that is lost says nothing of them, so it counts for one.
+    async fn kept(&self) -> usize {
+        let Some(mut control) = self.take_control() else { return 0 };
+        let sql = format!("SELECT count(*)::text FROM {}", self.shared.names.ledger);
+        _ = execute(&mut control, "ROLLBACK").await;
+        let kept = match text(&mut control, &sql, &[]).await {
+            Ok(count) => count.and_then(|count| count.parse().ok()).unwrap_or(0),
+            Err(_) => 1,
+        };
+        *self.control.lock().unwrap_or_else(PoisonError::into_inner) = Some(control);
+        kept
+    }
+
+    async fn clean(&mut self, keep_mark: bool) -> Result<()> {
         let Some(mut control) = self.take_control() else { return Ok(()) };
         let names = &self.shared.names;
+        // What says that the rows are published stays until that is told.
+        let dropped = match keep_mark {
+            true => format!("DROP TABLE IF EXISTS {}", names.staging),
+            false => names.drop_all(),
+        };
         let sql = format!(
-            "ROLLBACK; SET lock_timeout = '10s'; DROP TABLE IF EXISTS {}, {}; SET lock_timeout = 0; \
-             SELECT pg_advisory_unlock({})",
-            names.staging, names.ledger, self.lock
+            "ROLLBACK; SET lock_timeout = '10s'; {dropped}; SET lock_timeout = 0; SELECT pg_advisory_unlock({})",
+            self.lock
         );
         execute(&mut control, &sql).await.map_err(|error| self.shared.failed(error))?;
         if self.keeps_settings {
@@ -456,6 +539,10 @@ impl PostgresSession {
 
 #[async_trait]
 impl LoadSession for PostgresSession {
+    fn completed(&self) -> &[Receipt] {
+        &self.completed
+    }
+
     fn min_memory(&self) -> usize {
         4 * LEAST_BLOCK
     }
@@ -469,8 +556,8 @@ impl LoadSession for PostgresSession {
         let shared = self.shared.clone();
         let mut connection = shared.pool.take().await?;
         let failed = |error| shared.failed(error);
-        if attempt > 1 {
-            // The answer to the commit of the attempt before may have been lost.
+        if attempt > 1 || shared.goes_on {
+            // The answer to the commit of the attempt before may have been lost, or the backend of a dead process have come to it.
             execute(&mut connection, BEGIN).await.map_err(failed)?;
             forget(&mut connection, &shared.names, partition.id).await.map_err(failed)?;
             execute(&mut connection, "COMMIT").await.map_err(failed)?;
@@ -482,7 +569,16 @@ impl LoadSession for PostgresSession {
         // Two blocks wait, one is filled and one is sent.
         let block_size = (cx.writer_memory() / 4).clamp(LEAST_BLOCK, MOST_BLOCK);
         let block = [&[0; HEAD], HEADER].concat();
-        Ok(Box::new(PostgresWriter { shared, partition: partition.id, copy, block, block_size, rows: 0, bytes: 0 }))
+        Ok(Box::new(PostgresWriter {
+            shared,
+            partition: partition.id,
+            copy,
+            block,
+            block_size,
+            rows: 0,
+            bytes: 0,
+            tally: None,
+        }))
     }
 
     async fn read_back(&mut self, cx: &RunContext, _: &[Receipt]) -> Result<Option<Arc<dyn Scan>>> {
@@ -503,19 +599,36 @@ impl LoadSession for PostgresSession {
             Ok(rows) => {
                 // What is left of the staging area is removed; if that fails now, by the next run on this table.
                 *self.control.lock().unwrap_or_else(PoisonError::into_inner) = Some(control);
-                _ = self.clean().await;
+                _ = self.clean(self.plan.record.is_some()).await;
                 Ok(Published::new(rows, receipts.iter().map(|receipt| receipt.bytes).sum()))
             }
             Err(error) => {
-                *self.control.lock().unwrap_or_else(PoisonError::into_inner) = Some(control);
-                _ = self.clean().await;
+                // What may be there is not to be removed before that is known.
+                if self.plan.record.is_none() || !error.is_transient() && error.kind() != ErrorKind::Connection {
+                    *self.control.lock().unwrap_or_else(PoisonError::into_inner) = Some(control);
+                    _ = self.clean(false).await;
+                }
                 Err(error)
             }
         }
     }
 
     async fn abort(mut self: Box<Self>) -> Result<()> {
-        self.clean().await
+        self.clean(false).await
+    }
+
+    async fn suspend(mut self: Box<Self>) -> Result<usize> {
+        let kept = match self.plan.record {
+            Some(_) => self.kept().await,
+            None => 0,
+        };
+        if kept == 0 {
+            self.clean(false).await?;
+        } else if let Some(control) = self.take_control() {
+            // The lock goes with the connection.
+            control.close().await;
+        }
+        Ok(kept)
     }
 }
 
@@ -524,17 +637,6 @@ impl Drop for PostgresSession {
         // What is staged is removed by the next run on this table.
         close_all(self.take_control().into_iter().collect());
     }
-}
-
-/// Removes what a finished attempt at `partition` left, and its row in the ledger.
-async fn forget(connection: &mut Connection, names: &Names, partition: PartitionId) -> Answer<()> {
-    let sql = format!("DELETE FROM {} WHERE partition = $1::int8 RETURNING xid", names.ledger);
-    for row in rows(connection, &sql, &[&partition.to_string()]).await? {
-        let xid: String = row.get(0)?;
-        let sql = format!("DELETE FROM {} WHERE xmin = {}::xid", names.staging, literal(&xid));
-        execute(connection, &sql).await?;
-    }
-    Ok(())
 }
 
 const LEAST_BLOCK: usize = 32 << 10;
@@ -548,6 +650,7 @@ struct PostgresWriter {
     block_size: usize,
     rows: u64,
     bytes: u64,
+    tally: Option<Tally>,
 }
 
 impl PostgresWriter {
@@ -577,18 +680,25 @@ impl PartitionWriter for PostgresWriter {
         Ok(())
     }
 
+    fn seal(&mut self, tally: Tally) {
+        self.tally = Some(tally);
+    }
+
     async fn finish(mut self: Box<Self>) -> Result<Receipt> {
         self.block.extend(TRAILER);
         self.send().await?;
-        let Self { shared, partition, copy, rows, bytes, .. } = *self;
+        let Self { shared, partition, copy, rows, bytes, tally, .. } = *self;
         let (mut connection, counted) = copy.finish().await?;
         if counted != rows {
             let message = format!("the server took {counted} of {rows} rows of partition {partition}");
             return Err(Error::new(ErrorKind::VerifyFailed, message).in_source(&shared.source));
         }
         // An id of a transaction in a row has 32 bits, without those that count how often they were used up.
+        let checksum = tally.map_or("NULL".to_owned(), |tally| literal(&tally.checksum.to_string()));
+        let rows_read = tally.map_or(rows, |tally| tally.rows_read);
         let sql = format!(
-            "INSERT INTO {} (partition, rows, xid) VALUES ({partition}, {rows}, (txid_current() & 4294967295)::text); COMMIT",
+            "INSERT INTO {} (partition, rows, bytes, checksum, rows_read, xid)
+             VALUES ({partition}, {rows}, {bytes}, {checksum}, {rows_read}, (txid_current() & 4294967295)::text); COMMIT",
             shared.names.ledger
         );
         execute(&mut connection, &sql).await.map_err(|error| shared.failed(error).transient())?;

@@ -10,6 +10,7 @@ mod decode;
 mod encode;
 mod error;
 mod extract;
+mod ledger;
 mod load;
 mod name;
 mod numeric;

@@ -196,7 +196,11 @@ async fn move_rows(session: &PostgresSession, connection: &mut Connection, rows:
         }
     }
     // Whoever finds what is left of the staging area must not take it for work that is still to be published.
-    execute(connection, &format!("DELETE FROM {}", shared.names.ledger)).await.map_err(failed)?;
+    let sql = match session.plan.record {
+        Some(_) => format!("UPDATE {} SET published = {rows}", shared.names.run),
+        None => format!("DELETE FROM {}", shared.names.ledger),
+    };
+    execute(connection, &sql).await.map_err(failed)?;
     Ok(())
 }
 
