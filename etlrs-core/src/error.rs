@@ -232,6 +232,16 @@ impl Error {
         self.0.kind
     }
 
+    /// Whether the same work on the same data may succeed another time, when there is room, a connection, or nobody in the way.
+    pub fn may_pass(&self) -> bool {
+        use ErrorKind::*;
+        self.is_transient()
+            || matches!(
+                self.kind(),
+                Cancelled | Io | Connection | Locked | MemoryExceeded | Internal | PermissionDenied
+            )
+    }
+
     /// Whether the same operation may succeed when it is tried again.
     pub fn is_transient(&self) -> bool {
         self.0.transient

@@ -192,13 +192,6 @@ pub(crate) fn refused(run: RunId, reason: &str) -> Error {
         .hint("run the pipeline again to begin anew")
 }
 
-/// Whether what is staged may be of use after `error`: the next attempt may get further.
-pub(crate) fn may_pass(error: &Error) -> bool {
-    use ErrorKind::*;
-    error.is_transient()
-        || matches!(error.kind(), Cancelled | Io | Connection | Locked | MemoryExceeded | Internal | PermissionDenied)
-}
-
 /// Removes the mark of a run that was published. What cannot be removed now is found by the next run, which says so.
 pub(crate) async fn acknowledge(loader: &dyn Loader, cx: &RunContext) {
     let _ = loader.forget(cx, cx.run_id()).await;

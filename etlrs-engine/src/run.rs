@@ -21,7 +21,7 @@ use crate::pipeline::{Pipeline, Started, Verify};
 use crate::pushdown;
 use crate::quarantine::{Quarantine, Totals};
 use crate::report::{Plan, RunReport};
-use crate::resume::{Left, Record, Resume, Resumed, acknowledge, may_go_on, may_pass, refused};
+use crate::resume::{Left, Record, Resume, Resumed, acknowledge, may_go_on, refused};
 use crate::stages::Stages;
 use crate::transform::Select;
 use crate::tune::{Bounds, Sample, Tuned, Tuner};
@@ -123,7 +123,7 @@ impl<'a> Run<'a> {
             }
             Err(error) => {
                 record_error(&span, error);
-                let keep = is_kept && may_pass(error);
+                let keep = is_kept && error.may_pass();
                 let kept = sessions.end(keep).instrument(info_span!(parent: &span, "abort")).await;
                 if kept > 0 {
                     return report.map_err(|error| with_hint_of_rest(error, kept, partitions));

@@ -537,11 +537,15 @@ fn go_on(target: Target, mode: &str) {
     let mut random = Random::new();
     let (duration, count) = (bed.duration(mode, 2), faults(8));
     let (mut killed, mut went_on, mut skipped) = (0, 0, 0);
-    for index in 0..count {
+    // Where chance had it that none had staged anything when it was killed, more have to tell.
+    for index in 0..3 * count {
+        if index >= count && went_on > 0 {
+            break;
+        }
         let what = format!("{mode} {target:?}, {index} of {count}, seed {}", random.seed);
         let ran = loop {
             // The whole of a first run takes so long, so later ones get the further the more are killed.
-            let delay = random.moment(index, count, duration);
+            let delay = random.moment(index % count, count, duration);
             let running = bed.start(mode, 2);
             std::thread::sleep(delay);
             running.signal(Signal::KILL);

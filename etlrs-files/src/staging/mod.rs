@@ -311,7 +311,11 @@ impl Staging {
     /// its durability is in doubt.
     pub fn publish(&self) -> Result<()> {
         match &self.0 {
-            Area::Local(area) => area.publish(),
+            Area::Local(area) => area.publish().inspect_err(|error| {
+                if !error.may_pass() {
+                    area.discard();
+                }
+            }),
             #[cfg(feature = "object-store")]
             Area::Object(area) => area.publish(),
         }

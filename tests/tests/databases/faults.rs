@@ -202,13 +202,25 @@ impl<S: Server> Bed<S> {
     /// Runs that are killed, and whatever goes on with them too, until one gets through: its rows are then there, each once.
     fn go_on(&self) {
         let rounds = if std::env::var_os("ETLRS_FAULTS").is_some() { 50 } else { 4 };
-        let started = Instant::now();
-        assert_eq!(Self::end(self.start(self.way, 1)).code, 0);
-        let whole = started.elapsed();
+        // The first is slower, for a server that has just begun.
+        let times = [(); 2].map(|()| {
+            let started = Instant::now();
+            assert_eq!(Self::end(self.start(self.way, 1)).code, 0);
+            started.elapsed()
+        });
+        let whole = times[0].min(times[1]);
+        if self.way == Way::Append {
+            self.server.sql("DELETE FROM t");
+            assert_eq!(Self::end(self.start(self.way, 1)).code, 0);
+        }
         let mut versions = self.versions();
         let random = std::collections::hash_map::RandomState::new();
         let (mut killed, mut went_on, mut published) = (0_u64, 0, 0);
-        for round in 0..rounds {
+        // Where chance had it that none had staged anything when it was killed, more have to tell.
+        for round in 0..3 * rounds {
+            if round >= rounds && went_on > 0 {
+                break;
+            }
             let version = round + 2;
             let expected = self.after(&versions, version);
             // Of three kills, the first come anywhere, and one in the last part, where the commit is.
@@ -286,6 +298,11 @@ fn a_run_that_is_killed_again_and_again_goes_on_in_postgres() {
 #[test]
 fn a_killed_run_leaves_whole_versions_in_mysql() {
     kill_runs::<MariaDb>();
+}
+
+#[test]
+fn a_run_that_is_killed_again_and_again_goes_on_in_mysql() {
+    WAYS.iter().for_each(|way| Bed::<MariaDb>::new(*way).go_on());
 }
 
 #[test]

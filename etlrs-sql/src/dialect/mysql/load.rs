@@ -13,15 +13,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Schema, SchemaRef, TimeUnit};
 use etlrs_core::{
-    CancelToken, ColumnTypes, Error, ErrorKind, Extractor, LoadCapabilities, LoadMode, LoadPlan, LoadPreview,
-    LoadSession, Loader, Partition, PartitionId, PartitionWriter, Published, Receipt, Result, RunContext, RunId, Scan,
-    ScanRequest, async_trait,
+    CancelToken, ColumnTypes, Error, ErrorKind, Extractor, Interrupted, LoadCapabilities, LoadMode, LoadPlan,
+    LoadPreview, LoadSession, Loader, Partition, PartitionId, PartitionWriter, Published, Receipt, Result, RunContext,
+    RunId, Scan, ScanRequest, Tally, async_trait,
 };
 
 use super::catalog::{self, Relation};
 use super::encode::{Rows, Style};
 use super::error::mysql_error;
 use super::extract::{MysqlExtractor, no_database, read_mark};
+use super::ledger::{Left, Names, remove_stale};
 use super::name::{check_file_name, literal, quote};
 use super::publish;
 use super::server::{self, LOCK_WAIT, MysqlPool, Statement};
@@ -128,6 +129,12 @@ pub(super) struct Server {
 }
 
 impl Server {
+    /// What tells the target `name` from others.
+    fn hash(self, name: &TableName) -> u64 {
+        let text = format!("{}.{}", name.schema.as_deref().unwrap_or_default(), name.name);
+        hash(&if self.folds_names { text.to_lowercase() } else { text })
+    }
+
     async fn ask(connection: &mut Connection) -> Answer<Self> {
         let sql = "SELECT @@lower_case_table_names <> 0, @@explicit_defaults_for_timestamp, @@GLOBAL.local_infile";
         let found = connection.rows(sql).await?;
@@ -198,7 +205,7 @@ pub(super) fn key_list(plan: &LoadPlan) -> Result<String> {
 #[async_trait]
 impl Loader for MysqlLoader {
     fn capabilities(&self) -> LoadCapabilities {
-        LoadCapabilities::one_writer().max_writers(usize::MAX).modes(&LoadMode::ALL)
+        LoadCapabilities::one_writer().max_writers(usize::MAX).modes(&LoadMode::ALL).resumable(true)
     }
 
     async fn target_schema(&self, _: &RunContext) -> Result<Option<SchemaRef>> {
@@ -251,27 +258,47 @@ impl Loader for MysqlLoader {
         Ok(preview)
     }
 
+    async fn interrupted(&self, _: &RunContext) -> Result<Option<Interrupted>> {
+        let name = self.name()?;
+        let failed = |error| mysql_error(&self.source(), error);
+        let mut connection = self.pool.take().await?;
+        let server = Server::ask(&mut connection).await.map_err(failed)?;
+        let found = Left::newest(&mut connection, &name, server.hash(&name)).await?.map_err(failed)?;
+        self.pool.give_back(connection);
+        Ok(found.map(Left::interrupted))
+    }
+
+    async fn forget(&self, _: &RunContext, run: RunId) -> Result<Option<Interrupted>> {
+        let name = self.name()?;
+        let failed = |error| mysql_error(&self.source(), error);
+        let Held { mut control, hash, lock, .. } = self.hold(&name).await?;
+        let names = Names::new(&name, hash, run)?;
+        let found = async {
+            let found = Left::find(&mut control, &name, &names, run).await?;
+            control.execute("SET SESSION lock_wait_timeout = 10").await?;
+            control.execute(&names.drop_all()).await?;
+            control.execute(&format!("DO release_lock({lock})")).await?;
+            Ok(found)
+        };
+        let found = found.await;
+        control.close().await;
+        found.map(|found| found.map(Left::interrupted)).map_err(failed)
+    }
+
     async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
         let plan = with_key(plan, self.options.primary_key);
         let name = self.name()?;
         let source = self.source();
         let failed = |error| mysql_error(&source, error);
-        let mut control = self.pool.take().await?;
-        let server = Server::ask(&mut control).await.map_err(failed)?;
-        let text = format!("{}.{}", name.schema.as_deref().unwrap_or_default(), name.name);
-        let hash = hash(&if server.folds_names { text.to_lowercase() } else { text });
-        let lock = literal(&format!("etlrs {hash:016x}"));
-        let locked =
-            control.rows(&format!("SELECT coalesce(get_lock({lock}, {PATIENCE}), 0)")).await.map_err(failed)?;
-        if locked.first().map(|row| row.get::<bool, _>(0)).transpose().map_err(failed)? != Some(true) {
-            self.pool.give_back(control);
-            return Err(Error::new(ErrorKind::Locked, "another run is writing to this table")
-                .hint("wait until it is done")
-                .in_source(&source));
-        }
+        let Held { mut control, server, hash, lock } = self.hold(&name).await?;
         let names = Names::new(&name, hash, cx.run_id())?;
         let staged = async {
-            if !self.options.pre_sql.is_empty() {
+            let left = match &plan.record {
+                Some(_) => Left::find(&mut control, &name, &names, cx.run_id()).await.map_err(failed)?,
+                None => None,
+            };
+            // It is a part of the run, so that it runs once.
+            if !self.options.pre_sql.is_empty() && left.is_none() {
                 let done = run_script(&self.pool, &self.options.pre_sql).await?;
                 done.map_err(|error| failed(error).hint("that is the option pre_sql"))?;
             }
@@ -280,18 +307,20 @@ impl Loader for MysqlLoader {
             control.execute(&format!("SET SESSION lock_wait_timeout = {step}")).await.map_err(failed)?;
             let patience = Patience::new(limit, cx.cancel());
             loop {
-                match self.stage(&mut control, cx, &plan, &names, hash, &name, server).await {
+                match self.stage(&mut control, cx, &plan, &names, hash, &name, server, left.as_ref()).await {
                     Ok(staged) => return Ok(staged),
                     Err(error) => {
                         // The first error is the one that counts.
-                        _ = control.execute(&format!("DROP TABLE IF EXISTS {}", names.all())).await;
+                        if left.is_none() {
+                            _ = control.execute(&names.drop_all()).await;
+                        }
                         patience.over(error).await?;
                     }
                 }
             }
         };
         match staged.await {
-            Ok(Staged { plan, target, statement, keyed, moved }) => Ok(Box::new(MysqlSession {
+            Ok(Staged { plan, target, statement, keyed, moved, completed }) => Ok(Box::new(MysqlSession {
                 keyed,
                 shared: Arc::new(Shared {
                     pool: self.pool.clone(),
@@ -302,8 +331,10 @@ impl Loader for MysqlLoader {
                     names,
                     writings: target.writings.clone(),
                     moved,
+                    goes_on: completed.is_some(),
                     plan: plan.clone(),
                 }),
+                completed: completed.unwrap_or_default(),
                 server,
                 control: Mutex::new(Some(control)),
                 lock,
@@ -325,8 +356,70 @@ impl Loader for MysqlLoader {
     }
 }
 
+/// The right to write to a table, and whose connection has it.
+struct Held {
+    control: Connection,
+    server: Server,
+    hash: u64,
+    lock: String,
+}
+
 impl MysqlLoader {
-    /// Looks at the target, which is locked, removes what dead runs left, and makes the staging table and its ledger.
+    /// Takes the lock of the target.
+    async fn hold(&self, name: &TableName) -> Result<Held> {
+        let source = self.source();
+        let failed = |error| mysql_error(&source, error);
+        let mut control = self.pool.take().await?;
+        let server = Server::ask(&mut control).await.map_err(failed)?;
+        let hash = server.hash(name);
+        let lock = literal(&format!("etlrs {hash:016x}"));
+        let locked =
+            control.rows(&format!("SELECT coalesce(get_lock({lock}, {PATIENCE}), 0)")).await.map_err(failed)?;
+        if locked.first().map(|row| row.get::<bool, _>(0)).transpose().map_err(failed)? != Some(true) {
+            self.pool.give_back(control);
+            return Err(Error::new(ErrorKind::Locked, "another run is writing to this table")
+                .hint("wait until it is done")
+                .in_source(&source));
+        }
+        Ok(Held { control, server, hash, lock })
+    }
+
+    /// Goes on with what is `left` of the run, if its rows would be staged in the same way now.
+    async fn go_on(
+        &self,
+        control: &mut Connection,
+        plan: &LoadPlan,
+        names: &Names,
+        mut target: Target,
+        server: Server,
+        left: &Left,
+    ) -> Result<Option<Staged>> {
+        let failed = |error| mysql_error(&self.source(), error);
+        if left.published || !left.is_whole || Some(&*left.record) != plan.record.as_deref() {
+            return Ok(None);
+        }
+        if left.form != form(plan, names, &target, server)? && target.publishing == Publishing::Swap {
+            // That a copy of the table would not be like it may have been found when there was one.
+            target = target.refill(plan, Dialect::of(control.is_mariadb()))?;
+        }
+        if left.form != form(plan, names, &target, server)? {
+            return Ok(None);
+        }
+        let keyed = match &target.relation {
+            Some(relation) if target.publishing == Publishing::Swap => {
+                let indexes = catalog::indexes(control, &relation.name).await.map_err(failed)?;
+                indexes.iter().any(|index| index.unique && index.whole && !index.nullable)
+            }
+            _ => target.publishing != Publishing::Rename || !plan.keys.is_empty(),
+        };
+        let moved = !matches!(target.publishing, Publishing::Swap | Publishing::Rename);
+        let statement = load_or_insert(&names.staging, plan, &target.writings, moved, server)?;
+        let completed = Some(left.receipts.clone());
+        Ok(Some(Staged { plan: plan.clone(), target, statement, keyed, moved, completed }))
+    }
+
+    /// Looks at the target, which is locked, removes what dead runs left, and makes the staging table and its ledger; or goes on with
+    /// what is `left` of the run.
     #[allow(clippy::too_many_arguments, reason = "each is something else")]
     async fn stage(
         &self,
@@ -337,6 +430,7 @@ impl MysqlLoader {
         hash: u64,
         name: &TableName,
         server: Server,
+        left: Option<&Left>,
     ) -> Result<Staged> {
         let source = self.source();
         let failed = |error| mysql_error(&source, error);
@@ -344,6 +438,12 @@ impl MysqlLoader {
         let mut target = self.look(control, name, plan).await?;
         self.refuse_source(control, cx, &target).await?;
         let plan = &of_target(plan.clone(), target.relation.is_some());
+        if let Some(left) = left {
+            if let Some(staged) = self.go_on(control, plan, names, target.clone(), server, left).await? {
+                return Ok(staged);
+            }
+            control.execute(&names.drop_all()).await.map_err(failed)?;
+        }
         let mut keyed = true;
         if let (Some(relation), Publishing::Swap) = (&target.relation, target.publishing) {
             let sql = format!("CREATE TABLE {} LIKE {}", names.staging, relation.name.backquoted()?);
@@ -368,18 +468,38 @@ impl MysqlLoader {
             let sql = create_staging(&names.staging, plan, &target.writings, server)?;
             control.execute(&sql).await.map_err(failed)?;
         }
-        let sql = format!(
-            "CREATE TABLE {} (partition_id bigint NOT NULL PRIMARY KEY, row_count bigint unsigned NOT NULL) ENGINE=InnoDB",
-            names.ledger
-        );
-        control.execute(&sql).await.map_err(failed)?;
-        let statement = if server.loads {
-            Statement::Load(load_statement(&names.staging, plan, &target.writings, moved)?)
-        } else {
-            Statement::Insert
-        };
-        Ok(Staged { plan: plan.clone(), target, statement, keyed, moved })
+        control.execute(&names.create_ledger()).await.map_err(failed)?;
+        if let Some(record) = &plan.record {
+            let form = form(plan, names, &target, server)?;
+            for sql in names.create_run(record, &form, target.publishing, &target.definition) {
+                control.execute(&sql).await.map_err(failed)?;
+            }
+        }
+        let statement = load_or_insert(&names.staging, plan, &target.writings, moved, server)?;
+        Ok(Staged { plan: plan.clone(), target, statement, keyed, moved, completed: None })
     }
+}
+
+fn load_or_insert(
+    staging: &str,
+    plan: &LoadPlan,
+    writings: &[Writing],
+    moved: bool,
+    server: Server,
+) -> Result<Statement> {
+    if server.loads {
+        load_statement(staging, plan, writings, moved).map(Statement::Load)
+    } else {
+        Ok(Statement::Insert)
+    }
+}
+
+/// What tells whether rows that are staged are as they would be staged now.
+fn form(plan: &LoadPlan, names: &Names, target: &Target, server: Server) -> Result<String> {
+    let Target { publishing, writings, definition, .. } = target;
+    let table = create_table(&names.staging, plan, writings, server)?;
+    let text = format!("{} {table} {publishing:?} {writings:?} {definition}", env!("CARGO_PKG_VERSION"));
+    Ok(format!("{:016x}", hash(&text)))
 }
 
 /// A staging area that is ready.
@@ -391,6 +511,8 @@ struct Staged {
     keyed: bool,
     /// Rows are moved from it to the target, in their order.
     moved: bool,
+    /// What the run had staged before it was stopped, if it goes on.
+    completed: Option<Vec<Receipt>>,
 }
 
 /// Runs the user's SQL on a connection of its own, for it may set what would change the meaning of ours.
@@ -437,36 +559,6 @@ pub(super) const ORDINAL: &str = "`_etlrs_ordinal`";
 fn staged_columns(plan: &LoadPlan, moved: bool) -> Result<String> {
     let columns = Target::column_list(&plan.schema)?;
     Ok(if moved { format!("{columns}, {ORDINAL}") } else { columns })
-}
-
-/// Names of what a run stages. They have 58 characters at the most, of the 64 that MySQL keeps.
-pub(super) struct Names {
-    pub(super) staging: String,
-    staging_name: TableName,
-    pub(super) ledger: String,
-    /// The target, while another table takes its place.
-    pub(super) old: String,
-    /// A target that is not there yet.
-    pub(super) new: String,
-}
-
-impl Names {
-    fn new(name: &TableName, hash: u64, run: RunId) -> Result<Self> {
-        let schema = quote(name.schema.as_deref().unwrap_or_default())?;
-        let named = |what: &str| format!("{schema}.`_etlrs_{what}_{hash:016x}_{run}`");
-        let staging_name = TableName { schema: name.schema.clone(), name: format!("_etlrs_staging_{hash:016x}_{run}") };
-        Ok(Self {
-            staging: named("staging"),
-            staging_name,
-            ledger: named("ledger"),
-            old: named("old"),
-            new: named("new"),
-        })
-    }
-
-    fn all(&self) -> String {
-        [&self.staging, &self.ledger, &self.old, &self.new].map(String::as_str).join(", ")
-    }
 }
 
 /// Refuses a user who could stage rows, and then not publish them. The server itself is asked: it looks at privileges before it
@@ -527,38 +619,6 @@ async fn require_privileges(
     Ok(Ok(()))
 }
 
-/// Drops what dead runs staged for the target: the lock is held, so nobody else is at work on it.
-async fn remove_stale(connection: &mut Connection, name: &TableName, hash: u64, run: RunId) -> Answer<()> {
-    let schema = name.schema.as_deref().unwrap_or_default();
-    let sql = format!(
-        "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = {}
-             AND TABLE_NAME REGEXP '^_etlrs_(staging|ledger|old|new)_{hash:016x}_[0-9a-z]{{26}}$'
-             AND TABLE_NAME NOT LIKE '%{run}'",
-        literal(schema)
-    );
-    let mut stale = Vec::new();
-    for row in connection.rows(&sql).await? {
-        stale.push(TableName { schema: Some(schema.to_owned()), name: row.get(0)? });
-    }
-    // Before MariaDB 10.6 a crash may come between the two renames of one statement.
-    let is_old = |stale: &&TableName| stale.name.starts_with("_etlrs_old_");
-    if let Some(old) = stale.iter().find(is_old)
-        && Relation::find(connection, name).await?.is_none()
-        && let (Ok(from), Ok(to)) = (old.backquoted(), name.backquoted())
-    {
-        connection.execute(&format!("RENAME TABLE {from} TO {to}")).await?;
-    }
-    for stale in stale {
-        let Ok(stale) = stale.backquoted() else { continue };
-        match connection.execute(&format!("DROP TABLE IF EXISTS {stale}")).await {
-            // Whoever has a key or a lock on it may keep it, for nobody takes it for data.
-            Ok(_) | Err(Failure::Server(_)) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
 /// What the session and its writers share.
 pub(super) struct Shared {
     pub(super) pool: MysqlPool,
@@ -570,6 +630,8 @@ pub(super) struct Shared {
     head: Vec<u8>,
     writings: Vec<Writing>,
     moved: bool,
+    /// An earlier attempt at the run may have staged partitions, or be about to.
+    goes_on: bool,
     plan: LoadPlan,
 }
 
@@ -594,6 +656,7 @@ pub(super) struct MysqlSession {
     connections: usize,
     /// Whether the staging table has a primary key.
     keyed: bool,
+    completed: Vec<Receipt>,
 }
 
 impl MysqlSession {
@@ -607,9 +670,27 @@ impl MysqlSession {
         TableName { schema: self.name.schema.clone(), name }
     }
 
-    async fn clean(&mut self) -> Result<()> {
+    /// Partitions that the run can go on behind. A connection that is lost says nothing of them, so it counts for one.
+    async fn kept(&self) -> usize {
+        let Some(mut control) = self.control().take() else { return 0 };
+        _ = control.execute("ROLLBACK").await;
+        let sql = format!("SELECT count(*) FROM {} WHERE partition_id >= 0", self.shared.names.ledger);
+        let count = match control.rows(&sql).await {
+            Ok(found) => {
+                let count: Answer<u64> = found.first().map_or(Ok(0), |row| row.get(0));
+                count.unwrap_or(1)
+            }
+            Err(_) => 1,
+        };
+        *self.control() = Some(control);
+        usize::try_from(count).unwrap_or(usize::MAX)
+    }
+
+    async fn clean(&mut self, keep_mark: bool) -> Result<()> {
         let Some(mut control) = self.control().take() else { return Ok(()) };
-        let drop = format!("DROP TABLE IF EXISTS {}", self.shared.names.all());
+        // What says that the rows are published stays until that is told.
+        let names = &self.shared.names;
+        let drop = if keep_mark { names.drop_staged() } else { names.drop_all() };
         let release = format!("DO release_lock({})", self.lock);
         let mut done = Ok(());
         for sql in ["ROLLBACK", "SET SESSION lock_wait_timeout = 10", &drop, &release] {
@@ -625,6 +706,10 @@ impl MysqlSession {
 
 #[async_trait]
 impl LoadSession for MysqlSession {
+    fn completed(&self) -> &[Receipt] {
+        &self.completed
+    }
+
     fn min_memory(&self) -> usize {
         4 * LEAST_BLOCK
     }
@@ -640,7 +725,7 @@ impl LoadSession for MysqlSession {
 
     async fn writer(&self, cx: &RunContext, partition: &Partition, attempt: u32) -> Result<Box<dyn PartitionWriter>> {
         let shared = self.shared.clone();
-        if attempt > 1
+        if (attempt > 1 || shared.goes_on)
             && let Some(staged) = staged_rows(&shared, partition.id).await?
         {
             return Ok(Box::new(StagedWriter { shared, partition: partition.id, staged, rows: 0 }));
@@ -660,6 +745,7 @@ impl LoadSession for MysqlSession {
             block_size,
             rows: 0,
             bytes: 0,
+            tally: None,
         };
         writer.begin_block();
         Ok(Box::new(writer))
@@ -694,14 +780,36 @@ impl LoadSession for MysqlSession {
                 published = Err(error.hint("that is the option post_sql; the rows are published"));
             }
         }
-        // What is left of the staging area is removed; if that fails now, by the next run on this table.
-        *self.control() = Some(control);
-        _ = self.clean().await;
+        let keep_mark = self.plan.record.is_some() && published.is_ok();
+        let is_kept = self.plan.record.is_some() && published.as_ref().is_err_and(Error::may_pass);
+        // What may be there is not to be removed before that is known. Otherwise what is left of the staging area is removed; if
+        // that fails now, by the next run on this table.
+        if !is_kept {
+            *self.control() = Some(control);
+            _ = self.clean(keep_mark).await;
+        }
         Ok(Published::new(published?, receipts.iter().map(|receipt| receipt.bytes).sum()))
     }
 
     async fn abort(mut self: Box<Self>) -> Result<()> {
-        self.clean().await
+        self.clean(false).await
+    }
+
+    async fn suspend(mut self: Box<Self>) -> Result<usize> {
+        let kept = match self.plan.record {
+            Some(_) => self.kept().await,
+            None => 0,
+        };
+        if kept == 0 {
+            self.clean(false).await?;
+        } else {
+            // The lock goes with the connection.
+            let control = self.control().take();
+            if let Some(control) = control {
+                control.close().await;
+            }
+        }
+        Ok(kept)
     }
 }
 
@@ -735,6 +843,7 @@ struct MysqlWriter {
     block_size: usize,
     rows: u64,
     bytes: u64,
+    tally: Option<Tally>,
 }
 
 impl MysqlWriter {
@@ -778,16 +887,23 @@ impl PartitionWriter for MysqlWriter {
         Ok(())
     }
 
+    fn seal(&mut self, tally: Tally) {
+        self.tally = Some(tally);
+    }
+
     async fn finish(mut self: Box<Self>) -> Result<Receipt> {
         self.send().await?;
-        let Self { shared, partition, out, rows, bytes, .. } = *self;
+        let Self { shared, partition, out, rows, bytes, tally, .. } = *self;
         let finished = out.finish().await;
         let (mut connection, taken) = finished.map_err(|error| with_hint_of_key(error, &shared.plan))?;
         if taken != rows {
             let message = format!("the server took {taken} of {rows} rows of partition {partition}");
             return Err(Error::new(ErrorKind::VerifyFailed, message).in_source(&shared.source));
         }
-        let sql = format!("INSERT INTO {} VALUES ({partition}, {rows})", shared.names.ledger);
+        let checksum = tally.map_or("NULL".to_owned(), |tally| literal(&tally.checksum.to_string()));
+        let rows_read = tally.map_or(rows, |tally| tally.rows_read);
+        let ledger = &shared.names.ledger;
+        let sql = format!("INSERT INTO {ledger} VALUES ({partition}, {rows}, {bytes}, {checksum}, {rows_read})");
         connection.execute(&sql).await.map_err(|error| shared.failed(error))?;
         // If the answer is lost, the next attempt finds out.
         connection.execute("COMMIT").await.map_err(|error| shared.failed(error).transient())?;

@@ -11,6 +11,7 @@ mod encode;
 mod error;
 mod extract;
 mod handshake;
+mod ledger;
 mod load;
 mod name;
 mod publish;

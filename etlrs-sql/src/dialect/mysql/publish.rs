@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use etlrs_core::{Error, ErrorKind, Receipt, Result};
 
+use super::ledger::{MOVED, Names};
 use super::load::{MysqlSession, ORDINAL, create_table};
 use super::name::{literal, quote};
 use super::target::{self, Publishing, Target};
@@ -11,9 +12,6 @@ use super::wire::{Connection, Failure, code};
 use super::writing::Dialect;
 use crate::key::one_key;
 use crate::patience::{Patience, STEP};
-
-/// What the ledger has in place of a partition when the rows were moved.
-const MOVED: i64 = -1;
 
 /// Publishes what is staged; gives the number of rows that became visible.
 pub(super) async fn publish(session: &MysqlSession, connection: &mut Connection, receipts: &[Receipt]) -> Result<u64> {
@@ -56,9 +54,12 @@ async fn attempt(session: &MysqlSession, connection: &mut Connection, receipts: 
         Publishing::UpsertNew => {
             // A table of an earlier attempt may have rows.
             connection.execute(&format!("DROP TABLE IF EXISTS {}", names.new)).await.map_err(failed)?;
+            let unmarked = format!("DELETE FROM {} WHERE partition_id = {MOVED}", names.ledger);
+            connection.execute(&unmarked).await.map_err(failed)?;
             let sql = create_table(&names.new, &session.plan, &session.target.writings, session.server)?;
             connection.execute(&sql).await.map_err(failed)?;
             upsert(session, connection, &names.new).await?;
+            connection.execute(&moved(names)).await.map_err(failed)?;
             format!("RENAME TABLE {} TO {target}", names.new)
         }
         Publishing::Refill | Publishing::Insert | Publishing::Upsert => {
@@ -209,7 +210,8 @@ async fn check_lock(session: &MysqlSession, connection: &mut Connection) -> Resu
 /// The ledger has each partition once, with the rows of its receipt.
 async fn check_ledger(session: &MysqlSession, connection: &mut Connection, receipts: &[Receipt]) -> Result<u64> {
     let shared = &session.shared;
-    let sql = format!("SELECT count(*), coalesce(sum(row_count), 0) FROM {}", shared.names.ledger);
+    let sql =
+        format!("SELECT count(*), coalesce(sum(row_count), 0) FROM {} WHERE partition_id >= 0", shared.names.ledger);
     let found = connection.rows(&sql).await.map_err(|error| shared.failed(error))?;
     let at = |index| found.first().map(|row| row.get::<u64, _>(index)).transpose();
     let found = (at(0).map_err(|error| shared.failed(error))?, at(1).map_err(|error| shared.failed(error))?);
@@ -287,9 +289,13 @@ async fn move_rows(session: &MysqlSession, connection: &mut Connection, target: 
         Publishing::Upsert => upsert(session, connection, target).await?,
         _ => insert(session, connection, target, rows).await?,
     }
-    let sql = format!("INSERT INTO {} VALUES ({MOVED}, 0)", shared.names.ledger);
-    connection.execute(&sql).await.map_err(failed)?;
+    connection.execute(&moved(&shared.names)).await.map_err(failed)?;
     Ok(())
+}
+
+/// The statement that marks the rows as moved.
+fn moved(names: &Names) -> String {
+    format!("INSERT INTO {} (partition_id, row_count, bytes) VALUES ({MOVED}, 0, 0)", names.ledger)
 }
 
 async fn insert(session: &MysqlSession, connection: &mut Connection, target: &str, rows: u64) -> Result<()> {

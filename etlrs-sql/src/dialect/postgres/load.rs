@@ -271,7 +271,7 @@ impl Loader for PostgresLoader {
             loop {
                 match self.stage(&mut control, cx, &plan, &names, hash, &name, left.as_ref()).await {
                     Ok((target, completed)) => {
-                        return Ok((of_target(plan, target.relation.is_some()), target, completed));
+                        return Ok((of_target(plan, target.relation.is_some()), target, completed, left.is_some()));
                     }
                     Err(error) => {
                         // The first error is the one that counts.
@@ -282,10 +282,10 @@ impl Loader for PostgresLoader {
             }
         };
         match staged.await {
-            Ok((plan, target, completed)) => Ok(Box::new(PostgresSession {
+            Ok((plan, target, completed, goes_on)) => Ok(Box::new(PostgresSession {
                 completed,
                 shared: Arc::new(Shared {
-                    goes_on: plan.record.is_some(),
+                    goes_on,
                     pool: self.pool.clone(),
                     source: self.source(),
                     copy: format!("COPY {} ({}) FROM STDIN (FORMAT binary)", names.staging, staged_columns(&plan)?),
@@ -469,7 +469,7 @@ pub(super) struct Shared {
     copy: String,
     writings: Vec<Writing>,
     merge: bool,
-    /// Another attempt at the run may have staged partitions, or be about to.
+    /// An earlier attempt at the run may have staged partitions, or be about to.
     goes_on: bool,
 }
 
@@ -604,7 +604,7 @@ impl LoadSession for PostgresSession {
             }
             Err(error) => {
                 // What may be there is not to be removed before that is known.
-                if self.plan.record.is_none() || !error.is_transient() && error.kind() != ErrorKind::Connection {
+                if self.plan.record.is_none() || !error.may_pass() {
                     *self.control.lock().unwrap_or_else(PoisonError::into_inner) = Some(control);
                     _ = self.clean(false).await;
                 }

@@ -319,9 +319,14 @@ impl LoadSession for SqliteSession {
     }
 
     async fn commit(mut self: Box<Self>, receipts: Vec<Receipt>) -> Result<Published> {
-        let published = self.publish(&receipts)?;
-        self.cleaned = true;
-        Ok(published)
+        let published = self.publish(&receipts);
+        match &published {
+            Ok(_) => self.cleaned = true,
+            // The first error is the one that counts.
+            Err(error) if !error.may_pass() => _ = self.clean(self.options.busy_timeout),
+            Err(_) => {}
+        }
+        published
     }
 
     async fn abort(mut self: Box<Self>) -> Result<()> {
