@@ -149,6 +149,9 @@ pub(crate) struct RunOptions {
     /// are read back, and their checksum compared)
     #[arg(long, value_name = "HOW", value_parser = parse_verify)]
     pub(crate) verify: Option<Verify>,
+    /// Begin anew, instead of going on behind the pieces that a run of the same work had staged when it was stopped
+    #[arg(long)]
+    pub(crate) restart: bool,
     /// What happens to a record that cannot be read: fail (the run ends and the target is as it was), quarantine (it is
     /// kept, with its place and the reason, and all others are loaded). By default fail, or quarantine if one of the next two
     /// is given

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use etlrs::{
     AlertActions, CancelToken, Error, ErrorKind, ErrorPolicy, Expr, Filter, OptionMap, PerformanceConfig,
-    PipelineBuilder, PipelineFile, Registry, Result, RunId, ScanRequest, Select, Uri, is_same_place, named, registry,
+    PipelineBuilder, PipelineFile, Registry, Result, Resume, RunId, ScanRequest, Select, Uri, is_same_place, named, registry,
 };
 
 use etlrs_metrics::{MetricsServer, PerformanceMetrics};
@@ -265,6 +265,7 @@ async fn execute(
                 }
             })
             .acknowledge_later()
+            .resume(if options.restart { Resume::Never } else { Resume::Auto })
             .build()?;
         let result = pipeline.execute().await;
         actions.finish().await;

@@ -551,7 +551,8 @@ fn go_on(target: Target, mode: &str) {
             running.signal(Signal::KILL);
             let ran = running.end(&what);
             let versions = bed.versions(&what);
-            if ran.code == 0 {
+            // Or killed when it had said that it is done.
+            if ran.code == 0 || ran.stdout.contains("  written ") {
                 break ran;
             }
             assert_eq!(ran.code, -Signal::KILL.as_raw(), "{what}: {ran:?}");
@@ -561,8 +562,11 @@ fn go_on(target: Target, mode: &str) {
                 break bed.run(mode, 2);
             }
         };
-        assert_eq!(ran.code, 0, "{what}: {ran:?}");
-        bed.assert_clean(new, &format!("{what}: {ran:?}"));
+        if ran.code == 0 {
+            bed.assert_clean(new, &format!("{what}: {ran:?}"));
+        } else {
+            assert_eq!(bed.versions(&what), new, "{what}: {ran:?}");
+        }
         went_on += u32::from(ran.stdout.contains("  resumed "));
         skipped += u32::from(ran.stdout.contains(" had published "));
         bed.reset();

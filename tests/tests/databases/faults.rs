@@ -245,6 +245,11 @@ impl<S: Server> Bed<S> {
                         assert_eq!(found, expected, "{what}");
                         break ran;
                     }
+                    // It had said that it is done.
+                    -9 if ran.stdout.contains("  written ") => {
+                        assert_eq!(found, expected, "{what}");
+                        break ran;
+                    }
                     -9 => {
                         killed += 1;
                         assert!(found == versions || found == expected, "{what}");
@@ -255,7 +260,9 @@ impl<S: Server> Bed<S> {
             };
             went_on += u32::from(ran.stdout.contains("  resumed "));
             published += u32::from(ran.stdout.contains(" had published "));
-            assert_eq!(self.server.left_over(), "", "{:?} round {round}: {ran:?}", self.way);
+            if ran.code == 0 {
+                assert_eq!(self.server.left_over(), "", "{:?} round {round}: {ran:?}", self.way);
+            }
             versions = expected;
         }
         eprintln!("{:?}: {killed} kills, {went_on} of {rounds} loads went on, {published} were published", self.way);
