@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use etlrs::{
     AlertActions, CancelToken, Error, ErrorKind, ErrorPolicy, Expr, Filter, OptionMap, PerformanceConfig,
-    PipelineBuilder, PipelineFile, Registry, Result, Resume, RunId, ScanRequest, Select, Uri, is_same_place, named, registry,
+    PipelineBuilder, PipelineFile, Registry, Result, Resume, RunId, ScanRequest, Select, Uri, is_same_place, named,
+    registry,
 };
 
 use etlrs_metrics::{MetricsServer, PerformanceMetrics};

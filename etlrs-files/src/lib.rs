@@ -17,7 +17,7 @@
 //! # let target = folder.path().join("out.txt");
 //!
 //! let cx = RunContext::new(PerformanceConfig::default());
-//! let staging = Staging::file(&target, LoadMode::Create, &cx)?;
+//! let staging = Staging::file(&target, LoadMode::Create, None, &cx)?;
 //! let mut file = staging.create(None)?;
 //! file.write_all(b"rows").unwrap();
 //! staging.finish(None, file)?;

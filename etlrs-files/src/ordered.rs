@@ -32,6 +32,15 @@ impl<F> OrderedFile<F> {
         Self { turnstile: Turnstile::new(), state: Mutex::new(State { file: None, begun: BTreeSet::new() }) }
     }
 
+    /// With the partitions before the `n`th in it already.
+    pub fn behind(n: usize) -> Self {
+        let file = Self::new();
+        if let Some(last) = n.checked_sub(1) {
+            file.turnstile.pass(PartitionId(u32::try_from(last).unwrap_or(u32::MAX)));
+        }
+        file
+    }
+
     // What a thread that panicked left half written is never published, for its partition has no receipt.
     fn lock(&self) -> MutexGuard<'_, State<F>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -12,7 +12,12 @@ use crate::objects::Upload;
 pub struct OutputFile {
     to: To,
     written: u64,
+    /// Of what was written since it was last asked for.
     crc: crc32fast::Hasher,
+    /// Where that begins.
+    crc_from: u64,
+    /// Bytes that are there already, and that are written once more.
+    skip: u64,
 }
 
 #[derive(Debug)]
@@ -25,12 +30,12 @@ enum To {
 impl OutputFile {
     /// Goes on behind the `length` bytes that `file` has.
     pub(crate) fn local(file: File, length: u64) -> Self {
-        Self { to: To::Local(file), written: length, crc: crc32fast::Hasher::new() }
+        Self { to: To::Local(file), written: length, crc: crc32fast::Hasher::new(), crc_from: length, skip: 0 }
     }
 
     #[cfg(feature = "object-store")]
     pub(crate) fn upload(upload: Upload) -> Self {
-        Self { to: To::Upload(Box::new(upload)), written: 0, crc: crc32fast::Hasher::new() }
+        Self { to: To::Upload(Box::new(upload)), written: 0, crc: crc32fast::Hasher::new(), crc_from: 0, skip: 0 }
     }
 
     #[cfg(feature = "object-store")]
@@ -46,9 +51,17 @@ impl OutputFile {
         self.written
     }
 
-    /// CRC-32 of what was written, without what the file had before.
-    pub(crate) fn crc(&self) -> u32 {
-        self.crc.clone().finalize()
+    /// CRC-32 of what was written since this was last called, and where that begins; without what the file had before.
+    pub(crate) fn take_crc(&mut self) -> (u32, u64) {
+        let from = std::mem::replace(&mut self.crc_from, self.written);
+        (std::mem::take(&mut self.crc).finalize(), from)
+    }
+
+    /// The same file for who counts from its beginning, and writes what is there once more: that is left out.
+    #[must_use]
+    pub fn from_start(mut self) -> Self {
+        self.skip = std::mem::take(&mut self.written);
+        self
     }
 
     /// Makes sure that all of it is there; gives its size.
@@ -73,6 +86,12 @@ impl OutputFile {
 
 impl Write for OutputFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.skip > 0 {
+            let skipped = bytes.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
+            self.skip -= skipped as u64;
+            self.written += skipped as u64;
+            return Ok(skipped);
+        }
         let written = match &mut self.to {
             To::Local(file) => file.write(bytes),
             #[cfg(feature = "object-store")]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use etlrs_core::{CancelToken, Error, ErrorKind, PartitionId, Result, RunId, Tally};
 
 use crate::source::{Entry, entries, is_data_name};
-use crate::{InputFile, Manifest, ManifestFile, OutputFile, Staging, source_files};
+use crate::{InputFile, Manifest, ManifestFile, OutputFile, StagedPart, Staging, source_files};
 
 /// The files of a directory target: one for each partition of a load, beside those that were there before.
 ///
@@ -101,14 +101,15 @@ impl Parts {
         fine: bool,
     ) -> Result<u64> {
         let tally = tally.filter(|tally| tally.checksum.rows() == rows);
-        let Some(file) = file else {
-            tally.map_or(Ok(()), |tally| self.staging.keep(partition, tally, None, fine))?;
+        let Some(mut file) = file else {
+            tally.map_or(Ok(()), |tally| self.staging.keep(StagedPart::new(partition, tally).with_fine(fine)))?;
             return Ok(0);
         };
-        let (name, crc) = (self.name(partition), file.crc());
+        let (name, (crc, _)) = (self.name(partition), file.take_crc());
         let bytes = self.staging.finish(Some(&name), file)?;
         if let Some(tally) = tally {
-            self.staging.keep(partition, tally, Some((&name, bytes, crc)), fine)?;
+            let part = StagedPart::new(partition, tally).with_fine(fine);
+            self.staging.keep(part.in_file(name.clone(), bytes, crc))?;
         }
         self.lock().parts.insert(partition, ManifestFile { name, rows, bytes });
         Ok(bytes)

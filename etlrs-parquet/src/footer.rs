@@ -37,10 +37,13 @@ pub(crate) struct Footer {
     file: FileMetaData,
     groups: Vec<Group>,
     rows: u64,
+    /// Row groups that were handed over.
+    handed_over: usize,
 }
 
 /// A row group that is written.
 struct Group {
+    rows: u64,
     /// What the footer says of it.
     metadata: Box<[u8]>,
     /// The column indexes, and then the offset indexes.
@@ -58,7 +61,7 @@ impl Footer {
             schema,
             None,
         );
-        Self { file, groups: Vec::new(), rows: 0 }
+        Self { file, groups: Vec::new(), rows: 0, handed_over: 0 }
     }
 
     /// Row groups so far.
@@ -83,8 +86,38 @@ impl Footer {
         let moved = index_places(element).map_err(own)?;
         let column_indexes = moved.iter().filter(|place| !place.is_column).map(|place| place.value).min();
         let column_indexes = column_indexes.map_or(Ok(indexes.len()), usize::try_from)?;
-        self.groups.push(Group { metadata: element.into(), indexes: indexes.into(), column_indexes });
+        self.groups.push(Group { rows, metadata: element.into(), indexes: indexes.into(), column_indexes });
         self.rows += rows;
+        Ok(())
+    }
+
+    /// What is known of the row groups since this was last called, for [`take_over`](Self::take_over): of each the rows, where its
+    /// offset indexes begin, its metadata and its indexes, in hexadecimal digits.
+    pub(crate) fn hand_over(&mut self) -> String {
+        let groups = self.groups.get(self.handed_over..).unwrap_or_default();
+        let text = groups.iter().map(|group| {
+            let Group { rows, column_indexes, metadata, indexes } = group;
+            format!("{rows} {column_indexes} {} {}", hexadecimal(metadata), hexadecimal(indexes))
+        });
+        let text = text.collect::<Vec<_>>().join("\n");
+        self.handed_over = self.groups.len();
+        text
+    }
+
+    /// Adds row groups that are in the file already.
+    pub(crate) fn take_over(&mut self, text: &str) -> Result<()> {
+        let wrong = || ParquetError::General("what was kept of a row group cannot be understood".to_owned());
+        for line in text.lines() {
+            let mut words = line.split(' ');
+            let mut word = || words.next().ok_or_else(wrong);
+            let rows: u64 = word()?.parse().map_err(|_| wrong())?;
+            let column_indexes: usize = word()?.parse().map_err(|_| wrong())?;
+            let metadata = bytes(word()?).ok_or_else(wrong)?;
+            let indexes = bytes(word()?).filter(|indexes| indexes.len() >= column_indexes).ok_or_else(wrong)?;
+            self.groups.push(Group { rows, column_indexes, metadata, indexes });
+            self.rows += rows;
+        }
+        self.handed_over = self.groups.len();
         Ok(())
     }
 
@@ -110,7 +143,7 @@ impl Footer {
         list_head(self.groups.len(), &mut number);
         sink.write_all(&number)?;
         let (mut column_start, mut offset_start) = (start, start + column_indexes);
-        for Group { metadata, indexes, column_indexes } in &self.groups {
+        for Group { metadata, indexes, column_indexes, .. } in &self.groups {
             let mut written = 0;
             for place in index_places(metadata).map_err(own)? {
                 // Offset indexes begin where they would if they were all there is.
@@ -132,6 +165,19 @@ impl Footer {
         sink.write_all(MAGIC)?;
         Ok(self.rows)
     }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |half: u8| char::from(DIGITS[usize::from(half & 15)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
+}
+
+/// What [`hexadecimal`] made.
+fn bytes(text: &str) -> Option<Box<[u8]>> {
+    let half = |digit: u8| char::from(digit).to_digit(16).and_then(|half| u8::try_from(half).ok());
+    let pairs = text.as_bytes().chunks(2);
+    pairs.map(|pair| Some(half(*pair.first()?)? << 4 | half(*pair.get(1)?)?)).collect()
 }
 
 /// `file`, without the texts of applications.

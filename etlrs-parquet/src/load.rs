@@ -133,7 +133,7 @@ impl Loader for ParquetLoader {
         LoadCapabilities::one_writer()
             .modes(Staging::modes(&self.path, self.directory))
             .max_writers(usize::MAX)
-            .resumable(Staging::is_resumable(&self.path, self.directory))
+            .resumable(Staging::is_resumable(&self.path))
     }
 
     async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
@@ -157,19 +157,20 @@ impl Loader for ParquetLoader {
     }
 
     async fn interrupted(&self, cx: &RunContext) -> Result<Option<Interrupted>> {
-        Staging::interrupted(&self.path, self.directory, cx)
+        Staging::interrupted(&self.path, cx)
     }
 
     async fn forget(&self, cx: &RunContext, run: RunId) -> Result<Option<Interrupted>> {
-        Staging::forget(&self.path, self.directory, cx, run)
+        Staging::forget(&self.path, cx, run)
     }
 
     async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
         self.capabilities().require(plan.mode, self.path.display())?;
         Staging::check_read_back(&self.path, &plan)?;
+        let kept = Kept::of(&plan, &self.options);
         let staging = match self.directory {
-            true => Staging::directory(&self.path, plan.mode, Kept::of(&plan, &self.options).as_ref(), cx)?,
-            false => Staging::file(&self.path, plan.mode, cx)?,
+            true => Staging::directory(&self.path, plan.mode, kept.as_ref(), cx)?,
+            false => Staging::file(&self.path, plan.mode, kept.as_ref(), cx)?,
         };
         let staging = Arc::new(staging);
         let exists = staging.target_exists();

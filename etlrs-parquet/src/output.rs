@@ -37,6 +37,36 @@ impl<W: Write + Send> FileWriter<W> {
         Ok(Self { sink, schema, properties, footer, indexes: true })
     }
 
+    /// Goes on with a file that is written up to here, and of which the [`flushed`](Self::flushed) texts of all parts are known: what
+    /// `sink` is given first is there already.
+    pub(crate) fn continued<'a>(
+        sink: W,
+        layout: &Layout,
+        length: u64,
+        parts: impl Iterator<Item = &'a str>,
+    ) -> Result<Self> {
+        let mut file = Self::new(sink, layout)?;
+        for part in parts {
+            file.footer.take_over(part)?;
+        }
+        let nothing = [0; 1 << 16];
+        let mut left = usize::try_from(length)?.saturating_sub(file.sink.bytes_written());
+        while left > 0 {
+            let skipped = left.min(nothing.len());
+            file.sink.write_all(nothing.get(..skipped).unwrap_or_default())?;
+            left -= skipped;
+        }
+        file.sink.flush()?;
+        Ok(file)
+    }
+
+    /// The sink, which has all of it, and what the footer will say of the row groups since this was last called.
+    pub(crate) fn flushed(&mut self) -> Result<(&mut W, String)> {
+        self.sink.flush()?;
+        let groups = self.footer.hand_over();
+        Ok((self.sink.inner_mut(), groups))
+    }
+
     /// Appends an encoded row group.
     pub(crate) fn append(&mut self, mut group: RowGroup) -> Result<RowGroupMetaDataPtr> {
         let order = group.order.take();

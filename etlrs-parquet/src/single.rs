@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
-use etlrs_core::{Partition, PartitionId, PartitionWriter, Receipt, Result, RunContext};
+use etlrs_core::{Partition, PartitionId, PartitionWriter, Receipt, Result, RunContext, Tally};
 use etlrs_files::{OrderedFile, OutputFile, Staging};
 use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::ParquetError;
@@ -41,7 +41,8 @@ pub(crate) struct Closed {
 
 impl SharedFile {
     pub(crate) fn new(layout: Arc<Layout>, staging: Arc<Staging>, old: Option<ParquetFile>) -> Self {
-        Self { layout, staging, old, file: OrderedFile::new(), closed: Mutex::default() }
+        let file = OrderedFile::behind(staging.completed().len());
+        Self { layout, staging, old, file, closed: Mutex::default() }
     }
 
     fn target(&self) -> &Path {
@@ -87,6 +88,7 @@ impl SharedFile {
             parked: Vec::new(),
             memory: cx.writer_memory(),
             receipt: Receipt::new(partition.id, 0, 0),
+            tally: None,
         }))
     }
 
@@ -106,7 +108,22 @@ impl SharedFile {
         self.file.append(receipt.partition, || self.open(), write).await
     }
 
+    /// Keeps in mind that the row groups of a partition, which is in turn, are in the file.
+    async fn keep(&self, receipt: &Receipt, tally: Option<Tally>) -> Result<()> {
+        let keep = |file: &mut FileWriter<OutputFile>| {
+            let (file, groups) = file.flushed().map_err(|error| writing(self.target(), error))?;
+            self.staging.keep_rows(receipt, tally, file, 0, false, || Some(groups))
+        };
+        self.file.append(receipt.partition, || self.open(), keep).await
+    }
+
     fn open(&self) -> Result<FileWriter<OutputFile>> {
+        if let Some(file) = self.staging.continue_staged()? {
+            let (length, parts) = (file.written(), self.staging.completed());
+            let groups = parts.iter().filter_map(|part| part.extra.as_deref());
+            let continued = FileWriter::continued(file.from_start(), &self.layout, length, groups);
+            return continued.map_err(|error| writing(self.target(), error));
+        }
         let mut file = start(self.staging.create(None)?, self.target(), &self.layout)?;
         if let Some(old) = &self.old {
             copy_row_groups(old, &mut file, self.target())?;
@@ -178,6 +195,7 @@ struct SharedFileWriter {
     parked: Vec<RowGroup>,
     memory: usize,
     receipt: Receipt,
+    tally: Option<Tally>,
 }
 
 impl SharedFileWriter {
@@ -215,10 +233,17 @@ impl PartitionWriter for SharedFileWriter {
         self.go_on().await
     }
 
+    fn seal(&mut self, tally: Tally) {
+        self.tally = Some(tally);
+    }
+
     async fn finish(mut self: Box<Self>) -> Result<Receipt> {
         self.groups.end();
         self.go_on().await?;
         self.file.append(&mut self.parked, &mut self.receipt).await?;
+        if self.tally.is_some() {
+            self.file.keep(&self.receipt, self.tally).await?;
+        }
         self.file.file.pass(self.partition).await;
         Ok(self.receipt)
     }

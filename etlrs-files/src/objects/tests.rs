@@ -163,7 +163,7 @@ impl Fixture {
 
     /// Writes one object through a staging area, up to its publication.
     fn staged(&self, key: &str, mode: LoadMode, text: &[u8]) -> Result<Staging> {
-        let staging = Staging::file(&self.path(key), mode, &self.cx)?;
+        let staging = Staging::file(&self.path(key), mode, None, &self.cx)?;
         let mut file = staging.create(None)?;
         file.write_all(text).unwrap();
         assert_eq!(staging.finish(None, file)?, text.len() as u64);

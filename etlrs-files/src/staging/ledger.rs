@@ -1,7 +1,7 @@
 //! What a run has staged at a local target, kept beside it so that the run can go on if it is stopped.
 //!
 //! Design note. One JSON object a line in `.NAME.etlrs-RUN.ledger`: first what the run is, then each partition when its file is
-//! complete. Nothing is synced for it, which would cost every run to help the few that die with their machine: a line counts
+//! complete, or its rows are in the one file, where partitions come in their order. Nothing is synced for it, which would cost every run to help the few that die with their machine: a line counts
 //! only if it can be read whole and the file that it names has the bytes whose CRC it tells, which is looked at when a run goes on.
 //! So a crash of the machine costs partitions, and never makes wrong ones.
 //!
@@ -36,18 +36,30 @@ impl Kept {
     }
 }
 
+impl Kept {
+    /// Behind what is there already.
+    pub(super) fn behind(mut self, old: &str) -> Self {
+        self.form.push_str(old);
+        self
+    }
+}
+
 /// A partition that is staged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StagedPart {
     /// Index of the partition.
     pub partition: u32,
     /// Name of its file in a directory; none if it has no rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Rows in it.
     pub rows: u64,
-    /// Its size.
+    /// Bytes that they take.
     pub bytes: u64,
-    /// CRC-32 of its bytes.
+    /// In the one file: where the partition before ended, where the rows begin, and where they end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    place: Option<[u64; 3]>,
+    /// CRC-32 of the bytes of its file; in the one file of those behind the partition before.
     crc: u32,
     /// Checksum of the rows.
     checksum: String,
@@ -56,6 +68,9 @@ pub struct StagedPart {
     /// A time was finer than microseconds.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fine: bool,
+    /// What the format has to know of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extra: Option<String>,
 }
 
 impl StagedPart {
@@ -66,17 +81,35 @@ impl StagedPart {
             name: None,
             rows: tally.checksum.rows(),
             bytes: 0,
+            place: None,
             crc: 0,
             checksum: tally.checksum.to_string(),
             rows_read: tally.rows_read,
             fine: false,
+            extra: None,
         }
     }
 
-    /// With its file.
-    pub(crate) fn file(mut self, name: String, bytes: u64, crc: u32) -> Self {
+    pub(crate) fn with_fine(mut self, fine: bool) -> Self {
+        self.fine = fine;
+        self
+    }
+
+    /// With its file in a directory.
+    pub(crate) fn in_file(mut self, name: String, bytes: u64, crc: u32) -> Self {
         (self.name, self.bytes, self.crc) = (Some(name), bytes, crc);
         self
+    }
+
+    /// In the one file.
+    pub(crate) fn in_one_file(mut self, place: [u64; 3], bytes: u64, crc: u32, extra: Option<String>) -> Self {
+        (self.place, self.bytes, self.crc, self.extra) = (Some(place), bytes, crc, extra);
+        self
+    }
+
+    /// Where its rows are in the one file.
+    pub fn range(&self) -> std::ops::Range<u64> {
+        self.place.map_or(0..0, |[_, from, end]| from..end)
     }
 
     /// The receipt for it, if the line says what it should.
@@ -92,25 +125,60 @@ impl StagedPart {
             return Ok(false);
         }
         let path = directory.join(name);
-        let same = || -> io::Result<bool> {
-            let mut file = File::open(&path)?;
-            if file.metadata()?.len() != self.bytes {
-                return Ok(false);
+        match File::open(&path) {
+            Ok(file) if file.metadata().is_ok_and(|found| found.len() == self.bytes) => {
+                Ok(crc_of(&path, file, self.bytes, cancel)? == Some(self.crc))
             }
-            let (mut crc, mut block) = (Hasher::new(), vec![0; 1 << 20]);
-            while let read @ 1.. = file.read(&mut block)? {
-                cancel.check().map_err(io::Error::other)?;
-                crc.update(&block[..read]);
-            }
-            Ok(crc.finalize() == self.crc)
-        };
-        let checked = match same() {
+            Ok(_) => Ok(false),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            done => done.map_err(|error| Error::io("read again", &path, error)),
-        };
-        cancel.check()?;
-        checked
+            Err(error) => Err(Error::io("read again", &path, error)),
+        }
     }
+}
+
+/// CRC-32 of the next `length` bytes of `file`; `None` if there are less.
+fn crc_of(path: &Path, file: impl Read, length: u64, cancel: &CancelToken) -> Result<Option<u32>> {
+    let (mut crc, mut block, mut left) = (Hasher::new(), vec![0; 1 << 20], length);
+    let mut file = file.take(length);
+    while left > 0 {
+        cancel.check()?;
+        let read = file.read(&mut block).map_err(|error| Error::io("read again", path, error))?;
+        if read == 0 {
+            return Ok(None);
+        }
+        crc.update(block.get(..read).unwrap_or_default());
+        left -= read as u64;
+    }
+    Ok(Some(crc.finalize()))
+}
+
+/// Those of `parts`, from the first on, whose bytes are all there in the one file `staged`. What comes before the first is that of
+/// the file `old`, to which the load appends.
+fn in_one_file(parts: Vec<StagedPart>, staged: &Path, old: &Path, cancel: &CancelToken) -> Result<Vec<StagedPart>> {
+    let file = match File::open(staged) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        file => file.map_err(|error| Error::io("read again", staged, error))?,
+    };
+    let mut file = BufReader::new(file);
+    let (mut whole, mut at) = (Vec::new(), 0);
+    for (index, part) in parts.into_iter().enumerate() {
+        let (Some([start, from, end]), true) = (part.place, u32::try_from(index) == Ok(part.partition)) else { break };
+        if index == 0 && start > 0 {
+            let begun = File::open(old).ok().map(|old| crc_of(staged, old, start, cancel));
+            let begun = begun.transpose()?.flatten();
+            if begun.is_none() || crc_of(staged, &mut file, start, cancel)? != begun {
+                break;
+            }
+            at = start;
+        }
+        let is_behind = start == at && (start..=end).contains(&from);
+        if !is_behind || crc_of(staged, &mut file, end - start, cancel)? != Some(part.crc) {
+            break;
+        }
+        at = end;
+        whole.push(part);
+    }
+    Ok(whole)
 }
 
 /// The first line.
@@ -124,10 +192,23 @@ struct Head {
 
 const VERSION: u32 = 1;
 
+/// Any other line.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Part(StagedPart),
+    /// The one file is about to get its place.
+    Publishing {
+        publishing: bool,
+    },
+}
+
 /// What a ledger says.
 pub(super) struct Found {
     head: Head,
     parts: Vec<StagedPart>,
+    /// The one file was about to get its place: if it is not where it was staged, it has it.
+    pub(super) publishing: bool,
 }
 
 impl Found {
@@ -142,9 +223,14 @@ impl Found {
         let head = lines.next().and_then(|line| serde_json::from_slice::<Head>(&line).ok());
         let Some(head) = head.filter(|head| head.ledger == VERSION) else { return Ok(None) };
         // The last line may be torn, and a part may have been staged again.
-        let parts = lines.map_while(|line| serde_json::from_slice::<StagedPart>(&line).ok());
-        let parts: BTreeMap<_, _> = parts.map(|part| (part.partition, part)).collect();
-        Ok(Some(Self { head, parts: parts.into_values().collect() }))
+        let (mut parts, mut publishing) = (BTreeMap::new(), false);
+        for line in lines.map_while(|line| serde_json::from_slice::<Line>(&line).ok()) {
+            match line {
+                Line::Part(part) => _ = parts.insert(part.partition, part),
+                Line::Publishing { publishing: is_so } => publishing = is_so,
+            }
+        }
+        Ok(Some(Self { head, parts: parts.into_values().collect(), publishing }))
     }
 
     pub(super) fn run(&self) -> Option<RunId> {
@@ -171,20 +257,32 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// Opens the ledger of `run` at `path`. Parts of `directory` that an earlier attempt completed are taken over if they were
-    /// kept with the same words; whatever else there is, ledger and files, is removed.
-    pub(super) fn open(path: PathBuf, run: RunId, kept: &Kept, directory: &Path, cancel: &CancelToken) -> Result<Self> {
+    /// Opens the ledger of `run` at `path`. What an earlier attempt completed at `staged` is taken over if it was kept with the same
+    /// words: files of a directory, or rows of the one file that is to take the place of `old`.
+    pub(super) fn open(
+        path: PathBuf,
+        run: RunId,
+        kept: &Kept,
+        staged: &Path,
+        old: Option<&Path>,
+        cancel: &CancelToken,
+    ) -> Result<Self> {
         let found = Found::read(&path)?.filter(|found| found.record() == &*kept.record && found.head.form == kept.form);
-        let mut completed = Vec::new();
-        let mut receipts = Vec::new();
-        for part in found.into_iter().flat_map(|found| found.parts) {
-            if let Some(receipt) = part.receipt()
-                && part.is_there(directory, cancel)?
-            {
-                receipts.push(receipt);
-                completed.push(part);
+        let parts: Vec<_> = found.into_iter().flat_map(|found| found.parts).collect();
+        let parts: Vec<_> = parts.into_iter().filter(|part| part.receipt().is_some()).collect();
+        let completed = match old {
+            Some(old) => in_one_file(parts, staged, old, cancel)?,
+            None => {
+                let mut whole = Vec::new();
+                for part in parts {
+                    if part.is_there(staged, cancel)? {
+                        whole.push(part);
+                    }
+                }
+                whole
             }
-        }
+        };
+        let receipts = completed.iter().filter_map(StagedPart::receipt).collect();
         let failed = |error| Error::io("write", &path, error);
         // Written anew under another name, so that a crash in between loses nothing.
         let anew = path.with_extension("ledger~");
@@ -218,6 +316,13 @@ impl Ledger {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let written = line(part).and_then(|line| file.write_all(&line));
         written.map_err(|error| Error::io("write", &self.path, error))
+    }
+
+    /// Says, durably, that the one file is about to get its place.
+    pub(super) fn begin_publishing(&self) -> Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = line(&Line::Publishing { publishing: true }).and_then(|line| file.write_all(&line));
+        written.and_then(|()| file.sync_all()).map_err(|error| Error::io("write", &self.path, error))
     }
 
     /// Partitions that there are to go on with.

@@ -137,24 +137,35 @@ impl LocalArea {
         let exists = Self::check(&target, mode, directory)?;
         remove_stale(&target, kept.map(|_| run))?;
         let temporary = hidden_beside(&target, &format!("{run}.tmp"))?;
-        let ledger = match kept {
-            Some(kept) => {
-                let path = hidden_beside(&target, &format!("{run}.{LEDGER}"))?;
-                Some(Ledger::open(path, run, kept, &temporary, cx.cancel())?)
-            }
-            None => None,
-        };
-        if let Some(ledger) = &ledger {
-            leave_only(&temporary, ledger.completed()).map_err(|error| Error::io("go on with", &temporary, error))?;
-        }
         let before = match mode {
             LoadMode::Create => Seen::new(),
             _ => look(&target).map_err(|error| Error::io("look at", &target, error))?,
         };
+        let ledger = match kept {
+            Some(kept) => {
+                let path = hidden_beside(&target, &format!("{run}.{LEDGER}"))?;
+                // The one file begins with what was at the target.
+                let kept = match mode {
+                    LoadMode::Append if !directory => kept.clone().behind(&format!("{before:?}")),
+                    _ => kept.clone(),
+                };
+                let old = (!directory).then_some(&*target);
+                let ledger = Ledger::open(path, run, &kept, &temporary, old, cx.cancel())?;
+                let cleared = match directory {
+                    true => leave_only(&temporary, ledger.completed()),
+                    false => cut_off(&temporary, ledger.completed()),
+                };
+                cleared.map_err(|error| Error::io("go on with", &temporary, error))?;
+                Some(ledger)
+            }
+            None => None,
+        };
         // What is staged is as private as what it will replace.
         let permissions = if exists { fs::metadata(&target).ok().map(|found| found.permissions()) } else { None };
-        let created = if directory {
-            if temporary.is_dir() { Ok(()) } else { fs::create_dir(&temporary) }
+        let created = if temporary.exists() {
+            Ok(())
+        } else if directory {
+            fs::create_dir(&temporary)
         } else if permissions.is_some() {
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map(drop)
         } else {
@@ -219,6 +230,14 @@ impl LocalArea {
         Ok(OutputFile::local(file, 0))
     }
 
+    /// The one file behind what is completed; `None` if nothing is.
+    pub(super) fn continue_staged(&self) -> Result<Option<OutputFile>> {
+        let Some(last) = self.ledger.as_ref().and_then(|ledger| ledger.completed().last()) else { return Ok(None) };
+        let file = OpenOptions::new().append(true).open(&self.temporary);
+        let file = file.map_err(|error| Error::io("write", &self.target, error))?;
+        Ok(Some(OutputFile::local(file, last.range().end)))
+    }
+
     pub(super) fn continue_old(&self) -> Result<OutputFile> {
         let copied = fs::copy(&self.target, &self.temporary)
             .and_then(|length| Ok((OpenOptions::new().append(true).open(&self.temporary)?, length)));
@@ -272,6 +291,9 @@ impl LocalArea {
         sync(&self.temporary).map_err(failed)?;
 
         let exists = self.require_unchanged()?;
+        if let (Some(ledger), false) = (&self.ledger, self.directory) {
+            ledger.begin_publishing()?;
+        }
         let old = match (exists, self.directory) {
             (false, _) => rename_new(&self.temporary, &self.target).map(|()| None),
             (true, false) => fs::rename(&self.temporary, &self.target).map(|()| None),
@@ -381,11 +403,33 @@ fn resolved(target: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Whether the run was published is told by the manifest, which comes to its place by the same rename as the rows.
+/// Whether the run was published: the manifest of a directory, which comes to its place by the same rename as the rows, says whose
+/// they are, and the one file is no longer where it was staged.
 fn what_is_left(target: &Path, run: RunId, found: &Found, cancel: &CancelToken) -> Result<Interrupted> {
-    let manifest = if target.is_dir() { Manifest::read(target, cancel)? } else { None };
-    let is_published = manifest.is_some_and(|manifest| manifest.run == run.to_string());
+    let is_published = match fs::metadata(target) {
+        Ok(place) if place.is_dir() => {
+            Manifest::read(target, cancel)?.is_some_and(|manifest| manifest.run == run.to_string())
+        }
+        place => {
+            let staged = fs::symlink_metadata(hidden_beside(target, &format!("{run}.tmp"))?);
+            // Where a file gets its place by a link, it may have both names.
+            let is_placed = match (&place, &staged) {
+                (Ok(place), Ok(staged)) => (place.dev(), place.ino()) == (staged.dev(), staged.ino()),
+                (_, Err(error)) => error.kind() == io::ErrorKind::NotFound,
+                _ => false,
+            };
+            found.publishing && is_placed
+        }
+    };
     Ok(Interrupted::new(run, found.record(), found.receipts()).published(is_published))
+}
+
+/// Cuts the one file off behind `parts`; without any it goes.
+fn cut_off(file: &Path, parts: &[StagedPart]) -> io::Result<()> {
+    match parts.last() {
+        Some(last) => OpenOptions::new().write(true).open(file)?.set_len(last.range().end),
+        None => remove(file),
+    }
 }
 
 /// Removes from `directory`, if it is there, all that is not one of `parts`.

@@ -3,9 +3,7 @@ mod local;
 
 use std::path::{Path, PathBuf};
 
-use etlrs_core::{
-    CancelToken, Interrupted, LoadMode, LoadPlan, PartitionId, Receipt, Result, RunContext, RunId, Tally,
-};
+use etlrs_core::{CancelToken, Interrupted, LoadMode, LoadPlan, Receipt, Result, RunContext, RunId, Tally};
 
 pub use self::ledger::{Kept, StagedPart};
 use self::local::LocalArea;
@@ -31,12 +29,13 @@ enum Area {
 }
 
 impl Staging {
-    /// Takes hold of a target that is one file. Nothing is created yet but the lock.
+    /// Takes hold of a target that is one file. Nothing is created yet but the lock, or there is what the run had staged before, if it
+    /// was kept with the same words ([`completed`](Staging::completed)).
     ///
     /// # Errors
     /// `AlreadyExists` in mode create, `Locked`, an I/O error, or `InvalidConfig` for a target that is no regular file.
-    pub fn file(target: &Path, mode: LoadMode, cx: &RunContext) -> Result<Self> {
-        Self::begin(target, mode, false, None, cx)
+    pub fn file(target: &Path, mode: LoadMode, kept: Option<&Kept>, cx: &RunContext) -> Result<Self> {
+        Self::begin(target, mode, false, kept, cx)
     }
 
     /// Takes hold of a target that is a directory, and makes the staging directory: an empty one, or with what the run had staged
@@ -87,16 +86,16 @@ impl Staging {
     }
 
     /// Whether a run can go on with what it had staged for `target`.
-    pub fn is_resumable(target: &Path, directory: bool) -> bool {
-        directory && crate::store_scheme(target).is_none()
+    pub fn is_resumable(target: &Path) -> bool {
+        crate::store_scheme(target).is_none()
     }
 
     /// What is left of a run at `target`; see [`Loader::interrupted`](etlrs_core::Loader::interrupted).
     ///
     /// # Errors
     /// An I/O error.
-    pub fn interrupted(target: &Path, directory: bool, cx: &RunContext) -> Result<Option<Interrupted>> {
-        match Self::is_resumable(target, directory) {
+    pub fn interrupted(target: &Path, cx: &RunContext) -> Result<Option<Interrupted>> {
+        match Self::is_resumable(target) {
             true => LocalArea::interrupted(target, cx.cancel()),
             false => Ok(None),
         }
@@ -106,8 +105,8 @@ impl Staging {
     ///
     /// # Errors
     /// `Locked`, an I/O error.
-    pub fn forget(target: &Path, directory: bool, cx: &RunContext, run: RunId) -> Result<Option<Interrupted>> {
-        match Self::is_resumable(target, directory) {
+    pub fn forget(target: &Path, cx: &RunContext, run: RunId) -> Result<Option<Interrupted>> {
+        match Self::is_resumable(target) {
             true => LocalArea::forget(target, cx, run),
             false => Ok(None),
         }
@@ -131,26 +130,66 @@ impl Staging {
         }
     }
 
-    /// Keeps in mind that `partition` is staged: in the file `name`, of so many bytes with that CRC, if it has one.
-    pub(crate) fn keep(
-        &self,
-        partition: PartitionId,
-        tally: Tally,
-        file: Option<(&str, u64, u32)>,
-        fine: bool,
-    ) -> Result<()> {
+    /// Keeps in mind what is staged.
+    pub(crate) fn keep(&self, part: StagedPart) -> Result<()> {
         let ledger = match &self.0 {
             Area::Local(area) => area.ledger(),
             #[cfg(feature = "object-store")]
             Area::Object(_) => None,
         };
-        let Some(ledger) = ledger else { return Ok(()) };
-        let mut part = StagedPart::new(partition, tally);
-        if let Some((name, bytes, crc)) = file {
-            part = part.file(name.to_owned(), bytes, crc);
+        ledger.map_or(Ok(()), |ledger| ledger.add(&part))
+    }
+
+    /// Keeps in mind that the rows of a partition are in the one file, where `file` is now: they begin at `from`. With the engine's
+    /// [account](Tally) of them, and what the format has to know when a run goes on behind them.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn keep_rows(
+        &self,
+        receipt: &Receipt,
+        tally: Option<Tally>,
+        file: &mut OutputFile,
+        from: u64,
+        fine: bool,
+        extra: impl FnOnce() -> Option<String>,
+    ) -> Result<()> {
+        let (Some(tally), true) = (tally.filter(|tally| tally.checksum.rows() == receipt.rows), self.keeps()) else {
+            return Ok(());
+        };
+        let ((crc, start), end) = (file.take_crc(), file.written());
+        let part = StagedPart::new(receipt.partition, tally).with_fine(fine);
+        self.keep(part.in_one_file([start, from.max(start), end], receipt.bytes, crc, extra()))
+    }
+
+    /// Bytes of the file at the target.
+    pub(crate) fn old_length(&self) -> u64 {
+        match &self.0 {
+            Area::Local(area) => std::fs::metadata(area.target()).map_or(0, |found| found.len()),
+            #[cfg(feature = "object-store")]
+            Area::Object(_) => 0,
         }
-        part.fine = fine;
-        ledger.add(&part)
+    }
+
+    /// Whether anything is kept in mind.
+    fn keeps(&self) -> bool {
+        match &self.0 {
+            Area::Local(area) => area.ledger().is_some(),
+            #[cfg(feature = "object-store")]
+            Area::Object(_) => false,
+        }
+    }
+
+    /// The one file behind the rows of the partitions that are [completed](Self::completed); `None` if there are none.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn continue_staged(&self) -> Result<Option<OutputFile>> {
+        match &self.0 {
+            Area::Local(area) => area.continue_staged(),
+            #[cfg(feature = "object-store")]
+            Area::Object(_) => Ok(None),
+        }
     }
 
     /// Partitions that are kept for the run to go on with, if this is dropped now.

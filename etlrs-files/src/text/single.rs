@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
-use etlrs_core::{Error, Partition, PartitionId, PartitionWriter, Receipt, Result, RunContext};
+use etlrs_core::{Error, Partition, PartitionId, PartitionWriter, Receipt, Result, RunContext, Tally};
 
 use super::Encode;
 use super::block::{Block, Packer, Spares};
@@ -52,8 +52,9 @@ pub struct Closed {
 impl SharedFile {
     /// To a new file; with `continues` to the one that is there, behind these bytes.
     pub fn new(format: Arc<dyn Encode>, staging: Arc<Staging>, continues: Option<&[u8]>) -> Self {
-        let (file, spares, fine, closed) =
-            (OrderedFile::new(), Arc::default(), AtomicBool::default(), Mutex::default());
+        let completed = staging.completed();
+        let fine = AtomicBool::new(completed.iter().any(|part| part.fine));
+        let (file, spares, closed) = (OrderedFile::behind(completed.len()), Arc::default(), Mutex::default());
         Self { format, staging, continues: continues.map(Box::from), file, spares, fine, closed }
     }
 
@@ -70,6 +71,7 @@ impl SharedFile {
             parked: Vec::new(),
             memory,
             receipt: Receipt::new(partition.id, 0, 0),
+            tally: None,
         }))
     }
 
@@ -78,6 +80,13 @@ impl SharedFile {
     }
 
     fn open(&self) -> Result<Appended> {
+        if let Some(file) = self.staging.continue_staged()? {
+            let parts = self.staging.completed();
+            let ranges = parts.iter().filter(|part| part.rows > 0);
+            let ranges = ranges.map(|part| (PartitionId(part.partition), part.range())).collect();
+            let old = self.continues.as_ref().map_or(0, |_| self.staging.old_length());
+            return Ok(Appended { file, old, rows: parts.iter().map(|part| part.rows).sum(), ranges });
+        }
         let (file, old) = match &self.continues {
             None => (start_file(self.staging.create(None)?, &*self.format).map_err(|error| self.failed(error))?, 0),
             Some(between) => {
@@ -114,6 +123,15 @@ impl SharedFile {
             Ok(())
         };
         self.file.append(receipt.partition, || self.open(), write).await
+    }
+
+    /// Keeps in mind that the rows of a partition, which is in turn, are in the file.
+    async fn keep(&self, receipt: &Receipt, tally: Option<Tally>, fine: bool) -> Result<()> {
+        let keep = |appended: &mut Appended| {
+            let from = appended.ranges.get(&receipt.partition).map_or(appended.file.written(), |range| range.start);
+            self.staging.keep_rows(receipt, tally, &mut appended.file, from, fine, || None)
+        };
+        self.file.append(receipt.partition, || self.open(), keep).await
     }
 
     /// Makes sure that the file is all there, once, and tells the rows of the load, without those that were there before.
@@ -165,6 +183,7 @@ struct SharedFileWriter {
     parked: Vec<Block>,
     memory: usize,
     receipt: Receipt,
+    tally: Option<Tally>,
 }
 
 impl SharedFileWriter {
@@ -189,10 +208,17 @@ impl PartitionWriter for SharedFileWriter {
         Ok(())
     }
 
+    fn seal(&mut self, tally: Tally) {
+        self.tally = Some(tally);
+    }
+
     async fn finish(mut self: Box<Self>) -> Result<Receipt> {
         self.parked.extend(self.packer.take()?);
         self.file.append(&mut self.parked, &mut self.receipt).await?;
         self.file.fine.fetch_or(self.packer.is_fine(), Ordering::Relaxed);
+        if self.tally.is_some() {
+            self.file.keep(&self.receipt, self.tally, self.packer.is_fine()).await?;
+        }
         self.file.file.pass(self.receipt.partition).await;
         Ok(self.receipt)
     }
