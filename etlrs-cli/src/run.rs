@@ -301,7 +301,9 @@ async fn execute(
             }
         }
         done.rejected |= report.rows_rejected > 0;
-        done.published.push((pipeline, report.run));
+        if report.has_mark {
+            done.published.push((pipeline, report.run));
+        }
         if options.output.is_json() {
             results.push(report::run_json(&job.source, &job.target, job.quarantine.as_ref(), &report));
         } else {

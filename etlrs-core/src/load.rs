@@ -36,15 +36,22 @@ pub trait Loader: Send + Sync {
 
     /// Takes hold of the target and opens the staging area. Nothing becomes visible to readers of the target.
     ///
-    /// Staged work of runs that died is recognised and removed here. Two sessions on one target exclude each
+    /// Staged work of other runs that died is recognised and removed here. Two sessions on one target exclude each
     /// other: the later one fails with `Locked`. Fails as [`check`](Loader::check) does.
     ///
     /// Dropping the future or the session is like [`abort`](LoadSession::abort), as far as it can be done without
     /// waiting; the next `begin` removes the rest.
     ///
     /// If the plan has a [record](LoadPlan::record), and what the run [`RunContext::run_id`] had staged under the same record is
-    /// there, the session goes on with it; [`LoadSession::completed`] says what that is.
+    /// there, the session goes on with it; [`LoadSession::completed`] says what that is. If the run was published meanwhile, or
+    /// nothing is left of one that [goes on](LoadPlan::goes_on), this fails by [`gone_on_elsewhere`].
     async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>>;
+
+    /// What decides, beside the plan, which bytes or rows come to be at the target: options. A run that was stopped goes on only if
+    /// it is the same. It is written down as a digest only.
+    fn identity(&self) -> String {
+        String::new()
+    }
 
     /// What a run that died, or was stopped, left at this target: the newest, if there are several. The run may also be at work
     /// still, which only [`begin`](Loader::begin) and [`forget`](Loader::forget) find out, for they take the lock. Changes nothing.
@@ -195,12 +202,21 @@ pub struct LoadPlan {
     /// What is to be kept with the staged rows, so that a run which goes on can tell whether they are what it would stage: words
     /// of the engine's. `None`: nothing is kept when the run ends.
     pub record: Option<Arc<str>>,
+    /// The run was seen to be stopped, with something that it had staged. If nothing of it is left, another process went on
+    /// with it meanwhile, and the load must not begin anew: see [`gone_on_elsewhere`].
+    pub goes_on: bool,
+}
+
+/// The error of a run that another process went on with, or published, since it was looked at.
+pub fn gone_on_elsewhere(run: RunId) -> Error {
+    Error::new(ErrorKind::Locked, format!("another process went on with the run {run}, so nothing was done"))
+        .hint("look at the target; run again to load once more")
 }
 
 impl LoadPlan {
     /// A plan without keys, whose rows are not read back.
     pub fn new(schema: SchemaRef, mode: LoadMode, partitions: Vec<Partition>) -> Self {
-        Self { schema, mode, keys: Vec::new(), partitions, read_back: false, record: None }
+        Self { schema, mode, keys: Vec::new(), partitions, read_back: false, record: None, goes_on: false }
     }
 
     /// For a target that cannot give staged rows back, and `why`: "the file is compressed".

@@ -317,7 +317,8 @@ impl Pipeline {
     ///
     /// On an error, and when the future is dropped or the run cancelled, the target is as it was. Where the target is
     /// [resumable](etlrs_core::LoadCapabilities::resumable), partitions that were staged by then are kept beside it, and the next
-    /// execution goes on with them ([`PipelineBuilder::resume`]).
+    /// execution goes on with them ([`PipelineBuilder::resume`]). A future that is dropped during the commit may leave it
+    /// published; the next execution finds that out.
     ///
     /// # Errors
     /// Those of the stages; `VerifyFailed`, `SourceChanged` and `Cancelled` of its own.

@@ -113,4 +113,6 @@ pub struct RunReport {
     pub notes: Vec<String>,
     /// What was done before, if this run goes on with one that was stopped.
     pub resumed: Option<Resumed>,
+    /// Whether the target was given a mark that says it is published, for [`Pipeline::acknowledge`](crate::Pipeline::acknowledge).
+    pub has_mark: bool,
 }

@@ -81,6 +81,7 @@ impl Record {
     /// Of a scan whose rows come out as `schema`.
     pub(crate) fn new(
         settings: &Settings,
+        loader: &dyn Loader,
         scan: &dyn Scan,
         fingerprint: &Fingerprint,
         guess: bool,
@@ -93,9 +94,10 @@ impl Record {
             source: partition.source.clone(),
         });
         let work = format!(
-            "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             env!("CARGO_PKG_VERSION"),
             scan.identity(),
+            loader.identity(),
             settings.identity,
             settings.mode,
             settings.keys,
@@ -136,7 +138,7 @@ impl Record {
     /// Why what was staged for this record is not what `other` would stage, if it is not.
     pub(crate) fn difference(&self, other: &Self) -> Option<&'static str> {
         if self.work != other.work {
-            Some("what is done with the rows is not the same: columns, transforms, mode or version")
+            Some("what is done with the rows is not the same: columns, transforms, mode, options or version")
         } else if self.source != other.source {
             Some("the source has changed since")
         } else if self.partitions != other.partitions {
@@ -192,7 +194,8 @@ pub(crate) fn refused(run: RunId, reason: &str) -> Error {
         .hint("run the pipeline again to begin anew")
 }
 
-/// Removes the mark of a run that was published. What cannot be removed now is found by the next run, which says so.
-pub(crate) async fn acknowledge(loader: &dyn Loader, cx: &RunContext) {
-    let _ = loader.forget(cx, cx.run_id()).await;
+/// Removes the mark of a run that was published; says so if it cannot.
+pub(crate) async fn acknowledge(loader: &dyn Loader, cx: &RunContext) -> Option<String> {
+    let error = loader.forget(cx, cx.run_id()).await.err()?;
+    Some(format!("the next run will find this one as just published, and load nothing: {error}"))
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use arrow_schema::{DataType, Schema, SchemaRef};
 use etlrs_core::{
     BoundTransformer, CancelToken, Checksum, Effect, Error, ErrorKind, Fingerprint, Interrupted, LoadMode, LoadPlan,
-    LoadResult, LoadSession, Loader, PerformanceConfig, Published, Receipt, Rejected, Rejects, Result, RunContext,
-    RunId, Scan, Transformer, next_batch, not_read_back, type_name,
+    LoadPreview, LoadResult, LoadSession, Loader, PerformanceConfig, Published, Receipt, Rejected, Rejects, Result,
+    RunContext, RunId, Scan, Transformer, next_batch, not_read_back, type_name,
 };
 
 use tracing::field::Empty;
@@ -41,14 +41,29 @@ pub(crate) struct Run<'a> {
     instead_of: Option<RunId>,
     /// What is written down of it at the target, if that can be gone on with.
     record: Option<Arc<str>>,
+    /// Partitions that the run had staged when it was stopped.
+    staged_before: usize,
     notes: Vec<String>,
 }
 
 impl<'a> Run<'a> {
     pub(crate) async fn plan(pipeline: &'a Pipeline, cancel: CancelToken) -> Result<Plan> {
-        let run = Run::new(pipeline, cancel, true, None).await?;
-        let plan = run.load_plan();
-        let target = unless_cancelled(&run.cx, pipeline.loader.check(&run.cx, &plan)).await?;
+        let cx = RunContext::with_cancel(pipeline.settings.config.clone(), cancel.clone());
+        let left = unless_cancelled(&cx, Left::find(pipeline, &cx)).await?;
+        let (mut run, published) = Run::begin(pipeline, cancel, true, left).await?;
+        let target = match published {
+            Some(left) => {
+                run.notes.push(format!("the run {} has published the rows, so nothing would be done", left.found.run));
+                LoadPreview::default()
+            }
+            None => {
+                if run.staged_before > 0 {
+                    let (staged, run_id) = (run.staged_before, run.cx.run_id());
+                    run.notes.push(format!("it would go on with the run {run_id}, which has staged {staged} pieces"));
+                }
+                unless_cancelled(&run.cx, pipeline.loader.check(&run.cx, &run.load_plan())).await?
+            }
+        };
         let quarantine = match &pipeline.quarantine {
             Some(loader) => {
                 let plan = run.quarantine_plan();
@@ -76,7 +91,16 @@ impl<'a> Run<'a> {
         let mut id = None;
         let cx = RunContext::with_cancel(pipeline.settings.config.clone(), cancel.clone());
         let left = unless_cancelled(&cx, Left::find(pipeline, &cx)).await?;
-        match Self::execute_once(pipeline, cancel.clone(), true, left, &mut id).await {
+        let goes_on = left.is_some();
+        let mut done = Self::execute_once(pipeline, cancel.clone(), true, left, &mut id).await;
+        if goes_on && done.as_ref().is_err_and(|error| error.kind() == ErrorKind::Locked) {
+            // It may have been published between the look at it and the lock.
+            let left = unless_cancelled(&cx, Left::find(pipeline, &cx)).await?;
+            if let Some(left) = left.filter(|left| left.found.published) {
+                done = Self::execute_once(pipeline, cancel.clone(), true, Some(left), &mut id).await;
+            }
+        }
+        match done {
             // Nothing was published, so the run may begin again.
             Err(error) if error.kind() == ErrorKind::SplitRefuted => {
                 Self::execute_once(pipeline, cancel, false, None, &mut id).await
@@ -109,7 +133,15 @@ impl<'a> Run<'a> {
         let mut sessions = Sessions::default();
         let report = async {
             let begun = pipeline.loader.begin(&run.cx, run.load_plan()).instrument(info_span!("begin"));
-            sessions.target = Some(unless_cancelled(&run.cx, begun).await?);
+            let session = sessions.target.insert(unless_cancelled(&run.cx, begun).await?);
+            let (staged, whole) = (run.staged_before, session.completed().len());
+            if whole < staged {
+                let reason = format!("of {staged} pieces that were staged, {whole} are as they were");
+                if pipeline.settings.resume == Resume::Run(run.cx.run_id()) && whole == 0 {
+                    return Err(refused(run.cx.run_id(), &reason));
+                }
+                run.notes.push(reason);
+            }
             if let Some(loader) = &pipeline.quarantine {
                 let begun = loader.begin(&run.cx, run.quarantine_plan());
                 sessions.quarantine = Some(unless_cancelled(&run.cx, begun).await.map_err(of_quarantine)?);
@@ -124,7 +156,10 @@ impl<'a> Run<'a> {
             Err(error) => {
                 record_error(&span, error);
                 let keep = is_kept && error.may_pass();
+                let is_staged = sessions.is_staged;
                 let kept = sessions.end(keep).instrument(info_span!(parent: &span, "abort")).await;
+                // A commit that failed for now leaves all that is staged.
+                let kept = if keep && is_staged { partitions } else { kept };
                 if kept > 0 {
                     return report.map_err(|error| with_hint_of_rest(error, kept, partitions));
                 }
@@ -150,6 +185,7 @@ impl<'a> Run<'a> {
                     Some(difference) => difference.to_owned(),
                 },
                 Err(error) if cancel.is_cancelled() => return Err(error),
+                Err(error) if error.may_pass() => return Err(error),
                 // If it is not because of the recorded pieces, it comes again.
                 Err(error) => error.to_string(),
             };
@@ -226,6 +262,7 @@ impl<'a> Run<'a> {
             started,
             instead_of,
             record,
+            staged_before: left.map_or(0, |left| left.found.receipts.len()),
             notes,
         };
         let spans = run.transformers.iter().any(|transformer| transformer.spans_partitions());
@@ -236,7 +273,14 @@ impl<'a> Run<'a> {
     }
 
     fn written_down(&self, guess: bool) -> Record {
-        Record::new(&self.pipeline.settings, &*self.scan, &self.fingerprint, guess, &self.schema)
+        Record::new(
+            &self.pipeline.settings,
+            &*self.pipeline.loader,
+            &*self.scan,
+            &self.fingerprint,
+            guess,
+            &self.schema,
+        )
     }
 
     fn load_plan(&self) -> LoadPlan {
@@ -245,6 +289,7 @@ impl<'a> Run<'a> {
         plan.keys = self.keys.clone();
         plan.read_back = settings.verify == Verify::Full;
         plan.record = self.record.clone();
+        plan.goes_on = self.staged_before > 0;
         plan
     }
 
@@ -420,7 +465,7 @@ impl<'a> Run<'a> {
             .hint("run again when nobody writes to it"));
         }
         self.cx.cancel().check()?;
-        let Self { pipeline, cx: run_cx, scan, started, notes, record, .. } = self;
+        let Self { pipeline, cx: run_cx, scan, started, mut notes, record, .. } = self;
         let (partitions, cursor) = (scan.partitions().len(), scan.cursor().map(str::to_owned));
         // A commit may need what the source holds: the target may be a table that a query of the source reads.
         drop(scan);
@@ -443,6 +488,7 @@ impl<'a> Run<'a> {
             let message = format!("{all} {records} rejected and set aside, so the target stays as it is");
             return Err(Error::new(ErrorKind::InvalidData, message).hint(format!("the first: {first}")));
         }
+        sessions.is_staged = true;
         let commit = sessions.target.take().ok_or_else(gone)?.commit(receipts);
         let published = commit.instrument(info_span!("commit")).await?;
         let load = LoadResult::published(&published, source_checksum);
@@ -452,11 +498,14 @@ impl<'a> Run<'a> {
                 format!("the target says that it published {} rows of {}", load.records_loaded, source_checksum.rows()),
             ));
         }
-        if record.is_some() && !pipeline.settings.keep_mark {
-            acknowledge(&*pipeline.loader, &run_cx).await;
+        let has_mark = record.is_some();
+        // Whoever dropped the future does not know what came of it.
+        if has_mark && !pipeline.settings.keep_mark && !run_cx.cancel().is_cancelled() {
+            notes.extend(acknowledge(&*pipeline.loader, &run_cx).await);
         }
         Ok(RunReport {
             resumed,
+            has_mark,
             run: run_cx.run_id(),
             rows_read,
             rows_rejected: totals.records(),
@@ -496,6 +545,7 @@ impl<'a> Run<'a> {
         RunReport {
             run: left.run,
             resumed: Some(Resumed::of(receipts, true)),
+            has_mark: true,
             rows_read,
             rows_rejected: 0,
             first_rejected: None,
@@ -579,6 +629,8 @@ impl<'a> Run<'a> {
 #[derive(Default)]
 struct Sessions {
     target: Option<Box<dyn LoadSession>>,
+    /// All of it is staged, and the target's session gone into the commit.
+    is_staged: bool,
     quarantine: Option<Box<dyn LoadSession>>,
 }
 
@@ -587,7 +639,8 @@ impl Sessions {
     /// removed is removed by the next run. Tells how many partitions are kept.
     async fn end(self, keep: bool) -> usize {
         let mut kept = 0;
-        for session in [self.quarantine, self.target].into_iter().flatten() {
+        let Self { quarantine, target, .. } = self;
+        for session in [quarantine, target].into_iter().flatten() {
             let ended = if keep { session.suspend().await } else { session.abort().await.map(|()| 0) };
             kept = ended.unwrap_or(0);
         }

@@ -334,6 +334,10 @@ impl Loader for JsonLoader {
         Ok(preview)
     }
 
+    fn identity(&self) -> String {
+        format!("{:?}", self.options)
+    }
+
     async fn interrupted(&self, cx: &RunContext) -> Result<Option<Interrupted>> {
         Staging::interrupted(&self.path, cx)
     }

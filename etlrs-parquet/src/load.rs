@@ -156,6 +156,10 @@ impl Loader for ParquetLoader {
         Ok(preview)
     }
 
+    fn identity(&self) -> String {
+        format!("{:?}", self.options)
+    }
+
     async fn interrupted(&self, cx: &RunContext) -> Result<Option<Interrupted>> {
         Staging::interrupted(&self.path, cx)
     }

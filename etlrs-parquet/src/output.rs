@@ -14,6 +14,9 @@ use parquet::schema::types::SchemaDescPtr;
 use crate::encode::{Layout, RowGroup};
 use crate::footer::{Footer, Indexes, MAGIC};
 
+/// With what the text of a part begins if row groups have no page indexes.
+const WITHOUT_INDEXES: &str = "-";
+
 /// Writes row groups to `sink`, and their footer.
 ///
 /// Design note. The file writer of the parquet crate gives all row groups one order, for its properties are those of the
@@ -47,7 +50,8 @@ impl<W: Write + Send> FileWriter<W> {
     ) -> Result<Self> {
         let mut file = Self::new(sink, layout)?;
         for part in parts {
-            file.footer.take_over(part)?;
+            file.indexes &= !part.starts_with(WITHOUT_INDEXES);
+            file.footer.take_over(part.trim_start_matches(WITHOUT_INDEXES))?;
         }
         let nothing = [0; 1 << 16];
         let mut left = usize::try_from(length)?.saturating_sub(file.sink.bytes_written());
@@ -63,7 +67,8 @@ impl<W: Write + Send> FileWriter<W> {
     /// The sink, which has all of it, and what the footer will say of the row groups since this was last called.
     pub(crate) fn flushed(&mut self) -> Result<(&mut W, String)> {
         self.sink.flush()?;
-        let groups = self.footer.hand_over();
+        let indexes = if self.indexes { "" } else { WITHOUT_INDEXES };
+        let groups = format!("{indexes}{}", self.footer.hand_over());
         Ok((self.sink.inner_mut(), groups))
     }
 

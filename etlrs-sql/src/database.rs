@@ -309,6 +309,10 @@ impl Loader for BatchLoader {
         self.loader()?.check(cx, plan).await
     }
 
+    fn identity(&self) -> String {
+        self.loader().map_or(String::new(), |loader| loader.identity())
+    }
+
     async fn interrupted(&self, cx: &RunContext) -> Result<Option<Interrupted>> {
         self.loader()?.interrupted(cx).await
     }

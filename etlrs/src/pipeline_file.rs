@@ -201,7 +201,10 @@ impl PipelineFile {
                 *transformer = Arc::new(named(name.clone(), transformer.clone()));
             }
         }
-        let pipelines = self.targets.iter().map(|target| {
+        let pipelines = self.targets.iter().enumerate().map(|(index, target)| {
+            // The same target once more is another load.
+            let earlier = self.targets.iter().take(index).filter(|earlier| earlier.uri == target.uri).count();
+            let identity = if earlier == 0 { identity.clone() } else { format!("{identity} {earlier}") };
             let ends = ((&self.source, &self.source_options), (&target.uri, &target.options));
             let mut builder = crate::pipeline(registry, ends.0, ends.1)
                 .map_err(|error| self.name.iter().fold(error, Error::within))?
@@ -210,7 +213,7 @@ impl PipelineFile {
                 .verify(target.verify)
                 .request(self.request.clone())
                 .config(self.config.clone())
-                .identity(identity.clone())
+                .identity(identity)
                 .cancel(cancel.clone());
             if let Some(thresholds) = &self.alerts {
                 builder = builder.alert(PerformanceAlert::new(thresholds.clone()));

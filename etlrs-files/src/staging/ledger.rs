@@ -25,6 +25,7 @@ pub struct Kept {
     record: Arc<str>,
     /// How files are written.
     form: String,
+    goes_on: bool,
 }
 
 impl Kept {
@@ -32,11 +33,17 @@ impl Kept {
     pub fn of(plan: &LoadPlan, options: &impl std::fmt::Debug) -> Option<Self> {
         let record = plan.record.clone()?;
         // Another version may write in another way.
-        Some(Self { record, form: format!("{} {options:?}", env!("CARGO_PKG_VERSION")) })
+        let form = format!("{} {options:?}", env!("CARGO_PKG_VERSION"));
+        Some(Self { record, form, goes_on: plan.goes_on })
     }
 }
 
 impl Kept {
+    /// Whether something is there to go on with, as the plan has it.
+    pub(super) fn goes_on(&self) -> bool {
+        self.goes_on
+    }
+
     /// Behind what is there already.
     pub(super) fn behind(mut self, old: &str) -> Self {
         self.form.push_str(old);
@@ -199,7 +206,7 @@ enum Line {
     Part(StagedPart),
     /// The one file is about to get its place.
     Publishing {
-        publishing: bool,
+        publishing: (u64, u64, u64),
     },
 }
 
@@ -207,8 +214,8 @@ enum Line {
 pub(super) struct Found {
     head: Head,
     parts: Vec<StagedPart>,
-    /// The one file was about to get its place: if it is not where it was staged, it has it.
-    pub(super) publishing: bool,
+    /// The device, the inode and the length of the one file, if it was about to get its place.
+    pub(super) publishing: Option<(u64, u64, u64)>,
 }
 
 impl Found {
@@ -223,11 +230,11 @@ impl Found {
         let head = lines.next().and_then(|line| serde_json::from_slice::<Head>(&line).ok());
         let Some(head) = head.filter(|head| head.ledger == VERSION) else { return Ok(None) };
         // The last line may be torn, and a part may have been staged again.
-        let (mut parts, mut publishing) = (BTreeMap::new(), false);
+        let (mut parts, mut publishing) = (BTreeMap::new(), None);
         for line in lines.map_while(|line| serde_json::from_slice::<Line>(&line).ok()) {
             match line {
                 Line::Part(part) => _ = parts.insert(part.partition, part),
-                Line::Publishing { publishing: is_so } => publishing = is_so,
+                Line::Publishing { publishing: file } => publishing = Some(file),
             }
         }
         Ok(Some(Self { head, parts: parts.into_values().collect(), publishing }))
@@ -239,6 +246,11 @@ impl Found {
 
     pub(super) fn record(&self) -> &str {
         &self.head.record
+    }
+
+    /// Whether it was kept for the same work.
+    pub(super) fn is_of(&self, kept: &Kept) -> bool {
+        *self.head.record == *kept.record
     }
 
     /// Of all parts.
@@ -314,14 +326,18 @@ impl Ledger {
 
     pub(super) fn add(&self, part: &StagedPart) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = line(part).and_then(|line| file.write_all(&line));
+        let written = line(part).and_then(|line| {
+            let length = file.metadata()?.len();
+            // What comes behind a torn line could not be read.
+            file.write_all(&line).inspect_err(|_| _ = file.set_len(length))
+        });
         written.map_err(|error| Error::io("write", &self.path, error))
     }
 
-    /// Says, durably, that the one file is about to get its place.
-    pub(super) fn begin_publishing(&self) -> Result<()> {
+    /// Says, durably, that the one file, with this device, inode and length, is about to get its place.
+    pub(super) fn begin_publishing(&self, publishing: (u64, u64, u64)) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = line(&Line::Publishing { publishing: true }).and_then(|line| file.write_all(&line));
+        let written = line(&Line::Publishing { publishing }).and_then(|line| file.write_all(&line));
         written.and_then(|()| file.sync_all()).map_err(|error| Error::io("write", &self.path, error))
     }
 

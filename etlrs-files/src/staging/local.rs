@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use etlrs_core::{CancelToken, Error, ErrorKind, Interrupted, LoadMode, Result, RunContext, RunId};
+use etlrs_core::{CancelToken, Error, ErrorKind, Interrupted, LoadMode, Result, RunContext, RunId, gone_on_elsewhere};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
@@ -128,7 +128,7 @@ impl LocalArea {
         kept: Option<&Kept>,
         cx: &RunContext,
     ) -> Result<Self> {
-        let run = cx.run_id();
+        let (run, goes_on) = (cx.run_id(), kept.is_some_and(Kept::goes_on));
         Self::check(target, mode, directory)?;
         let target = resolved(target)?;
         let lock = TargetLock::acquire(&target, "", run)?;
@@ -150,6 +150,12 @@ impl LocalArea {
                     _ => kept.clone(),
                 };
                 let old = (!directory).then_some(&*target);
+                let left = Found::read(&path)?.filter(|found| found.is_of(&kept));
+                let is_published = |found: &Found| what_is_left(&target, run, found, cx.cancel());
+                let left = left.as_ref().map(is_published).transpose()?;
+                if left.as_ref().map_or(goes_on, |left| left.published) {
+                    return Err(gone_on_elsewhere(run).in_source(target.display()));
+                }
                 let ledger = Ledger::open(path, run, &kept, &temporary, old, cx.cancel())?;
                 let cleared = match directory {
                     true => leave_only(&temporary, ledger.completed()),
@@ -292,7 +298,8 @@ impl LocalArea {
 
         let exists = self.require_unchanged()?;
         if let (Some(ledger), false) = (&self.ledger, self.directory) {
-            ledger.begin_publishing()?;
+            let staged = fs::symlink_metadata(&self.temporary).map_err(failed)?;
+            ledger.begin_publishing((staged.dev(), staged.ino(), staged.len()))?;
         }
         let old = match (exists, self.directory) {
             (false, _) => rename_new(&self.temporary, &self.target).map(|()| None),
@@ -411,14 +418,8 @@ fn what_is_left(target: &Path, run: RunId, found: &Found, cancel: &CancelToken) 
             Manifest::read(target, cancel)?.is_some_and(|manifest| manifest.run == run.to_string())
         }
         place => {
-            let staged = fs::symlink_metadata(hidden_beside(target, &format!("{run}.tmp"))?);
-            // Where a file gets its place by a link, it may have both names.
-            let is_placed = match (&place, &staged) {
-                (Ok(place), Ok(staged)) => (place.dev(), place.ino()) == (staged.dev(), staged.ino()),
-                (_, Err(error)) => error.kind() == io::ErrorKind::NotFound,
-                _ => false,
-            };
-            found.publishing && is_placed
+            // The file that was about to get its place has it.
+            place.ok().is_some_and(|place| found.publishing == Some((place.dev(), place.ino(), place.len())))
         }
     };
     Ok(Interrupted::new(run, found.record(), found.receipts()).published(is_published))

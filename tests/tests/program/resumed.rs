@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use etlrs::{
-    CsvLoader, Deduplicate, Error, ErrorKind, Expr, Filter, FilterTransformer, JsonLoader, LoadMode, Loader,
-    ParquetLoader, Pipeline, PipelineBuilder, Result, Resume, RunReport, SqliteLoader,
+    CsvLoader, CsvWriteOptions, Deduplicate, Error, ErrorKind, Expr, Filter, FilterTransformer, JsonLoader, LoadMode,
+    Loader, ParquetLoader, Pipeline, PipelineBuilder, Result, Resume, RunReport, SqliteLoader,
 };
 use etlrs_core::{
-    BatchStream, Extractor, Fingerprint, Partition, Record, RunContext, Scan, ScanRequest, SchemaRef, async_trait,
-    batches_from_iter, record_batch,
+    BatchStream, Extractor, Fingerprint, Interrupted, LoadCapabilities, LoadPlan, LoadPreview, LoadSession, Partition,
+    Record, RunContext, RunId, Scan, ScanRequest, SchemaRef, async_trait, batches_from_iter, record_batch,
 };
+
+use super::{run_line, works, write};
 
 const PIECES: u32 = 6;
 const ROWS: i64 = 500;
@@ -215,7 +217,7 @@ fn what_is_not_the_same_begins_anew_and_says_why() {
             let report = execute(&after(builder)).unwrap();
             assert_eq!((source.read(), report.resumed), ((0..6).collect(), None), "{name} {note:?}");
             let told = report.notes.join("; ");
-            assert_eq!(note.is_none_or(|note| told.contains(note)), true, "{name}: {told}");
+            assert!(note.is_none_or(|note| told.contains(note)), "{name}: {told}");
             assert_eq!(names(folder.path()).len(), 1, "{name} {note:?}");
         };
         let same = |builder: PipelineBuilder| builder;
@@ -279,6 +281,138 @@ fn what_was_published_and_not_told_is_not_published_again() {
         // Now it is told, and the next one is another.
         assert_eq!(execute(&builder).unwrap().resumed, None, "{name}");
         assert_eq!(source.read().len(), 6, "{name}");
+    }
+}
+
+/// Whoever removes what was loaded wants it loaded again.
+#[test]
+fn what_was_published_and_removed_since_is_loaded_again() {
+    for (index, (name, _)) in targets(Path::new("/nowhere")).into_iter().enumerate() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, loader) = targets(folder.path()).swap_remove(index);
+        let source = Source::default();
+        let builder = pipeline(&source, &loader, LoadMode::Create);
+        execute(&builder.clone().acknowledge_later()).unwrap();
+        let target = names(folder.path()).into_iter().find(|name| !name.starts_with('.')).unwrap();
+        let target = folder.path().join(target);
+        match name {
+            "SQLite" => rusqlite::Connection::open(target).unwrap().execute_batch("DROP TABLE t").unwrap(),
+            _ if target.is_dir() => std::fs::remove_dir_all(target).unwrap(),
+            _ => std::fs::remove_file(target).unwrap(),
+        }
+        source.read();
+        let report = execute(&builder).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(
+            (report.resumed.is_some_and(|resumed| resumed.published), source.read().len()),
+            (false, 6),
+            "{name}"
+        );
+        assert!(content(folder.path()) == undisturbed(index, &[LoadMode::Create]), "{name}");
+    }
+}
+
+/// A loader whose run is gone on with by another process, just after it was looked at.
+struct Overtaken {
+    loader: Arc<dyn Loader>,
+    other: Mutex<Option<PipelineBuilder>>,
+}
+
+#[async_trait]
+impl Loader for Overtaken {
+    fn capabilities(&self) -> LoadCapabilities {
+        self.loader.capabilities()
+    }
+
+    fn identity(&self) -> String {
+        self.loader.identity()
+    }
+
+    async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
+        self.loader.check(cx, plan).await
+    }
+
+    async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
+        self.loader.begin(cx, plan).await
+    }
+
+    async fn interrupted(&self, cx: &RunContext) -> Result<Option<Interrupted>> {
+        let left = self.loader.interrupted(cx).await;
+        let other = self.other.lock().unwrap().take();
+        if let Some(other) = other {
+            std::thread::spawn(move || execute(&other).unwrap()).join().unwrap();
+        }
+        left
+    }
+
+    async fn forget(&self, cx: &RunContext, run: RunId) -> Result<Option<Interrupted>> {
+        self.loader.forget(cx, run).await
+    }
+}
+
+#[test]
+fn a_run_that_another_process_went_on_with_is_not_loaded_twice() {
+    for (index, (name, _)) in targets(Path::new("/nowhere")).into_iter().enumerate() {
+        for is_told in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let (_, loader) = targets(folder.path()).swap_remove(index);
+            let mode = if name == "a list of JSON" { LoadMode::Replace } else { LoadMode::Append };
+            let source = Source::default();
+            let builder = pipeline(&source, &loader, mode);
+            stopped(&source, &builder);
+            let other = if is_told { builder.clone() } else { builder.clone().acknowledge_later() };
+            let late: Arc<dyn Loader> = Arc::new(Overtaken { loader, other: Mutex::new(Some(other)) });
+            let done = execute(&pipeline(&source, &late, mode));
+            assert_eq!(source.read(), [4, 5], "{name}: by the other");
+            match done {
+                Ok(report) if !is_told => assert!(report.resumed.is_some_and(|resumed| resumed.published), "{name}"),
+                Err(error) if is_told => {
+                    assert!(error.to_string().contains("another process went on with the run"), "{name}: {error}");
+                }
+                other => panic!("{name}, told: {is_told}: {other:?}"),
+            }
+            assert!(content(folder.path()) == undisturbed(index, &[mode]), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_load_with_other_options_of_its_target_begins_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.csv");
+    let source = Source::default();
+    let loader = |delimiter: u8| -> Arc<dyn Loader> {
+        Arc::new(CsvLoader::new(&path).with_options(CsvWriteOptions::default().with_delimiter(delimiter)))
+    };
+    stopped(&source, &pipeline(&source, &loader(b','), LoadMode::Create));
+    let report = execute(&pipeline(&source, &loader(b';'), LoadMode::Create)).unwrap();
+    assert_eq!((report.resumed, source.read().len()), (None, 6));
+    assert!(report.notes.join("; ").contains("what is done with the rows is not the same"), "{:?}", report.notes);
+}
+
+/// The first is not loaded once more when the second is mended, and the other way round.
+#[test]
+fn of_two_targets_the_one_that_is_published_counts_as_done_until_both_are() {
+    for mode in ["create", "append"] {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let file = |sql: &str| {
+            format!(
+                "[source]\nuri = 'a.csv'\n[[target]]\nuri = 'b.csv'\nmode = '{mode}'\n[[target]]\nuri = 'sqlite:c.db#t'\n\
+                 mode = '{mode}'\noptions = {{ post_sql = '{sql}' }}\n"
+            )
+        };
+        write(folder, &[("a.csv", b"n\n1\n2\n"), ("p.toml", file("SELECT * FROM nowhere").as_bytes())]);
+        let ran = run_line(folder, "run p.toml");
+        assert!(ran.code == 1 && ran.stderr.contains("nowhere; that is the option post_sql"), "{ran:?}");
+        write(folder, &[("p.toml", file("SELECT 1").as_bytes())]);
+        let ran = works(folder, "run p.toml");
+        assert_eq!(ran.stdout.matches("had published 2 rows, and nothing was left to do").count(), 1, "{ran:?}");
+        assert_eq!(std::fs::read_to_string(folder.join("b.csv")).unwrap(), "n\n1\n2\n");
+        assert_eq!(names(folder), ["a.csv", "b.csv", "c.db", "p.toml"]);
+        if mode == "append" {
+            works(folder, "run p.toml");
+            assert_eq!(std::fs::read_to_string(folder.join("b.csv")).unwrap(), "n\n1\n2\n1\n2\n");
+        }
     }
 }
 

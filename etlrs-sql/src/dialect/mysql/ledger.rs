@@ -66,12 +66,12 @@ impl Names {
     /// The statements that write down what the run is, and how its rows are staged and published.
     pub(super) fn create_run(&self, record: &str, form: &str, publishing: Publishing, definition: &str) -> [String; 2] {
         let create = format!(
-            "CREATE TABLE {} (record longtext NOT NULL, form char(16) NOT NULL, publishing varchar(16) NOT NULL,
-             definition char(16) NOT NULL) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4",
+            "CREATE TABLE {} (id tinyint NOT NULL PRIMARY KEY, record longtext NOT NULL, form char(16) NOT NULL,
+             publishing varchar(16) NOT NULL, definition char(16) NOT NULL) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4",
             self.run
         );
         let insert = format!(
-            "INSERT INTO {} VALUES ({}, '{form}', '{publishing:?}', '{}')",
+            "INSERT INTO {} VALUES (1, {}, '{form}', '{publishing:?}', '{}')",
             self.run,
             literal(record),
             digest(definition)
@@ -89,7 +89,11 @@ pub(super) struct Left {
     run: RunId,
     pub(super) record: String,
     pub(super) form: String,
+    definition: String,
     pub(super) published: bool,
+    /// The old table is where it was moved to give its place away.
+    is_swapped: bool,
+    has_target: bool,
     /// The staging table and the ledger are there.
     pub(super) is_whole: bool,
     pub(super) receipts: Vec<Receipt>,
@@ -130,23 +134,49 @@ impl Left {
                 }
             }
         }
-        let published = match publishing.as_str() {
-            "Rename" => !is_there("staging"),
-            // What takes the place of a table that was altered meanwhile is put back.
-            "Swap" if is_there("staging") => false,
-            "Swap" if is_there("old") => {
-                let same = digest(&target::definition_of(connection, &names.old).await?) == definition;
-                if !same {
-                    put_back(connection, name, names).await?;
-                }
-                same
-            }
-            "Swap" => true,
-            "UpsertNew" => moved && !is_there("new"),
-            _ => moved,
+        // Whoever removed the table since wants the rows loaded again.
+        let has_target = Relation::find(connection, name).await?.is_some();
+        let published = has_target
+            && match publishing.as_str() {
+                "Rename" => !is_there("staging"),
+                // While the old table is there, that may be taken back.
+                "Swap" => !is_there("staging") && !is_there("old"),
+                "UpsertNew" => moved && !is_there("new"),
+                _ => moved,
+            };
+        let is_swapped = publishing == "Swap" && is_there("old");
+        let is_whole = is_there("staging") && is_there("ledger");
+        Ok(Some(Self { run, record, form, definition, published, is_whole, is_swapped, has_target, receipts }))
+    }
+
+    /// Ends what was begun with the place of the target, whose lock is held: the old table goes back to its place, unless it is as it
+    /// was planned for and another one has it. Then look again.
+    pub(super) async fn settle(&self, connection: &mut Connection, name: &TableName, names: &Names) -> Answer<bool> {
+        let Ok(target) = name.backquoted() else { return Ok(false) };
+        if !self.is_swapped {
+            return Ok(false);
+        }
+        if !self.has_target {
+            connection.execute(&format!("RENAME TABLE {} TO {target}", names.old)).await?;
+            return Ok(true);
+        }
+        if self.is_whole {
+            return Ok(false);
+        }
+        let old =
+            TableName { schema: name.schema.clone(), name: names.staging_name.name.replacen("staging", "old", 1) };
+        let hanging = match Relation::find(connection, &old).await? {
+            Some(old) => target::what_hangs_on(connection, &old).await?,
+            None => Vec::new(),
         };
-        let is_whole = (is_there("staging") || (publishing == "Swap" && !published)) && is_there("ledger");
-        Ok(Some(Self { run, record, form, published, is_whole, receipts }))
+        let is_same = digest(&target::definition_of(connection, &names.old).await?) == self.definition
+            && hanging.iter().all(|what| what.starts_with("triggers, if"));
+        let sql = match is_same {
+            true => format!("DROP TABLE {}", names.old),
+            false => format!("RENAME TABLE {target} TO {}, {} TO {target}", names.staging, names.old),
+        };
+        connection.execute(&sql).await?;
+        Ok(true)
     }
 
     /// Of the newest run that is left for the target `name` with this `hash`.
@@ -169,10 +199,18 @@ impl Left {
     }
 }
 
-async fn put_back(connection: &mut Connection, name: &TableName, names: &Names) -> Answer<()> {
-    let Ok(target) = name.backquoted() else { return Ok(()) };
-    let sql = format!("RENAME TABLE {target} TO {}, {} TO {target}", names.staging, names.old);
-    connection.execute(&sql).await.map(|_| ())
+/// What is left of `run`, when what was begun with the place of the target is [ended](Left::settle). Its lock is held.
+pub(super) async fn settled(
+    connection: &mut Connection,
+    name: &TableName,
+    names: &Names,
+    run: RunId,
+) -> Answer<Option<Left>> {
+    let found = Left::find(connection, name, names, run).await?;
+    match &found {
+        Some(left) if left.settle(connection, name, names).await? => Left::find(connection, name, names, run).await,
+        _ => Ok(found),
+    }
 }
 
 /// Names of tables beside `name` that begin with `_etlrs_` and go on as `pattern` says.

@@ -15,14 +15,14 @@ use arrow_schema::{DataType, Schema, SchemaRef, TimeUnit};
 use etlrs_core::{
     CancelToken, ColumnTypes, Error, ErrorKind, Extractor, Interrupted, LoadCapabilities, LoadMode, LoadPlan,
     LoadPreview, LoadSession, Loader, Partition, PartitionId, PartitionWriter, Published, Receipt, Result, RunContext,
-    RunId, Scan, ScanRequest, Tally, async_trait,
+    RunId, Scan, ScanRequest, Tally, async_trait, gone_on_elsewhere,
 };
 
 use super::catalog::{self, Relation};
 use super::encode::{Rows, Style};
 use super::error::mysql_error;
 use super::extract::{MysqlExtractor, no_database, read_mark};
-use super::ledger::{Left, Names, remove_stale};
+use super::ledger::{Left, Names, remove_stale, settled};
 use super::name::{check_file_name, literal, quote};
 use super::publish;
 use super::server::{self, LOCK_WAIT, MysqlPool, Statement};
@@ -258,6 +258,10 @@ impl Loader for MysqlLoader {
         Ok(preview)
     }
 
+    fn identity(&self) -> String {
+        format!("{:?}", self.options)
+    }
+
     async fn interrupted(&self, _: &RunContext) -> Result<Option<Interrupted>> {
         let name = self.name()?;
         let failed = |error| mysql_error(&self.source(), error);
@@ -274,7 +278,7 @@ impl Loader for MysqlLoader {
         let Held { mut control, hash, lock, .. } = self.hold(&name).await?;
         let names = Names::new(&name, hash, run)?;
         let found = async {
-            let found = Left::find(&mut control, &name, &names, run).await?;
+            let found = settled(&mut control, &name, &names, run).await?;
             control.execute("SET SESSION lock_wait_timeout = 10").await?;
             control.execute(&names.drop_all()).await?;
             control.execute(&format!("DO release_lock({lock})")).await?;
@@ -294,9 +298,13 @@ impl Loader for MysqlLoader {
         let names = Names::new(&name, hash, cx.run_id())?;
         let staged = async {
             let left = match &plan.record {
-                Some(_) => Left::find(&mut control, &name, &names, cx.run_id()).await.map_err(failed)?,
+                Some(_) => settled(&mut control, &name, &names, cx.run_id()).await.map_err(failed)?,
                 None => None,
             };
+            let gone = |left: &Left| left.published && Some(&*left.record) == plan.record.as_deref();
+            if left.as_ref().map_or(plan.goes_on, gone) {
+                return Err(gone_on_elsewhere(cx.run_id()).in_source(&source));
+            }
             // It is a part of the run, so that it runs once.
             if !self.options.pre_sql.is_empty() && left.is_none() {
                 let done = run_script(&self.pool, &self.options.pre_sql).await?;
@@ -670,20 +678,20 @@ impl MysqlSession {
         TableName { schema: self.name.schema.clone(), name }
     }
 
-    /// Partitions that the run can go on behind. A connection that is lost says nothing of them, so it counts for one.
-    async fn kept(&self) -> usize {
-        let Some(mut control) = self.control().take() else { return 0 };
+    /// Partitions that the run can go on behind; `None` if the connection is lost, which says nothing of them.
+    async fn kept(&self) -> Option<usize> {
+        let mut control = self.control().take()?;
         _ = control.execute("ROLLBACK").await;
         let sql = format!("SELECT count(*) FROM {} WHERE partition_id >= 0", self.shared.names.ledger);
         let count = match control.rows(&sql).await {
             Ok(found) => {
                 let count: Answer<u64> = found.first().map_or(Ok(0), |row| row.get(0));
-                count.unwrap_or(1)
+                count.ok()
             }
-            Err(_) => 1,
+            Err(_) => None,
         };
         *self.control() = Some(control);
-        usize::try_from(count).unwrap_or(usize::MAX)
+        count.map(|count| usize::try_from(count).unwrap_or(usize::MAX))
     }
 
     async fn clean(&mut self, keep_mark: bool) -> Result<()> {
@@ -773,6 +781,7 @@ impl LoadSession for MysqlSession {
         let lost = || Error::new(ErrorKind::Internal, "the connection of the session is gone");
         let mut control = self.control().take().ok_or_else(lost)?;
         let mut published = publish::publish(&self, &mut control, &receipts).await;
+        let keep_mark = self.plan.record.is_some() && published.is_ok();
         if published.is_ok() && !self.post_sql.is_empty() {
             // Statements that define something end a transaction in MySQL, so it could not be part of one.
             let done = run_script(&self.shared.pool, &self.post_sql).await;
@@ -780,11 +789,10 @@ impl LoadSession for MysqlSession {
                 published = Err(error.hint("that is the option post_sql; the rows are published"));
             }
         }
-        let keep_mark = self.plan.record.is_some() && published.is_ok();
         let is_kept = self.plan.record.is_some() && published.as_ref().is_err_and(Error::may_pass);
         // What may be there is not to be removed before that is known. Otherwise what is left of the staging area is removed; if
         // that fails now, by the next run on this table.
-        if !is_kept {
+        if keep_mark || !is_kept {
             *self.control() = Some(control);
             _ = self.clean(keep_mark).await;
         }
@@ -798,9 +806,9 @@ impl LoadSession for MysqlSession {
     async fn suspend(mut self: Box<Self>) -> Result<usize> {
         let kept = match self.plan.record {
             Some(_) => self.kept().await,
-            None => 0,
+            None => Some(0),
         };
-        if kept == 0 {
+        if kept == Some(0) {
             self.clean(false).await?;
         } else {
             // The lock goes with the connection.
@@ -809,7 +817,7 @@ impl LoadSession for MysqlSession {
                 control.close().await;
             }
         }
-        Ok(kept)
+        Ok(kept.unwrap_or(0))
     }
 }
 

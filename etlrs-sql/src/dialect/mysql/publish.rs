@@ -52,10 +52,10 @@ async fn attempt(session: &MysqlSession, connection: &mut Connection, receipts: 
             format!("RENAME TABLE {target} TO {}, {} TO {target}", names.old, names.staging)
         }
         Publishing::UpsertNew => {
-            // A table of an earlier attempt may have rows.
-            connection.execute(&format!("DROP TABLE IF EXISTS {}", names.new)).await.map_err(failed)?;
+            // A table of an earlier attempt may have rows. Its mark goes first, for without the table it would say that it is published.
             let unmarked = format!("DELETE FROM {} WHERE partition_id = {MOVED}", names.ledger);
             connection.execute(&unmarked).await.map_err(failed)?;
+            connection.execute(&format!("DROP TABLE IF EXISTS {}", names.new)).await.map_err(failed)?;
             let sql = create_table(&names.new, &session.plan, &session.target.writings, session.server)?;
             connection.execute(&sql).await.map_err(failed)?;
             upsert(session, connection, &names.new).await?;

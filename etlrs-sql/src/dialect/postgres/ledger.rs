@@ -1,27 +1,30 @@
 //! What is staged in a database, and what is left of runs: tables beside the target, each of one run.
 //!
-//! The ledger has a row for each partition that is staged, and the table of the run one that says what the run is and whether it
-//! was published. The ledger is as durable as the staging table, so that a crash of the server takes both or neither; the table
-//! of the run survives, for that the rows are published must be known after a crash too.
+//! The ledger has a row for each partition that is staged, and a comment that says what the run is and whether it was published. Its
+//! rows are as durable as those of the staging table, so that a crash of the server takes both or neither; the comment, which is in
+//! the catalogue, survives, for that the rows are published must be known after a crash too. It is replicated to nobody.
 
 use etlrs_core::{Checksum, Interrupted, PartitionId, Receipt, RunId, Tally};
 
 use super::name::literal;
 use super::server::{execute, rows, text};
 use super::wire::{Answer, Connection};
+use crate::table::TableName;
+
+/// How what is written down of a run begins.
+const HEAD: &str = "etlrs run 1";
 
 /// Names of what a run stages. They have 58 bytes at the most, of the 63 that PostgreSQL keeps.
 pub(super) struct Names {
     pub(super) staging: String,
     pub(super) ledger: String,
-    pub(super) run: String,
 }
 
 impl Names {
     pub(super) fn new(schema: &str, hash: u64, run: RunId) -> Self {
         let schema = schema.replace('"', "\"\"");
         let name = |kind: &str| format!("\"{schema}\"._etlrs_{kind}_{hash:016x}_{run}");
-        Self { staging: name("staging"), ledger: name("ledger"), run: name("run") }
+        Self { staging: name("staging"), ledger: name("ledger") }
     }
 
     /// The statement that makes the ledger, in a table of the `kind`.
@@ -33,19 +36,15 @@ impl Names {
         )
     }
 
-    /// The statements that write down what the run is, and how its rows are staged.
-    pub(super) fn create_run(&self, record: &str, form: &str) -> String {
-        format!(
-            "CREATE TABLE {0} (record text NOT NULL, form text NOT NULL, published int8);
-             INSERT INTO {0} VALUES ({1}, {2}, NULL)",
-            self.run,
-            literal(record),
-            literal(form)
-        )
+    /// The statement that writes down what the run is, how its rows are staged, and how many are published.
+    pub(super) fn write_down(&self, record: &str, form: &str, published: Option<u64>) -> String {
+        let published = published.map_or("-".to_owned(), |rows| rows.to_string());
+        let about = format!("{HEAD} {form} {published}\n{record}");
+        format!("COMMENT ON TABLE {} IS {}", self.ledger, literal(&about))
     }
 
     pub(super) fn drop_all(&self) -> String {
-        format!("DROP TABLE IF EXISTS {}, {}, {}", self.staging, self.ledger, self.run)
+        format!("DROP TABLE IF EXISTS {}, {}", self.staging, self.ledger)
     }
 }
 
@@ -60,45 +59,56 @@ pub(super) struct Left {
 }
 
 impl Left {
-    /// Of `run`, whose tables are called `names`.
-    pub(super) async fn find(connection: &mut Connection, names: &Names, run: RunId) -> Answer<Option<Self>> {
-        if !is_there(connection, &names.run).await? {
-            return Ok(None);
+    /// Of `run`, whose tables are called `names`, and which was to load into `target`.
+    pub(super) async fn find(
+        connection: &mut Connection,
+        target: &TableName,
+        names: &Names,
+        run: RunId,
+    ) -> Answer<Option<Self>> {
+        let about = text(connection, "SELECT obj_description(to_regclass($1), 'pg_class')", &[&names.ledger]).await?;
+        let Some(mut left) = about.and_then(|about| Self::parse(run, &about)) else { return Ok(None) };
+        // Whoever removed the table since wants the rows loaded again.
+        if let (Some(_), Ok(target)) = (left.published, target.quoted())
+            && !is_there(connection, &target).await?
+        {
+            left.published = None;
         }
-        let sql = format!("SELECT record, form, published::text FROM {}", names.run);
-        let found = rows(connection, &sql, &[]).await?;
-        let Some(row) = found.first() else { return Ok(None) };
-        let (record, form): (String, String) = (row.get(0)?, row.get(1)?);
-        let published: Option<String> = row.get(2)?;
-        let mut left = Self { run, record, form, published: number(published), receipts: Vec::new() };
-        if is_there(connection, &names.ledger).await? {
-            let sql = format!(
-                "SELECT partition::text, rows::text, bytes::text, checksum, rows_read::text FROM {} ORDER BY partition",
-                names.ledger
-            );
-            for row in rows(connection, &sql, &[]).await? {
-                let count = |index| row.get::<Option<String>, _>(index).map(number);
-                let (Some(partition), Some(rows), Some(bytes)) = (count(0)?, count(1)?, count(2)?) else { continue };
-                let checksum: Option<String> = row.get(3)?;
-                let checksum = checksum.and_then(|text| Checksum::restore(rows, &text));
-                // One without a checksum is staged again.
-                if let (Some(checksum), Ok(partition)) = (checksum, u32::try_from(partition)) {
-                    let tally = Tally { checksum, rows_read: count(4)?.unwrap_or(rows) };
-                    left.receipts.push(Receipt::new(PartitionId(partition), rows, bytes).kept(tally));
-                }
+        let sql = format!(
+            "SELECT partition::text, rows::text, bytes::text, checksum, rows_read::text FROM {} ORDER BY partition",
+            names.ledger
+        );
+        for row in rows(connection, &sql, &[]).await? {
+            let count = |index| row.get::<Option<String>, _>(index).map(number);
+            let (Some(partition), Some(rows), Some(bytes)) = (count(0)?, count(1)?, count(2)?) else { continue };
+            let checksum: Option<String> = row.get(3)?;
+            let checksum = checksum.and_then(|text| Checksum::restore(rows, &text));
+            // One without a checksum is staged again.
+            if let (Some(checksum), Ok(partition)) = (checksum, u32::try_from(partition)) {
+                let tally = Tally { checksum, rows_read: count(4)?.unwrap_or(rows) };
+                left.receipts.push(Receipt::new(PartitionId(partition), rows, bytes).kept(tally));
             }
         }
         Ok(Some(left))
     }
 
+    /// What [`Names::write_down`] wrote.
+    fn parse(run: RunId, about: &str) -> Option<Self> {
+        let (first, record) = about.split_once('\n')?;
+        let (form, published) = first.strip_prefix(HEAD)?.strip_prefix(' ')?.split_once(' ')?;
+        let (record, form) = (record.to_owned(), form.to_owned());
+        Some(Self { run, record, form, published: published.parse().ok(), receipts: Vec::new() })
+    }
+
     /// Of the newest run that is left for the target with this `hash`.
-    pub(super) async fn newest(connection: &mut Connection, schema: &str, hash: u64) -> Answer<Option<Self>> {
+    pub(super) async fn newest(connection: &mut Connection, target: &TableName, hash: u64) -> Answer<Option<Self>> {
+        let schema = target.schema.as_deref().unwrap_or_default();
         let sql = "SELECT right(c.relname, 26) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-            WHERE n.nspname = $1 AND c.relkind = 'r' AND c.relname ~ ('^_etlrs_run_' || $2 || '_[0-9a-z]{26}$')
+            WHERE n.nspname = $1 AND c.relkind = 'r' AND c.relname ~ ('^_etlrs_ledger_' || $2 || '_[0-9a-z]{26}$')
             ORDER BY c.relname DESC LIMIT 1";
         let found = text(connection, sql, &[schema, &format!("{hash:016x}")]).await?;
         match found.and_then(|run| run.parse().ok()) {
-            Some(run) => Self::find(connection, &Names::new(schema, hash, run), run).await,
+            Some(run) => Self::find(connection, target, &Names::new(schema, hash, run), run).await,
             None => Ok(None),
         }
     }
@@ -120,7 +130,7 @@ pub(super) async fn is_there(connection: &mut Connection, table: &str) -> Answer
 pub(super) async fn remove_stale(connection: &mut Connection, schema: &str, hash: u64, run: RunId) -> Answer<()> {
     let sql =
         "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = $1 AND c.relkind = 'r' AND c.relname ~ ('^_etlrs_(staging|ledger|run)_' || $2 || '_[0-9a-z]{26}$')
+        WHERE n.nspname = $1 AND c.relkind = 'r' AND c.relname ~ ('^_etlrs_(staging|ledger)_' || $2 || '_[0-9a-z]{26}$')
             AND NOT c.relname LIKE '%' || $3";
     for row in rows(connection, sql, &[schema, &format!("{hash:016x}"), &run.to_string()]).await? {
         let table: String = row.get(0)?;

@@ -18,7 +18,7 @@ use arrow_schema::{Field, Schema, SchemaRef};
 use etlrs_core::{
     CancelToken, ColumnTypes, Error, ErrorKind, Extractor, Interrupted, LoadCapabilities, LoadMode, LoadPlan,
     LoadPreview, LoadSession, Loader, Partition, PartitionId, PartitionWriter, Published, Receipt, Result, RunContext,
-    RunId, Scan, ScanRequest, Tally, async_trait,
+    RunId, Scan, ScanRequest, Tally, async_trait, gone_on_elsewhere,
 };
 
 use super::catalog::Relation;
@@ -214,11 +214,16 @@ impl Loader for PostgresLoader {
         Ok(preview)
     }
 
+    fn identity(&self) -> String {
+        format!("{:?}", self.options)
+    }
+
     async fn interrupted(&self, _: &RunContext) -> Result<Option<Interrupted>> {
         let mut connection = self.patient_connection().await?;
         let schema = self.schema(&mut connection).await?;
         let hash = self.hash(&schema);
-        let found = Left::newest(&mut connection, &schema, hash).await;
+        let name = TableName { schema: Some(schema.clone()), name: self.table.name.clone() };
+        let found = Left::newest(&mut connection, &name, hash).await;
         let found = found.map_err(|error| postgres_error(&self.source(), error))?;
         self.give_back(connection).await?;
         Ok(found.map(Left::interrupted))
@@ -228,7 +233,8 @@ impl Loader for PostgresLoader {
         let Held { mut control, schema, hash, lock } = self.hold().await?;
         let names = Names::new(&schema, hash, run);
         let found = async {
-            let found = Left::find(&mut control, &names, run).await?;
+            let name = TableName { schema: Some(schema.clone()), name: self.table.name.clone() };
+            let found = Left::find(&mut control, &name, &names, run).await?;
             drop_patiently(&mut control, &names.drop_all()).await?;
             execute(&mut control, &format!("SELECT pg_advisory_unlock({lock})")).await?;
             Ok(found)
@@ -254,9 +260,13 @@ impl Loader for PostgresLoader {
             let failed = |error| postgres_error(&self.source(), error);
             let limit = self.options.lock_timeout.duration();
             let left = match &plan.record {
-                Some(_) => Left::find(&mut control, &names, cx.run_id()).await.map_err(failed)?,
+                Some(_) => Left::find(&mut control, &name, &names, cx.run_id()).await.map_err(failed)?,
                 None => None,
             };
+            let gone = |left: &Left| left.published.is_some() && Some(&*left.record) == plan.record.as_deref();
+            if left.as_ref().map_or(plan.goes_on, gone) {
+                return Err(gone_on_elsewhere(cx.run_id()).in_source(self.source()));
+            }
             // It is a part of the run, so that it runs once.
             if !self.options.pre_sql.is_empty() && left.is_none() {
                 let sql = format!("SET lock_timeout = {}", limit.as_millis().max(1));
@@ -286,6 +296,7 @@ impl Loader for PostgresLoader {
                 completed,
                 shared: Arc::new(Shared {
                     goes_on,
+                    form: form(&plan, &names.staging, &target)?,
                     pool: self.pool.clone(),
                     source: self.source(),
                     copy: format!("COPY {} ({}) FROM STDIN (FORMAT binary)", names.staging, staged_columns(&plan)?),
@@ -400,7 +411,7 @@ impl PostgresLoader {
                 cx.run_id()
             );
             let run = match &plan.record {
-                Some(record) => format!("; {}", names.create_run(record, &form(plan, &names.staging, &target)?)),
+                Some(record) => format!("; {}", names.write_down(record, &form(plan, &names.staging, &target)?, None)),
                 None => String::new(),
             };
             let sql = format!(
@@ -471,6 +482,8 @@ pub(super) struct Shared {
     merge: bool,
     /// An earlier attempt at the run may have staged partitions, or be about to.
     goes_on: bool,
+    /// What tells how rows are staged.
+    pub(super) form: String,
 }
 
 impl Shared {
@@ -502,14 +515,14 @@ impl PostgresSession {
         self.control.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Partitions that the run can go on behind. A connection that is lost says nothing of them, so it counts for one.
-    async fn kept(&self) -> usize {
-        let Some(mut control) = self.take_control() else { return 0 };
+    /// Partitions that the run can go on behind; `None` if the connection is lost, which says nothing of them.
+    async fn kept(&self) -> Option<usize> {
+        let mut control = self.take_control()?;
         let sql = format!("SELECT count(*)::text FROM {}", self.shared.names.ledger);
         _ = execute(&mut control, "ROLLBACK").await;
         let kept = match text(&mut control, &sql, &[]).await {
-            Ok(count) => count.and_then(|count| count.parse().ok()).unwrap_or(0),
-            Err(_) => 1,
+            Ok(count) => Some(count.and_then(|count| count.parse().ok()).unwrap_or(0)),
+            Err(_) => None,
         };
         *self.control.lock().unwrap_or_else(PoisonError::into_inner) = Some(control);
         kept
@@ -620,15 +633,15 @@ impl LoadSession for PostgresSession {
     async fn suspend(mut self: Box<Self>) -> Result<usize> {
         let kept = match self.plan.record {
             Some(_) => self.kept().await,
-            None => 0,
+            None => Some(0),
         };
-        if kept == 0 {
+        if kept == Some(0) {
             self.clean(false).await?;
         } else if let Some(control) = self.take_control() {
             // The lock goes with the connection.
             control.close().await;
         }
-        Ok(kept)
+        Ok(kept.unwrap_or(0))
     }
 }
 

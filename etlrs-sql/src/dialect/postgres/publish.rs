@@ -196,8 +196,8 @@ async fn move_rows(session: &PostgresSession, connection: &mut Connection, rows:
         }
     }
     // Whoever finds what is left of the staging area must not take it for work that is still to be published.
-    let sql = match session.plan.record {
-        Some(_) => format!("UPDATE {} SET published = {rows}", shared.names.run),
+    let sql = match &session.plan.record {
+        Some(record) => shared.names.write_down(record, &shared.form, Some(rows)),
         None => format!("DELETE FROM {}", shared.names.ledger),
     };
     execute(connection, &sql).await.map_err(failed)?;

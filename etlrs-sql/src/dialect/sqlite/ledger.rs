@@ -22,7 +22,7 @@ pub(super) struct Left {
     pub(super) form: String,
     /// The run made the file of the database.
     pub(super) made_file: bool,
-    published: bool,
+    pub(super) published: bool,
     pub(super) receipts: Vec<Receipt>,
 }
 
@@ -44,6 +44,8 @@ impl Left {
         let Some((id, (record, form, made_file, published))) = found.optional()? else { return Ok(None) };
         let Ok(run) = id.parse() else { return Ok(None) };
         let receipts = receipts(connection, run, target)?;
+        // Whoever removed the table since wants the rows loaded again.
+        let published = published && Table::find(connection, target)?.is_some();
         Ok(Some(Self { run, record, form, made_file, published, receipts }))
     }
 

@@ -172,6 +172,10 @@ impl Loader for SqliteLoader {
         self.check_plan(&with_key(plan.clone(), self.options.primary_key))
     }
 
+    fn identity(&self) -> String {
+        format!("{:?}", self.options)
+    }
+
     async fn interrupted(&self, _: &RunContext) -> Result<Option<Interrupted>> {
         Ok(self.left(None)?.map(Left::interrupted))
     }

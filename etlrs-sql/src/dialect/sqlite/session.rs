@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use etlrs_core::{
     ColumnTypes, Error, ErrorKind, Extractor, LoadMode, LoadPlan, LoadSession, Partition, PartitionWriter, Published,
-    Receipt, Result, RunContext, RunId, Scan, ScanRequest, async_trait,
+    Receipt, Result, RunContext, RunId, Scan, ScanRequest, async_trait, gone_on_elsewhere,
 };
 use etlrs_files::TargetLock;
 use rusqlite::config::DbConfig;
@@ -174,8 +174,13 @@ impl SqliteSession {
                 .map_err(failed)?;
             let begun = in_transaction(&connection, failed, || {
                 let left = Left::find(&connection, &shared.target, Some(run)).map_err(failed)?;
+                let gone = |left: &Left| left.published && Some(&*left.record) == shared.plan.record.as_deref();
+                if left.as_ref().map_or(shared.plan.goes_on, gone) {
+                    return Err(gone_on_elsewhere(run).in_source(&shared.source));
+                }
                 let is_same = |left: &Left| Some(&*left.record) == shared.plan.record.as_deref() && left.form == form;
-                let left = left.filter(is_same);
+                let is_staged = Table::find(&connection, &shared.staging).map_err(failed)?.is_some();
+                let left = left.filter(|left| is_staged && is_same(left));
                 ledger::remove_left(&connection, &shared.target, left.as_ref().map(|left| left.run), &failed)?;
                 if left.is_none() {
                     connection.execute_batch(&create).map_err(failed)?;

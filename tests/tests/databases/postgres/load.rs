@@ -305,9 +305,13 @@ fn a_lock_that_does_not_go_away_leaves_the_target() {
     let error = replace.run(&file, &server.uri("t")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
     assert_eq!(server.sql("SELECT * FROM t"), "1");
-    assert_eq!(server.left_over(), "");
+    assert!(error.to_string().contains("1 of 1 pieces are kept"), "{error}");
     drop(holder.stdin.take());
     holder.wait().unwrap();
+    let report = replace.run(&file, &server.uri("t")).unwrap();
+    assert_eq!(report.resumed.map(|resumed| resumed.partitions), Some(1));
+    assert_eq!(server.sql("SELECT * FROM t"), "2");
+    assert_eq!(server.left_over(), "");
 }
 
 #[test]
