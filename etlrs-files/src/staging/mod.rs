@@ -195,7 +195,7 @@ impl Staging {
     /// Partitions that are kept for the run to go on with, if this is dropped now.
     pub fn kept(&self) -> usize {
         match &self.0 {
-            Area::Local(area) => area.ledger().map_or(0, |ledger| ledger.parts()),
+            Area::Local(area) => area.ledger().map_or(0, ledger::Ledger::parts),
             #[cfg(feature = "object-store")]
             Area::Object(_) => 0,
         }

@@ -279,7 +279,7 @@ impl Loader for PostgresLoader {
             execute(&mut control, &format!("SET lock_timeout = {step}")).await.map_err(failed)?;
             let patience = Patience::new(limit, cx.cancel());
             loop {
-                match self.stage(&mut control, cx, &plan, &names, hash, &name, left.as_ref()).await {
+                match self.stage(&mut control, cx, &plan, &names, &name, left.as_ref()).await {
                     Ok((target, completed)) => {
                         return Ok((of_target(plan, target.relation.is_some()), target, completed, left.is_some()));
                     }
@@ -371,7 +371,6 @@ impl PostgresLoader {
         cx: &RunContext,
         plan: &LoadPlan,
         names: &Names,
-        hash: u64,
         name: &TableName,
         left: Option<&Left>,
     ) -> Result<(Target, Vec<Receipt>)> {
@@ -381,7 +380,7 @@ impl PostgresLoader {
         self.refuse_source(control, cx, &target).await?;
         let plan = &of_target(plan.clone(), target.relation.is_some());
         let schema = name.schema.as_deref().unwrap_or_default();
-        remove_stale(control, schema, hash, cx.run_id()).await.map_err(failed)?;
+        remove_stale(control, schema, self.hash(schema), cx.run_id()).await.map_err(failed)?;
         let same = left.filter(|left| left.published.is_none() && Some(&*left.record) == plan.record.as_deref());
         if let Some(left) = same
             && is_there(control, &names.staging).await.map_err(failed)?
