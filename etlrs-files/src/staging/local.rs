@@ -1,7 +1,7 @@
 //! Design note. `LocalArea` owns one temporary file or directory beside the target, on the same file system, so that
 //! publishing is one rename: `rename` over an old file, `renameat2` with `EXCHANGE` for an old directory (the old one
 //! then has the temporary name and is removed), with `NOREPLACE` where nothing was. Whatever is found under a temporary
-//! name while the target's lock is held belongs to a run that died, and is removed.
+//! name while the target's lock is held belongs to a run that died or was stopped: its own is gone on with, that of others removed.
 //!
 //! The lock keeps other runs away, and not other programs. So what is at the target is remembered when the run begins
 //! and compared just before the rename: what came or changed in between would be lost, and is refused. Of an old

@@ -1,8 +1,8 @@
 //! Design note. Rows go into a staging table, `_etlrs_staging_…`, beside the target, by several connections at a time. Each
-//! partition is one transaction, together with a row in a ledger, `_etlrs_ledger_RUN`, that says how many rows it has and
+//! partition is one transaction, together with a row in a ledger, `_etlrs_ledger_…`, that says how many rows it has and
 //! which transaction wrote them: so rows of a partition can be taken out again, though all partitions share one table. The
 //! commit is one more transaction (`publish.rs`) that makes the staging table the target, or moves its rows there, and
-//! drops the ledger.
+//! notes that in the ledger (`ledger.rs`), which goes when it was told.
 //!
 //! One table for all partitions, and not one for each, because a table of the target's name is then one rename away; and a
 //! ledger for each run, because one for all would be what concurrent runs wait for.

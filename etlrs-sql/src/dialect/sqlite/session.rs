@@ -1,6 +1,6 @@
 //! Design note. Rows go into a staging table, `_etlrs_staging_TABLE_RUN`, one transaction for each partition, together
 //! with a row in `_etlrs_ledger` that says which of its rowids are whose. The commit is one more transaction that makes
-//! the staging table the target or copies its rows there, and takes the ledger's rows away.
+//! the staging table the target or copies its rows there, and notes that (`ledger.rs`).
 //!
 //! Two locks keep runs apart. The one of the table is held by the session: staging tables of that table which are not
 //! its own are those of dead runs. The one of the whole file is held only while a file is created and given its first
