@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use etlrs_core::{
     Interrupted, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Result, RunContext, RunId,
 };
+use etlrs_files::Staging;
 use etlrs_files::text::{Old, TextSession, check_read_back};
-use etlrs_files::{Kept, Staging};
 
 use crate::layout::Layout;
 use crate::old::OldFile;
@@ -119,12 +119,7 @@ impl Loader for CsvLoader {
 
     async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
         self.capabilities().require(plan.mode, self.path.display())?;
-        let kept = Kept::of(&plan, &self.options);
-        let staging = match self.directory {
-            true => Staging::directory(&self.path, plan.mode, kept.as_ref(), cx)?,
-            false => Staging::file(&self.path, plan.mode, kept.as_ref(), cx)?,
-        };
-        let staging = Arc::new(staging);
+        let staging = Arc::new(Staging::of_plan(&self.path, self.directory, &plan, cx)?);
         let exists = staging.target_exists();
         let Prepared { layout, old } = self.prepare(&plan, staging.target(), exists, cx)?;
         Ok(Box::new(match self.directory {

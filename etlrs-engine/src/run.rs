@@ -185,7 +185,12 @@ impl<'a> Run<'a> {
                     Some(difference) => difference.to_owned(),
                 },
                 Err(error) if cancel.is_cancelled() => return Err(error),
-                Err(error) if error.may_pass() => return Err(error),
+                // What is staged is not to be given up for a server that is away for a moment.
+                Err(error)
+                    if error.is_transient() || matches!(error.kind(), ErrorKind::Connection | ErrorKind::Locked) =>
+                {
+                    return Err(error);
+                }
                 // If it is not because of the recorded pieces, it comes again.
                 Err(error) => error.to_string(),
             };

@@ -17,7 +17,7 @@
 //! # let target = folder.path().join("out.txt");
 //!
 //! let cx = RunContext::new(PerformanceConfig::default());
-//! let staging = Staging::file(&target, LoadMode::Create, None, &cx)?;
+//! let staging = Staging::file(&target, LoadMode::Create, &cx)?;
 //! let mut file = staging.create(None)?;
 //! file.write_all(b"rows").unwrap();
 //! staging.finish(None, file)?;
@@ -54,4 +54,4 @@ pub use parts::{Parts, data_files, listed};
 pub(crate) use place::require_local;
 pub use place::{STORE_SCHEMES, file_of, is_directory_target, store_scheme};
 pub use source::{fingerprint, source_files, takes_in};
-pub use staging::{Kept, StagedPart, Staging};
+pub use staging::{StagedPart, Staging};

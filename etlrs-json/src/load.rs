@@ -13,7 +13,7 @@ use etlrs_core::{
 use etlrs_files::text::{
     Encode, Encoded, Encoding, JoinedScan, Old, OldFile, Output, Preceding, StagedText, TextSession, check_read_back,
 };
-use etlrs_files::{Compression, Kept, Staging, reading};
+use etlrs_files::{Compression, Staging, reading};
 
 use crate::encode::{Encoder, HEXADECIMAL, JSON, Rules, form};
 use crate::layout::{Layout, extension};
@@ -348,12 +348,7 @@ impl Loader for JsonLoader {
 
     async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
         self.check_mode(plan.mode)?;
-        let kept = Kept::of(&plan, &self.options);
-        let staging = match self.directory {
-            true => Staging::directory(&self.path, plan.mode, kept.as_ref(), cx)?,
-            false => Staging::file(&self.path, plan.mode, kept.as_ref(), cx)?,
-        };
-        let staging = Arc::new(staging);
+        let staging = Arc::new(Staging::of_plan(&self.path, self.directory, &plan, cx)?);
         let exists = staging.target_exists();
         let Prepared { format, old } = self.prepare(&plan, staging.target(), exists, cx)?;
         Ok(Box::new(match self.directory {

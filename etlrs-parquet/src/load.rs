@@ -7,7 +7,7 @@ use etlrs_core::{
     CancelToken, Error, ErrorKind, Interrupted, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader,
     Partition, PartitionWriter, Published, Receipt, Result, RunContext, RunId, Scan, ScanRequest, is_json_text,
 };
-use etlrs_files::{Kept, ManifestFile, Staging, data_files};
+use etlrs_files::{ManifestFile, Staging, data_files};
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor, TypePtr};
 
 use crate::directory::SharedDirectory;
@@ -171,12 +171,7 @@ impl Loader for ParquetLoader {
     async fn begin(&self, cx: &RunContext, plan: LoadPlan) -> Result<Box<dyn LoadSession>> {
         self.capabilities().require(plan.mode, self.path.display())?;
         Staging::check_read_back(&self.path, &plan)?;
-        let kept = Kept::of(&plan, &self.options);
-        let staging = match self.directory {
-            true => Staging::directory(&self.path, plan.mode, kept.as_ref(), cx)?,
-            false => Staging::file(&self.path, plan.mode, kept.as_ref(), cx)?,
-        };
-        let staging = Arc::new(staging);
+        let staging = Arc::new(Staging::of_plan(&self.path, self.directory, &plan, cx)?);
         let exists = staging.target_exists();
         let Prepared { layout, old, .. } = self.prepare(&plan, staging.target(), exists, cx.cancel())?;
         let output = if self.directory {

@@ -163,7 +163,7 @@ impl Fixture {
 
     /// Writes one object through a staging area, up to its publication.
     fn staged(&self, key: &str, mode: LoadMode, text: &[u8]) -> Result<Staging> {
-        let staging = Staging::file(&self.path(key), mode, None, &self.cx)?;
+        let staging = Staging::file(&self.path(key), mode, &self.cx)?;
         let mut file = staging.create(None)?;
         file.write_all(text).unwrap();
         assert_eq!(staging.finish(None, file)?, text.len() as u64);
@@ -172,7 +172,7 @@ impl Fixture {
 
     /// A load of one part into a directory, up to its publication.
     fn load(&self, key: &str, mode: LoadMode, run: RunId, text: &str) -> Result<Arc<Staging>> {
-        let staging = Arc::new(Staging::directory(&self.path(key), mode, None, &self.cx)?);
+        let staging = Arc::new(Staging::directory(&self.path(key), mode, &self.cx)?);
         let old = match mode {
             LoadMode::Append => {
                 Manifest::read(&self.path(key), self.cx.cancel())?.map_or(Vec::new(), |found| found.files)
@@ -380,7 +380,7 @@ fn a_run_that_fails_when_it_publishes_leaves_the_directory_as_it_was() {
             }
             let before = fixture.names(&key);
             let cx = fixture.cx.cancel();
-            let staging = Arc::new(Staging::directory(&fixture.path(&key), mode, None, &fixture.cx).unwrap());
+            let staging = Arc::new(Staging::directory(&fixture.path(&key), mode, &fixture.cx).unwrap());
             let listed =
                 before.iter().map(|name| crate::listed(&fixture.path(&format!("{key}/{name}")), 1, cx).unwrap());
             let files = if mode == LoadMode::Append { listed.collect() } else { Vec::new() };

@@ -1,13 +1,15 @@
 //! What a run has staged at a local target, kept beside it so that the run can go on if it is stopped.
 //!
 //! Design note. One JSON object a line in `.NAME.etlrs-RUN.ledger`: first what the run is, then each partition when its file is
-//! complete, or its rows are in the one file, where partitions come in their order. Nothing is synced for it, which would cost every run to help the few that die with their machine: a line counts
-//! only if it can be read whole and the file that it names has the bytes whose CRC it tells, which is looked at when a run goes on.
-//! So a crash of the machine costs partitions, and never makes wrong ones.
+//! complete, or its rows are in the one file, where partitions come in their order. Nothing is synced for it, which would cost
+//! every run to help the few that die with their machine: a line counts only if it can be read whole and the bytes that it tells
+//! of have the CRC that it tells, which is looked at when a run goes on. So a crash of the machine costs partitions, and never
+//! makes wrong ones.
 //!
 //! The ledger stays when the target has been published, as the mark of that, until the engine has told it.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -19,34 +21,25 @@ use etlrs_core::{CancelToken, Checksum, Error, LoadPlan, PartitionId, Receipt, R
 use serde::{Deserialize, Serialize};
 
 /// With what a run is recognised that goes on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
     /// The [record](LoadPlan::record) of its plan.
     record: Arc<str>,
-    /// How files are written.
-    form: String,
-    goes_on: bool,
+    /// What was at the target, if the one file begins with it.
+    behind: String,
+    /// Something is there to go on with, as the plan has it.
+    pub(super) goes_on: bool,
 }
 
 impl Kept {
-    /// For `plan`, by a loader with `options`; `None` if nothing is to be kept.
-    pub fn of(plan: &LoadPlan, options: &impl std::fmt::Debug) -> Option<Self> {
-        let record = plan.record.clone()?;
-        // Another version may write in another way.
-        let form = format!("{} {options:?}", env!("CARGO_PKG_VERSION"));
-        Some(Self { record, form, goes_on: plan.goes_on })
-    }
-}
-
-impl Kept {
-    /// Whether something is there to go on with, as the plan has it.
-    pub(super) fn goes_on(&self) -> bool {
-        self.goes_on
+    /// For `plan`; `None` if nothing is to be kept.
+    pub(super) fn of(plan: &LoadPlan) -> Option<Self> {
+        Some(Self { record: plan.record.clone()?, behind: String::new(), goes_on: plan.goes_on })
     }
 
     /// Behind what is there already.
-    pub(super) fn behind(mut self, old: &str) -> Self {
-        self.form.push_str(old);
+    pub(super) fn behind(mut self, old: &impl Debug) -> Self {
+        self.behind = format!("{old:?}");
         self
     }
 }
@@ -194,7 +187,7 @@ struct Head {
     ledger: u32,
     run: String,
     record: String,
-    form: String,
+    behind: String,
 }
 
 const VERSION: u32 = 1;
@@ -279,7 +272,7 @@ impl Ledger {
         old: Option<&Path>,
         cancel: &CancelToken,
     ) -> Result<Self> {
-        let found = Found::read(&path)?.filter(|found| found.record() == &*kept.record && found.head.form == kept.form);
+        let found = Found::read(&path)?.filter(|found| found.is_of(kept) && found.head.behind == kept.behind);
         let parts: Vec<_> = found.into_iter().flat_map(|found| found.parts).collect();
         let parts: Vec<_> = parts.into_iter().filter(|part| part.receipt().is_some()).collect();
         let completed = match old {
@@ -298,8 +291,12 @@ impl Ledger {
         let failed = |error| Error::io("write", &path, error);
         // Written anew under another name, so that a crash in between loses nothing.
         let anew = path.with_extension("ledger~");
-        let head =
-            Head { ledger: VERSION, run: run.to_string(), record: kept.record.to_string(), form: kept.form.clone() };
+        let head = Head {
+            ledger: VERSION,
+            run: run.to_string(),
+            record: kept.record.to_string(),
+            behind: kept.behind.clone(),
+        };
         let write = || -> io::Result<File> {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&anew)?;
             let mut text = line(&head)?;

@@ -128,7 +128,7 @@ impl LocalArea {
         kept: Option<&Kept>,
         cx: &RunContext,
     ) -> Result<Self> {
-        let (run, goes_on) = (cx.run_id(), kept.is_some_and(Kept::goes_on));
+        let (run, goes_on) = (cx.run_id(), kept.is_some_and(|kept| kept.goes_on));
         Self::check(target, mode, directory)?;
         let target = resolved(target)?;
         let lock = TargetLock::acquire(&target, "", run)?;
@@ -146,7 +146,7 @@ impl LocalArea {
                 let path = hidden_beside(&target, &format!("{run}.{LEDGER}"))?;
                 // The one file begins with what was at the target.
                 let kept = match mode {
-                    LoadMode::Append if !directory => kept.clone().behind(&format!("{before:?}")),
+                    LoadMode::Append if !directory => kept.clone().behind(&before),
                     _ => kept.clone(),
                 };
                 let old = (!directory).then_some(&*target);
@@ -411,16 +411,13 @@ fn resolved(target: &Path) -> Result<PathBuf> {
 }
 
 /// Whether the run was published: the manifest of a directory, which comes to its place by the same rename as the rows, says whose
-/// they are, and the one file is no longer where it was staged.
+/// they are, and of the one file it was written down which one was about to get its place.
 fn what_is_left(target: &Path, run: RunId, found: &Found, cancel: &CancelToken) -> Result<Interrupted> {
     let is_published = match fs::metadata(target) {
         Ok(place) if place.is_dir() => {
             Manifest::read(target, cancel)?.is_some_and(|manifest| manifest.run == run.to_string())
         }
-        place => {
-            // The file that was about to get its place has it.
-            place.ok().is_some_and(|place| found.publishing == Some((place.dev(), place.ino(), place.len())))
-        }
+        place => place.ok().is_some_and(|place| found.publishing == Some((place.dev(), place.ino(), place.len()))),
     };
     Ok(Interrupted::new(run, found.record(), found.receipts()).published(is_published))
 }

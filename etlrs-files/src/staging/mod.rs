@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use etlrs_core::{CancelToken, Interrupted, LoadMode, LoadPlan, Receipt, Result, RunContext, RunId, Tally};
 
-pub use self::ledger::{Kept, StagedPart};
+use self::ledger::Kept;
+pub use self::ledger::StagedPart;
 use self::local::LocalArea;
 #[cfg(feature = "object-store")]
 use crate::objects::{Address, ObjectArea};
@@ -16,8 +17,8 @@ use crate::{Manifest, ManifestFile, OutputFile};
 /// A local one is written beside its place under a temporary name. In an object store it is uploaded without being
 /// completed; there a file cannot be appended to, only a directory can.
 ///
-/// Dropping it without [`publish`](Staging::publish) removes what was staged, but for partitions that are [kept](Kept) for the run to go
-/// on with.
+/// Dropping it without [`publish`](Staging::publish) removes what was staged, but for partitions that are [kept](Staging::kept) for the
+/// run to go on with.
 #[derive(Debug)]
 pub struct Staging(Area);
 
@@ -29,22 +30,29 @@ enum Area {
 }
 
 impl Staging {
-    /// Takes hold of a target that is one file. Nothing is created yet but the lock, or there is what the run had staged before, if it
-    /// was kept with the same words ([`completed`](Staging::completed)).
+    /// Takes hold of the target of `plan`, one file or a `directory`. What the run had staged before, under the same
+    /// [record](LoadPlan::record), is there then ([`completed`](Staging::completed)).
+    ///
+    /// # Errors
+    /// As [`file`](Staging::file); `Locked` if another process went on with the run.
+    pub fn of_plan(target: &Path, directory: bool, plan: &LoadPlan, cx: &RunContext) -> Result<Self> {
+        Self::begin(target, plan.mode, directory, Kept::of(plan).as_ref(), cx)
+    }
+
+    /// Takes hold of a target that is one file, without anything to go on with. Nothing is created yet but the lock.
     ///
     /// # Errors
     /// `AlreadyExists` in mode create, `Locked`, an I/O error, or `InvalidConfig` for a target that is no regular file.
-    pub fn file(target: &Path, mode: LoadMode, kept: Option<&Kept>, cx: &RunContext) -> Result<Self> {
-        Self::begin(target, mode, false, kept, cx)
+    pub fn file(target: &Path, mode: LoadMode, cx: &RunContext) -> Result<Self> {
+        Self::begin(target, mode, false, None, cx)
     }
 
-    /// Takes hold of a target that is a directory, and makes the staging directory: an empty one, or with what the run had staged
-    /// there before, if it was kept with the same words ([`completed`](Staging::completed)).
+    /// Takes hold of a target that is a directory, without anything to go on with, and makes the empty staging directory.
     ///
     /// # Errors
     /// As [`file`](Staging::file).
-    pub fn directory(target: &Path, mode: LoadMode, kept: Option<&Kept>, cx: &RunContext) -> Result<Self> {
-        Self::begin(target, mode, true, kept, cx)
+    pub fn directory(target: &Path, mode: LoadMode, cx: &RunContext) -> Result<Self> {
+        Self::begin(target, mode, true, None, cx)
     }
 
     fn begin(target: &Path, mode: LoadMode, directory: bool, kept: Option<&Kept>, cx: &RunContext) -> Result<Self> {

@@ -63,7 +63,10 @@ impl Piece {
             let range = Some((start.parse().ok()?, end.parse().ok()?));
             (!is_stream).then_some(Self { file, range })
         };
-        parse().ok_or_else(|| Error::new(ErrorKind::Internal, format!("{text:?} describes no piece of the files")))
+        parse().ok_or_else(|| {
+            let message = format!("the source no longer has the piece {text:?} that the run was planned for");
+            Error::new(ErrorKind::SourceChanged, message)
+        })
     }
 }
 
@@ -73,7 +76,7 @@ impl Piece {
 /// the last at the end of the file.
 ///
 /// # Errors
-/// Those of `cut`; `Internal` for recorded partitions that are none of these files.
+/// Those of `cut`; `SourceChanged` for recorded partitions that are none of these files.
 pub fn pieces(
     files: &[Extent<'_>],
     cx: &RunContext,
@@ -160,7 +163,7 @@ mod tests {
             let mut request = ScanRequest::all();
             request.recorded = Some(vec![Partition::new(0, descriptor)]);
             let error = pieces(&[extent(Some(3..100))], &cx, &request, |_, _| Ok(vec![100])).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Internal, "{descriptor}");
+            assert_eq!(error.kind(), ErrorKind::SourceChanged, "{descriptor}");
         }
     }
 }

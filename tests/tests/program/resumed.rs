@@ -17,6 +17,8 @@ use super::{run_line, works, write};
 
 const PIECES: u32 = 6;
 const ROWS: i64 = 500;
+/// A version of the source that has no longer the pieces that it had.
+const GONE: u32 = 99;
 
 /// Numbers from 0 on, in pieces, one of which may fail.
 #[derive(Clone, Default)]
@@ -47,6 +49,9 @@ impl Source {
 #[async_trait]
 impl Extractor for Source {
     async fn scan(&self, _: &RunContext, request: &ScanRequest) -> Result<Arc<dyn Scan>> {
+        if request.recorded.is_some() && self.0.version.load(Ordering::Relaxed) == GONE {
+            return Err(Error::new(ErrorKind::Internal, "there are no such pieces"));
+        }
         let pieces = (0..PIECES as usize).map(|index| Partition::new(index, format!("piece {index}")));
         let partitions = request.recorded.clone().unwrap_or_else(|| pieces.collect());
         *self.0.partitions.lock().unwrap() = partitions.clone();
@@ -222,6 +227,7 @@ fn what_is_not_the_same_begins_anew_and_says_why() {
         };
         let same = |builder: PipelineBuilder| builder;
         anew(&same, &same, &changed, Some("the source has changed since"));
+        anew(&same, &same, &|source| source.0.version.store(GONE, Ordering::Relaxed), Some("there are no such pieces"));
         anew(
             &|builder| builder.transform(filter()).identity("1"),
             &|builder| builder.transform(filter()).identity("2"),
