@@ -31,6 +31,7 @@ mod config;
 mod context;
 mod error;
 mod extract;
+mod failpoint;
 mod filter;
 mod in_memory;
 mod load;
@@ -53,6 +54,7 @@ pub use config::PerformanceConfig;
 pub use context::{CancelToken, Counter, Counters, RunContext, RunId};
 pub use error::{Error, ErrorKind, Position, Result};
 pub use extract::{BatchStream, Detail, Extractor, Fingerprint, Partition, PartitionId, Pushdown, Scan, ScanRequest};
+pub use failpoint::failpoint;
 pub use filter::{ColumnTest, Comparison, Test};
 pub use in_memory::{MemoryExtractor, MemoryLoader, record_batch};
 pub use load::{

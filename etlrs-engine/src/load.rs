@@ -8,7 +8,7 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use etlrs_core::{
     BatchStream, Checksum, Error, ErrorKind, LoadSession, Partition, PartitionId, PartitionWriter, Receipt, Result,
-    RunContext, Tally, batch_bytes, batches_from_iter, format_bytes, map_stream, next_batch,
+    RunContext, Tally, batch_bytes, batches_from_iter, failpoint, format_bytes, map_stream, next_batch,
 };
 
 use crate::memory::{Shares, fits, require_lane};
@@ -237,7 +237,10 @@ impl Sink<'_> {
         match self.writer {
             Some(mut writer) => {
                 writer.seal(tally);
-                self.clock.drive(self.load.stages.target(), writer.finish()).await
+                failpoint("partition-written");
+                let receipt = self.clock.drive(self.load.stages.target(), writer.finish()).await;
+                failpoint("partition-staged");
+                receipt
             }
             None => Err(Error::new(ErrorKind::Internal, "a partition has no writer")),
         }

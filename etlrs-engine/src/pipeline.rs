@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use etlrs_core::{
     BatchStream, BoundTransformer, CancelToken, DatasetSnapshot, Detail, Error, ErrorKind, Extractor, Fingerprint,
     LoadMode, Loader, Partition, PerformanceConfig, Result, RunContext, RunId, Scan, ScanRequest, SchemaRef,
-    Transformer, next_batch, unknown_name,
+    Transformer, failpoint, next_batch, unknown_name,
 };
 use tokio::runtime::Handle;
 
@@ -340,7 +340,10 @@ impl Pipeline {
         }
         off_the_runtime(&CancelToken::new(), move |cancel| async move {
             let cx = RunContext::with_cancel(pipeline.settings.config.clone(), cancel);
-            pipeline.loader.forget(&cx, run).await.map(|_| ())
+            failpoint("run-told");
+            pipeline.loader.forget(&cx, run).await?;
+            failpoint("run-acknowledged");
+            Ok(())
         })
         .await
     }

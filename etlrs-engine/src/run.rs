@@ -6,7 +6,7 @@ use arrow_schema::{DataType, Schema, SchemaRef};
 use etlrs_core::{
     BoundTransformer, CancelToken, Checksum, Effect, Error, ErrorKind, Fingerprint, Interrupted, LoadMode, LoadPlan,
     LoadPreview, LoadResult, LoadSession, Loader, PerformanceConfig, Published, Receipt, Rejected, Rejects, Result,
-    RunContext, RunId, Scan, Transformer, next_batch, not_read_back, type_name,
+    RunContext, RunId, Scan, Transformer, failpoint, next_batch, not_read_back, type_name,
 };
 
 use tracing::field::Empty;
@@ -134,6 +134,7 @@ impl<'a> Run<'a> {
         let report = async {
             let begun = pipeline.loader.begin(&run.cx, run.load_plan()).instrument(info_span!("begin"));
             let session = sessions.target.insert(unless_cancelled(&run.cx, begun).await?);
+            failpoint("run-begun");
             let (staged, whole) = (run.staged_before, session.completed().len());
             if whole < staged {
                 let reason = format!("of {staged} pieces that were staged, {whole} are as they were");
@@ -494,8 +495,10 @@ impl<'a> Run<'a> {
             return Err(Error::new(ErrorKind::InvalidData, message).hint(format!("the first: {first}")));
         }
         sessions.is_staged = true;
+        failpoint("run-staged");
         let commit = sessions.target.take().ok_or_else(gone)?.commit(receipts);
         let published = commit.instrument(info_span!("commit")).await?;
+        failpoint("run-published");
         let load = LoadResult::published(&published, source_checksum);
         if load.records_loaded != source_checksum.rows() {
             return Err(Error::new(

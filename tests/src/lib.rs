@@ -7,6 +7,7 @@
 #[doc = include_str!("../../docs/pt-BR/performance-guide.md")]
 pub struct PerformanceGuide;
 
+pub mod failpoints;
 pub mod link;
 pub mod mariadb;
 pub mod postgres;
@@ -16,6 +17,11 @@ pub mod s3;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use sha2::{Digest, Sha256};
+
+/// The variable that has the program under test killed at a failpoint, when it gets there the `n`th time: `name:n`.
+pub const KILL_AT: &str = "ETLRS_TEST_KILL_AT";
 
 /// The program, in the working directory `folder`. `binary` is `env!("CARGO_BIN_EXE_etlrs-under-test")`.
 pub fn etlrs(binary: &str, folder: &Path, arguments: &[&str]) -> Command {
@@ -101,28 +107,60 @@ pub fn flights() -> PathBuf {
 /// A CSV file of `rows` records of every type that inference knows, the same for the same arguments: with quotes, line
 /// ends in fields, nulls and text of several bytes a character. `version` is in every record.
 pub fn write_csv(path: &Path, rows: u64, version: u64) {
-    let mut text = String::from("id,version,amount,day,at,flag,name,note\n");
+    let mut text = format!("{COLUMNS}\n");
+    (0..rows).for_each(|id| writeln!(text, "{}", Made::new(id, version).record()).unwrap());
+    std::fs::write(path, text).unwrap();
+}
+
+/// The same with a column `hash`, which is [`row_hash`] of its record.
+pub fn write_hashed_csv(path: &Path, rows: u64, version: u64) {
+    let mut text = format!("{COLUMNS},hash\n");
     for id in 0..rows {
+        let made = Made::new(id, version);
+        let hash = row_hash(id, version, &made.day, &made.name, &made.note);
+        writeln!(text, "{},{hash}", made.record()).unwrap();
+    }
+    std::fs::write(path, text).unwrap();
+}
+
+/// The first 16 hexadecimal digits of the SHA-256 of the values with `|` between them, behind an `h`: every database can say the
+/// same, as [`postgres::ROW_HASH`] and [`mariadb::ROW_HASH`].
+pub fn row_hash(id: u64, version: u64, day: &str, name: &str, note: &str) -> String {
+    let digest = Sha256::digest(format!("{id}|{version}|{day}|{name}|{note}"));
+    let digits: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("h{digits}")
+}
+
+const COLUMNS: &str = "id,version,amount,day,at,flag,name,note";
+
+/// A record of [`write_csv`].
+struct Made {
+    id: u64,
+    version: u64,
+    hash: u64,
+    day: String,
+    name: String,
+    note: String,
+}
+
+impl Made {
+    fn new(id: u64, version: u64) -> Self {
         let hash = id.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ version;
-        let amount = if id % 11 == 0 { String::new() } else { format!("{}.{:02}", hash % 100_000, hash % 100) };
+        let day = format!("20{:02}-{:02}-{:02}", hash % 100, 1 + hash % 12, 1 + hash % 28);
         let note = match id % 7 {
-            0 => "\"two\nlines, and a \"\"quote\"\"\"".to_owned(),
+            0 => "two\nlines, and a \"quote\"".to_owned(),
             1 => "naïve 名".to_owned(),
             2 => String::new(),
             _ => format!("note {}", hash % 1000),
         };
-        writeln!(
-            text,
-            "{id},{version},{amount},20{:02}-{:02}-{:02},2024-01-{:02}T{:02}:00:00Z,{},name{},{note}",
-            hash % 100,
-            1 + hash % 12,
-            1 + hash % 28,
-            1 + hash % 28,
-            hash % 24,
-            hash.is_multiple_of(2),
-            hash % 500
-        )
-        .unwrap();
+        Self { id, version, hash, day, name: format!("name{}", hash % 500), note }
     }
-    std::fs::write(path, text).unwrap();
+
+    fn record(&self) -> String {
+        let Self { id, version, hash, day, name, note } = self;
+        let amount = if id % 11 == 0 { String::new() } else { format!("{}.{:02}", hash % 100_000, hash % 100) };
+        let note = if note.contains('"') { format!("\"{}\"", note.replace('"', "\"\"")) } else { note.clone() };
+        let (at, hour, flag) = (1 + hash % 28, hash % 24, hash.is_multiple_of(2));
+        format!("{id},{version},{amount},{day},2024-01-{at:02}T{hour:02}:00:00Z,{flag},{name},{note}")
+    }
 }

@@ -13,6 +13,10 @@ use tempfile::TempDir;
 /// The user that the server runs as when the tests run as root, which it refuses.
 const USER: &str = "mysql";
 
+/// [`row_hash`](crate::row_hash) of a row.
+pub const ROW_HASH: &str =
+    "concat('h', left(sha2(concat_ws('|', id, version, day, name, coalesce(note, '')), 256), 16))";
+
 /// A running server with an empty database `test` and the user `root`, who needs no password.
 pub struct MariaDb {
     server: Child,

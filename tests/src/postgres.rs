@@ -16,6 +16,10 @@ const PROGRAMS: &str = "/usr/lib/postgresql";
 /// The user that the server runs as when the tests run as root, which it refuses.
 const USER: &str = "postgres";
 
+/// [`row_hash`](crate::row_hash) of a row.
+pub const ROW_HASH: &str = "'h' || left(encode(sha256(convert_to(
+    concat_ws('|', id, version, day, name, coalesce(note, '')), 'UTF8')), 'hex'), 16)";
+
 /// A running server with an empty database `test` and the superuser `postgres`, who needs no password.
 pub struct Postgres {
     server: Child,

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crc32fast::Hasher;
-use etlrs_core::{CancelToken, Checksum, Error, LoadPlan, PartitionId, Receipt, Result, RunId, Tally};
+use etlrs_core::{CancelToken, Checksum, Error, LoadPlan, PartitionId, Receipt, Result, RunId, Tally, failpoint};
 use serde::{Deserialize, Serialize};
 
 /// With what a run is recognised that goes on.
@@ -304,6 +304,7 @@ impl Ledger {
                 text.extend(line(part)?);
             }
             file.write_all(&text)?;
+            failpoint("files-ledger-written");
             fs::rename(&anew, &path)?;
             Ok(file)
         };
@@ -322,6 +323,7 @@ impl Ledger {
     }
 
     pub(super) fn add(&self, part: &StagedPart) -> Result<()> {
+        failpoint("files-part-written");
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let written = line(part).and_then(|line| {
             let length = file.metadata()?.len();

@@ -20,7 +20,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use etlrs_core::{CancelToken, Error, ErrorKind, Interrupted, LoadMode, Result, RunContext, RunId, gone_on_elsewhere};
+use etlrs_core::{
+    CancelToken, Error, ErrorKind, Interrupted, LoadMode, Result, RunContext, RunId, failpoint, gone_on_elsewhere,
+};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
@@ -133,9 +135,11 @@ impl LocalArea {
         let target = resolved(target)?;
         let lock = TargetLock::acquire(&target, "", run)?;
         recover(&target)?;
+        failpoint("files-locked");
         // Another run may have published between the check and the lock.
         let exists = Self::check(&target, mode, directory)?;
         remove_stale(&target, kept.map(|_| run))?;
+        failpoint("files-cleaned");
         let temporary = hidden_beside(&target, &format!("{run}.tmp"))?;
         let before = match mode {
             LoadMode::Create => Seen::new(),
@@ -162,6 +166,7 @@ impl LocalArea {
                     false => cut_off(&temporary, ledger.completed()),
                 };
                 cleared.map_err(|error| Error::io("go on with", &temporary, error))?;
+                failpoint("files-taken-over");
                 Some(ledger)
             }
             None => None,
@@ -206,6 +211,7 @@ impl LocalArea {
         let Some(found) = Found::read(&ledger)? else { return Ok(None) };
         let left = what_is_left(&target, run, &found, cx.cancel())?;
         for path in [hidden_beside(&target, &format!("{run}.tmp"))?, ledger] {
+            failpoint("files-forgetting");
             remove(&path).map_err(|error| Error::io("remove old staging", path, error))?;
         }
         Ok(Some(left))
@@ -290,16 +296,19 @@ impl LocalArea {
             // For an error that tells more than that a file cannot be linked.
             self.require_unchanged()?;
             self.link_kept()?;
+            failpoint("files-linked");
             for entry in fs::read_dir(&self.temporary).map_err(failed)? {
                 sync(&entry.map_err(failed)?.path()).map_err(failed)?;
             }
         }
         sync(&self.temporary).map_err(failed)?;
+        failpoint("files-synced");
 
         let exists = self.require_unchanged()?;
         if let (Some(ledger), false) = (&self.ledger, self.directory) {
             let staged = fs::symlink_metadata(&self.temporary).map_err(failed)?;
             ledger.begin_publishing((staged.dev(), staged.ino(), staged.len()))?;
+            failpoint("files-publishing");
         }
         let old = match (exists, self.directory) {
             (false, _) => rename_new(&self.temporary, &self.target).map(|()| None),
@@ -313,9 +322,11 @@ impl LocalArea {
             _ => failed(error),
         })?;
         self.published.store(true, Ordering::Relaxed);
+        failpoint("files-renamed");
         sync(parent(&self.target))
             .map_err(|error| Error::io("make durable (though it is in place)", &self.target, error))?;
         if let Some(old) = old {
+            failpoint("files-exchanged");
             self.remove_old(&old);
         }
         Ok(())

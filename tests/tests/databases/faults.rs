@@ -5,10 +5,11 @@
 
 use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use etlrs_tests::{Ran, etlrs, write_csv};
+use etlrs_tests::failpoints::{Load, failpoints_of, kill_at_each};
+use etlrs_tests::{KILL_AT, Ran, etlrs, write_hashed_csv};
 
 use super::*;
 
@@ -24,8 +25,13 @@ enum Way {
     Refill,
     Append,
     Merge,
+    /// The table is not there.
+    Create,
+    /// The same, in mode merge.
+    MergeNew,
 }
 
+/// Those into a table that is there.
 const WAYS: [Way; 4] = [Way::Swap, Way::Refill, Way::Append, Way::Merge];
 
 /// A server of either kind.
@@ -37,6 +43,10 @@ trait Server {
     fn left_over(&self) -> String;
     /// What keeps another table from taking the place of this one.
     const HANGING: &str;
+    /// The hash that a row should have.
+    const ROW_HASH: &str;
+    /// What failpoints of loads into it begin with.
+    const PREFIX: &str;
     /// Ends one of the connections of a run.
     fn end_a_connection(&self);
 }
@@ -59,6 +69,8 @@ impl Server for Postgres {
     }
 
     const HANGING: &str = "CREATE INDEX ON t (id); CREATE VIEW v AS SELECT * FROM t";
+    const ROW_HASH: &str = etlrs_tests::postgres::ROW_HASH;
+    const PREFIX: &str = "postgres-";
 
     fn end_a_connection(&self) {
         self.sql(
@@ -86,6 +98,8 @@ impl Server for MariaDb {
     }
 
     const HANGING: &str = "CREATE TRIGGER noting AFTER INSERT ON t FOR EACH ROW SET @noted = 1";
+    const ROW_HASH: &str = etlrs_tests::mariadb::ROW_HASH;
+    const PREFIX: &str = "mysql-";
 
     fn end_a_connection(&self) {
         let sql = "SELECT ID FROM information_schema.PROCESSLIST WHERE USER = 'root' AND ID <> connection_id()
@@ -100,12 +114,17 @@ struct Bed<S> {
     server: S,
     folder: tempfile::TempDir,
     way: Way,
+    rows: u64,
 }
 
 impl<S: Server> Bed<S> {
     /// With version 0 in the table.
     fn new(way: Way) -> Self {
-        let bed = Self { server: S::start(), folder: tempfile::tempdir().unwrap(), way };
+        Self::with_rows(way, ROWS)
+    }
+
+    fn with_rows(way: Way, rows: u64) -> Self {
+        let bed = Self { server: S::start(), folder: tempfile::tempdir().unwrap(), way, rows };
         bed.source(0);
         let first = if way == Way::Merge { Way::Merge } else { Way::Swap };
         assert_eq!(Self::end(bed.start(first, 0)).code, 0);
@@ -118,22 +137,26 @@ impl<S: Server> Bed<S> {
     fn source(&self, version: u64) -> PathBuf {
         let path = self.folder.path().join(format!("{version}.csv"));
         if !path.exists() {
-            write_csv(&path, ROWS, version);
+            write_hashed_csv(&path, self.rows, version);
         }
         path
     }
 
     fn start(&self, way: Way, version: u64) -> Child {
+        self.command(way, version).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn command(&self, way: Way, version: u64) -> Command {
         let (source, target) = (self.source(version), self.server.uri("t"));
         let mode: &[&str] = match way {
             Way::Swap | Way::Refill => &["--mode", "replace"],
             Way::Append => &["--mode", "append"],
-            Way::Merge => &["--mode", "merge", "--key", "id"],
+            Way::Merge | Way::MergeNew => &["--mode", "merge", "--key", "id"],
+            Way::Create => &["--mode", "create"],
         };
         let arguments =
             [&["copy", source.to_str().unwrap(), &target, "--partitions", "7", "--no-progress"], mode].concat();
-        let mut command = etlrs(PROGRAM, Path::new("."), &arguments);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        etlrs(PROGRAM, Path::new("."), &arguments)
     }
 
     fn end(child: Child) -> Ran {
@@ -142,10 +165,13 @@ impl<S: Server> Bed<S> {
 
     /// The versions in the table, each of which must be there with all its rows once.
     fn versions(&self) -> Vec<u64> {
-        let found = self
-            .server
-            .sql("SELECT version, count(*), count(DISTINCT id), min(id), max(id) FROM t GROUP BY 1 ORDER BY 1");
-        let whole = format!("|{ROWS}|{ROWS}|0|{}", ROWS - 1);
+        let found = self.server.sql(&format!(
+            "SELECT version, count(*), count(DISTINCT id), min(id), max(id), sum(CASE WHEN hash = {} THEN 1 ELSE 0 END)
+             FROM t GROUP BY 1 ORDER BY 1",
+            S::ROW_HASH
+        ));
+        let rows = self.rows;
+        let whole = format!("|{rows}|{rows}|0|{}|{rows}", rows - 1);
         let version = |line: &str| {
             line.strip_suffix(&whole).unwrap_or_else(|| panic!("{:?}: {found}", self.way)).parse().unwrap()
         };
@@ -275,6 +301,85 @@ impl<S: Server> Bed<S> {
             _ => vec![version],
         }
     }
+}
+
+/// A load at the failpoints of which it is killed.
+struct ServerLoad<S>(Bed<S>);
+
+impl<S: Server> ServerLoad<S> {
+    fn new(way: Way) -> Self {
+        // What is reached is the same with few rows.
+        let bed = Bed::<S>::with_rows(way, ROWS / 10);
+        bed.server.sql("CREATE TABLE saved AS SELECT * FROM t");
+        Self(bed)
+    }
+
+    /// The versions in the table; none if there is no table.
+    fn versions(&self) -> Vec<u64> {
+        let table = "SELECT count(*) FROM information_schema.tables
+            WHERE table_name = 't' AND table_schema IN ('public', 'test')";
+        if self.0.server.sql(table) == "0" { Vec::new() } else { self.0.versions() }
+    }
+
+    fn before(&self) -> &'static [u64] {
+        if matches!(self.0.way, Way::Create | Way::MergeNew) { &[] } else { &[0] }
+    }
+}
+
+impl<S: Server> Load for ServerLoad<S> {
+    fn what(&self) -> String {
+        format!("{:?}", self.0.way)
+    }
+
+    fn reset(&self) {
+        self.0.server.sql(match self.before() {
+            [] => "DROP TABLE IF EXISTS t",
+            _ => "DELETE FROM t; INSERT INTO t SELECT * FROM saved",
+        });
+    }
+
+    fn run(&self, kill_at: Option<&str>) -> Ran {
+        // The server may notice only after a while that a client is gone.
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            let mut command = self.0.command(self.0.way, 1);
+            let ran = Ran::of(&command.envs(kill_at.map(|point| (KILL_AT, point))).output().unwrap());
+            if !ran.stderr.contains("another run is writing") || Instant::now() > end {
+                return ran;
+            }
+        }
+    }
+
+    fn is_loaded(&self, what: &str) -> bool {
+        let versions = self.versions();
+        let is_loaded = versions == self.0.after(self.before(), 1);
+        assert!(is_loaded || versions == self.before(), "{what}: versions {versions:?}");
+        is_loaded
+    }
+
+    fn assert_done(&self, what: &str) {
+        assert_eq!(self.versions(), self.0.after(self.before(), 1), "{what}");
+        assert_eq!(self.0.server.left_over(), "", "{what}");
+    }
+}
+
+fn kill_at_failpoints<S: Server>() {
+    let mut loads: Vec<_> = WAYS.into_iter().map(ServerLoad::<S>::new).collect();
+    loads.extend([Way::Create, Way::MergeNew].map(ServerLoad::new));
+    let loads: Vec<_> = loads.iter().map(|load| load as &dyn Load).collect();
+    let points = failpoints_of(S::PREFIX);
+    let done = kill_at_each(&loads, &points, std::env::var_os("ETLRS_FAULTS").is_some());
+    eprintln!("{} failpoints, {} kills, {} loads went on", points.len(), done.kills, done.went_on);
+}
+
+#[test]
+fn a_run_that_is_killed_at_each_failpoint_goes_on_in_postgres() {
+    kill_at_failpoints::<Postgres>();
+}
+
+#[test]
+fn a_run_that_is_killed_at_each_failpoint_goes_on_in_mysql() {
+    kill_at_failpoints::<MariaDb>();
 }
 
 fn kill_runs<S: Server>() {

@@ -15,7 +15,7 @@ use arrow_schema::{DataType, Schema, SchemaRef, TimeUnit};
 use etlrs_core::{
     CancelToken, ColumnTypes, Error, ErrorKind, Extractor, Interrupted, LoadCapabilities, LoadMode, LoadPlan,
     LoadPreview, LoadSession, Loader, Partition, PartitionId, PartitionWriter, Published, Receipt, Result, RunContext,
-    RunId, Scan, ScanRequest, Tally, async_trait, gone_on_elsewhere,
+    RunId, Scan, ScanRequest, Tally, async_trait, failpoint, gone_on_elsewhere,
 };
 
 use super::catalog::{self, Relation};
@@ -280,7 +280,9 @@ impl Loader for MysqlLoader {
         let found = async {
             let found = settled(&mut control, &name, &names, run).await?;
             control.execute("SET SESSION lock_wait_timeout = 10").await?;
+            failpoint("mysql-forgetting");
             control.execute(&names.drop_all()).await?;
+            failpoint("mysql-forgotten");
             control.execute(&format!("DO release_lock({lock})")).await?;
             Ok(found)
         };
@@ -296,6 +298,7 @@ impl Loader for MysqlLoader {
         let failed = |error| mysql_error(&source, error);
         let Held { mut control, server, hash, lock } = self.hold(&name).await?;
         let names = Names::new(&name, hash, cx.run_id())?;
+        failpoint("mysql-locked");
         let staged = async {
             let left = match &plan.record {
                 Some(_) => settled(&mut control, &name, &names, cx.run_id()).await.map_err(failed)?,
@@ -476,11 +479,14 @@ impl MysqlLoader {
             let sql = create_staging(&names.staging, plan, &target.writings, server)?;
             control.execute(&sql).await.map_err(failed)?;
         }
+        failpoint("mysql-table-made");
         control.execute(&names.create_ledger()).await.map_err(failed)?;
+        failpoint("mysql-ledger-made");
         if let Some(record) = &plan.record {
             let form = form(plan, names, &target, server)?;
             for sql in names.create_run(record, &form, target.publishing, &target.definition) {
                 control.execute(&sql).await.map_err(failed)?;
+                failpoint("mysql-recording");
             }
         }
         let statement = load_or_insert(&names.staging, plan, &target.writings, moved, server)?;
@@ -781,6 +787,7 @@ impl LoadSession for MysqlSession {
         let lost = || Error::new(ErrorKind::Internal, "the connection of the session is gone");
         let mut control = self.control().take().ok_or_else(lost)?;
         let mut published = publish::publish(&self, &mut control, &receipts).await;
+        failpoint("mysql-committed");
         let keep_mark = self.plan.record.is_some() && published.is_ok();
         if published.is_ok() && !self.post_sql.is_empty() {
             // Statements that define something end a transaction in MySQL, so it could not be part of one.
@@ -795,6 +802,7 @@ impl LoadSession for MysqlSession {
         if keep_mark || !is_kept {
             *self.control() = Some(control);
             _ = self.clean(keep_mark).await;
+            failpoint("mysql-cleaned");
         }
         Ok(Published::new(published?, receipts.iter().map(|receipt| receipt.bytes).sum()))
     }
@@ -913,8 +921,10 @@ impl PartitionWriter for MysqlWriter {
         let ledger = &shared.names.ledger;
         let sql = format!("INSERT INTO {ledger} VALUES ({partition}, {rows}, {bytes}, {checksum}, {rows_read})");
         connection.execute(&sql).await.map_err(|error| shared.failed(error))?;
+        failpoint("mysql-part-written");
         // If the answer is lost, the next attempt finds out.
         connection.execute("COMMIT").await.map_err(|error| shared.failed(error).transient())?;
+        failpoint("mysql-part-committed");
         shared.pool.give_back(connection);
         Ok(Receipt::new(partition, rows, bytes))
     }

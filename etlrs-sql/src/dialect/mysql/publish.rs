@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use etlrs_core::{Error, ErrorKind, Receipt, Result};
+use etlrs_core::{Error, ErrorKind, Receipt, Result, failpoint};
 
 use super::ledger::{MOVED, Names};
 use super::load::{MysqlSession, ORDINAL, create_table};
@@ -39,6 +39,7 @@ async fn attempt(session: &MysqlSession, connection: &mut Connection, receipts: 
     connection.execute(&sql).await.map_err(failed)?;
     check_lock(session, connection).await?;
     let rows = check_ledger(session, connection, receipts).await?;
+    failpoint("mysql-publishing");
     let names = &shared.names;
     let target = session.name.backquoted()?;
     let last = match session.target.publishing {
@@ -58,7 +59,9 @@ async fn attempt(session: &MysqlSession, connection: &mut Connection, receipts: 
             connection.execute(&format!("DROP TABLE IF EXISTS {}", names.new)).await.map_err(failed)?;
             let sql = create_table(&names.new, &session.plan, &session.target.writings, session.server)?;
             connection.execute(&sql).await.map_err(failed)?;
+            failpoint("mysql-new-table");
             upsert(session, connection, &names.new).await?;
+            failpoint("mysql-new-filled");
             connection.execute(&moved(names)).await.map_err(failed)?;
             format!("RENAME TABLE {} TO {target}", names.new)
         }
@@ -71,8 +74,10 @@ async fn attempt(session: &MysqlSession, connection: &mut Connection, receipts: 
             "COMMIT".to_owned()
         }
     };
+    failpoint("mysql-committing");
     let error = match connection.execute(&last).await {
         Ok(_) if session.target.publishing == Publishing::Swap => {
+            failpoint("mysql-swapped");
             check_swap(session, connection, &target).await?;
             return Ok(rows);
         }
@@ -289,6 +294,7 @@ async fn move_rows(session: &MysqlSession, connection: &mut Connection, target: 
         Publishing::Upsert => upsert(session, connection, target).await?,
         _ => insert(session, connection, target, rows).await?,
     }
+    failpoint("mysql-moved");
     connection.execute(&moved(&shared.names)).await.map_err(failed)?;
     Ok(())
 }

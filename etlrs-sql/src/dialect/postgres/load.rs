@@ -18,7 +18,7 @@ use arrow_schema::{Field, Schema, SchemaRef};
 use etlrs_core::{
     CancelToken, ColumnTypes, Error, ErrorKind, Extractor, Interrupted, LoadCapabilities, LoadMode, LoadPlan,
     LoadPreview, LoadSession, Loader, Partition, PartitionId, PartitionWriter, Published, Receipt, Result, RunContext,
-    RunId, Scan, ScanRequest, Tally, async_trait, gone_on_elsewhere,
+    RunId, Scan, ScanRequest, Tally, async_trait, failpoint, gone_on_elsewhere,
 };
 
 use super::catalog::Relation;
@@ -235,7 +235,9 @@ impl Loader for PostgresLoader {
         let found = async {
             let name = TableName { schema: Some(schema.clone()), name: self.table.name.clone() };
             let found = Left::find(&mut control, &name, &names, run).await?;
+            failpoint("postgres-forgetting");
             drop_patiently(&mut control, &names.drop_all()).await?;
+            failpoint("postgres-forgotten");
             execute(&mut control, &format!("SELECT pg_advisory_unlock({lock})")).await?;
             Ok(found)
         };
@@ -256,6 +258,7 @@ impl Loader for PostgresLoader {
         let Held { mut control, schema, hash, lock } = self.hold().await?;
         let name = TableName { schema: Some(schema.clone()), name: self.table.name.clone() };
         let names = Names::new(&schema, hash, cx.run_id());
+        failpoint("postgres-locked");
         let staged = async {
             let failed = |error| postgres_error(&self.source(), error);
             let limit = self.options.lock_timeout.duration();
@@ -427,7 +430,9 @@ impl PostgresLoader {
                 target = target.refill();
                 continue;
             }
+            failpoint("postgres-beginning");
             execute(control, "COMMIT").await.map_err(failed)?;
+            failpoint("postgres-begun");
             return Ok((target, Vec::new()));
         }
     }
@@ -607,11 +612,13 @@ impl LoadSession for PostgresSession {
         let lost = || Error::new(ErrorKind::Internal, "the connection of the session is gone");
         let mut control = self.take_control().ok_or_else(lost)?;
         let rows = publish::publish(&self, &mut control, &receipts).await;
+        failpoint("postgres-committed");
         match rows {
             Ok(rows) => {
                 // What is left of the staging area is removed; if that fails now, by the next run on this table.
                 *self.control.lock().unwrap_or_else(PoisonError::into_inner) = Some(control);
                 _ = self.clean(self.plan.record.is_some()).await;
+                failpoint("postgres-cleaned");
                 Ok(Published::new(rows, receipts.iter().map(|receipt| receipt.bytes).sum()))
             }
             Err(error) => {
@@ -713,7 +720,9 @@ impl PartitionWriter for PostgresWriter {
              VALUES ({partition}, {rows}, {bytes}, {checksum}, {rows_read}, (txid_current() & 4294967295)::text); COMMIT",
             shared.names.ledger
         );
+        failpoint("postgres-part-written");
         execute(&mut connection, &sql).await.map_err(|error| shared.failed(error).transient())?;
+        failpoint("postgres-part-committed");
         shared.pool.give_back(connection);
         Ok(Receipt::new(partition, counted, bytes))
     }

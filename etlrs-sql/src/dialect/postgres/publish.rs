@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use etlrs_core::{Error, ErrorKind, Receipt, Result};
+use etlrs_core::{Error, ErrorKind, Receipt, Result, failpoint};
 
 use super::load::{BEGIN, ORDINAL, PostgresSession, create_table, key_list};
 use super::name::quote;
@@ -37,7 +37,9 @@ async fn attempt(session: &PostgresSession, connection: &mut Connection, receipt
     execute(connection, &begun).await.map_err(failed)?;
     let moved = async {
         let rows = check_ledger(session, connection, receipts).await?;
+        failpoint("postgres-publishing");
         move_rows(session, connection, rows).await?;
+        failpoint("postgres-moved");
         post_sql(session, connection).await?;
         Ok(rows)
     };
@@ -50,6 +52,7 @@ async fn attempt(session: &PostgresSession, connection: &mut Connection, receipt
         }
     };
     let xid = text(connection, "SELECT txid_current()::text", &[]).await.map_err(failed)?.unwrap_or_default();
+    failpoint("postgres-committing");
     match execute(connection, "COMMIT").await {
         Ok(_) => Ok(rows),
         Err(error) if is_answer(&error) => Err(failed(error)),

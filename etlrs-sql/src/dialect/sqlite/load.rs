@@ -4,7 +4,7 @@ use std::sync::Arc;
 use arrow_schema::{Field, Schema, SchemaRef};
 use etlrs_core::{
     Error, ErrorKind, Interrupted, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, Result,
-    RunContext, RunId, async_trait,
+    RunContext, RunId, async_trait, failpoint,
 };
 use etlrs_files::TargetLock;
 use rusqlite::OpenFlags;
@@ -189,7 +189,9 @@ impl Loader for SqliteLoader {
         let Some(left) = self.left(Some(run))? else { return Ok(None) };
         let connection = open(&path, OpenFlags::SQLITE_OPEN_READ_WRITE, self.options.busy_timeout)?;
         let failed = |error| sqlite_error(&path, error);
+        failpoint("sqlite-forgetting");
         in_transaction(&connection, failed, || ledger::remove_left(&connection, &self.table, None, &failed))?;
+        failpoint("sqlite-forgotten");
         if left.made_file {
             remove_if_empty(&path, &connection, cx.run_id())?;
         }
@@ -201,6 +203,7 @@ impl Loader for SqliteLoader {
         self.check_plan(&plan)?;
         let path = self.place();
         let lock = TargetLock::acquire(&path, &lock_part(&self.table), cx.run_id())?;
+        failpoint("sqlite-locked");
         // It is a part of the run, so that it runs once.
         if !self.options.pre_sql.is_empty() && self.left(Some(cx.run_id()))?.is_none() {
             let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;

@@ -1,6 +1,6 @@
 //! The one transaction in which staged rows become the target's.
 
-use etlrs_core::{Error, ErrorKind, LoadMode, Published, Receipt, Result};
+use etlrs_core::{Error, ErrorKind, LoadMode, Published, Receipt, Result, failpoint};
 use rusqlite::Connection;
 
 use super::catalog::{self, Table};
@@ -28,6 +28,7 @@ impl SqliteSession {
                 let message = format!("{counted} rows are staged where {rows} were written");
                 return Err(Error::new(ErrorKind::VerifyFailed, message).in_source(&shared.source));
             }
+            failpoint("sqlite-publishing");
             let old = Table::find(&connection, &shared.target).map_err(failed)?;
             match old {
                 None if shared.plan.mode == LoadMode::Merge => {
@@ -58,8 +59,11 @@ impl SqliteSession {
                     }
                 }
             }
+            failpoint("sqlite-moved");
             self.post_sql(&connection)?;
-            shared.close_run(&connection).map_err(failed)
+            shared.close_run(&connection).map_err(failed)?;
+            failpoint("sqlite-committing");
+            Ok(())
         })?;
         Ok(Published::new(rows, receipts.iter().map(|receipt| receipt.bytes).sum()))
     }

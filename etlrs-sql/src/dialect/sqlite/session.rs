@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use etlrs_core::{
     ColumnTypes, Error, ErrorKind, Extractor, LoadMode, LoadPlan, LoadSession, Partition, PartitionWriter, Published,
-    Receipt, Result, RunContext, RunId, Scan, ScanRequest, async_trait, gone_on_elsewhere,
+    Receipt, Result, RunContext, RunId, Scan, ScanRequest, async_trait, failpoint, gone_on_elsewhere,
 };
 use etlrs_files::TargetLock;
 use rusqlite::config::DbConfig;
@@ -186,6 +186,7 @@ impl SqliteSession {
                     connection.execute_batch(&create).map_err(failed)?;
                     shared.add_run(&connection, &form, created).map_err(failed)?;
                 }
+                failpoint("sqlite-beginning");
                 Ok(left)
             });
             // Before a failed session is dropped, which takes this lock to clean up.
@@ -325,6 +326,7 @@ impl LoadSession for SqliteSession {
 
     async fn commit(mut self: Box<Self>, receipts: Vec<Receipt>) -> Result<Published> {
         let published = self.publish(&receipts);
+        failpoint("sqlite-committed");
         match &published {
             Ok(_) => self.cleaned = true,
             // The first error is the one that counts.

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, SchemaRef};
-use etlrs_core::{Error, ErrorKind, PartitionId, PartitionWriter, Receipt, Result, Tally, async_trait};
+use etlrs_core::{Error, ErrorKind, PartitionId, PartitionWriter, Receipt, Result, Tally, async_trait, failpoint};
 use rusqlite::Connection;
 
 use super::encode::{Column, Refused};
@@ -136,7 +136,9 @@ impl SqliteWriter {
                 ),
             )
             .map_err(failed)?;
+        failpoint("sqlite-part-written");
         connection.execute_batch("COMMIT").map_err(failed)?;
+        failpoint("sqlite-part-committed");
         self.open = false;
         Ok(Receipt::new(self.partition, self.rows, u64::try_from(bytes).unwrap_or(0)))
     }

@@ -10,6 +10,8 @@
 //! database, and that work must be left to the program.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+mod failpoints;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::hash::BuildHasher;
@@ -18,9 +20,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use etlrs_tests::{Ran, etlrs, run, write_csv};
+use etlrs_tests::{Ran, etlrs, row_hash, run, write_hashed_csv};
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::record::RowAccessor;
+use parquet::record::Field;
 use rustix::process::{Pid, Signal, kill_process};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_etlrs-under-test");
@@ -72,9 +74,10 @@ impl Target {
         name == self.name() || journal || name.starts_with(&format!(".{}.etlrs-", self.name()))
     }
 
-    /// The versions that the target in `place` holds, each with all its records once; none if there is no target.
+    /// The versions that the target in `place` holds, each with all its records once, of which there are `rows_of`; none if
+    /// there is no target.
     /// Anything else is an error that says what.
-    fn versions(self, place: &Path) -> Result<Vec<u64>, String> {
+    fn versions(self, place: &Path, rows_of: &[u64]) -> Result<Vec<u64>, String> {
         let copy = tempfile::tempdir().unwrap();
         copy_all(place, copy.path());
         let path = copy.path().join(self.name());
@@ -89,7 +92,7 @@ impl Target {
             Self::Text => read_csv(&path, &mut found)?,
         }
         for (version, ids) in &mut found {
-            let rows = usize::try_from(*version - 1).ok().and_then(|index| ROWS.get(index));
+            let rows = usize::try_from(*version - 1).ok().and_then(|index| rows_of.get(index));
             let rows = *rows.ok_or_else(|| format!("records of a version {version}"))?;
             ids.sort_unstable();
             if !ids.iter().copied().eq(0..i64::try_from(rows).unwrap()) {
@@ -115,14 +118,30 @@ impl Target {
 /// The ids of each version.
 type Found = BTreeMap<i64, Vec<i64>>;
 
+/// Adds a row: its id, version, day, name, note and hash, which must be theirs.
+fn add(found: &mut Found, [id, version, day, name, note, hash]: [String; 6]) -> Result<(), String> {
+    let number = |text: &str| text.parse::<u64>().map_err(|_| format!("a row has a number {text}"));
+    let (number_of_row, number_of_version) = (number(&id)?, number(&version)?);
+    if row_hash(number_of_row, number_of_version, &day, &name, &note) != hash {
+        return Err(format!("a row is mixed of several: {id} {version} {day} {name} {note:?} {hash}"));
+    }
+    let signed = |number: u64| i64::try_from(number).map_err(|error| error.to_string());
+    found.entry(signed(number_of_version)?).or_default().push(signed(number_of_row)?);
+    Ok(())
+}
+
 /// Decodes every column, so that a torn page is seen in whichever it is.
 fn read_parquet(path: &Path, found: &mut Found) -> Result<(), String> {
     let failed = |error| format!("{}: {error}", path.display());
     let reader = SerializedFileReader::new(File::open(path).unwrap()).map_err(failed)?;
     for row in reader.get_row_iter(None).map_err(failed)? {
         let row = row.map_err(failed)?;
-        let (id, version) = (row.get_long(0).map_err(failed)?, row.get_long(1).map_err(failed)?);
-        found.entry(version).or_default().push(id);
+        let text = |index: usize| match row.get_column_iter().nth(index) {
+            Some((_, Field::Str(text))) => text.clone(),
+            Some((_, Field::Null)) | None => String::new(),
+            Some((_, field)) => field.to_string(),
+        };
+        add(found, [text(0), text(1), text(3), text(6), text(7), text(8)])?;
     }
     Ok(())
 }
@@ -130,23 +149,27 @@ fn read_parquet(path: &Path, found: &mut Found) -> Result<(), String> {
 /// A record ends where a line does and no quote is open; each has the fields that the header has.
 fn read_csv(path: &Path, found: &mut Found) -> Result<(), String> {
     let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let (mut in_quotes, mut fields, mut start, mut width) = (false, 1, 0, None);
+    let (mut in_quotes, mut fields, mut start, mut records) = (false, vec![0], 0, 0);
     for (at, byte) in text.bytes().enumerate() {
         match byte {
             b'"' => in_quotes = !in_quotes,
-            b',' if !in_quotes => fields += 1,
+            b',' if !in_quotes => fields.push(at + 1),
             b'\n' if !in_quotes => {
-                let record = &text[start..at];
-                if width.is_some() {
-                    let mut numbers =
-                        record.split(',').map(|field| field.parse::<i64>().map_err(|_| record.to_owned()));
-                    let id = numbers.next().ok_or(record)??;
-                    found.entry(numbers.next().ok_or(record)??).or_default().push(id);
+                let field = |index: usize| {
+                    let end = fields.get(index + 1).map_or(at, |next| next - 1);
+                    let field = &text[fields[index]..end];
+                    let quoted = field.strip_prefix('"').and_then(|field| field.strip_suffix('"'));
+                    quoted.map_or(field.to_owned(), |quoted| quoted.replace("\"\"", "\""))
+                };
+                if fields.len() != 9 {
+                    return Err(format!("a record has {} fields: {}", fields.len(), &text[start..at]));
                 }
-                if *width.get_or_insert(fields) != fields {
-                    return Err(format!("a record has {fields} fields: {record}"));
+                if records > 0 {
+                    add(found, [field(0), field(1), field(3), field(6), field(7), field(8)])?;
                 }
-                (start, fields) = (at + 1, 1);
+                records += 1;
+                start = at + 1;
+                fields = vec![start];
             }
             _ => {}
         }
@@ -185,10 +208,15 @@ fn read_sqlite(path: &Path, found: &mut Found) -> Result<(), String> {
     if !things.iter().any(|name| name == "t") {
         return Ok(());
     }
-    let mut rows = database.prepare("select version, id from t").map_err(failed)?;
+    let sql = "select cast(id as text), cast(version as text), day, name, coalesce(note, ''), hash from t";
+    let mut rows = database.prepare(sql).map_err(failed)?;
     let mut rows = rows.query([]).map_err(failed)?;
     while let Some(row) = rows.next().map_err(failed)? {
-        found.entry(row.get(0).map_err(failed)?).or_default().push(row.get(1).map_err(failed)?);
+        let mut values: [String; 6] = Default::default();
+        for (index, value) in values.iter_mut().enumerate() {
+            *value = row.get(index).map_err(failed)?;
+        }
+        add(found, values)?;
     }
     Ok(())
 }
@@ -197,13 +225,18 @@ fn read_sqlite(path: &Path, found: &mut Found) -> Result<(), String> {
 struct Bed {
     folder: tempfile::TempDir,
     target: Target,
+    rows: [u64; 3],
 }
 
 impl Bed {
     fn new(target: Target) -> Self {
-        let bed = Self { folder: tempfile::tempdir().unwrap(), target };
-        for (version, rows) in (1..).zip(ROWS) {
-            write_csv(&bed.source(version), rows, version);
+        Self::with_rows(target, ROWS)
+    }
+
+    fn with_rows(target: Target, rows: [u64; 3]) -> Self {
+        let bed = Self { folder: tempfile::tempdir().unwrap(), target, rows };
+        for (version, rows) in (1..).zip(rows) {
+            write_hashed_csv(&bed.source(version), rows, version);
         }
         fs::create_dir(bed.place()).unwrap();
         bed
@@ -211,12 +244,16 @@ impl Bed {
 
     /// With version 1 loaded and saved.
     fn loaded(target: Target) -> Self {
-        let bed = Self::new(target);
-        let ran = bed.run("create", 1);
+        Self::new(target).load("create")
+    }
+
+    /// Loads version 1, and saves it.
+    fn load(self, mode: &str) -> Self {
+        let ran = self.run(mode, 1);
         assert_eq!(ran.code, 0, "{ran:?}");
-        bed.assert_clean(&[1], "the first load");
-        copy_all(&bed.place(), &bed.folder.path().join("saved"));
-        bed
+        self.assert_clean(&[1], "the first load");
+        copy_all(&self.place(), &self.folder.path().join("saved"));
+        self
     }
 
     fn place(&self) -> PathBuf {
@@ -239,8 +276,10 @@ impl Bed {
 
     fn arguments(&self, mode: &str, version: u64) -> Vec<String> {
         let source = self.source(version).into_os_string().into_string().unwrap();
+        let key: &[&str] = if mode == "merge" { &["--key", "id"] } else { &[] };
         let rest = ["--mode", mode, "--partitions", "16", "--threads", "2", "--no-progress"];
-        ["copy", &source, self.target.uri()].into_iter().chain(rest).map(str::to_owned).collect()
+        let all = ["copy", &source, self.target.uri()].into_iter().chain(rest).chain(key.iter().copied());
+        all.map(str::to_owned).collect()
     }
 
     fn run(&self, mode: &str, version: u64) -> Ran {
@@ -272,36 +311,36 @@ impl Bed {
     fn versions(&self, what: &str) -> Vec<u64> {
         let left: Vec<_> = names(&self.place()).into_iter().filter(|name| !self.target.may_be_left(name)).collect();
         assert!(left.is_empty(), "{what}: left behind {left:?}");
-        self.target.versions(&self.place()).unwrap_or_else(|wrong| panic!("{what}: {wrong}"))
+        self.target.versions(&self.place(), &self.rows).unwrap_or_else(|wrong| panic!("{what}: {wrong}"))
     }
 
     /// The place holds the target with just these versions, and nothing else; with none, nothing at all.
     fn assert_clean(&self, versions: &[u64], what: &str) {
-        assert_clean(self.target, &self.place(), versions, what);
+        self.assert_clean_at(&self.place(), versions, what);
     }
-}
 
-fn assert_clean(target: Target, place: &Path, versions: &[u64], what: &str) {
-    assert_eq!(target.versions(place), Ok(versions.to_vec()), "{what}");
-    let expected = if versions.is_empty() { &[][..] } else { &[target.name()] };
-    assert_eq!(names(place), expected, "{what}: files are left behind");
-    assert_eq!(target.leftover_tables(place), [""; 0], "{what}: tables are left behind");
-}
+    fn assert_clean_at(&self, place: &Path, versions: &[u64], what: &str) {
+        assert_eq!(self.target.versions(place, &self.rows), Ok(versions.to_vec()), "{what}");
+        let expected = if versions.is_empty() { &[][..] } else { &[self.target.name()] };
+        assert_eq!(names(place), expected, "{what}: files are left behind");
+        assert_eq!(self.target.leftover_tables(place), [""; 0], "{what}: tables are left behind");
+    }
 
-/// The target is as it was. Beside it is nothing, or what the run says that it kept to go on with.
-fn assert_stopped(target: Target, place: &Path, versions: &[u64], ran: &Ran, what: &str) {
-    if !ran.stderr.contains("pieces are kept; run the same again") {
-        return assert_clean(target, place, versions, &format!("{what}: {ran:?}"));
+    /// The target is as it was. Beside it is nothing, or what the run says that it kept to go on with.
+    fn assert_stopped(&self, place: &Path, versions: &[u64], ran: &Ran, what: &str) {
+        if !ran.stderr.contains("pieces are kept; run the same again") {
+            return self.assert_clean_at(place, versions, &format!("{what}: {ran:?}"));
+        }
+        assert_eq!(self.target.versions(place, &self.rows), Ok(versions.to_vec()), "{what}: {ran:?}");
+        if matches!(self.target, Target::Database) {
+            assert!(!self.target.leftover_tables(place).is_empty(), "{what}: {ran:?}: nothing is kept");
+            return assert_eq!(names(place), [self.target.name()], "{what}: {ran:?}");
+        }
+        let kept: Vec<_> = names(place).into_iter().filter(|name| name != self.target.name()).collect();
+        let is_kept = |name: &String| name.starts_with(&format!(".{}.etlrs-", self.target.name()));
+        let kinds: Vec<_> = kept.iter().filter_map(|name| Path::new(name).extension()?.to_str()).collect();
+        assert!(kept.iter().all(is_kept) && kinds == ["ledger", "tmp"], "{what}: {ran:?}: {kept:?}");
     }
-    assert_eq!(target.versions(place), Ok(versions.to_vec()), "{what}: {ran:?}");
-    if matches!(target, Target::Database) {
-        assert!(!target.leftover_tables(place).is_empty(), "{what}: {ran:?}: nothing is kept");
-        return assert_eq!(names(place), [target.name()], "{what}: {ran:?}");
-    }
-    let kept: Vec<_> = names(place).into_iter().filter(|name| name != target.name()).collect();
-    let is_kept = |name: &String| name.starts_with(&format!(".{}.etlrs-", target.name()));
-    let kinds: Vec<_> = kept.iter().filter_map(|name| Path::new(name).extension()?.to_str()).collect();
-    assert!(kept.iter().all(is_kept) && kinds == ["ledger", "tmp"], "{what}: {ran:?}: {kept:?}");
 }
 
 /// A run that ends with the test, if not before.
@@ -608,7 +647,7 @@ fn stop(target: Target) {
         match ran.code {
             0 => bed.assert_clean(&[2], &what),
             130 => {
-                assert_stopped(target, &bed.place(), &[1], &ran, &what);
+                bed.assert_stopped(&bed.place(), &[1], &ran, &what);
                 assert!(ran.stderr.starts_with("stopping (once more"), "{what}: {ran:?}");
             }
             // So early that nobody listened yet, so nothing can have been touched.
@@ -716,7 +755,7 @@ fn fill(target: Target) {
         let what = format!("{target:?} on {size} bytes ({old} are taken, {enough} needed), seed {}", random.seed);
         let Some(disk) = SmallDisk::mount(&bed.place(), size) else { return };
         copy_all(&bed.folder.path().join("saved"), &disk.seen());
-        assert_clean(target, &disk.seen(), &[1], &what);
+        bed.assert_clean_at(&disk.seen(), &[1], &what);
 
         let run = || Ran::of(&disk.command(PROGRAM).args(bed.arguments("replace", 2)).output().unwrap());
         let ran = run();
@@ -724,10 +763,10 @@ fn fill(target: Target) {
         // Dropping a table takes room in the journal too, of which there may be none. What is left then is hidden, and the
         // next run has to remove it.
         if matches!(target, Target::Database) {
-            assert_eq!(target.versions(&disk.seen()), Ok(vec![1]), "{what}: {ran:?}");
+            assert_eq!(target.versions(&disk.seen(), &bed.rows), Ok(vec![1]), "{what}: {ran:?}");
             assert_eq!(names(&disk.seen()), [target.name()], "{what}: {ran:?}: files are left behind");
         } else {
-            assert_stopped(target, &disk.seen(), &[1], &ran, &what);
+            bed.assert_stopped(&disk.seen(), &[1], &ran, &what);
         }
         let sentence = ran.stderr.strip_prefix("error: ").and_then(|rest| rest.strip_suffix('\n')).unwrap_or_default();
         assert!(!sentence.is_empty() && !sentence.contains('\n'), "{what}: {ran:?}");
@@ -738,7 +777,7 @@ fn fill(target: Target) {
         disk.resize(4 * enough);
         let ran = run();
         assert_eq!(ran.code, 0, "{what}: with room: {ran:?}");
-        assert_clean(target, &disk.seen(), &[2], &format!("{what}: with room"));
+        bed.assert_clean_at(&disk.seen(), &[2], &format!("{what}: with room"));
     }
     eprintln!(
         "{target:?} on a full disk: seed {}, {count} runs, from {old} to {enough} bytes: {sentences:?}",
