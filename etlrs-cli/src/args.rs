@@ -41,6 +41,12 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Show the columns, the pieces and the first rows of a source
     Inspect(Inspect),
+    /// List the runs of this machine: state, progress, and why they failed
+    Runs(RunsArgs),
+    /// Go on with a run that was killed, stopped, or failed
+    Resume(ResumeArgs),
+    /// Remove what a run keeps that did not get through
+    Forget(ForgetArgs),
     /// List the connectors, or the options of one
     Connectors {
         /// A connector, such as csv
@@ -132,19 +138,8 @@ impl CopyOptions {
 /// What all runs share. Flags win over a pipeline file.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct RunOptions {
-    /// Memory for all data at one time, such as 256MB; by default a quarter of the machine's, at most 1GB
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub(crate) memory: Option<usize>,
-    /// Pieces worked on at the same time; by default as many as there are cores
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
-    pub(crate) threads: Option<u16>,
-    /// Lets the run change its threads, its writers and the size of its batches as it goes, beginning with what is set; it keeps
-    /// what makes it faster, tells what that gained, and stays within --memory
-    #[arg(long)]
-    pub(crate) auto_tune: bool,
-    /// A setting as in [performance] of a pipeline file, such as batch_size=50000 (may be repeated)
-    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
-    pub(crate) performance: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) means: Means,
     /// How far the target is checked before it is published: receipts (row counts of the target), full (all staged rows
     /// are read back, and their checksum compared)
     #[arg(long, value_name = "HOW", value_parser = parse_verify)]
@@ -164,6 +159,24 @@ pub(crate) struct RunOptions {
     /// More such records than this end the run
     #[arg(long, value_name = "N")]
     pub(crate) max_errors: Option<u64>,
+}
+
+/// With what a run does its work, and how it tells of it: what may be another thing when it goes on.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Means {
+    /// Memory for all data at one time, such as 256MB; by default a quarter of the machine's, at most 1GB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) memory: Option<usize>,
+    /// Pieces worked on at the same time; by default as many as there are cores
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub(crate) threads: Option<u16>,
+    /// Lets the run change its threads, its writers and the size of its batches as it goes, beginning with what is set; it keeps
+    /// what makes it faster, tells what that gained, and stays within --memory
+    #[arg(long)]
+    pub(crate) auto_tune: bool,
+    /// A setting as in [performance] of a pipeline file, such as batch_size=50000 (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub(crate) performance: Vec<(String, String)>,
     /// Where a page for a browser is written that shows how the run went: time lines of its stages, memory, pieces
     #[arg(long, value_name = "FILE.html")]
     pub(crate) report: Option<std::path::PathBuf>,
@@ -178,16 +191,33 @@ pub(crate) struct RunOptions {
     pub(crate) no_progress: bool,
 }
 
+impl Means {
+    /// These, and where they say nothing those of `before`; how the result is written is theirs in any case.
+    pub(crate) fn over(self, before: Self) -> Self {
+        Self {
+            memory: self.memory.or(before.memory),
+            threads: self.threads.or(before.threads),
+            auto_tune: self.auto_tune || before.auto_tune,
+            performance: if self.performance.is_empty() { before.performance } else { self.performance },
+            report: self.report.or(before.report),
+            metrics: self.metrics.or(before.metrics),
+            output: self.output,
+            no_progress: self.no_progress,
+        }
+    }
+}
+
 impl RunOptions {
     /// `config` with what the flags say.
     pub(crate) fn apply(&self, config: PerformanceConfig) -> etlrs::Result<PerformanceConfig> {
-        let pairs = self.performance.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let means = &self.means;
+        let pairs = means.performance.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let mut config = config.with_pairs(pairs).map_err(|error| error.within("--performance"))?;
-        config.auto_tune |= self.auto_tune;
-        if let Some(memory) = self.memory {
+        config.auto_tune |= means.auto_tune;
+        if let Some(memory) = means.memory {
             config.max_memory_usage = memory;
         }
-        if let Some(threads) = self.threads {
+        if let Some(threads) = means.threads {
             config.max_threads = threads.into();
         }
         Ok(config)
@@ -258,6 +288,41 @@ pub(crate) struct Inspect {
     /// How the result is written
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunsArgs {
+    /// One run, of which more is told; the end of its id is enough
+    pub(crate) run: Option<String>,
+    /// So many of the newest
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) last: usize,
+    /// All that are known
+    #[arg(long, conflicts_with = "last")]
+    pub(crate) all: bool,
+    /// How the list is written
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ResumeArgs {
+    /// The run, as `etlrs runs` lists it; the end of its id is enough
+    pub(crate) run: String,
+    /// A variable that the command set, whose value is not kept (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub(crate) set: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) means: Means,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ForgetArgs {
+    /// The run, as `etlrs runs` lists it; the end of its id is enough
+    pub(crate) run: String,
+    /// A variable that the command set, whose value is not kept (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub(crate) set: Vec<(String, String)>,
 }
 
 fn parse_pair(text: &str) -> Result<(String, String), String> {

@@ -4,11 +4,14 @@ mod alert;
 mod allocator;
 mod args;
 mod describe;
+mod journal;
+mod kept_command;
 mod page;
 mod progress;
 mod recorder;
 mod report;
 mod run;
+mod runs;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -138,8 +141,11 @@ struct Done {
 
 async fn dispatch(command: Command) -> Result<Done> {
     let done = match command {
-        Command::Copy(copy) => return run::copy(copy, stop_signal()?).await,
-        Command::Run(file) => return run::run(file, stop_signal()?).await,
+        Command::Copy(copy) => return run::copy(copy, stop_signal()?, None).await,
+        Command::Run(file) => return run::run(file, stop_signal()?, None).await,
+        Command::Resume(resume) => return runs::resume(resume, stop_signal()?).await,
+        Command::Forget(forget) => runs::forget(forget, stop_signal()?).await,
+        Command::Runs(args) => runs::runs(&args),
         Command::Plan(plan) => run::plan(plan).await,
         Command::Inspect(inspect) => describe::inspect(inspect).await,
         Command::Connectors { name, output } => describe::connectors(name.as_deref(), output),

@@ -16,11 +16,16 @@ impl Progress {
     pub(crate) fn start(label: &str, started: &Started) -> Self {
         let (lines, said) = channel::<String>();
         let (cx, mut now) = (started.cx.clone(), Now::new(&started.stages));
-        let sum = |size: fn(&etlrs::Partition) -> Option<u64>| started.partitions.iter().map(size).sum::<Option<u64>>();
+        // Those that are not read again are done.
+        let is_open = |partition: &&etlrs::Partition| !started.completed.contains(&partition.id);
+        let open: Vec<_> = started.partitions.iter().filter(is_open).collect();
+        let sum = |size: fn(&etlrs::Partition) -> Option<u64>| {
+            open.iter().map(|partition| size(partition)).sum::<Option<u64>>()
+        };
         let total = match (sum(|partition| partition.bytes), sum(|partition| partition.rows)) {
             (Some(bytes), _) if bytes > 0 => Total::Bytes(bytes),
             (_, Some(rows)) => Total::Rows(rows),
-            _ => Total::Partitions(started.partitions.len() as u64),
+            _ => Total::Partitions(open.len() as u64),
         };
         let label = label.to_owned();
         let terminal = std::io::stderr().is_terminal();

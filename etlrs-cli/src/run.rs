@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use etlrs::{
-    AlertActions, CancelToken, Error, ErrorKind, ErrorPolicy, Expr, Filter, OptionMap, PerformanceConfig,
-    PipelineBuilder, PipelineFile, Registry, Result, Resume, RunId, ScanRequest, Select, Uri, is_same_place, named,
-    registry,
+    AlertActions, CancelToken, Error, ErrorKind, ErrorPolicy, Expr, Filter, Interrupted, OptionMap, PerformanceConfig,
+    PipelineBuilder, PipelineFile, Registry, Result, Resume, RunId, ScanRequest, Select, Started, Uri, is_same_place,
+    named, registry,
 };
 
 use etlrs_metrics::{MetricsServer, PerformanceMetrics};
@@ -15,6 +15,8 @@ use serde_json::Value;
 use crate::Done;
 use crate::alert::Actions;
 use crate::args::{Copy, CopyOptions, PlanArgs, RunFile, RunOptions};
+use crate::journal::{Begun, Entry, Journal, millis};
+use crate::kept_command::KeptCommand;
 use crate::page::Page;
 use crate::progress::Progress;
 use crate::recorder::Recorder;
@@ -30,14 +32,57 @@ struct Job {
     alert_actions: AlertActions,
 }
 
-pub(crate) async fn copy(args: Copy, cancel: CancelToken) -> Result<Done> {
-    let jobs = copy_jobs(&args.source, &args.target, &args.copy, &args.run).await;
-    execute_all(jobs, &args.run, cancel).await
+/// The run that is to be gone on with, and its ends.
+pub(crate) struct GoesOn {
+    pub(crate) run: RunId,
+    /// By which it was begun.
+    pub(crate) command: KeptCommand,
+    pub(crate) source: String,
+    pub(crate) target: String,
 }
 
-pub(crate) async fn run(args: RunFile, cancel: CancelToken) -> Result<Done> {
+impl GoesOn {
+    fn is_of(&self, job: &Job) -> bool {
+        job.source.to_string() == self.source && job.target.to_string() == self.target
+    }
+
+    /// # Errors
+    /// `InvalidConfig` if none of the jobs is that of the run.
+    fn require(&self, jobs: &[Job]) -> Result<()> {
+        if jobs.iter().any(|job| self.is_of(job)) {
+            return Ok(());
+        }
+        let message = format!("the pipeline no longer loads {} into {}", self.source, self.target);
+        Err(Error::new(ErrorKind::InvalidConfig, message).hint("run it again to do what it does now"))
+    }
+}
+
+pub(crate) async fn copy(args: Copy, cancel: CancelToken, goes_on: Option<GoesOn>) -> Result<Done> {
+    let jobs = copy_jobs(&args.source, &args.target, &args.copy, &args.run).await;
+    execute_all(jobs, &args.run, cancel, goes_on).await
+}
+
+pub(crate) async fn run(args: RunFile, cancel: CancelToken, goes_on: Option<GoesOn>) -> Result<Done> {
     let jobs = file_jobs(&args.pipeline, &args.set, &args.run, &cancel).await;
-    execute_all(jobs, &args.run, cancel).await
+    execute_all(jobs, &args.run, cancel, goes_on).await
+}
+
+/// Removes what is left of a run of `copy`.
+pub(crate) async fn forget_copy(copy: &Copy, run: &GoesOn) -> Result<Option<Interrupted>> {
+    forget(copy_jobs(&copy.source, &copy.target, &copy.copy, &copy.run).await?, run).await
+}
+
+/// Removes what is left of a run of a pipeline file.
+pub(crate) async fn forget_file(file: &RunFile, cancel: &CancelToken, run: &GoesOn) -> Result<Option<Interrupted>> {
+    forget(file_jobs(&file.pipeline, &file.set, &file.run, cancel).await?, run).await
+}
+
+async fn forget(jobs: Vec<Job>, run: &GoesOn) -> Result<Option<Interrupted>> {
+    run.require(&jobs)?;
+    match jobs.into_iter().find(|job| run.is_of(job)) {
+        Some(job) => job.builder.build()?.forget(run.run).await,
+        None => Ok(None),
+    }
 }
 
 pub(crate) async fn plan(args: PlanArgs) -> Result<()> {
@@ -61,7 +106,7 @@ pub(crate) async fn plan(args: PlanArgs) -> Result<()> {
     let (mut plans, count) = (Vec::new(), jobs.len());
     for job in jobs {
         let plan = job.builder.build()?.plan().await?;
-        if args.run.output.is_json() {
+        if args.run.means.output.is_json() {
             plans.push(report::plan_json(&job.source, &job.target, job.quarantine.as_ref(), &plan));
         } else {
             crate::print(&report::plan_text(&job.source, &job.target, job.quarantine.as_ref(), &plan));
@@ -165,14 +210,20 @@ async fn file_jobs(path: &str, set: &[(String, String)], run: &RunOptions, cance
 }
 
 /// Executes all jobs, and tells as JSON what came of them if that is wanted: what was loaded before one failed is there.
-async fn execute_all(jobs: Result<Vec<Job>>, options: &RunOptions, cancel: CancelToken) -> Result<Done> {
+async fn execute_all(
+    jobs: Result<Vec<Job>>,
+    options: &RunOptions,
+    cancel: CancelToken,
+    goes_on: Option<GoesOn>,
+) -> Result<Done> {
+    let jobs = jobs.and_then(|jobs| goes_on.as_ref().map_or(Ok(()), |run| run.require(&jobs)).map(|()| jobs));
     let count = jobs.as_ref().map_or(1, Vec::len);
     let (mut results, mut current) = (Vec::new(), None);
     let done = match jobs {
-        Ok(jobs) => execute(jobs, options, cancel, &mut results, &mut current).await,
+        Ok(jobs) => execute(jobs, options, cancel, goes_on, &mut results, &mut current).await,
         Err(error) => Err(error),
     };
-    if options.output.is_json() {
+    if options.means.output.is_json() {
         if let Err(error) = &done {
             results.push(report::failed_json(current.as_ref(), error));
         }
@@ -194,6 +245,7 @@ async fn execute(
     jobs: Vec<Job>,
     options: &RunOptions,
     cancel: CancelToken,
+    goes_on: Option<GoesOn>,
     results: &mut Vec<Value>,
     current: &mut Option<(Uri, Uri)>,
 ) -> Result<Done> {
@@ -205,22 +257,29 @@ async fn execute(
         }
         *current = None;
     }
-    let metrics = match &options.metrics {
+    let metrics = match &options.means.metrics {
         Some(address) => Some(serve(address).await?),
         None => None,
     };
     let metrics = metrics.as_ref().map(|(metrics, _)| metrics);
     let mut page = Page::default();
-    if let Some(path) = &options.report {
+    if let Some(path) = &options.means.report {
         require_page_apart(path, &jobs)?;
         // A run is not to be in vain for a page that cannot be written.
         page.write(path).map_err(|error| error.within("--report"))?;
     }
     let mut done = Done::default();
+    let journal = Journal::find();
+    let command = goes_on.as_ref().map_or_else(KeptCommand::of_process, |goes_on| goes_on.command.clone());
     for job in jobs {
+        let resume = match &goes_on {
+            Some(goes_on) if goes_on.is_of(&job) => Resume::Run(goes_on.run),
+            _ if options.restart => Resume::Never,
+            _ => Resume::Auto,
+        };
         *current = Some((job.source.clone(), job.target.clone()));
         let progress: Arc<Mutex<Option<Progress>>> = Arc::default();
-        let (slot, shown) = (progress.clone(), !options.no_progress);
+        let (slot, shown) = (progress.clone(), !options.means.no_progress);
         let (beside_alerts, beside_tuning) = (progress.clone(), progress.clone());
         let tuned = label_of(&job.source, &job.target);
         let label = label_of(&job.source, &job.target);
@@ -232,7 +291,12 @@ async fn execute(
         let actions = Arc::new(Actions::new(job.alert_actions, Arc::new(move |line| say(&beside_actions, line))));
         let (acting, runtime) = (actions.clone(), tokio::runtime::Handle::current());
         let recorder: Arc<Mutex<Option<Recorder>>> = Arc::default();
-        let (recording, is_recorded) = (recorder.clone(), options.report.is_some());
+        let entry: Arc<Mutex<Option<Entry>>> = Arc::default();
+        let (listed, listing, ends) =
+            (entry.clone(), journal.clone(), (job.source.to_string(), job.target.to_string()));
+        let command = command.clone();
+        let beside_journal = progress.clone();
+        let (recording, is_recorded) = (recorder.clone(), options.means.report.is_some());
         let pipeline = job
             .builder
             .cancel(cancel.clone())
@@ -254,6 +318,15 @@ async fn execute(
             })
             .on_start(move |started| {
                 *begun.lock().unwrap_or_else(PoisonError::into_inner) = Some(started.cx.run_id());
+                if let Some(journal) = &listing {
+                    match journal.begin(started, begun_of(started, &command, &ends)) {
+                        Ok(entry) => *listed.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry),
+                        Err(error) => {
+                            let line = format!("warning: `etlrs runs` will not list this run: {error}");
+                            say(&beside_journal, line);
+                        }
+                    }
+                }
                 if let Some(metrics) = &watched {
                     metrics.watch(&label, started);
                 }
@@ -266,12 +339,18 @@ async fn execute(
                 }
             })
             .acknowledge_later()
-            .resume(if options.restart { Resume::Never } else { Resume::Auto })
+            .resume(resume)
             .build()?;
         let result = pipeline.execute().await;
         actions.finish().await;
         if let Some(progress) = progress.lock().unwrap_or_else(PoisonError::into_inner).take() {
             progress.stop();
+        }
+        if let Some(entry) = entry.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            match &result {
+                Ok(report) => entry.done(report.load.records_loaded),
+                Err(error) => entry.failed(error),
+            }
         }
         let recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner).take();
         let moments = recorder.map(Recorder::stop).unwrap_or_default();
@@ -282,7 +361,7 @@ async fn execute(
                     let run = *run.lock().unwrap_or_else(PoisonError::into_inner);
                     metrics.record_pipeline_failure(&name, run);
                 }
-                if let Some(path) = &options.report {
+                if let Some(path) = &options.means.report {
                     page.add_failed(&job.source, &job.target, &error);
                     // The error of the run is the one to tell.
                     let _ = page.write(path);
@@ -293,7 +372,7 @@ async fn execute(
         if let Some(metrics) = metrics {
             metrics.record_pipeline_execution(&name, &report);
         }
-        if let Some(path) = &options.report {
+        if let Some(path) = &options.means.report {
             page.add(&job.source, &job.target, job.quarantine.as_ref(), &report, &moments);
             // What was loaded is there, and is told.
             if let Err(error) = page.write(path) {
@@ -304,7 +383,7 @@ async fn execute(
         if report.has_mark {
             done.published.push((pipeline, report.run));
         }
-        if options.output.is_json() {
+        if options.means.output.is_json() {
             results.push(report::run_json(&job.source, &job.target, job.quarantine.as_ref(), &report));
         } else {
             crate::print(&report::run_text(&job.source, &job.target, job.quarantine.as_ref(), &report));
@@ -324,6 +403,19 @@ fn require_page_apart(path: &Path, jobs: &[Job]) -> Result<()> {
     match ends.flatten().find(|end| is_same_place(end, &page)) {
         Some(end) => refused(format!("the page cannot be {end}, which is read or written by the run")),
         None => Ok(()),
+    }
+}
+
+/// What is written down of a run when it has begun.
+fn begun_of(started: &Started, command: &KeptCommand, (source, target): &(String, String)) -> Begun {
+    Begun {
+        at: millis(),
+        process: std::process::id(),
+        command: command.clone(),
+        source: source.clone(),
+        target: target.clone(),
+        pieces: started.partitions.len() as u64,
+        staged_before: started.completed.len() as u64,
     }
 }
 

@@ -4,8 +4,8 @@ use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use etlrs_core::{
     BatchStream, BoundTransformer, CancelToken, DatasetSnapshot, Detail, Error, ErrorKind, Extractor, Fingerprint,
-    LoadMode, Loader, Partition, PerformanceConfig, Result, RunContext, RunId, Scan, ScanRequest, SchemaRef,
-    Transformer, failpoint, next_batch, unknown_name,
+    Interrupted, LoadMode, Loader, Partition, PartitionId, PerformanceConfig, Result, RunContext, RunId, Scan,
+    ScanRequest, SchemaRef, Transformer, failpoint, next_batch, unknown_name,
 };
 use tokio::runtime::Handle;
 
@@ -62,6 +62,8 @@ pub struct Started {
     pub instead_of: Option<RunId>,
     /// The pieces in which the source is read.
     pub partitions: Vec<Partition>,
+    /// Those of them that an earlier attempt at the run had staged, and that are not read again.
+    pub completed: Vec<PartitionId>,
     /// What there is to know about the source.
     pub notes: Vec<String>,
     /// What the stages do, as it happens.
@@ -334,16 +336,24 @@ impl Pipeline {
     /// # Errors
     /// Those of the target. The next run of the pipeline finds the mark then, and that the work is done.
     pub async fn acknowledge(&self, run: RunId) -> Result<()> {
+        failpoint("run-told");
+        self.forget(run).await?;
+        failpoint("run-acknowledged");
+        Ok(())
+    }
+
+    /// Removes what is left of `run`, and tells what that was: what it had staged, or the mark of one that was published.
+    ///
+    /// # Errors
+    /// `Locked` if a run is at work on the target; those of the target.
+    pub async fn forget(&self, run: RunId) -> Result<Option<Interrupted>> {
         let pipeline = self.clone();
         if !pipeline.loader.capabilities().resumable {
-            return Ok(());
+            return Ok(None);
         }
         off_the_runtime(&CancelToken::new(), move |cancel| async move {
             let cx = RunContext::with_cancel(pipeline.settings.config.clone(), cancel);
-            failpoint("run-told");
-            pipeline.loader.forget(&cx, run).await?;
-            failpoint("run-acknowledged");
-            Ok(())
+            pipeline.loader.forget(&cx, run).await
         })
         .await
     }

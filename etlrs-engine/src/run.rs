@@ -351,14 +351,7 @@ impl<'a> Run<'a> {
         let cx = self.cx.for_worker(shares.worker);
         let memory_use = self.memory_use(shares, held);
         let stages = Stages::new(self.names.iter().cloned(), shares.workers);
-        if let Some(on_start) = &self.pipeline.settings.on_start {
-            let (partitions, notes) = (self.scan.partitions().to_vec(), self.notes.clone());
-            let instead_of = self.instead_of;
-            on_start(&Started { cx: cx.clone(), instead_of, partitions, notes, stages: stages.clone() });
-        }
-
         let settings = &self.pipeline.settings;
-        let watch = settings.alert.as_ref().map(|alert| Watch::start(alert, settings.on_alert.as_ref(), &cx, &stages));
         let flight = Flight::new();
         // What was read for the target and not for the quarantine has to be read again.
         let both = |receipt: &&Receipt| {
@@ -368,6 +361,13 @@ impl<'a> Run<'a> {
             set_aside.is_none_or(is_set_aside)
         };
         let completed: Vec<_> = session.completed().iter().filter(both).cloned().collect();
+        if let Some(on_start) = &self.pipeline.settings.on_start {
+            let (partitions, notes) = (self.scan.partitions().to_vec(), self.notes.clone());
+            let instead_of = self.instead_of;
+            let completed = completed.iter().map(|receipt| receipt.partition).collect();
+            on_start(&Started { cx: cx.clone(), instead_of, partitions, completed, notes, stages: stages.clone() });
+        }
+        let watch = settings.alert.as_ref().map(|alert| Watch::start(alert, settings.on_alert.as_ref(), &cx, &stages));
         completed.iter().for_each(|receipt| flight.done(receipt.partition));
         let partitions: Vec<_> = self.scan.partitions().iter().map(|partition| partition.id).collect();
         let open: Vec<_> =

@@ -64,7 +64,7 @@ pub struct Kills {
     pub reached: BTreeSet<String>,
 }
 
-/// Kills each of `loads` at each of `points`, when it gets there the first time and the third; then kills what goes on with it at
+/// Kills each of `loads` at each of `points`, when it gets there the first time, and the second and the third; then kills what goes on with it at
 /// another one; then lets one get through. The long form (`is_long`) does so for all of them, and the other one kills each load once
 /// at each point, and goes on with two of three unharmed.
 pub fn kill_at_each(loads: &[&dyn Load], points: &BTreeSet<String>, is_long: bool) -> Kills {
@@ -72,7 +72,7 @@ pub fn kill_at_each(loads: &[&dyn Load], points: &BTreeSet<String>, is_long: boo
     let points: Vec<&String> = points.iter().collect();
     for (index, load) in loads.iter().enumerate() {
         for (at, point) in points.iter().enumerate() {
-            for time in [1, 3] {
+            for time in 1..=3 {
                 if time > 1 && !is_long {
                     continue;
                 }

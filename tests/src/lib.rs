@@ -27,6 +27,8 @@ pub const KILL_AT: &str = "ETLRS_TEST_KILL_AT";
 pub fn etlrs(binary: &str, folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary);
     command.current_dir(folder).args(arguments).env_remove("RUST_BACKTRACE");
+    // The list of runs is not that of whoever runs the tests.
+    command.env("XDG_STATE_HOME", std::env::temp_dir().join("etlrs-tests-state"));
     command
 }
 

@@ -559,7 +559,7 @@ mod a_run_that_is_killed_again_and_again_goes_on {
 
     #[test]
     fn database() {
-        for mode in ["create", "append", "replace"] {
+        for mode in ["create", "append", "replace", "merge"] {
             go_on(Target::Database, mode);
         }
     }
@@ -581,7 +581,12 @@ mod a_run_that_is_killed_again_and_again_goes_on {
 
 /// Kills a run, and whatever goes on with it, until one gets through: the rows are then there, each once.
 fn go_on(target: Target, mode: &str) {
-    let bed = if mode == "create" { Bed::new(target) } else { Bed::loaded(target) };
+    let bed = match mode {
+        "create" => Bed::new(target),
+        // By the same mode, which makes the key.
+        "merge" => Bed::new(target).load(mode),
+        _ => Bed::loaded(target),
+    };
     let (old, new): (&[u64], &[u64]) = match mode {
         "create" => (&[], &[2]),
         "append" => (&[1], &[1, 2]),
