@@ -274,7 +274,7 @@ impl Sink<'_> {
 }
 
 /// 100 ms, doubled with each attempt up to 10 s, less up to half of it so that many do not come back at once.
-fn back_off(attempt: u32) -> Duration {
+pub(crate) fn back_off(attempt: u32) -> Duration {
     let full = 100u64.saturating_mul(1 << (attempt - 1).min(10)).min(10_000);
     let random = std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), attempt);
     Duration::from_millis(full - random % (full / 2))

@@ -10,6 +10,7 @@ use etlrs_core::{
 use tokio::runtime::Handle;
 
 use crate::alert::{Alert, OnAlert, PerformanceAlert};
+use crate::load::back_off;
 use crate::partitions::panicked;
 use crate::report::{Plan, RunReport};
 use crate::resume::Resume;
@@ -353,7 +354,18 @@ impl Pipeline {
         }
         off_the_runtime(&CancelToken::new(), move |cancel| async move {
             let cx = RunContext::with_cancel(pipeline.settings.config.clone(), cancel);
-            pipeline.loader.forget(&cx, run).await
+            // For a connection that is lost now; to do it twice does no harm.
+            let is_lost = |error: &Error| error.is_transient() || error.kind() == ErrorKind::Connection;
+            let mut attempt = 1;
+            loop {
+                match pipeline.loader.forget(&cx, run).await {
+                    Err(error) if is_lost(&error) && attempt < pipeline.settings.config.max_attempts => {
+                        tokio::time::sleep(back_off(attempt)).await;
+                        attempt += 1;
+                    }
+                    done => return done,
+                }
+            }
         })
         .await
     }

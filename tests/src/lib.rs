@@ -7,6 +7,7 @@
 #[doc = include_str!("../../docs/pt-BR/performance-guide.md")]
 pub struct PerformanceGuide;
 
+pub mod cut;
 pub mod failpoints;
 pub mod link;
 pub mod mariadb;

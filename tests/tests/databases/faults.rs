@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use etlrs_tests::cut::{CutLink, Moment};
 use etlrs_tests::failpoints::{Load, failpoints_of, kill_at_each};
 use etlrs_tests::{KILL_AT, Ran, etlrs, write_hashed_csv};
 
@@ -47,6 +48,9 @@ trait Server {
     const ROW_HASH: &str;
     /// What failpoints of loads into it begin with.
     const PREFIX: &str;
+    /// What statements begin with that commit, or have within.
+    const COMMITS: &[&str];
+    fn port(&self) -> u16;
     /// Ends one of the connections of a run.
     fn end_a_connection(&self);
 }
@@ -71,6 +75,11 @@ impl Server for Postgres {
     const HANGING: &str = "CREATE INDEX ON t (id); CREATE VIEW v AS SELECT * FROM t";
     const ROW_HASH: &str = etlrs_tests::postgres::ROW_HASH;
     const PREFIX: &str = "postgres-";
+    const COMMITS: &[&str] = &["COMMIT\0"];
+
+    fn port(&self) -> u16 {
+        Postgres::port(self)
+    }
 
     fn end_a_connection(&self) {
         self.sql(
@@ -100,6 +109,11 @@ impl Server for MariaDb {
     const HANGING: &str = "CREATE TRIGGER noting AFTER INSERT ON t FOR EACH ROW SET @noted = 1";
     const ROW_HASH: &str = etlrs_tests::mariadb::ROW_HASH;
     const PREFIX: &str = "mysql-";
+    const COMMITS: &[&str] = &["\u{3}COMMIT", "\u{3}RENAME TABLE"];
+
+    fn port(&self) -> u16 {
+        MariaDb::port(self)
+    }
 
     fn end_a_connection(&self) {
         let sql = "SELECT ID FROM information_schema.PROCESSLIST WHERE USER = 'root' AND ID <> connection_id()
@@ -150,7 +164,11 @@ impl<S: Server> Bed<S> {
     }
 
     fn command(&self, way: Way, version: u64) -> Command {
-        let (source, target) = (self.source(version), self.server.uri("t"));
+        self.command_to(&self.server.uri("t"), way, version)
+    }
+
+    fn command_to(&self, target: &str, way: Way, version: u64) -> Command {
+        let source = self.source(version);
         let mode: &[&str] = match way {
             // Booleans and instants are staged as what they are, and MySQL keeps them as something else.
             Way::Swap => &["--mode", "replace", "--columns", "id,version,amount,day,name,note,hash"],
@@ -160,7 +178,7 @@ impl<S: Server> Bed<S> {
             Way::Create => &["--mode", "create"],
         };
         let arguments =
-            [&["copy", source.to_str().unwrap(), &target, "--partitions", "7", "--no-progress"], mode].concat();
+            [&["copy", source.to_str().unwrap(), target, "--partitions", "7", "--no-progress"], mode].concat();
         etlrs(PROGRAM, Path::new("."), &arguments)
     }
 
@@ -385,6 +403,64 @@ fn a_run_that_is_killed_at_each_failpoint_goes_on_in_postgres() {
 #[test]
 fn a_run_that_is_killed_at_each_failpoint_goes_on_in_mysql() {
     kill_at_failpoints::<MariaDb>();
+}
+
+/// Loads whose connection is cut while a commit is under way: that of a partition, or of the whole.
+fn cut_commits<S: Server>() {
+    let is_long = std::env::var_os("ETLRS_FAULTS").is_some();
+    let (mut cuts, mut through, mut again, mut published) = (0, 0, 0, 0);
+    for way in WAYS.into_iter().chain([Way::Create, Way::MergeNew]) {
+        let load = ServerLoad::<S>::new(way);
+        let link = CutLink::to(load.0.server.port(), S::COMMITS);
+        let direct = format!(":{}/", load.0.server.port());
+        let uri = load.0.server.uri("t").replace(&direct, &format!(":{}/", link.port()));
+        let run = || Ran::of(&load.0.command_to(&uri, way, 1).output().unwrap());
+        load.reset();
+        link.arm(u32::MAX, Moment::Before);
+        assert_eq!(run().code, 0);
+        let commits = u32::try_from(link.commits()).unwrap();
+        // Seven partitions, and the whole.
+        assert!(commits >= 8, "{way:?}: {commits} commits");
+        for moment in Moment::ALL {
+            let all = (1..=commits).filter(|n| is_long || *n == 2 || *n > 7);
+            for n in all {
+                let what = format!("{way:?}: commit {n} of {commits} cut {moment:?}");
+                load.reset();
+                link.arm(n, moment);
+                let ran = run();
+                link.disarm();
+                cuts += 1;
+                let is_loaded = load.is_loaded(&what);
+                if ran.code == 0 {
+                    load.assert_done(&format!("{what}: {ran:?}"));
+                    through += 1;
+                    continue;
+                }
+                // What is not settled is not told as if it were, and the next run finds out.
+                assert_eq!(ran.code, 1, "{what}: {ran:?}");
+                let next = run();
+                assert_eq!(next.code, 0, "{what}: {ran:?}, and then {next:?}");
+                assert_eq!(is_loaded, next.stdout.contains(" had published "), "{what}: {ran:?}, and then {next:?}");
+                load.assert_done(&format!("{what}: {ran:?}, and then {next:?}"));
+                again += 1;
+                published += u32::from(is_loaded);
+            }
+        }
+        assert!(link.cuts() >= 6, "{way:?}: {} cuts", link.cuts());
+    }
+    eprintln!(
+        "{cuts} cuts: {through} loads got through, {again} did in the next run, of which {published} were published"
+    );
+}
+
+#[test]
+fn a_lost_reply_to_a_commit_is_settled_by_asking_in_postgres() {
+    cut_commits::<Postgres>();
+}
+
+#[test]
+fn a_lost_reply_to_a_commit_is_settled_by_asking_in_mysql() {
+    cut_commits::<MariaDb>();
 }
 
 fn kill_runs<S: Server>() {
