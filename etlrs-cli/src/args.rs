@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Show the columns, the pieces and the first rows of a source
     Inspect(Inspect),
+    /// Compare a source with a target, row by row; --repair loads those again that differ
+    Verify(VerifyArgs),
     /// List the runs of this machine: state, progress, and why they failed
     Runs(RunsArgs),
     /// Go on with a run that was killed, stopped, or failed
@@ -161,22 +163,29 @@ pub(crate) struct RunOptions {
     pub(crate) max_errors: Option<u64>,
 }
 
-/// With what a run does its work, and how it tells of it: what may be another thing when it goes on.
-#[derive(Debug, Default, clap::Args)]
-pub(crate) struct Means {
+/// How much of the machine a command takes.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct Machine {
     /// Memory for all data at one time, such as 256MB; by default a quarter of the machine's, at most 1GB
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) memory: Option<usize>,
     /// Pieces worked on at the same time; by default as many as there are cores
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub(crate) threads: Option<u16>,
+    /// A setting as in [performance] of a pipeline file, such as batch_size=50000 (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub(crate) performance: Vec<(String, String)>,
+}
+
+/// With what a run does its work, and how it tells of it: what may be another thing when it goes on.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Means {
+    #[command(flatten)]
+    pub(crate) machine: Machine,
     /// Lets the run change its threads, its writers and the size of its batches as it goes, beginning with what is set; it keeps
     /// what makes it faster, tells what that gained, and stays within --memory
     #[arg(long)]
     pub(crate) auto_tune: bool,
-    /// A setting as in [performance] of a pipeline file, such as batch_size=50000 (may be repeated)
-    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
-    pub(crate) performance: Vec<(String, String)>,
     /// Where a page for a browser is written that shows how the run went: time lines of its stages, memory, pieces
     #[arg(long, value_name = "FILE.html")]
     pub(crate) report: Option<std::path::PathBuf>,
@@ -194,11 +203,14 @@ pub(crate) struct Means {
 impl Means {
     /// These, and where they say nothing those of `before`; how the result is written is theirs in any case.
     pub(crate) fn over(self, before: Self) -> Self {
+        let performance = [before.machine.performance, self.machine.performance];
         Self {
-            memory: self.memory.or(before.memory),
-            threads: self.threads.or(before.threads),
+            machine: Machine {
+                memory: self.machine.memory.or(before.machine.memory),
+                threads: self.machine.threads.or(before.machine.threads),
+                performance: performance.into_iter().rfind(|pairs| !pairs.is_empty()).unwrap_or_default(),
+            },
             auto_tune: self.auto_tune || before.auto_tune,
-            performance: if self.performance.is_empty() { before.performance } else { self.performance },
             report: self.report.or(before.report),
             metrics: self.metrics.or(before.metrics),
             output: self.output,
@@ -210,14 +222,14 @@ impl Means {
 impl RunOptions {
     /// `config` with what the flags say.
     pub(crate) fn apply(&self, config: PerformanceConfig) -> etlrs::Result<PerformanceConfig> {
-        let means = &self.means;
-        let pairs = means.performance.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let Means { machine, auto_tune, .. } = &self.means;
+        let pairs = machine.performance.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let mut config = config.with_pairs(pairs).map_err(|error| error.within("--performance"))?;
-        config.auto_tune |= means.auto_tune;
-        if let Some(memory) = means.memory {
+        config.auto_tune |= auto_tune;
+        if let Some(memory) = machine.memory {
             config.max_memory_usage = memory;
         }
-        if let Some(threads) = means.threads {
+        if let Some(threads) = machine.threads {
             config.max_threads = threads.into();
         }
         Ok(config)
@@ -288,6 +300,61 @@ pub(crate) struct Inspect {
     /// How the result is written
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct VerifyArgs {
+    /// A source, or the pipeline file by which the target was loaded
+    #[arg(value_name = "SOURCE|PIPELINE")]
+    pub(crate) first: String,
+    /// The target, if the first is a source
+    pub(crate) target: Option<String>,
+    /// Columns that tell which rows are to be the same; by default the primary key of either side
+    #[arg(long, value_name = "COL,…", value_delimiter = ',')]
+    pub(crate) key: Vec<String>,
+    /// Show so many of the rows that differ, with their values
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) show: usize,
+    /// Load those rows once more that are missing or changed at the target, by their key
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// One SELECT to read in place of a table, as it was copied
+    #[arg(long, value_name = "SQL")]
+    pub(crate) query: Option<String>,
+    /// Only these columns
+    #[arg(long, value_name = "COL,…", value_delimiter = ',')]
+    pub(crate) columns: Option<Vec<String>>,
+    /// Only rows of the source for which this is true, as they were copied
+    #[arg(long = "where", value_name = "EXPRESSION", allow_hyphen_values = true)]
+    pub(crate) filter: Option<String>,
+    /// An option of the source (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub(crate) source_option: Vec<(String, String)>,
+    /// An option with which the target is read, or, by --repair, written (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub(crate) target_option: Vec<(String, String)>,
+    /// With a pipeline file: a variable, or a place in the file (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub(crate) set: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+    /// How the result is written to standard output
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
+impl VerifyArgs {
+    /// What they say of the copy that is compared.
+    pub(crate) fn copy(&self) -> CopyOptions {
+        CopyOptions {
+            query: self.query.clone(),
+            columns: self.columns.clone(),
+            filter: self.filter.clone(),
+            source_option: self.source_option.clone(),
+            target_option: self.target_option.clone(),
+            ..CopyOptions::default()
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]

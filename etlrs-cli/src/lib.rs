@@ -12,6 +12,7 @@ mod recorder;
 mod report;
 mod run;
 mod runs;
+mod verify;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -146,6 +147,7 @@ async fn dispatch(command: Command) -> Result<Done> {
         Command::Resume(resume) => return runs::resume(resume, stop_signal()?).await,
         Command::Forget(forget) => runs::forget(forget, stop_signal()?).await,
         Command::Runs(args) => runs::runs(&args),
+        Command::Verify(args) => verify::verify(args, stop_signal()?).await,
         Command::Plan(plan) => run::plan(plan).await,
         Command::Inspect(inspect) => describe::inspect(inspect).await,
         Command::Connectors { name, output } => describe::connectors(name.as_deref(), output),

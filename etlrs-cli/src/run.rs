@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use etlrs::{
-    AlertActions, CancelToken, Error, ErrorKind, ErrorPolicy, Expr, Filter, Interrupted, OptionMap, PerformanceConfig,
-    PipelineBuilder, PipelineFile, Registry, Result, Resume, RunId, ScanRequest, Select, Started, Uri, is_same_place,
-    named, registry,
+    AlertActions, CancelToken, Error, ErrorKind, ErrorPolicy, Expr, Extractor, Filter, Interrupted, OptionMap,
+    PerformanceConfig, Pipeline, PipelineBuilder, PipelineFile, Registry, Result, Resume, RunId, ScanRequest, Select,
+    Started, Uri, is_same_place, named, registry,
 };
 
 use etlrs_metrics::{MetricsServer, PerformanceMetrics};
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::Done;
 use crate::alert::Actions;
-use crate::args::{Copy, CopyOptions, PlanArgs, RunFile, RunOptions};
+use crate::args::{Copy, CopyOptions, Means, PlanArgs, RunFile, RunOptions, VerifyArgs};
 use crate::journal::{Begun, Entry, Journal, millis};
 use crate::kept_command::KeptCommand;
 use crate::page::Page;
@@ -26,6 +26,7 @@ use crate::report;
 struct Job {
     source: Uri,
     target: Uri,
+    target_options: OptionMap,
     quarantine: Option<Uri>,
     builder: PipelineBuilder,
     /// Taken for each alert.
@@ -86,23 +87,8 @@ async fn forget(jobs: Vec<Job>, run: &GoesOn) -> Result<Option<Interrupted>> {
 }
 
 pub(crate) async fn plan(args: PlanArgs) -> Result<()> {
-    let jobs = match &args.target {
-        Some(_) if !args.set.is_empty() => {
-            return Err(Error::new(
-                ErrorKind::InvalidConfig,
-                "--set is for a pipeline file, not for a source and a target",
-            ));
-        }
-        Some(target) => copy_jobs(&args.first, target, &args.copy, &args.run).await?,
-        None if is_pipeline(&args.first) && args.copy.given().next().is_some() => {
-            let flags = args.copy.given().collect::<Vec<_>>().join(", ");
-            let message = format!("{flags}: only for a source and a target, not for a pipeline file");
-            return Err(
-                Error::new(ErrorKind::InvalidConfig, message).hint("change the file, or a value in it with --set")
-            );
-        }
-        None => file_jobs(&args.first, &args.set, &args.run, &CancelToken::new()).await?,
-    };
+    let PlanArgs { first, target, set, copy, run } = &args;
+    let jobs = jobs_of(first, target.as_deref(), set, copy, run, &CancelToken::new()).await?;
     let (mut plans, count) = (Vec::new(), jobs.len());
     for job in jobs {
         let plan = job.builder.build()?.plan().await?;
@@ -114,6 +100,68 @@ pub(crate) async fn plan(args: PlanArgs) -> Result<()> {
     }
     report::print_all(plans, count);
     Ok(())
+}
+
+/// Those of a pipeline file, or of a source and a target.
+async fn jobs_of(
+    first: &str,
+    target: Option<&str>,
+    set: &[(String, String)],
+    copy: &CopyOptions,
+    run: &RunOptions,
+    cancel: &CancelToken,
+) -> Result<Vec<Job>> {
+    match target {
+        Some(_) if !set.is_empty() => {
+            Err(Error::new(ErrorKind::InvalidConfig, "--set is for a pipeline file, not for a source and a target"))
+        }
+        Some(target) => copy_jobs(first, target, copy, run).await,
+        None if is_pipeline(first) && copy.given().next().is_some() => {
+            let flags = copy.given().collect::<Vec<_>>().join(", ");
+            let message = format!("{flags}: only for a source and a target, not for a pipeline file");
+            Err(Error::new(ErrorKind::InvalidConfig, message).hint("change the file, or a value in it with --set"))
+        }
+        None => file_jobs(first, set, run, cancel).await,
+    }
+}
+
+/// A pipeline, and how its target is read.
+pub(crate) struct Verified {
+    pub(crate) source: Uri,
+    pub(crate) target: Uri,
+    pub(crate) pipeline: Pipeline,
+    pub(crate) extractor: Arc<dyn Extractor>,
+}
+
+pub(crate) async fn verified_jobs(args: &VerifyArgs, cancel: &CancelToken) -> Result<Vec<Verified>> {
+    let run =
+        RunOptions { means: Means { machine: args.machine.clone(), ..Means::default() }, ..RunOptions::default() };
+    let registry = registry();
+    let mut copy = args.copy();
+    // Options to write it, of which there may be some, and options to read it.
+    let given = std::mem::take(&mut copy.target_option);
+    if let Some(target) = &args.target {
+        let writes = registry.find(&Uri::from(target.as_str()))?.target_options().unwrap_or_default();
+        let is_known = |(key, _): &&(String, String)| writes.iter().any(|spec| spec.key == key);
+        copy.target_option = given.iter().filter(is_known).cloned().collect();
+    }
+    let jobs = jobs_of(&args.first, args.target.as_deref(), &args.set, &copy, &run, cancel).await?;
+    let verified = jobs.into_iter().map(|job| {
+        let connector = registry.find(&job.target)?;
+        let writes = connector.target_options().unwrap_or_default();
+        let reads = connector.source_options().unwrap_or_default();
+        let reads_too = |key: &str| reads.iter().any(|spec| spec.key == key);
+        // Those of a pipeline file are for writing; what reading knows too is the same for it.
+        let mut options: OptionMap =
+            job.target_options.iter().filter(|(key, _)| reads_too(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
+        let only_writes = |key: &str| writes.iter().any(|spec| spec.key == key) && !reads_too(key);
+        options.extend(option_map(&given)?.into_iter().filter(|(key, _)| !only_writes(key)));
+        let of_target = |error: Error| error.in_source(format!("target {}", job.target));
+        let extractor = connector.extractor(&job.target, &options).map_err(of_target)?;
+        let pipeline = job.builder.cancel(cancel.clone()).build()?;
+        Ok(Verified { source: job.source, target: job.target, pipeline, extractor })
+    });
+    verified.collect()
 }
 
 /// One job, or one for each table that the source stands for.
@@ -165,7 +213,7 @@ fn copy_job(registry: &Registry, source: Uri, target: Uri, copy: &CopyOptions, r
     let policy = run.policy(ErrorPolicy::default())?;
     let quarantine = policy.place(registry, &target)?;
     let builder = policy.apply(registry, &source, &target, builder.request(request))?;
-    Ok(Job { source, target, quarantine, builder, alert_actions: AlertActions::default() })
+    Ok(Job { source, target, target_options, quarantine, builder, alert_actions: AlertActions::default() })
 }
 
 /// # Errors
@@ -204,7 +252,7 @@ async fn file_jobs(path: &str, set: &[(String, String)], run: &RunOptions, cance
         let builder = builder.verify(run.verify.unwrap_or(target.verify));
         let quarantine = file.errors.place(&registry, &target.uri)?;
         let (source, alert_actions) = (file.source.clone(), file.alert_actions.clone());
-        Ok(Job { source, target: target.uri, quarantine, builder, alert_actions })
+        Ok(Job { source, target: target.uri, target_options: target.options, quarantine, builder, alert_actions })
     });
     jobs.collect()
 }

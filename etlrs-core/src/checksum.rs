@@ -45,20 +45,17 @@ impl Checksum {
     /// # Errors
     /// `Unsupported` for union and run-end encoded columns.
     pub fn of_batch(batch: &RecordBatch) -> Result<Self> {
-        let mut rows = vec![0; batch.num_rows()];
-        let mut column_hashes = Vec::new();
-        for (column, field) in batch.columns().iter().zip(batch.schema_ref().fields()) {
-            hash_array(column, &mut column_hashes).map_err(|error| error.at_column(field.name()))?;
-            for (row, &hash) in rows.iter_mut().zip(&column_hashes) {
-                *row = mix(*row ^ SEED[0], hash ^ SEED[1]);
-            }
-        }
-        let mut checksum = Self { rows: batch.num_rows() as u64, sums: [0; 2] };
-        for row in rows {
-            checksum.sums[0] = checksum.sums[0].wrapping_add(row);
-            checksum.sums[1] = checksum.sums[1].wrapping_add(mix(row ^ SEED[2], row.rotate_left(32) ^ SEED[3]));
-        }
+        let mut checksum = Self::default();
+        row_hashes(batch)?.into_iter().for_each(|hash| checksum.add(hash));
         Ok(checksum)
+    }
+
+    /// Adds a row, by its [hash](row_hashes).
+    #[inline]
+    pub fn add(&mut self, hash: u64) {
+        self.rows = self.rows.wrapping_add(1);
+        self.sums[0] = self.sums[0].wrapping_add(hash);
+        self.sums[1] = self.sums[1].wrapping_add(mix(hash ^ SEED[2], hash.rotate_left(32) ^ SEED[3]));
     }
 
     /// The checksum of `rows` rows that was [shown](fmt::Display) as `text`; `None` if that is none.
@@ -101,6 +98,22 @@ impl fmt::Debug for Checksum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Checksum({self}, {} rows)", self.rows)
     }
+}
+
+/// The hash of each row of `batch`, of which a [`Checksum`] is made.
+///
+/// # Errors
+/// `Unsupported` for union and run-end encoded columns.
+pub fn row_hashes(batch: &RecordBatch) -> Result<Vec<u64>> {
+    let mut rows = vec![0; batch.num_rows()];
+    let mut column_hashes = Vec::new();
+    for (column, field) in batch.columns().iter().zip(batch.schema_ref().fields()) {
+        hash_array(column, &mut column_hashes).map_err(|error| error.at_column(field.name()))?;
+        for (row, &hash) in rows.iter_mut().zip(&column_hashes) {
+            *row = mix(*row ^ SEED[0], hash ^ SEED[1]);
+        }
+    }
+    Ok(rows)
 }
 
 /// Hash of the names, types and nullability of columns, in order; metadata is left out.

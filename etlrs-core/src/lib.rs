@@ -49,7 +49,7 @@ mod types;
 mod uri;
 
 pub use adapt::{batches_from_fn, batches_from_iter, flat_map_stream, map_batches, map_stream, named, next_batch};
-pub use checksum::{Checksum, SchemaHash};
+pub use checksum::{Checksum, SchemaHash, row_hashes};
 pub use config::PerformanceConfig;
 pub use context::{CancelToken, Counter, Counters, RunContext, RunId};
 pub use error::{Error, ErrorKind, Position, Result};

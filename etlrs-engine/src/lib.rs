@@ -21,6 +21,7 @@
 
 mod alert;
 mod cache;
+mod compare;
 mod diagnosis;
 mod load;
 mod memory;
@@ -40,6 +41,7 @@ mod tune;
 
 pub use alert::{Alert, AlertThresholds, PerformanceAlert, PerformanceSnapshot};
 pub use cache::{CacheStats, LookupCache};
+pub use compare::{CompareOptions, Difference, Side, Verification};
 pub use diagnosis::{
     Limit, Measured, ThroughputAnalysis, diagnose_throughput, optimize_memory_usage, optimize_throughput,
 };

@@ -390,7 +390,11 @@ pub async fn collect(
 }
 
 /// A scan that gives the wanted columns, whether or not the source itself can.
-async fn projected(extractor: &dyn Extractor, cx: &RunContext, request: &ScanRequest) -> Result<Arc<dyn Scan>> {
+pub(crate) async fn projected(
+    extractor: &dyn Extractor,
+    cx: &RunContext,
+    request: &ScanRequest,
+) -> Result<Arc<dyn Scan>> {
     let scan = extractor.scan(cx, request).await?;
     match &request.columns {
         Some(columns) if !scan.pushdown().columns => {
@@ -490,7 +494,7 @@ pub struct Inspection {
 }
 
 /// Drives `work` on a thread that may block; a dropped future cancels it.
-async fn off_the_runtime<T: Send + 'static, F: Future<Output = Result<T>> + 'static>(
+pub(crate) async fn off_the_runtime<T: Send + 'static, F: Future<Output = Result<T>> + 'static>(
     cancel: &CancelToken,
     work: impl FnOnce(CancelToken) -> F + Send + 'static,
 ) -> Result<T> {

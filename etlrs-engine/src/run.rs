@@ -211,7 +211,12 @@ impl<'a> Run<'a> {
         Ok((run, None))
     }
 
-    async fn new(pipeline: &'a Pipeline, cancel: CancelToken, guess: bool, left: Option<&Left>) -> Result<Self> {
+    pub(crate) async fn new(
+        pipeline: &'a Pipeline,
+        cancel: CancelToken,
+        guess: bool,
+        left: Option<&Left>,
+    ) -> Result<Self> {
         let started = Instant::now();
         let settings = &pipeline.settings;
         let id = left.map_or_else(RunId::generate, |left| left.found.run);
@@ -276,6 +281,29 @@ impl<'a> Run<'a> {
             run.record = Some(run.written_down(guess).to_text()?);
         }
         Ok(run)
+    }
+
+    pub(crate) fn context(&self) -> &RunContext {
+        &self.cx
+    }
+
+    pub(crate) fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
+    /// The key that rows have when they come to the target, if the source has one.
+    pub(crate) fn primary_key(&self) -> &[String] {
+        &self.keys
+    }
+
+    /// The key of the mode merge, if it was that of the pipeline.
+    pub(crate) fn merged_by(&self) -> &[String] {
+        &self.pipeline.settings.keys
+    }
+
+    /// Records that cannot be read are set aside.
+    pub(crate) fn rejects(&self) -> bool {
+        self.pipeline.quarantine.is_some()
     }
 
     fn written_down(&self, guess: bool) -> Record {

@@ -10,7 +10,7 @@ use arrow_schema::{ArrowError, DataType, TimeUnit};
 use etlrs_core::{Error, ErrorKind, Result, type_name};
 
 /// Refuses pairs of types that no value can be cast between, or not without a guess.
-pub(super) fn check_cast(from: &DataType, to: &DataType) -> Result<()> {
+pub(crate) fn check_cast(from: &DataType, to: &DataType) -> Result<()> {
     let from = decoded(from);
     if from == to || *from == DataType::Null {
         return Ok(());

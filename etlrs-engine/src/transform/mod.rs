@@ -27,6 +27,7 @@ pub use cast::{Cast, CastPolicy};
 pub use columns::{DropColumns, Rename, Select};
 pub use deduplicate::{Deduplicate, Keep};
 pub use derive::Derive;
+pub(crate) use exact::check_cast;
 pub use expr::{BoundExpr, Expr};
 pub use filter::Filter;
 pub use lookup::{LookupJoin, SharedDataTransformer};

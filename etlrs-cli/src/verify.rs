@@ -1,0 +1,216 @@
+//! `verify`.
+
+use std::fmt::Write;
+
+use arrow_cast::display::{ArrayFormatter, FormatOptions};
+use etlrs::{
+    CancelToken, CompareOptions, Difference, Error, ErrorKind, Partition, RecordBatch, Result, Side, Uri, Verification,
+};
+use serde_json::{Value, json};
+
+use crate::args::VerifyArgs;
+use crate::describe::{NAME, short};
+use crate::report::{count, number, print_all, run_json, run_text};
+use crate::run::{self, Verified};
+
+/// Pieces that are named of each side.
+const PIECES: usize = 10;
+
+pub(crate) async fn verify(args: VerifyArgs, cancel: CancelToken) -> Result<()> {
+    let jobs = run::verified_jobs(&args, &cancel).await?;
+    let (mut results, jobs_count, mut failed) = (Vec::new(), jobs.len(), None);
+    for Verified { source, target, pipeline, extractor } in jobs {
+        let mut options = CompareOptions::default();
+        options.keys.clone_from(&args.key);
+        options.examples = args.show;
+        let mut comparison = pipeline.compare(extractor.clone(), &options).await?;
+        let mut told = |comparison: &Verification| {
+            if args.output.is_json() {
+                results.push(verification_json(&source, &target, comparison));
+            } else {
+                crate::print(&verification_text(&source, &target, comparison));
+            }
+        };
+        told(&comparison);
+        if !comparison.is_equal() && args.repair {
+            let report = pipeline.repair(&comparison).await.map_err(|error| error.in_source(&target))?;
+            comparison = pipeline.compare(extractor, &options).await?;
+            if args.output.is_json() {
+                results.push(run_json(&source, &target, None, &report));
+                results.push(verification_json(&source, &target, &comparison));
+            } else {
+                crate::print(&format!("\n{}\n", run_text(&source, &target, None, &report)));
+                crate::print(&verification_text(&source, &target, &comparison));
+            }
+        }
+        if !comparison.is_equal() {
+            failed.get_or_insert_with(|| differs(&target, &comparison, &args));
+        }
+    }
+    let is_one = jobs_count == 1 && results.len() == 1;
+    print_all(results, if is_one { 1 } else { 2 });
+    failed.map_or(Ok(()), Err)
+}
+
+fn differs(target: &Uri, comparison: &Verification, args: &VerifyArgs) -> Error {
+    let error = Error::new(ErrorKind::VerifyFailed, format!("the target differs: {}", sentence(comparison)));
+    let hint = match comparison {
+        _ if args.repair => {
+            "rows that only the target has stay there: remove them, or load all rows in the mode replace"
+        }
+        comparison if comparison.keys.is_empty() => {
+            "name the columns that are the key by --key, to see which rows changed; --show 20 lists rows with their values"
+        }
+        _ => "--show 20 lists rows with their values; --repair loads those again that are missing or changed",
+    };
+    error.hint(hint).in_source(target)
+}
+
+/// What differs.
+fn sentence(comparison: &Verification) -> String {
+    let Verification { missing, unexpected, changed, .. } = *comparison;
+    let parts = [(missing, "missing"), (changed, "changed"), (unexpected, "unexpected")];
+    let parts: Vec<_> = parts
+        .into_iter()
+        .filter(|(rows, _)| *rows > 0)
+        .map(|(rows, what)| format!("{} {}", number(rows, "row"), what))
+        .collect();
+    let least = if comparison.is_whole { "" } else { "at least " };
+    match parts.as_slice() {
+        // They differ in rows that were not looked at.
+        [] => "in more rows than could be looked at".to_owned(),
+        parts => format!("{least}{}", parts.join(", ")),
+    }
+}
+
+fn verification_text(source: &Uri, target: &Uri, comparison: &Verification) -> String {
+    let Verification { source: there, target: here, keys, rejected, notes, elapsed, .. } = comparison;
+    let sign = if comparison.is_equal() { '=' } else { '≠' };
+    let mut text = format!("{source} {sign} {target}\n");
+    let mut line = |name: &str, value: &str| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {name:<9} {value}");
+    };
+    let rows = [there.checksum.rows(), here.checksum.rows()];
+    match comparison.is_equal() {
+        true => {
+            line("rows", &count(rows[0]));
+            line("checksum", &format!("{} on both sides", there.checksum));
+        }
+        false => {
+            line("rows", &format!("{} of the source, {} at the target", count(rows[0]), count(rows[1])));
+            line("checksum", &format!("{} of the source, {} at the target", there.checksum, here.checksum));
+            line("differ", &sentence(comparison));
+        }
+    }
+    if !keys.is_empty() {
+        line("key", &keys.join(", "));
+    }
+    for (name, Side { differing, .. }) in [("source", there), ("target", here)] {
+        for (partition, rows) in differing.iter().take(PIECES) {
+            line(name, &format!("{}: {}", piece(partition), number(*rows, "row")));
+        }
+        if differing.len() > PIECES {
+            line(name, &format!("and {}", number((differing.len() - PIECES) as u64, "more piece")));
+        }
+    }
+    if *rejected > 0 {
+        line("rejected", &format!("{} of the source, which are not compared", number(*rejected, "record")));
+    }
+    for note in notes {
+        line("note", note);
+    }
+    for difference in &comparison.examples {
+        let (what, row) = row_text(difference, keys);
+        line(what, &row);
+    }
+    let seconds = elapsed.as_secs_f64();
+    line("time", &format!("{seconds:.2} s, {} rows/s", count(((rows[0] + rows[1]) as f64 / seconds.max(1e-6)) as u64)));
+    text
+}
+
+fn piece(partition: &Partition) -> String {
+    match &partition.source {
+        Some(source) if !partition.descriptor.contains(&**source) => format!("{source}, {}", partition.descriptor),
+        _ => partition.descriptor.clone(),
+    }
+}
+
+/// What is wrong with a row, and its values.
+fn row_text(difference: &Difference, keys: &[String]) -> (&'static str, String) {
+    let values = |row: &RecordBatch, only: &dyn Fn(&str) -> bool| {
+        let shown = cells(row).into_iter().filter(|(name, _)| only(name));
+        shown.map(|(name, value)| format!("{name} {}", show(value.as_deref()))).collect::<Vec<_>>().join(", ")
+    };
+    let is_key = |name: &str| keys.iter().any(|key| key == name);
+    match (&difference.source, &difference.target) {
+        (Some((source, _)), Some((target, _))) => {
+            // Columns are in one order on both sides, and may differ in the case of their names.
+            let pairs = cells(source).into_iter().zip(cells(target));
+            let other = pairs.filter(|((_, one), (_, other))| one != other);
+            let other = other.map(|((name, one), (_, other))| {
+                format!("{name} {} became {}", show(one.as_deref()), show(other.as_deref()))
+            });
+            let other = other.collect::<Vec<_>>().join(", ");
+            // Types may differ in what they show, and hide what differs.
+            let other = if other.is_empty() { "values that look the same differ".to_owned() } else { other };
+            ("changed", format!("{}: {other}", values(source, &is_key)))
+        }
+        (Some((row, place)), None) => ("missing", format!("{} ({place})", values(row, &|_| true))),
+        (None, Some((row, place))) => ("unexpected", format!("{} ({place})", values(row, &|_| true))),
+        (None, None) => ("", String::new()),
+    }
+}
+
+fn show(value: Option<&str>) -> String {
+    value.map_or("∅".to_owned(), |value| short(value, NAME))
+}
+
+/// The names and values of the one row of `row`.
+fn cells(row: &RecordBatch) -> Vec<(String, Option<String>)> {
+    let format = FormatOptions::default();
+    let cell = |at: usize| {
+        let column = row.column(at);
+        let text = (!column.is_null(0)).then(|| ArrayFormatter::try_new(column, &format).ok());
+        text.map(|formatter| formatter.map_or_else(|| "?".to_owned(), |formatter| formatter.value(0).to_string()))
+    };
+    row.schema_ref().fields().iter().enumerate().map(|(at, field)| (field.name().clone(), cell(at))).collect()
+}
+
+fn verification_json(source: &Uri, target: &Uri, comparison: &Verification) -> Value {
+    let side = |uri: &Uri, side: &Side| {
+        let pieces = side.differing.iter().map(|(partition, rows)| {
+            json!({ "descriptor": partition.descriptor, "source": partition.source.as_deref(), "rows": rows })
+        });
+        json!({
+            "uri": uri.to_string(),
+            "rows": side.checksum.rows(),
+            "checksum": side.checksum.to_string(),
+            "pieces": side.partitions,
+            "differing": pieces.collect::<Vec<_>>(),
+        })
+    };
+    let row = |row: &Option<(RecordBatch, String)>| {
+        row.as_ref().map(|(row, place)| {
+            let values: serde_json::Map<_, _> =
+                cells(row).into_iter().map(|(name, value)| (name, value.map_or(Value::Null, Value::from))).collect();
+            json!({ "values": values, "piece": place })
+        })
+    };
+    json!({
+        "equal": comparison.is_equal(),
+        "source": side(source, &comparison.source),
+        "target": side(target, &comparison.target),
+        "key": comparison.keys,
+        "missing": comparison.missing,
+        "changed": comparison.changed,
+        "unexpected": comparison.unexpected,
+        "whole": comparison.is_whole,
+        "rejected": comparison.rejected,
+        "examples": comparison.examples.iter().map(|difference| {
+            json!({ "source": row(&difference.source), "target": row(&difference.target) })
+        }).collect::<Vec<_>>(),
+        "seconds": comparison.elapsed.as_secs_f64(),
+        "notes": comparison.notes,
+    })
+}
