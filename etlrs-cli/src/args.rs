@@ -117,6 +117,9 @@ pub(crate) struct CopyOptions {
     /// Compression of the target: snappy, zstd, gzip, none; short for --target-option compression=…
     #[arg(long, value_name = "NAME")]
     pub(crate) compression: Option<String>,
+    /// Nothing is copied, so both ends may be in one place.
+    #[arg(skip)]
+    pub(crate) is_compared: bool,
 }
 
 impl CopyOptions {
@@ -352,6 +355,7 @@ impl VerifyArgs {
             filter: self.filter.clone(),
             source_option: self.source_option.clone(),
             target_option: self.target_option.clone(),
+            is_compared: !self.repair,
             ..CopyOptions::default()
         }
     }

@@ -185,7 +185,8 @@ fn copy_job(registry: &Registry, source: Uri, target: Uri, copy: &CopyOptions, r
     let mut request = ScanRequest::all();
     request.columns = copy.columns.clone();
     request.partitions = copy.partitions.map(|n| n as usize);
-    let mut builder = etlrs::pipeline(registry, (&source, &source_options), (&target, &target_options))?
+    let pipeline = if copy.is_compared { etlrs::compared } else { etlrs::pipeline };
+    let mut builder = pipeline(registry, (&source, &source_options), (&target, &target_options))?
         .mode(copy.mode.unwrap_or_default())
         .keys(copy.key.clone())
         .config(run.apply(PerformanceConfig::from_env()?)?);

@@ -586,3 +586,82 @@ impl Verification {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use etlrs_core::{MemoryExtractor, MemoryLoader, record_batch};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::PipelineBuilder;
+
+    type Rows = Vec<(Option<i64>, Option<i64>)>;
+
+    fn extractor(rows: &Rows) -> MemoryExtractor {
+        let batch = |rows: &[(Option<i64>, Option<i64>)]| {
+            record_batch([
+                ("k", rows.iter().map(|(k, _)| *k).collect::<Vec<_>>()),
+                ("v", rows.iter().map(|(_, v)| *v).collect()),
+            ])
+        };
+        MemoryExtractor::new(batch(&[]).schema(), rows.chunks(3).map(batch).collect::<Vec<_>>())
+    }
+
+    /// Rows that are missing, changed and unexpected, found the plain way.
+    fn plainly(source: &Rows, target: &Rows, keyed: bool) -> [u64; 3] {
+        let mut counts = [0; 3];
+        let keys: BTreeSet<_> = source.iter().chain(target).map(|(k, v)| (*k, (!keyed).then_some(*v))).collect();
+        for (key, value) in keys {
+            let of = |rows: &Rows| -> Vec<_> {
+                rows.iter()
+                    .filter(|(k, v)| *k == key && value.is_none_or(|value| value == *v))
+                    .map(|(_, v)| *v)
+                    .collect()
+            };
+            let (mut source, mut target) = (of(source), of(target));
+            source.retain(|value| {
+                let at = target.iter().position(|other| other == value);
+                at.map(|at| target.remove(at)).is_none()
+            });
+            let changed = if keyed { source.len().min(target.len()) } else { 0 };
+            counts[0] += (source.len() - changed) as u64;
+            counts[1] += changed as u64;
+            counts[2] += (target.len() - changed) as u64;
+        }
+        counts
+    }
+
+    fn number(most: i64) -> impl Strategy<Value = Option<i64>> {
+        proptest::option::of(0..most)
+    }
+
+    fn rows() -> impl Strategy<Value = Rows> {
+        proptest::collection::vec((number(12), number(3)), 0..24)
+    }
+
+    proptest! {
+        #[test]
+        fn buckets_find_what_a_look_at_all_rows_finds(source in rows(), target in rows(), keyed: bool, alike: bool) {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
+            // Often only a few of them differ.
+            let target = if alike { [&source[..], &target[..target.len() / 8]].concat() } else { target };
+            let pipeline =
+                PipelineBuilder::new().extract(extractor(&source)).load(MemoryLoader::new()).build().unwrap();
+            let mut options = CompareOptions::default();
+            if keyed {
+                options.keys = vec!["k".into()];
+            }
+            let found = runtime.block_on(pipeline.compare(Arc::new(extractor(&target)), &options)).unwrap();
+            let expected = plainly(&source, &target, keyed);
+            prop_assert_eq!([found.missing, found.changed, found.unexpected], expected);
+            prop_assert_eq!(found.is_equal(), expected == [0; 3]);
+            prop_assert!(found.is_whole);
+            let sum = |side: &Side| side.differing.iter().map(|(_, rows)| rows).sum::<u64>();
+            prop_assert_eq!(sum(&found.source), expected[0] + expected[1]);
+            prop_assert_eq!(sum(&found.target), expected[2] + expected[1]);
+            prop_assert_eq!(found.examples.len() as u64, expected.iter().sum::<u64>().min(10));
+        }
+    }
+}

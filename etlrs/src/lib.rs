@@ -68,13 +68,27 @@ pub fn pipeline(
     source: (&Uri, &OptionMap),
     target: (&Uri, &OptionMap),
 ) -> Result<PipelineBuilder> {
+    let of_target = |error: Error| error.in_source(format!("target {}", target.0));
+    let builder = compared(registry, source, target)?;
+    ends::require_databases_apart(registry, source.0, target.0)?;
+    ends::require_one_place(registry, target.0).map_err(of_target)?;
+    ends::require_apart(registry, source.0, target.0).map_err(of_target)?;
+    Ok(builder)
+}
+
+/// The same, of which both ends are only [compared](Pipeline::compare), and may therefore be anywhere.
+///
+/// # Errors
+/// `InvalidConfig` for a URI or an option that is wrong.
+pub fn compared(
+    registry: &Registry,
+    source: (&Uri, &OptionMap),
+    target: (&Uri, &OptionMap),
+) -> Result<PipelineBuilder> {
     let of_source = |error: Error| error.in_source(format!("source {}", source.0));
     let of_target = |error: Error| error.in_source(format!("target {}", target.0));
     let extractor = registry.find(source.0)?.extractor(source.0, source.1).map_err(of_source)?;
     let loader = registry.find(target.0)?.loader(target.0, target.1).map_err(of_target)?;
-    ends::require_databases_apart(registry, source.0, target.0)?;
-    ends::require_one_place(registry, target.0).map_err(of_target)?;
-    ends::require_apart(registry, source.0, target.0).map_err(of_target)?;
     Ok(PipelineBuilder::new().extract_from(extractor).load_into(loader))
 }
 

@@ -7,11 +7,13 @@
 #[doc = include_str!("../../docs/pt-BR/performance-guide.md")]
 pub struct PerformanceGuide;
 
+pub mod corruption;
 pub mod cut;
 pub mod failpoints;
 pub mod link;
 pub mod mariadb;
 pub mod postgres;
+pub mod random;
 pub mod receiver;
 pub mod s3;
 

@@ -17,6 +17,7 @@ mod secrets;
 mod sql;
 mod sqlite;
 mod types;
+mod verified;
 
 use etlrs::*;
 pub use etlrs_tests::mariadb::MariaDb;
@@ -77,6 +78,20 @@ impl Copy<'_> {
 /// Copies in `mode`.
 pub fn copy(source: &str, target: &str, mode: LoadMode) -> Result<RunReport> {
     Copy { mode, ..Copy::default() }.run(source, target)
+}
+
+/// Compares a source with a target, in these columns.
+pub fn compare(source: &str, target: &str, columns: &[&str]) -> Result<Verification> {
+    let (source, target, registry) = (Uri::new(source), Uri::new(target), registry());
+    block_on(async {
+        let none = OptionMap::new();
+        let builder = pipeline(&registry, (&source, &none), (&target, &none))?;
+        let pipeline = builder.request(ScanRequest::all().columns(columns.iter().copied())).build()?;
+        let target = registry.find(&target)?.extractor(&target, &none)?;
+        let mut options = CompareOptions::default();
+        options.keys = vec!["id".into()];
+        pipeline.compare(target, &options).await
+    })
 }
 
 /// Sets its flag when it goes, so that what another thread does meanwhile ends when a test fails too.

@@ -193,6 +193,10 @@ fn go(
     let there = Copy { mode: LoadMode::Replace, ..Copy::default() };
     let before = || target.sql("DROP TABLE IF EXISTS arrived");
     let not_there = copy_what_goes(&there, &source.uri(table), &target.uri("arrived"), columns, &before);
+    // What was written is what was read, as the table says it, whether or not it can come back by itself.
+    let compared: Vec<_> = std::iter::once("id").chain(columns.iter().map(String::as_str)).collect();
+    let found = compare(&source.uri(table), &target.uri("arrived"), &compared).unwrap();
+    assert!(found.is_equal() && found.source.checksum.rows() > 0, "{found:?}");
     let types: Vec<_> = columns.iter().filter(|name| zoned.contains(&type_of(name).as_str())).collect();
     let types = types.iter().map(|name| format!("{name}:timestamptz")).collect::<Vec<_>>().join(",");
     let options = [("types", types.as_str())];

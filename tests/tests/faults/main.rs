@@ -14,12 +14,12 @@ mod failpoints;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use etlrs_tests::random::Random;
 use etlrs_tests::{Ran, etlrs, row_hash, run, write_hashed_csv};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
@@ -409,36 +409,11 @@ fn faults(smoke: u32) -> u32 {
     if std::env::var_os("ETLRS_FAULTS").is_some_and(|value| value == "1") { 50 } else { smoke }
 }
 
-/// SplitMix64 (Steele, Lea and Flood, 2014).
-struct Random {
-    seed: u64,
-    state: u64,
-}
-
-impl Random {
-    fn new() -> Self {
-        let seed = match std::env::var("ETLRS_FAULTS_SEED") {
-            Ok(seed) => seed.parse().unwrap(),
-            Err(_) => std::hash::RandomState::new().hash_one(0) % 1_000_000,
-        };
-        Self { seed, state: seed }
-    }
-
-    /// From 0 to below 1.
-    fn unit(&mut self) -> f64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// The moment of fault `index` of `count`: three in four are spread evenly over the whole `duration` and a little
-    /// more, the fourth over its end, where the commit is.
-    fn moment(&mut self, index: u32, count: u32, duration: Duration) -> Duration {
-        let place = (f64::from(index) + self.unit()) / f64::from(count);
-        duration.mul_f64(if index % 4 == 3 { 0.75 + 0.3 * place } else { 1.05 * place })
-    }
+/// The moment of fault `index` of `count`: three in four are spread evenly over the whole `duration` and a little more, the fourth
+/// over its end, where the commit is.
+fn moment(random: &mut Random, index: u32, count: u32, duration: Duration) -> Duration {
+    let place = (f64::from(index) + random.unit()) / f64::from(count);
+    duration.mul_f64(if index % 4 == 3 { 0.75 + 0.3 * place } else { 1.05 * place })
 }
 
 /// What came of the faults, printed for who asks (`--no-capture`).
@@ -515,7 +490,7 @@ fn kill(target: Target, mode: &str) {
     let duration = bed.duration(mode, 2);
     let count = faults(12);
     for index in 0..count {
-        let delay = random.moment(index, count, duration);
+        let delay = moment(&mut random, index, count, duration);
         let what = format!("{mode} {target:?}, kill {index} of {count} after {delay:?}, seed {}", random.seed);
         let running = bed.start(mode, 2);
         std::thread::sleep(delay);
@@ -603,7 +578,7 @@ fn go_on(target: Target, mode: &str) {
         let what = format!("{mode} {target:?}, {index} of {count}, seed {}", random.seed);
         let ran = loop {
             // The whole of a first run takes so long, so later ones get the further the more are killed.
-            let delay = random.moment(index % count, count, duration);
+            let delay = moment(&mut random, index % count, count, duration);
             let running = bed.start(mode, 2);
             std::thread::sleep(delay);
             running.signal(Signal::KILL);
@@ -642,7 +617,7 @@ fn stop(target: Target) {
     let duration = bed.duration("replace", 2);
     let count = faults(6);
     for index in 0..count {
-        let delay = random.moment(index, count, duration);
+        let delay = moment(&mut random, index, count, duration);
         let signal = if index % 2 == 0 { Signal::INT } else { Signal::TERM };
         let what = format!("{target:?}, {signal:?} {index} of {count} after {delay:?}, seed {}", random.seed);
         let running = bed.start("replace", 2);

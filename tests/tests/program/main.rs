@@ -3,6 +3,7 @@
 
 mod resumed;
 mod runs;
+mod verified;
 mod watched;
 
 use std::collections::BTreeMap;
