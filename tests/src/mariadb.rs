@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -19,8 +20,9 @@ pub const ROW_HASH: &str =
 
 /// A running server with an empty database `test` and the user `root`, who needs no password.
 pub struct MariaDb {
-    server: Child,
+    server: Mutex<Child>,
     port: u16,
+    settings: Vec<String>,
     folder: TempDir,
 }
 
@@ -40,23 +42,31 @@ impl MariaDb {
         let data = folder.path().join("data");
         run(Command::new("cp").arg("-a").arg(template()).arg(&data));
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let log = File::create(folder.path().join("log")).unwrap();
-        // Nobody needs the data after the test. Dies with the thread that starts it.
-        let mut command = as_user(true, &program("mariadbd"));
-        command.args(options(&data)).args(["--port", &port.to_string(), "--bind-address=127.0.0.1"]);
-        command.arg(format!("--socket={}", data.join("socket").display()));
-        // A server that starts removes the temporary tables of others from a folder that they share.
-        command.arg(format!("--tmpdir={}", folder.path().display())).args(settings);
-        let server = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-        let mut mariadb = Self { server, port, folder };
+        let settings: Vec<_> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let server = Mutex::new(spawn(folder.path(), port, &settings));
+        let mariadb = Self { server, port, settings, folder };
         mariadb.wait();
         mariadb
     }
 
-    fn wait(&mut self) {
+    /// Kills it, and starts it again; returns when it takes connections. What was committed is there if it was started with
+    /// [`KEEPS_COMMITS`].
+    pub fn restart(&self) {
+        self.kill();
+        *self.server.lock().unwrap() = spawn(self.folder.path(), self.port, &self.settings);
+        self.wait();
+    }
+
+    fn kill(&self) {
+        let mut server = self.server.lock().unwrap();
+        _ = server.kill();
+        _ = server.wait();
+    }
+
+    fn wait(&self) {
         let end = Instant::now() + Duration::from_secs(60);
         while !self.try_sql("SELECT 1").status.success() {
-            let ended = self.server.try_wait().unwrap();
+            let ended = self.server.lock().unwrap().try_wait().unwrap();
             assert!(ended.is_none() && Instant::now() < end, "the server does not start:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -121,13 +131,27 @@ impl Drop for MariaDb {
         if std::thread::panicking() {
             eprintln!("the log of the server:\n{}", self.log());
         }
-        _ = self.server.kill();
-        _ = self.server.wait();
+        self.kill();
         let end = Instant::now() + Duration::from_secs(5);
         while TcpStream::connect(("127.0.0.1", self.port)).is_ok() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// A setting with which a commit outlives the process of the server, which is otherwise not asked of it.
+pub const KEEPS_COMMITS: &str = "--innodb-flush-log-at-trx-commit=2";
+
+fn spawn(folder: &Path, port: u16, settings: &[String]) -> Child {
+    let data = folder.join("data");
+    let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
+    // Nobody needs the data when the machine crashes. Dies with the thread that starts it.
+    let mut command = as_user(true, &program("mariadbd"));
+    command.args(options(&data)).args(["--port", &port.to_string(), "--bind-address=127.0.0.1"]);
+    command.arg(format!("--socket={}", data.join("socket").display()));
+    // A server that starts removes the temporary tables of others from a folder that they share.
+    command.arg(format!("--tmpdir={}", folder.display())).args(settings);
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
 }
 
 fn options(data: &Path) -> Vec<String> {

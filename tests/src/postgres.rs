@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -22,8 +23,9 @@ pub const ROW_HASH: &str = "'h' || left(encode(sha256(convert_to(
 
 /// A running server with an empty database `test` and the superuser `postgres`, who needs no password.
 pub struct Postgres {
-    server: Child,
+    server: Mutex<Child>,
     port: u16,
+    settings: Vec<String>,
     programs: PathBuf,
     folder: TempDir,
 }
@@ -45,20 +47,28 @@ impl Postgres {
         let data = folder.path().join("data");
         copy(&template(&programs), &data);
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let log = File::create(folder.path().join("log")).unwrap();
-        // Nobody needs the data after the test. Dies with the thread that starts it.
-        let mut command = as_user(&programs.join("postgres"), true);
-        command.arg("-D").arg(&data).args(["-F", "-p", &port.to_string(), "-k"]).arg(&data);
-        for setting in settings {
-            command.args(["-c", setting]);
-        }
-        let server = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-        let mut postgres = Self { server, port, programs, folder };
+        let settings: Vec<_> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let server = Mutex::new(spawn(&programs, folder.path(), port, &settings));
+        let postgres = Self { server, port, settings, programs, folder };
         postgres.wait();
         postgres
     }
 
-    fn wait(&mut self) {
+    /// Stops it as a crash would, and starts it again; returns when it takes connections.
+    pub fn restart(&self) {
+        self.crash();
+        *self.server.lock().unwrap() = spawn(&self.programs, self.folder.path(), self.port, &self.settings);
+        self.wait();
+    }
+
+    /// Stops it at once, without a checkpoint.
+    fn crash(&self) {
+        let mut server = self.server.lock().unwrap();
+        _ = Command::new("kill").args(["-QUIT", &server.id().to_string()]).status();
+        _ = server.wait();
+    }
+
+    fn wait(&self) {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             let ready = Command::new(self.programs.join("pg_isready"))
@@ -68,7 +78,7 @@ impl Postgres {
             if ready.success() {
                 return;
             }
-            let ended = self.server.try_wait().unwrap();
+            let ended = self.server.lock().unwrap().try_wait().unwrap();
             assert!(ended.is_none() && Instant::now() < end, "the server does not start:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -154,14 +164,25 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        // At once: SIGQUIT is for crashes, after which nothing is asked of the data.
-        _ = Command::new("kill").args(["-QUIT", &self.server.id().to_string()]).status();
-        _ = self.server.wait();
+        // Nothing is asked of the data any more.
+        self.crash();
         let end = Instant::now() + Duration::from_secs(5);
         while TcpStream::connect(("127.0.0.1", self.port)).is_ok() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+fn spawn(programs: &Path, folder: &Path, port: u16, settings: &[String]) -> Child {
+    let data = folder.join("data");
+    let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
+    // Nobody needs the data when the machine crashes. Dies with the thread that starts it.
+    let mut command = as_user(&programs.join("postgres"), true);
+    command.arg("-D").arg(&data).args(["-F", "-p", &port.to_string(), "-k"]).arg(&data);
+    for setting in settings {
+        command.args(["-c", setting]);
+    }
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
 }
 
 fn programs() -> PathBuf {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use etlrs_tests::cut::{CutLink, Moment};
 use etlrs_tests::failpoints::{Load, failpoints_of, kill_at_each};
+use etlrs_tests::mariadb::KEEPS_COMMITS;
 use etlrs_tests::{KILL_AT, Ran, etlrs, write_hashed_csv};
 
 use super::*;
@@ -36,8 +37,10 @@ enum Way {
 const WAYS: [Way; 4] = [Way::Swap, Way::Refill, Way::Append, Way::Merge];
 
 /// A server of either kind.
-trait Server {
+trait Server: Sync {
     fn start() -> Self;
+    /// Stops it as a crash would, and starts it again.
+    fn restart(&self);
     fn uri(&self, table: &str) -> String;
     /// Rows on lines, with `|` between columns.
     fn sql(&self, sql: &str) -> String;
@@ -58,6 +61,10 @@ trait Server {
 impl Server for Postgres {
     fn start() -> Self {
         Postgres::start()
+    }
+
+    fn restart(&self) {
+        Postgres::restart(self);
     }
 
     fn uri(&self, table: &str) -> String {
@@ -91,7 +98,11 @@ impl Server for Postgres {
 
 impl Server for MariaDb {
     fn start() -> Self {
-        MariaDb::start()
+        MariaDb::start_with(&[KEEPS_COMMITS])
+    }
+
+    fn restart(&self) {
+        MariaDb::restart(self);
     }
 
     fn uri(&self, table: &str) -> String {
@@ -203,7 +214,10 @@ impl<S: Server> Bed<S> {
 
     /// Runs that are disturbed by `fault`, each followed by one that is not.
     fn disturb(&self, fault: impl Fn(&Self, &Child)) {
-        let rounds = if std::env::var_os("ETLRS_FAULTS").is_some() { 50 } else { 5 };
+        self.disturb_times(if std::env::var_os("ETLRS_FAULTS").is_some() { 50 } else { 5 }, fault);
+    }
+
+    fn disturb_times(&self, rounds: u64, fault: impl Fn(&Self, &Child)) {
         let started = Instant::now();
         assert_eq!(Self::end(self.start(self.way, 1)).code, 0);
         let whole = started.elapsed();
@@ -470,6 +484,24 @@ fn kill_runs<S: Server>() {
             _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         });
     }
+}
+
+/// The server crashes while rows are on their way.
+fn restart_servers<S: Server>() {
+    for way in WAYS {
+        let rounds = if std::env::var_os("ETLRS_FAULTS").is_some() { 13 } else { 2 };
+        Bed::<S>::new(way).disturb_times(rounds, |bed, _| bed.server.restart());
+    }
+}
+
+#[test]
+fn a_run_whose_server_crashes_goes_on_or_leaves_the_old_rows_in_postgres() {
+    restart_servers::<Postgres>();
+}
+
+#[test]
+fn a_run_whose_server_crashes_goes_on_or_leaves_the_old_rows_in_mysql() {
+    restart_servers::<MariaDb>();
 }
 
 fn end_connections<S: Server>() {
