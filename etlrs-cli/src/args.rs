@@ -336,6 +336,9 @@ pub(crate) struct VerifyArgs {
     /// An option with which the target is read, or, by --repair, written (may be repeated)
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub(crate) target_option: Vec<(String, String)>,
+    /// What happens to a record of the source that cannot be read: fail, or quarantine, with which it is not compared
+    #[arg(long, value_name = "WHAT", value_parser = parse_on_error)]
+    pub(crate) on_error: Option<OnError>,
     /// With a pipeline file: a variable, or a place in the file (may be repeated)
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub(crate) set: Vec<(String, String)>,

@@ -192,6 +192,15 @@ impl Journal {
         })
     }
 
+    /// Writes down that `run`, which began earlier, is found to be done.
+    pub(crate) fn found_done(&self, run: RunId, rows: u64) {
+        // It need not be known here.
+        if let Ok(mut file) = OpenOptions::new().append(true).open(self.path(run)) {
+            let ended = Ended { at: millis(), state: State::Done, rows: Some(rows), cause: None, may_go_on: false };
+            let _ = write(&mut file, &Line::Ended(ended));
+        }
+    }
+
     pub(crate) fn remove(&self, run: RunId) -> Result<()> {
         let path = self.path(run);
         fs::remove_file(&path).map_err(|error| Error::io("remove", path, error))

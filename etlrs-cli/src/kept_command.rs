@@ -59,36 +59,41 @@ impl KeptCommand {
 
     /// The value of a flag, or of none, as it is kept.
     fn without_secrets(&mut self, flag: &str, value: &str) -> String {
+        let shown = Uri::from(value).to_string();
         match flag {
-            // They hold no credentials, and comparisons in them look like some.
-            "where" | "columns" | "key" | "performance" => return value.to_owned(),
+            // A source, a target, a pipeline file.
+            "" | "quarantine" => {
+                let kept = if shown == value { shown } else { shown.replacen(":***@", "@", 1) };
+                if kept.contains("***") && kept != value { self.leave_out(kept) } else { kept }
+            }
             "set" => {
-                // A place in the file has a point in it; a variable may be anything.
                 let (name, _) = value.split_once('=').unwrap_or((value, ""));
-                if !name.contains('.') {
-                    self.variables.insert(name.to_owned());
-                    return format!("{name}=***");
+                let is_known =
+                    KNOWN_PLACES.iter().any(|place| name == *place || name.starts_with(&format!("{place}.")));
+                if is_known && shown == value {
+                    return value.to_owned();
                 }
+                // A variable may be anything, and so may an option.
+                self.variables.insert(name.to_owned());
+                format!("{name}=***")
             }
             "source-option" | "target-option" => {
                 let (key, _) = value.split_once('=').unwrap_or((value, ""));
-                return match is_secret_option(key) {
-                    Some(false) => value.to_owned(),
-                    _ => {
-                        let shown = format!("{key}=***");
-                        self.left_out.push(shown.clone());
-                        shown
-                    }
-                };
+                // Whoever calls an option by such a name means no password, and whoever writes one into SQL does.
+                let is_plain = is_secret_option(key) == Some(false) && !["pre_sql", "post_sql", "query"].contains(&key);
+                let argument = value.split_once('=').map_or("", |(_, argument)| argument);
+                let is_shown = Uri::from(argument).to_string() == argument;
+                if is_plain && is_shown { value.to_owned() } else { self.leave_out(format!("{key}=***")) }
             }
-            _ => {}
+            "query" if shown != value => self.leave_out(shown),
+            // They hold no credentials, and comparisons in them look like some.
+            _ => value.to_owned(),
         }
-        let shown = Uri::from(value).to_string();
-        let kept = if shown == value { shown } else { shown.replacen(":***@", "@", 1) };
-        if kept != value && kept.contains("***") {
-            self.left_out.push(kept.clone());
-        }
-        kept
+    }
+
+    fn leave_out(&mut self, shown: String) -> String {
+        self.left_out.push(shown.clone());
+        shown
     }
 
     /// As a shell takes it.
@@ -109,7 +114,13 @@ impl KeptCommand {
         let refused = |message: String| Error::new(ErrorKind::InvalidConfig, message);
         if let [first, ..] = self.left_out.as_slice() {
             let message = format!("the command held what may be secret ({first}), and is not kept with it");
-            return Err(refused(message).hint("give the whole command once more: it goes on by itself"));
+            return Err(refused(message).hint(
+                "give the whole command once more: it goes on by itself, and with --restart it begins anew and removes what was kept",
+            ));
+        }
+        if let Some((name, _)) = variables.iter().find(|(name, _)| !self.variables.contains(name)) {
+            let message = format!("the value of {name} is not one that the command left out");
+            return Err(refused(message).hint("to set something else, give the whole command once more"));
         }
         let is_given = |name: &String| variables.iter().any(|(given, _)| given == name);
         if let Some(missing) = self.variables.iter().find(|name| !is_given(name)) {
@@ -130,6 +141,10 @@ impl KeptCommand {
             .map_err(|_| refused(format!("this version cannot read the command: {}", self.shown())))
     }
 }
+
+/// Places in a pipeline file whose values are no secrets.
+const KNOWN_PLACES: [&str; 6] =
+    ["performance", "source.partitions", "target.mode", "target.key", "errors.max_errors", "errors.on_error"];
 
 /// Whether an option of that name is a secret; `None` if no connector has it.
 fn is_secret_option(key: &str) -> Option<bool> {
@@ -188,6 +203,18 @@ mod tests {
             ),
             (&["run", "p.toml", "--set", "X=hunter2"], "etlrs run p.toml --set 'X=***'"),
             (&["run", "p.toml", "--set=source.password=hunter2"], "etlrs run p.toml '--set=source.password=***'"),
+            (
+                &["run", "p.toml", "--set", "alerts.webhook=https://hooks.example.com/hunter2"],
+                "etlrs run p.toml --set 'alerts.webhook=***'",
+            ),
+            (
+                &["copy", "a.csv", "b.csv", "--target-option", "post_sql=ALTER ROLE x PASSWORD 'hunter2'"],
+                "etlrs copy a.csv b.csv --target-option 'post_sql=***'",
+            ),
+            (
+                &["copy", "postgres://h/d", "b.csv", "--query", "select http://a:hunter2@c"],
+                "etlrs copy postgres://h/d b.csv --query 'select http://a:***@c'",
+            ),
         ] {
             let kept = kept(arguments);
             assert_eq!(kept.shown(), shown);

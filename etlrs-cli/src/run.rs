@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use etlrs::{
-    AlertActions, CancelToken, Error, ErrorKind, ErrorPolicy, Expr, Extractor, Filter, Interrupted, OptionMap,
-    PerformanceConfig, Pipeline, PipelineBuilder, PipelineFile, Registry, Result, Resume, RunId, ScanRequest, Select,
-    Started, Uri, is_same_place, named, registry,
+    AlertActions, CancelToken, Discard, Error, ErrorKind, ErrorPolicy, Expr, Extractor, Filter, Interrupted, OnError,
+    OptionMap, PerformanceConfig, Pipeline, PipelineBuilder, PipelineFile, Registry, Result, Resume, RunId,
+    ScanRequest, Select, Started, Uri, is_same_place, named, registry,
 };
 
 use etlrs_metrics::{MetricsServer, PerformanceMetrics};
@@ -134,8 +134,8 @@ pub(crate) struct Verified {
 }
 
 pub(crate) async fn verified_jobs(args: &VerifyArgs, cancel: &CancelToken) -> Result<Vec<Verified>> {
-    let run =
-        RunOptions { means: Means { machine: args.machine.clone(), ..Means::default() }, ..RunOptions::default() };
+    let means = Means { machine: args.machine.clone(), ..Means::default() };
+    let run = RunOptions { means, ..RunOptions::default() };
     let registry = registry();
     let mut copy = args.copy();
     // Options to write it, of which there may be some, and options to read it.
@@ -158,7 +158,12 @@ pub(crate) async fn verified_jobs(args: &VerifyArgs, cancel: &CancelToken) -> Re
         options.extend(option_map(&given)?.into_iter().filter(|(key, _)| !only_writes(key)));
         let of_target = |error: Error| error.in_source(format!("target {}", job.target));
         let extractor = connector.extractor(&job.target, &options).map_err(of_target)?;
-        let pipeline = job.builder.cancel(cancel.clone()).build()?;
+        let mut builder = job.builder.cancel(cancel.clone());
+        if args.on_error == Some(OnError::Quarantine) {
+            // Records that the source rejects are not loaded, so they are not compared.
+            builder = builder.quarantine(Discard);
+        }
+        let pipeline = builder.build()?;
         Ok(Verified { source: job.source, target: job.target, pipeline, extractor })
     });
     verified.collect()
@@ -265,7 +270,17 @@ async fn execute_all(
     cancel: CancelToken,
     goes_on: Option<GoesOn>,
 ) -> Result<Done> {
-    let jobs = jobs.and_then(|jobs| goes_on.as_ref().map_or(Ok(()), |run| run.require(&jobs)).map(|()| jobs));
+    let mut others = 0;
+    let jobs = jobs.and_then(|mut jobs| {
+        if let Some(run) = &goes_on {
+            run.require(&jobs)?;
+            // What others of the command have done, or have still to do, is nothing that this run tells.
+            others = jobs.len();
+            jobs.retain(|job| run.is_of(job));
+            others -= jobs.len();
+        }
+        Ok(jobs)
+    });
     let count = jobs.as_ref().map_or(1, Vec::len);
     let (mut results, mut current) = (Vec::new(), None);
     let done = match jobs {
@@ -278,8 +293,12 @@ async fn execute_all(
         }
         report::print_all(results, count);
     }
+    if others > 0 && done.is_ok() {
+        let loads = report::number(others as u64, "other load");
+        crate::tell(&format!("the command has {loads}; given once more, it does those that are not done yet"));
+    }
     // Now that all is done and told, for what is not is not to be done once more when the rest is.
-    if let Ok(done) = &done {
+    if let (Ok(done), 0) = (&done, others) {
         for (pipeline, run) in &done.published {
             if let Err(error) = pipeline.acknowledge(*run).await {
                 crate::tell(&format!("warning: the next run will find this one as just published: {error}"));
@@ -322,9 +341,9 @@ async fn execute(
     let command = goes_on.as_ref().map_or_else(KeptCommand::of_process, |goes_on| goes_on.command.clone());
     for job in jobs {
         let resume = match &goes_on {
-            Some(goes_on) if goes_on.is_of(&job) => Resume::Run(goes_on.run),
-            _ if options.restart => Resume::Never,
-            _ => Resume::Auto,
+            Some(goes_on) => Resume::Run(goes_on.run),
+            None if options.restart => Resume::Never,
+            None => Resume::Auto,
         };
         *current = Some((job.source.clone(), job.target.clone()));
         let progress: Arc<Mutex<Option<Progress>>> = Arc::default();
@@ -400,6 +419,9 @@ async fn execute(
                 Ok(report) => entry.done(report.load.records_loaded),
                 Err(error) => entry.failed(error),
             }
+        } else if let (Some(journal), Ok(report)) = (&journal, &result) {
+            // It had been published, so that it did not begin.
+            journal.found_done(report.run, report.load.records_loaded);
         }
         let recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner).take();
         let moments = recorder.map(Recorder::stop).unwrap_or_default();

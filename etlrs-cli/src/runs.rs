@@ -28,11 +28,11 @@ pub(crate) fn runs(args: &RunsArgs) -> Result<()> {
         return Ok(());
     }
     let runs = journal.runs()?;
+    let shown = if args.all { runs.len() } else { args.last };
     if args.output.is_json() {
-        crate::print_json(&Value::Array(runs.iter().map(run_json).collect()));
+        crate::print_json(&Value::Array(runs.iter().take(shown).map(run_json).collect()));
         return Ok(());
     }
-    let shown = if args.all { runs.len() } else { args.last };
     let mut table = vec![["run", "state", "began", "pieces", "rows", "what"].map(str::to_owned)];
     for run in runs.iter().take(shown) {
         let what = format!("{} → {}", run.begun.source, run.begun.target);
@@ -73,15 +73,19 @@ pub(crate) async fn resume(args: ResumeArgs, cancel: CancelToken) -> Result<Done
         let hint = format!("to load once more: {}", found.begun.command.shown());
         return Err(Error::new(ErrorKind::InvalidConfig, message).hint(hint));
     }
+    let mut means = args.means;
+    // Of where it is said now.
+    means.report =
+        means.report.map(std::path::absolute).transpose().map_err(|error| Error::io("find", "--report", error))?;
     let command = again(&found, &args.set)?;
     let goes_on = goes_on(found);
     match command {
         Command::Copy(mut copy) => {
-            copy.run.means = args.means.over(copy.run.means);
+            copy.run.means = means.over(copy.run.means);
             run::copy(copy, cancel, Some(goes_on)).await
         }
         Command::Run(mut file) => {
-            file.run.means = args.means.over(file.run.means);
+            file.run.means = means.over(file.run.means);
             run::run(file, cancel, Some(goes_on)).await
         }
         _ => Err(no_load()),
@@ -92,12 +96,7 @@ pub(crate) async fn forget(args: ForgetArgs, cancel: CancelToken) -> Result<()> 
     let journal = journal()?;
     let found = journal.run(&args.run)?;
     require_ended(&found)?;
-    let run = found.run;
-    if found.state == State::Done {
-        journal.remove(run)?;
-        crate::print(&format!("the run {run} was done and kept nothing; it is no longer listed\n"));
-        return Ok(());
-    }
+    let (run, state) = (found.run, found.state);
     let command = again(&found, &args.set)?;
     let goes_on = goes_on(found);
     let left = match command {
@@ -108,6 +107,7 @@ pub(crate) async fn forget(args: ForgetArgs, cancel: CancelToken) -> Result<()> 
     journal.remove(run)?;
     let rows: u64 = left.iter().flat_map(|left| &left.receipts).map(|receipt| receipt.rows).sum();
     crate::print(&match left {
+        None if state == State::Done => format!("the run {run} was done and kept nothing; it is no longer listed\n"),
         None => format!("nothing was left of the run {run} at {}; it is no longer listed\n", goes_on.target),
         Some(left) if left.published => {
             format!(

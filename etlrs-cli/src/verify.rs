@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::args::VerifyArgs;
 use crate::describe::{NAME, short};
-use crate::report::{count, number, print_all, run_json, run_text};
+use crate::report::{count, failed_json, number, print_all, run_json, run_text};
 use crate::run::{self, Verified};
 
 /// Pieces that are named of each side.
@@ -18,45 +18,67 @@ const PIECES: usize = 10;
 
 pub(crate) async fn verify(args: VerifyArgs, cancel: CancelToken) -> Result<()> {
     let jobs = run::verified_jobs(&args, &cancel).await?;
-    let (mut results, jobs_count, mut failed) = (Vec::new(), jobs.len(), None);
-    for Verified { source, target, pipeline, extractor } in jobs {
-        let mut options = CompareOptions::default();
-        options.keys.clone_from(&args.key);
-        options.examples = args.show;
-        let mut comparison = pipeline.compare(extractor.clone(), &options).await?;
-        let mut told = |comparison: &Verification| {
-            if args.output.is_json() {
-                results.push(verification_json(&source, &target, comparison));
-            } else {
-                crate::print(&verification_text(&source, &target, comparison));
+    let (mut results, count, mut failed) = (Vec::new(), jobs.len(), None);
+    for job in jobs {
+        // All are compared, whatever comes of one.
+        if let Err(error) = verify_one(&job, &args, &mut results).await {
+            if count > 1 && !args.output.is_json() {
+                crate::tell(&format!("error: {error}"));
             }
-        };
-        told(&comparison);
-        if !comparison.is_equal() && args.repair {
-            let report = pipeline.repair(&comparison).await.map_err(|error| error.in_source(&target))?;
-            comparison = pipeline.compare(extractor, &options).await?;
-            if args.output.is_json() {
-                results.push(run_json(&source, &target, None, &report));
-                results.push(verification_json(&source, &target, &comparison));
-            } else {
-                crate::print(&format!("\n{}\n", run_text(&source, &target, None, &report)));
-                crate::print(&verification_text(&source, &target, &comparison));
-            }
+            failed.get_or_insert(error);
         }
-        if !comparison.is_equal() {
-            failed.get_or_insert_with(|| differs(&target, &comparison, &args));
+        cancel.check()?;
+    }
+    let is_one = count == 1 && results.len() == 1;
+    print_all(results, if is_one { 1 } else { 2 });
+    match failed {
+        Some(_) if count > 1 && !args.output.is_json() => {
+            Err(Error::new(ErrorKind::VerifyFailed, "not all targets are as they should be"))
+        }
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+async fn verify_one(job: &Verified, args: &VerifyArgs, results: &mut Vec<Value>) -> Result<()> {
+    let Verified { source, target, pipeline, extractor } = job;
+    let mut options = CompareOptions::default();
+    options.keys.clone_from(&args.key);
+    options.examples = args.show;
+    let mut tell = |comparison: &Verification| match args.output.is_json() {
+        true => results.push(verification_json(source, target, comparison)),
+        false => crate::print(&verification_text(source, target, comparison)),
+    };
+    let mut comparison = match pipeline.compare(extractor.clone(), &options).await {
+        Err(error) if args.output.is_json() => {
+            results.push(failed_json(Some(&(source.clone(), target.clone())), &error));
+            return Err(error);
+        }
+        compared => compared?,
+    };
+    tell(&comparison);
+    if !comparison.is_equal() && args.repair {
+        let report = pipeline.repair(&comparison).await.map_err(|error| error.in_source(target))?;
+        comparison = pipeline.compare(extractor.clone(), &options).await?;
+        if args.output.is_json() {
+            results.push(run_json(source, target, None, &report));
+            results.push(verification_json(source, target, &comparison));
+        } else {
+            crate::print(&format!("\n{}\n", run_text(source, target, None, &report)));
+            crate::print(&verification_text(source, target, &comparison));
         }
     }
-    let is_one = jobs_count == 1 && results.len() == 1;
-    print_all(results, if is_one { 1 } else { 2 });
-    failed.map_or(Ok(()), Err)
+    if comparison.is_equal() { Ok(()) } else { Err(differs(target, &comparison, args)) }
 }
 
 fn differs(target: &Uri, comparison: &Verification, args: &VerifyArgs) -> Error {
     let error = Error::new(ErrorKind::VerifyFailed, format!("the target differs: {}", sentence(comparison)));
     let hint = match comparison {
-        _ if args.repair => {
+        comparison if args.repair && comparison.unexpected > 0 => {
             "rows that only the target has stay there: remove them, or load all rows in the mode replace"
+        }
+        _ if args.repair => {
+            "it changes the values that are written, or somebody else does; --show 20 lists rows with their values"
         }
         comparison if comparison.keys.is_empty() => {
             "name the columns that are the key by --key, to see which rows changed; --show 20 lists rows with their values"

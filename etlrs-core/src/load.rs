@@ -202,6 +202,8 @@ pub struct LoadPlan {
     /// What is to be kept with the staged rows, so that a run which goes on can tell whether they are what it would stage: words
     /// of the engine's. `None`: nothing is kept when the run ends.
     pub record: Option<Arc<str>>,
+    /// Only some rows are put right, of a load that took place before: SQL of the user's that belongs to a load is not run.
+    pub is_repair: bool,
     /// The run was seen to be stopped, with something that it had staged. If nothing of it is left, another process went on
     /// with it meanwhile, and the load must not begin anew: see [`gone_on_elsewhere`].
     pub goes_on: bool,
@@ -216,7 +218,8 @@ pub fn gone_on_elsewhere(run: RunId) -> Error {
 impl LoadPlan {
     /// A plan without keys, whose rows are not read back.
     pub fn new(schema: SchemaRef, mode: LoadMode, partitions: Vec<Partition>) -> Self {
-        Self { schema, mode, keys: Vec::new(), partitions, read_back: false, record: None, goes_on: false }
+        let (read_back, is_repair, goes_on) = (false, false, false);
+        Self { schema, mode, keys: Vec::new(), partitions, read_back, record: None, is_repair, goes_on }
     }
 
     /// For a target that cannot give staged rows back, and `why`: "the file is compressed".

@@ -23,6 +23,7 @@ mod alert;
 mod cache;
 mod compare;
 mod diagnosis;
+mod discard;
 mod load;
 mod memory;
 mod memory_use;
@@ -45,6 +46,7 @@ pub use compare::{CompareOptions, Difference, Side, Verification};
 pub use diagnosis::{
     Limit, Measured, ThroughputAnalysis, diagnose_throughput, optimize_memory_usage, optimize_throughput,
 };
+pub use discard::Discard;
 pub use memory_use::{AllocatorUsage, BatchSizes, MemoryAnalysis, MemoryUse, ProcessMemory, diagnose_memory_usage};
 pub use pipeline::{Inspection, Pipeline, PipelineBuilder, Started, Verify, collect, inspect};
 pub use pool::{PooledRecord, RecordPool};

@@ -99,6 +99,7 @@ pub(crate) struct Settings {
     pub(crate) resume: Resume,
     pub(crate) identity: Option<String>,
     pub(crate) keep_mark: bool,
+    pub(crate) is_repair: bool,
 }
 
 impl PipelineBuilder {

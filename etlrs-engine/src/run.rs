@@ -23,7 +23,7 @@ use crate::quarantine::{Quarantine, Totals};
 use crate::report::{Plan, RunReport};
 use crate::resume::{Left, Record, Resume, Resumed, acknowledge, may_go_on, refused};
 use crate::stages::Stages;
-use crate::transform::Select;
+use crate::transform::{AddMetadata, Select};
 use crate::tune::{Bounds, Sample, Tuned, Tuner};
 
 /// A pipeline whose source has been looked at.
@@ -130,6 +130,7 @@ impl<'a> Run<'a> {
         run.instead_of = id.replace(run.cx.run_id());
         span.record("id", run.cx.run_id().to_string()).record("partitions", run.scan.partitions().len());
         let (is_kept, partitions) = (run.record.is_some(), run.scan.partitions().len());
+        let cx = run.cx.clone();
         let mut sessions = Sessions::default();
         let report = async {
             let begun = pipeline.loader.begin(&run.cx, run.load_plan()).instrument(info_span!("begin"));
@@ -158,7 +159,11 @@ impl<'a> Run<'a> {
                 record_error(&span, error);
                 let keep = is_kept && error.may_pass();
                 let is_staged = sessions.is_staged;
-                let kept = sessions.end(keep).instrument(info_span!(parent: &span, "abort")).await;
+                let ended = unless_cancelled(&cx, async {
+                    Ok(sessions.end(keep).instrument(info_span!(parent: &span, "abort")).await)
+                });
+                // A server that does not answer does not hold up who wants to stop.
+                let kept = ended.await.unwrap_or(0);
                 // A commit that failed for now leaves all that is staged.
                 let kept = if keep && is_staged { partitions } else { kept };
                 if kept > 0 {
@@ -283,6 +288,40 @@ impl<'a> Run<'a> {
         Ok(run)
     }
 
+    /// Binds the transformers once more, as they are at the beginning.
+    pub(crate) fn bind(&self) -> Result<Vec<Arc<dyn BoundTransformer>>> {
+        let mut schema = self.scan.schema();
+        let mut bound = Vec::new();
+        let mut bind = |transformer: &dyn Transformer| -> Result<()> {
+            let next = transformer.bind(&schema)?;
+            schema = next.schema();
+            bound.push(next);
+            Ok(())
+        };
+        if let (Some(columns), false) = (&self.pipeline.settings.request.columns, self.scan.pushdown().columns) {
+            bind(&Select::new(columns.clone()))?;
+        }
+        self.pipeline.transformers.iter().try_for_each(|transformer| bind(transformer.as_ref()))?;
+        Ok(bound)
+    }
+
+    /// The columns that are the same each time the pipeline runs, and the names of those that tell of the run itself.
+    pub(crate) fn compared(&self) -> Result<(SchemaRef, Vec<String>)> {
+        let mut of_run: Vec<String> = Vec::new();
+        let mut before = self.scan.schema();
+        for (name, bound) in self.names.iter().zip(&self.transformers) {
+            let after = bound.schema();
+            if name == AddMetadata::NAME {
+                let is_new = |name: &&String| before.field_with_name(name).is_err();
+                of_run.extend(after.fields().iter().map(|field| field.name()).filter(is_new).cloned());
+            }
+            before = after;
+        }
+        of_run.retain(|name| self.schema.field_with_name(name).is_ok());
+        let fields = self.schema.fields().iter().filter(|field| !of_run.contains(field.name()));
+        Ok((Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>())), of_run))
+    }
+
     pub(crate) fn context(&self) -> &RunContext {
         &self.cx
     }
@@ -324,6 +363,7 @@ impl<'a> Run<'a> {
         plan.read_back = settings.verify == Verify::Full;
         plan.record = self.record.clone();
         plan.goes_on = self.staged_before > 0;
+        plan.is_repair = settings.is_repair;
         plan
     }
 

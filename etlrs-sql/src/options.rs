@@ -27,6 +27,9 @@ etlrs_core::options! {
         parallel_queries, with_parallel_queries: u32 = 0;
         /// How long to wait for the server to answer when it is connected to.
         connect_timeout, with_connect_timeout: Seconds = Seconds(30);
+        /// How long nothing may come or go on a connection until the server is asked whether it still works for it; if it does
+        /// not, or does not answer, the connection is given up. 0 is for ever.
+        network_timeout, with_network_timeout: Seconds = Seconds(300);
         /// How long to wait for transactions that hold a lock on the table: those that alter it, say.
         lock_timeout, with_lock_timeout: Seconds = Seconds(60);
     }
@@ -38,6 +41,9 @@ etlrs_core::options! {
     pub struct MysqlTargetOptions {
         /// How long to wait for the server to answer when it is connected to.
         connect_timeout, with_connect_timeout: Seconds = Seconds(30);
+        /// How long nothing may come or go on a connection until the server is asked whether it still works for it; if it does
+        /// not, or does not answer, the connection is given up. 0 is for ever.
+        network_timeout, with_network_timeout: Seconds = Seconds(300);
         /// How long to wait for transactions that hold a lock on the target, at the start and when all rows are staged.
         lock_timeout, with_lock_timeout: Seconds = Seconds(600);
         /// Whether a table that is made gets the primary key of the source's table.
@@ -72,6 +78,9 @@ etlrs_core::options! {
         parallel_queries, with_parallel_queries: u32 = 0;
         /// How long to wait for the server to answer when it is connected to.
         connect_timeout, with_connect_timeout: Seconds = Seconds(30);
+        /// How long nothing may come or go on a connection until the server is asked whether it still works for it; if it does
+        /// not, or does not answer, the connection is given up. 0 is for ever.
+        network_timeout, with_network_timeout: Seconds = Seconds(300);
         /// How long to wait for transactions that hold a lock on the table: those that alter it, say.
         lock_timeout, with_lock_timeout: Seconds = Seconds(60);
         /// Whether rows that row security hides from this user may be left out; if not, a table that has such is refused.
@@ -85,6 +94,9 @@ etlrs_core::options! {
     pub struct PostgresTargetOptions {
         /// How long to wait for the server to answer when it is connected to.
         connect_timeout, with_connect_timeout: Seconds = Seconds(30);
+        /// How long nothing may come or go on a connection until the server is asked whether it still works for it; if it does
+        /// not, or does not answer, the connection is given up. 0 is for ever.
+        network_timeout, with_network_timeout: Seconds = Seconds(300);
         /// How long to wait for transactions that hold a lock on the target, at the start and when all rows are staged.
         lock_timeout, with_lock_timeout: Seconds = Seconds(600);
         /// Whether a table that is made gets the primary key of the source's table.

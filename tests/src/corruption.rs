@@ -15,20 +15,41 @@ pub type Rows = Vec<[Option<String>; COLUMNS.len()]>;
 #[derive(Clone, Debug)]
 pub enum Corruption {
     /// A cell has another value.
-    Changed { row: usize, column: usize, value: Option<String> },
+    Changed {
+        /// Which row.
+        row: usize,
+        /// Which column.
+        column: usize,
+        /// The other value.
+        value: Option<String>,
+    },
     /// A row is gone.
-    Lost { row: usize },
+    Lost {
+        /// Which row.
+        row: usize,
+    },
     /// A row is there twice.
-    Doubled { row: usize },
+    Doubled {
+        /// Which row.
+        row: usize,
+    },
     /// Two rows have exchanged their values of a column.
-    Swapped { rows: [usize; 2], column: usize },
+    Swapped {
+        /// Which rows.
+        rows: [usize; 2],
+        /// Which column.
+        column: usize,
+    },
 }
 
 /// A dialect of SQL, as far as values are written in it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Dialect {
+    /// That of PostgreSQL.
     Postgres,
+    /// That of MySQL and MariaDB.
     MySql,
+    /// That of SQLite.
     Sqlite,
 }
 

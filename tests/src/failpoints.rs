@@ -85,6 +85,7 @@ pub fn kill_at_each(loads: &[&dyn Load], points: &BTreeSet<String>, is_long: boo
     }
     let missed: Vec<_> = points.into_iter().filter(|point| !done.reached.contains(*point)).collect();
     assert!(missed.is_empty(), "no load got to {missed:?}");
+    assert!(done.went_on * 4 > done.kills, "nearly all began anew: {done:?}");
     done
 }
 

@@ -7,6 +7,7 @@
 #[doc = include_str!("../../docs/pt-BR/performance-guide.md")]
 pub struct PerformanceGuide;
 
+pub mod broken_link;
 pub mod corruption;
 pub mod cut;
 pub mod failpoints;
@@ -31,8 +32,13 @@ pub fn etlrs(binary: &str, folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary);
     command.current_dir(folder).args(arguments).env_remove("RUST_BACKTRACE");
     // The list of runs is not that of whoever runs the tests.
-    command.env("XDG_STATE_HOME", std::env::temp_dir().join("etlrs-tests-state"));
+    command.env("XDG_STATE_HOME", state_home());
     command
+}
+
+/// Where the program under test lists its runs: a place of this user's.
+pub fn state_home() -> PathBuf {
+    std::env::temp_dir().join(format!("etlrs-tests-state-{}", rustix::process::geteuid().as_raw()))
 }
 
 /// Runs the program to its end; the most memory it held at one time, in bytes.

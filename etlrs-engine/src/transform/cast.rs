@@ -94,16 +94,21 @@ impl Transformer for Cast {
                     (Err(_), CastPolicy::Fail) => {
                         return Err(misfit(column, to).at_column(schema.field(*position).name()));
                     }
-                    (Err(_), CastPolicy::Null) => {
-                        let fits = |rows: Range<usize>| cast_exact(&column.slice(rows.start, rows.len()), to).is_ok();
-                        let misfits = failing_rows(column.len(), fits);
-                        cast_exact(&nullif(column, &misfits)?, to)?
-                    }
+                    (Err(_), CastPolicy::Null) => cast_or_null(column, to)?,
                 };
             }
             batch_of(&schema, columns, batch.num_rows())
         }))
     }
+}
+
+/// `column` as `to`, with nulls for values that the type does not have.
+pub(crate) fn cast_or_null(column: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
+    if let Ok(cast) = cast_exact(column, to) {
+        return Ok(cast);
+    }
+    let fits = |rows: Range<usize>| cast_exact(&column.slice(rows.start, rows.len()), to).is_ok();
+    Ok(cast_exact(&nullif(column, &failing_rows(column.len(), fits))?, to)?)
 }
 
 fn misfit(column: &ArrayRef, to: &DataType) -> Error {

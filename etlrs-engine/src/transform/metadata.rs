@@ -39,6 +39,8 @@ impl What {
 }
 
 impl AddMetadata {
+    pub(crate) const NAME: &str = "metadata";
+
     /// Without columns.
     pub fn new() -> Self {
         Self::default()
@@ -70,7 +72,7 @@ impl AddMetadata {
 
 impl Transformer for AddMetadata {
     fn name(&self) -> &str {
-        "metadata"
+        Self::NAME
     }
 
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {

@@ -23,6 +23,7 @@ use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow_schema::{FieldRef, Schema, SchemaRef};
 use etlrs_core::{Error, ErrorKind, Result};
 
+pub(crate) use cast::cast_or_null;
 pub use cast::{Cast, CastPolicy};
 pub use columns::{DropColumns, Rename, Select};
 pub use deduplicate::{Deduplicate, Keep};

@@ -6,6 +6,7 @@ use etlrs_core::{
 };
 
 use super::{no_table, pairs, table};
+use crate::network::Timeouts;
 use crate::table::TableName;
 use crate::{PostgresExtractor, PostgresLoader, PostgresPool, PostgresSourceOptions, PostgresTargetOptions};
 
@@ -41,7 +42,7 @@ impl Connector for PostgresConnector {
 
     async fn tables(&self, uri: &Uri, options: &OptionMap) -> Result<Option<Vec<TableEntry>>> {
         let options = PostgresSourceOptions::from_pairs(pairs(options))?;
-        let pool = PostgresPool::from_uri(uri, options.connect_timeout)?;
+        let pool = PostgresPool::from_uri(uri, Timeouts::new(options.connect_timeout, options.network_timeout))?;
         let pattern = table(uri).unwrap_or_else(|| "*".into());
         let pattern = TableName::parse(&pattern).map_err(|error| error.in_source(uri))?;
         let names = pool.tables(&pattern).await.map_err(|error| error.in_source(uri))?;
@@ -60,7 +61,7 @@ impl Connector for PostgresConnector {
 
     fn extractor(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Extractor>> {
         let options = PostgresSourceOptions::from_pairs(pairs(options))?;
-        let pool = PostgresPool::from_uri(uri, options.connect_timeout)?;
+        let pool = PostgresPool::from_uri(uri, Timeouts::new(options.connect_timeout, options.network_timeout))?;
         let extractor = match (table(uri), options.query.as_str()) {
             (Some(_), query) if !query.is_empty() => {
                 return Err(Error::new(ErrorKind::InvalidConfig, "there are both a table and a query")
@@ -79,7 +80,7 @@ impl Connector for PostgresConnector {
 
     fn loader(&self, uri: &Uri, options: &OptionMap) -> Result<Arc<dyn Loader>> {
         let options = PostgresTargetOptions::from_pairs(pairs(options))?;
-        let pool = PostgresPool::from_uri(uri, options.connect_timeout)?;
+        let pool = PostgresPool::from_uri(uri, Timeouts::new(options.connect_timeout, options.network_timeout))?;
         let table = table(uri)
             .ok_or_else(|| no_table(uri).hint("write it at the end, as in postgres://user@host/database#orders"))?;
         let loader = PostgresLoader::new(pool, &table).map_err(|error| error.in_source(uri))?;

@@ -42,6 +42,10 @@ pub(crate) fn connection_error<R>(failure: &Failure<R>, tls_hint: &'static str) 
 fn of_io(error: &io::Error) -> Error {
     use io::ErrorKind as Io;
     let (message, hint): (Cow<'static, str>, _) = match error.kind() {
+        // In its own words.
+        Io::TimedOut if error.get_ref().is_some() => {
+            (error.to_string().into(), Some("see the server and the way to it; network_timeout sets how long to wait"))
+        }
         Io::ConnectionRefused => ("no server answers there".into(), Some("see that it runs, and check host and port")),
         Io::NotFound => ("there is no such socket".into(), Some("see that the server runs, and check the host")),
         Io::TimedOut => ("the server does not answer in time".into(), Some("check host, port and firewall")),

@@ -1,20 +1,34 @@
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use etlrs_core::Result;
 
-use super::{Answer, Failure};
+use crate::options::Seconds;
+
+use super::{Answer, Ask, Failure};
 
 /// How long an idle connection is taken to be alive without asking.
 const FRESH: Duration = Duration::from_secs(5);
 
 /// A connection that a [`Pool`] keeps.
 pub(crate) trait Connect: Sized + Send + 'static {
-    type Address: Send + Sync;
+    type Address: Send + Sync + 'static;
     type Refusal: Send;
 
     /// Connects, authenticates, and sets what all uses of a connection have in common.
     fn open(address: &Self::Address) -> impl Future<Output = Answer<Self, Self::Refusal>> + Send;
+
+    /// What the server calls the connection.
+    fn id(&self) -> u64;
+
+    /// Whether the server works for the connection that it calls `id`, and does not wait for it.
+    fn works_for(&mut self, id: u64) -> impl Future<Output = Answer<bool, Self::Refusal>> + Send;
+
+    /// Ends the connection that the server calls `id`, which may hold locks as long as the server does not know that it is lost.
+    fn end_other(&mut self, id: u64) -> impl Future<Output = Answer<(), Self::Refusal>> + Send;
+
+    /// Gives it up when it is silent for so long and `ask` says no.
+    fn watch(&mut self, silence: Duration, ask: Ask);
 
     /// Whether the server still answers.
     fn is_alive(&mut self) -> impl Future<Output = bool> + Send;
@@ -26,19 +40,40 @@ pub(crate) trait Connect: Sized + Send + 'static {
     fn error(source: &str, failure: Failure<Self::Refusal>) -> etlrs_core::Error;
 }
 
+/// How long is waited for a server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeouts {
+    /// When it is connected to.
+    pub(crate) connect: Duration,
+    /// When nothing comes or goes, until it is asked whether it still works; zero is for ever.
+    pub(crate) silence: Duration,
+}
+
+impl Timeouts {
+    pub(crate) fn new(connect: Seconds, silence: Seconds) -> Self {
+        Self { connect: connect.duration(), silence: silence.duration() }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self::new(Seconds(30), Seconds(300))
+    }
+}
+
 /// Connections to one database, opened as they are needed and kept for the next use.
 pub(crate) struct Pool<C: Connect> {
-    address: C::Address,
+    address: Arc<C::Address>,
     /// The database without its password, for messages.
     shown: String,
-    connect_timeout: Duration,
+    timeouts: Timeouts,
     /// With the time since which each is.
     idle: Mutex<Vec<(C, Instant)>>,
 }
 
 impl<C: Connect> Pool<C> {
-    pub(crate) fn new(address: C::Address, shown: String, connect_timeout: Duration) -> Self {
-        Self { address, shown, connect_timeout, idle: Mutex::default() }
+    pub(crate) fn new(address: C::Address, shown: String, timeouts: Timeouts) -> Self {
+        Self { address: Arc::new(address), shown, timeouts, idle: Mutex::default() }
     }
 
     pub(crate) fn shown(&self) -> &str {
@@ -61,7 +96,7 @@ impl<C: Connect> Pool<C> {
             // The server, or somebody between, may have closed it.
             let mut usable = since.elapsed() < FRESH;
             if !usable {
-                let is_alive = tokio::time::timeout(self.connect_timeout, connection.is_alive());
+                let is_alive = tokio::time::timeout(self.timeouts.connect, connection.is_alive());
                 usable = is_alive.await.unwrap_or(false);
             }
             if usable {
@@ -78,8 +113,34 @@ impl<C: Connect> Pool<C> {
 
     pub(crate) async fn connect(&self) -> Result<C> {
         let late = || Failure::Io(std::io::ErrorKind::TimedOut.into());
-        let connected = tokio::time::timeout(self.connect_timeout, C::open(&self.address)).await;
-        connected.unwrap_or_else(|_| Err(late())).map_err(|error| self.failed(error))
+        let connected = tokio::time::timeout(self.timeouts.connect, C::open(&self.address)).await;
+        let mut connection = connected.unwrap_or_else(|_| Err(late())).map_err(|error| self.failed(error))?;
+        if !self.timeouts.silence.is_zero() {
+            let (address, limit, id) = (self.address.clone(), self.timeouts.connect, connection.id());
+            let ask = move || tokio::spawn(is_at_work::<C>(address.clone(), limit, id));
+            connection.watch(self.timeouts.silence, Arc::new(ask));
+        }
+        Ok(connection)
+    }
+}
+
+/// Whether the server works for the connection `id`, as far as can be found out within `limit`.
+async fn is_at_work<C: Connect>(address: Arc<C::Address>, limit: Duration, id: u64) -> bool {
+    let asked = async {
+        let mut other = C::open(&address).await?;
+        let works = other.works_for(id).await;
+        if matches!(works, Ok(false)) {
+            // It may be gone already.
+            _ = other.end_other(id).await;
+        }
+        other.close().await;
+        works
+    };
+    match tokio::time::timeout(limit, asked).await {
+        Ok(Ok(works)) => works,
+        // It lives, and does not tell: it may have too many connections.
+        Ok(Err(Failure::Server(_))) => true,
+        Ok(Err(_)) | Err(_) => false,
     }
 }
 

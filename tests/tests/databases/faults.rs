@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use etlrs_tests::broken_link::{BrokenLink, Shape};
 use etlrs_tests::cut::{CutLink, Moment};
 use etlrs_tests::failpoints::{Load, failpoints_of, kill_at_each};
 use etlrs_tests::mariadb::KEEPS_COMMITS;
+use etlrs_tests::random::Random;
 use etlrs_tests::{KILL_AT, Ran, etlrs, write_hashed_csv};
 
 use super::*;
@@ -475,6 +477,93 @@ fn a_lost_reply_to_a_commit_is_settled_by_asking_in_postgres() {
 #[test]
 fn a_lost_reply_to_a_commit_is_settled_by_asking_in_mysql() {
     cut_commits::<MariaDb>();
+}
+
+/// Seconds within which a run over a broken link has to end: silence, the question to the server, and once more for what is asked
+/// of it last; half a minute for the outcome of a commit.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+/// Loads over links that are slow, and over those that break after any number of bytes.
+fn use_broken_links<S: Server>() {
+    let rounds = if std::env::var_os("ETLRS_FAULTS").is_some() { 25 } else { 2 };
+    let mut random = Random::new();
+    let (mut through, mut again, mut longest) = (0, 0, Duration::ZERO);
+    for way in WAYS {
+        let load = ServerLoad::<S>::new(way);
+        let run = |link: &BrokenLink| {
+            let direct = format!(":{}/", load.0.server.port());
+            let uri = load.0.server.uri("t").replace(&direct, &format!(":{}/", link.port()));
+            let mut command = load.0.command_to(&uri, way, 1);
+            for option in ["network_timeout=1", "connect_timeout=2"] {
+                command.args(["--target-option", option]);
+            }
+            let started = Instant::now();
+            let ran = Ran::of(&command.output().unwrap());
+            (ran, started.elapsed())
+        };
+        // What is slow gets through.
+        let slow = [Shape::Latency(Duration::from_millis(20)), Shape::Bandwidth(500_000), Shape::Slices(100)];
+        let mut bytes = 0;
+        for shape in slow {
+            load.reset();
+            let link = BrokenLink::to(load.0.server.port(), shape);
+            let (ran, _) = run(&link);
+            assert_eq!(ran.code, 0, "{way:?} over {shape:?}: {ran:?}");
+            load.assert_done(&format!("{way:?} over {shape:?}"));
+            bytes = link.passed();
+        }
+        for round in 0..rounds {
+            let at = (bytes as f64 * (round as f64 + random.unit()) / rounds as f64) as u64;
+            for shape in [Shape::Reset(at), Shape::Stall(at), Shape::HalfOpen(at), Shape::StallAll(at)] {
+                // One of each that is slow to be noticed is enough in each round.
+                if !matches!(shape, Shape::Reset(_)) && round >= 5 {
+                    continue;
+                }
+                let what = format!("{way:?} over {shape:?} of {bytes}, seed {}", random.seed);
+                load.reset();
+                let link = BrokenLink::to(load.0.server.port(), shape);
+                let (ran, took) = run(&link);
+                assert!(took < PATIENCE, "{what}: {took:?}: {ran:?}");
+                longest = longest.max(took);
+                link.mend();
+                if ran.code == 0 {
+                    through += 1;
+                    assert!(load.is_loaded(&what), "{what}: {ran:?}");
+                    // But for a mark that could not be taken away, of which it told.
+                    if ran.stderr.is_empty() {
+                        load.assert_done(&format!("{what}: {ran:?}"));
+                    }
+                    continue;
+                }
+                assert_eq!(ran.code, 1, "{what}: {ran:?}");
+                assert!(link.is_broken() && ran.stderr.starts_with("error: "), "{what}: {ran:?}");
+                let is_loaded = load.is_loaded(&what);
+                // The server may notice only after a while that a client is gone.
+                let end = Instant::now() + Duration::from_secs(60);
+                let next = loop {
+                    let (next, _) = run(&link);
+                    if !next.stderr.contains("another run is writing") || Instant::now() > end {
+                        break next;
+                    }
+                };
+                assert_eq!(next.code, 0, "{what}: {ran:?}, and then {next:?}");
+                assert_eq!(is_loaded, next.stdout.contains(" had published "), "{what}: {ran:?}, and then {next:?}");
+                load.assert_done(&format!("{what}: {ran:?}, and then {next:?}"));
+                again += 1;
+            }
+        }
+    }
+    eprintln!("{through} loads got through, {again} did in the next run; the longest took {longest:?}");
+}
+
+#[test]
+fn a_link_that_is_slow_or_breaks_costs_time_and_no_rows_in_postgres() {
+    use_broken_links::<Postgres>();
+}
+
+#[test]
+fn a_link_that_is_slow_or_breaks_costs_time_and_no_rows_in_mysql() {
+    use_broken_links::<MariaDb>();
 }
 
 fn kill_runs<S: Server>() {

@@ -42,3 +42,30 @@ fn each_corruption_of_a_table_of_mysql_is_found() {
     let server = MariaDb::start();
     find_all(&server.uri("t"), Dialect::MySql, |sql| _ = server.sql(sql));
 }
+
+#[test]
+fn a_key_of_another_type_names_the_same_rows() {
+    let server = Postgres::start();
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("s.csv");
+    let rows: String = (1..=900).map(|id| format!("{id},{}\n", id * 2)).collect();
+    std::fs::write(&source, format!("id,x\n{rows}")).unwrap();
+    server.sql("CREATE TABLE t (id numeric(12,2) PRIMARY KEY, x bigint)");
+    let (source, target) = (Uri::from(source.to_str().unwrap()), Uri::from(server.uri("t").as_str()));
+    copy(&source.to_string(), &target.to_string(), LoadMode::Append).unwrap();
+    server.sql("UPDATE t SET x = 0 WHERE id = 7; DELETE FROM t WHERE id = 8");
+    let (registry, none) = (registry(), OptionMap::new());
+    block_on(async {
+        let pipeline = pipeline(&registry, (&source, &none), (&target, &none))?.build()?;
+        let target = registry.find(&target)?.extractor(&target, &none)?;
+        let found = pipeline.compare(target.clone(), &CompareOptions::default()).await?;
+        assert_eq!([found.missing, found.changed, found.unexpected], [1, 1, 0], "{found:?}");
+        assert_eq!(found.keys, ["id"]);
+        let report = pipeline.repair(&found).await?;
+        assert_eq!(report.load.records_loaded, 2);
+        assert!(pipeline.compare(target, &CompareOptions::default()).await?.is_equal());
+        Ok::<_, Error>(())
+    })
+    .unwrap();
+    assert_eq!(server.sql("SELECT x FROM t WHERE id IN (7, 8) ORDER BY id"), "14\n16");
+}

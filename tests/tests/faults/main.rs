@@ -683,6 +683,7 @@ impl SmallDisk {
         }
         command.args(["-t", &self.holder.id().to_string(), "-m"]);
         command.arg(format!("--wd={}", self.folder.display())).arg(program);
+        command.env("XDG_STATE_HOME", etlrs_tests::state_home());
         command
     }
 

@@ -1166,9 +1166,7 @@ target: { uri: yaml.parquet, verify: full }
 }
 
 fn with_input(folder: &Path, line: &str, input: &[u8]) -> std::process::Output {
-    let mut child = std::process::Command::new(PROGRAM)
-        .current_dir(folder)
-        .args(words(line))
+    let mut child = etlrs(PROGRAM, folder, &words(line))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -237,3 +237,80 @@ fn the_list_is_bounded_and_its_loss_costs_no_run() {
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.stderr.starts_with("warning: `etlrs runs` will not list this run: "), "{ran:?}");
 }
+
+#[test]
+fn one_of_several_loads_is_gone_on_with_alone() {
+    let bed = Bed::new();
+    let database = |name: &str| rusqlite::Connection::open(bed.place().join(name)).unwrap();
+    let source = database("src.db");
+    for table in ["a", "b"] {
+        source
+            .execute_batch(&format!(
+                "CREATE TABLE {table} (id INTEGER); WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 9000)
+                 INSERT INTO {table} SELECT x FROM n"
+            ))
+            .unwrap();
+    }
+    let copy = ["copy", "sqlite:src.db#*", "sqlite:dst.db#*", "--mode", "append", "--partitions", "4", "--no-progress"];
+    // Killed within the second, by the count of pieces; and begun anew, which it is not when it goes on.
+    let arguments = [&copy[..], &["--restart", "--threads", "1"]].concat();
+    let mut command = bed.command(&bed.place(), &arguments);
+    let ran = Ran::of(&command.env(KILL_AT, "partition-staged:6").output().unwrap());
+    assert_eq!(ran.code, -9, "{ran:?}");
+    let killed = bed.runs().into_iter().find(|run| run["state"] == "killed").unwrap();
+    assert_eq!(killed["source"], "sqlite:src.db#b");
+    let count = |table: &str| -> i64 {
+        database("dst.db").query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+    };
+    let ran = bed.run(&["resume", killed["run"].as_str().unwrap(), "--no-progress"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stdout.contains("which had staged 2 pieces"), "{ran:?}");
+    assert!(ran.stderr.contains("the command has 1 other load; given once more"), "{ran:?}");
+    assert_eq!((count("a"), count("b")), (9000, 9000));
+    // Given once more, it finds both of them done.
+    let ran = bed.run(&copy);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(ran.stdout.matches("had published 9,000 rows, and nothing was left to do").count(), 2, "{ran:?}");
+    assert_eq!((count("a"), count("b")), (9000, 9000));
+}
+
+#[test]
+fn a_run_that_died_after_its_commit_is_listed_as_done_when_that_is_found() {
+    let bed = Bed::new();
+    let copy = ["copy", "a.csv", "sqlite:t.db#t", "--mode", "append", "--no-progress"];
+    let killed = |moment: &str| {
+        let ran = Ran::of(&bed.command(&bed.place(), &copy).env(KILL_AT, moment).output().unwrap());
+        assert_eq!(ran.code, -9, "{ran:?}");
+    };
+    killed("run-published:1");
+    let run = bed.only("killed");
+    let ran = bed.run(&["resume", &run, "--no-progress"]);
+    assert!(ran.code == 0 && ran.stdout.contains("had published 20,000 rows"), "{ran:?}");
+    assert_eq!(bed.only("done"), run);
+    bed.run(&["forget", &run]);
+
+    // One that had told it is done, and could not take its mark away.
+    killed("run-told:1");
+    let run = bed.only("done");
+    let ran = bed.run(&["forget", &run]);
+    assert!(ran.stdout.starts_with(&format!("the run {run} had published 20,000 rows at sqlite:t.db#t")), "{ran:?}");
+    let ran = bed.run(&copy);
+    assert!(ran.code == 0 && !ran.stdout.contains("had published"), "{ran:?}");
+}
+
+#[test]
+fn what_else_resume_and_runs_are_told_is_heeded() {
+    let bed = Bed::new();
+    bed.killed(&COPY);
+    let run = bed.only("killed");
+    let ran = bed.run(&["resume", &run, "--set", "target.mode=append"]);
+    assert!(ran.code == 2 && ran.stderr.contains("is not one that the command left out"), "{ran:?}");
+    let elsewhere = bed.0.path();
+    let mut command = bed.command(elsewhere, &["resume", &run, "--report", "here.html", "--no-progress"]);
+    let ran = Ran::of(&command.output().unwrap());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(elsewhere.join("here.html").exists());
+    assert_eq!(bed.run(&["copy", "a.csv", "b.csv", "--no-progress"]).code, 0);
+    assert_eq!(bed.run(&["runs", "--last", "1", "--output", "json"]).json().as_array().unwrap().len(), 1);
+    assert_eq!(bed.runs().len(), 2);
+}

@@ -227,6 +227,91 @@ fn a_pipeline_is_compared_with_what_it_loaded() {
     let ran = run(&["verify", "p.toml"]);
     assert!(ran.code == 0 && ran.stdout.starts_with("s.csv = t.csv\n"), "{ran:?}");
     let text = fs::read_to_string(folder.path().join("t.csv")).unwrap();
-    fs::write(folder.path().join("t.csv"), text.replacen("name", "Name", 2)).unwrap();
-    assert_eq!(run(&["verify", "p.toml"]).code, 1);
+    let (header, rows) = text.split_once('\n').unwrap();
+    fs::write(folder.path().join("t.csv"), format!("{header}\n{}", rows.replacen("name", "Name", 1))).unwrap();
+    let ran = run(&["verify", "p.toml", "--key", "id"]);
+    assert!(ran.code == 1 && ran.stdout.contains("  differ    1 row changed\n"), "{ran:?}");
+}
+
+#[test]
+fn a_repair_runs_no_sql_of_the_load_and_sets_nothing_aside_again() {
+    let folder = folder();
+    let run = |arguments: &[&str]| run(PROGRAM, folder.path(), arguments);
+    let database = rusqlite::Connection::open(folder.path().join("t.db")).unwrap();
+    database.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, x TEXT); CREATE TABLE log (n INTEGER)").unwrap();
+    fs::write(
+        folder.path().join("p.toml"),
+        "[source]\nuri = \"a.csv\"\n[source.options]\ntypes = \"id:int64\"\n
+        [target]\nuri = \"sqlite:t.db#t\"\nmode = \"append\"\n[target.options]\npre_sql = \"DELETE FROM t\"\n
+        post_sql = \"INSERT INTO log VALUES (1)\"\n[errors]\non_error = \"quarantine\"\nquarantine = \"q.csv\"\n",
+    )
+    .unwrap();
+    fs::write(folder.path().join("a.csv"), "id,x\n1,a\n2,b\nthree,c\n4,d\n").unwrap();
+    assert_eq!(run(&["run", "p.toml", "--no-progress"]).code, 3);
+    let quarantine = fs::read(folder.path().join("q.csv")).unwrap();
+    let ran = run(&["verify", "p.toml"]);
+    assert!(ran.code == 0 && ran.stdout.contains("  rejected  1 record of the source"), "{ran:?}");
+    database.execute_batch("UPDATE t SET x = 'z' WHERE id = 2; INSERT INTO t VALUES (9, 'y')").unwrap();
+    let ran = run(&["verify", "p.toml", "--key", "id", "--repair"]);
+    assert!(ran.code == 1 && ran.stderr.contains("1 row unexpected; rows that only the target has"), "{ran:?}");
+    let left: String = database.query_row("SELECT group_concat(id || x, ' ') FROM t", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, "1a 2b 4d 9y");
+    let runs: i64 = database.query_row("SELECT count(*) FROM log", [], |row| row.get(0)).unwrap();
+    assert_eq!(runs, 1);
+    assert_eq!(fs::read(folder.path().join("q.csv")).unwrap(), quarantine);
+}
+
+#[test]
+fn a_value_that_is_of_no_type_is_one_that_changed() {
+    let folder = folder();
+    let run = |arguments: &[&str]| run(PROGRAM, folder.path(), arguments);
+    fs::write(folder.path().join("a.csv"), "id,n,x\n1,5,a\n2,6,b\n").unwrap();
+    for (target, text) in [("b.csv", "id,n,x\n1,5,a\n2,six,b\n"), ("c.csv", "id,n,x\n1,5,a\n2,6.5,b\n")] {
+        fs::write(folder.path().join(target), text).unwrap();
+        let ran = run(&["verify", "a.csv", target, "--key", "id", "--show", "2"]);
+        assert!(ran.code == 1 && ran.stdout.contains("  differ    1 row changed\n"), "{ran:?}");
+        assert!(ran.stdout.contains("  changed   id 2: n 6 became "), "{ran:?}");
+    }
+    // What is less exact at its source is not asked more exactly of its target.
+    let types = "types=amount:float32";
+    let ran = run(&["copy", "s.csv", "f.parquet", "--source-option", types, "--no-progress"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(run(&["copy", "f.parquet", "f.csv", "--no-progress"]).code, 0);
+    let ran = run(&["verify", "f.parquet", "f.csv"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+#[test]
+fn memory_does_not_grow_with_the_pieces() {
+    let folder = folder();
+    fs::create_dir(folder.path().join("many")).unwrap();
+    for n in 0..600 {
+        fs::write(folder.path().join(format!("many/{n:04}.csv")), format!("id,x\n{n},{n}\n")).unwrap();
+    }
+    assert_eq!(run(PROGRAM, folder.path(), &["copy", "many/*.csv", "many.parquet", "--no-progress"]).code, 0);
+    let arguments = ["verify", "many/*.csv", "many.parquet", "--memory", "16MB"];
+    let peak = etlrs_tests::peak_memory(PROGRAM, folder.path(), &arguments);
+    assert!(peak < 80 << 20, "{peak}");
+}
+
+#[test]
+fn of_several_tables_each_is_compared() {
+    let folder = folder();
+    let run = |arguments: &[&str]| run(PROGRAM, folder.path(), arguments);
+    for (name, tables) in [("a.db", "abc"), ("b.db", "ac")] {
+        let database = rusqlite::Connection::open(folder.path().join(name)).unwrap();
+        for table in tables.chars() {
+            database
+                .execute_batch(&format!("CREATE TABLE {table} (x); INSERT INTO {table} VALUES ('{table}')"))
+                .unwrap();
+        }
+    }
+    let ran = run(&["verify", "sqlite:a.db#*", "sqlite:b.db#*"]);
+    assert!(ran.code == 1 && ran.stdout.contains("sqlite:a.db#c = sqlite:b.db#c\n"), "{ran:?}");
+    assert!(ran.stderr.contains("no table \"b\"") || ran.stderr.contains("#b"), "{ran:?}");
+    assert!(ran.stderr.ends_with("error: not all targets are as they should be\n"), "{ran:?}");
+    let ran = run(&["verify", "sqlite:a.db#*", "sqlite:b.db#*", "--output", "json"]);
+    let found: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let equal: Vec<_> = found.as_array().unwrap().iter().map(|one| one["equal"].as_bool()).collect();
+    assert_eq!(equal, [Some(true), None, Some(true)], "{ran:?}");
 }

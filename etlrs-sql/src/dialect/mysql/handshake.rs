@@ -44,7 +44,7 @@ impl Connection {
         };
         let mut connection = Self::new(socket);
         let greeting = Greeting::parse(connection.packet().await?)?;
-        connection.id = greeting.id;
+        connection.id = greeting.id.into();
         connection.version = greeting.version.clone();
         if greeting.capabilities & capability::NEEDED != capability::NEEDED {
             return Err(Failure::Protocol("it is of a version before 4.1"));

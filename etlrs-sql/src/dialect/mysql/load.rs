@@ -309,7 +309,7 @@ impl Loader for MysqlLoader {
                 return Err(gone_on_elsewhere(cx.run_id()).in_source(&source));
             }
             // It is a part of the run, so that it runs once.
-            if !self.options.pre_sql.is_empty() && left.is_none() {
+            if !self.options.pre_sql.is_empty() && left.is_none() && !plan.is_repair {
                 let done = run_script(&self.pool, &self.options.pre_sql).await?;
                 done.map_err(|error| failed(error).hint("that is the option pre_sql"))?;
             }
@@ -789,7 +789,7 @@ impl LoadSession for MysqlSession {
         let mut published = publish::publish(&self, &mut control, &receipts).await;
         failpoint("mysql-committed");
         let keep_mark = self.plan.record.is_some() && published.is_ok();
-        if published.is_ok() && !self.post_sql.is_empty() {
+        if published.is_ok() && !self.post_sql.is_empty() && !self.plan.is_repair {
             // Statements that define something end a transaction in MySQL, so it could not be part of one.
             let done = run_script(&self.shared.pool, &self.post_sql).await;
             if let Err(error) = done.and_then(|done| done.map_err(|error| self.shared.failed(error))) {

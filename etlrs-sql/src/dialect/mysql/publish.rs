@@ -147,20 +147,22 @@ async fn check_swap(session: &MysqlSession, connection: &mut Connection, target:
     Err(Error::new(ErrorKind::SourceChanged, why).hint("run again, or use mode merge").in_source(&shared.source))
 }
 
-/// Whether what was committed last is there, as another connection tells.
-async fn outcome(session: &MysqlSession, lost: u32) -> Option<bool> {
-    for _ in 0..60 {
-        if let Ok(mut connection) = session.shared.pool.connect().await
-            && let Ok(done) = ask(session, &mut connection, lost).await
-        {
-            return Some(done);
+/// Whether what was committed last is there, as another connection tells within half a minute.
+async fn outcome(session: &MysqlSession, lost: u64) -> Option<bool> {
+    let asked = async {
+        loop {
+            if let Ok(mut connection) = session.shared.pool.connect().await
+                && let Ok(done) = ask(session, &mut connection, lost).await
+            {
+                return done;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-    None
+    };
+    tokio::time::timeout(Duration::from_secs(30), asked).await.ok()
 }
 
-async fn ask(session: &MysqlSession, connection: &mut Connection, lost: u32) -> Result<bool> {
+async fn ask(session: &MysqlSession, connection: &mut Connection, lost: u64) -> Result<bool> {
     let failed = |error| session.shared.failed(error);
     // The server may still be at it, which the lock of the run tells: its number alone may be another's by now.
     let sql = format!("SELECT coalesce(is_used_lock({}) = {lost}, 0)", session.lock);

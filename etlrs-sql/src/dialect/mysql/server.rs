@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use etlrs_core::{Error, Result, Uri};
 
@@ -10,8 +11,7 @@ use super::catalog;
 use super::error::mysql_error;
 use super::extract::no_database;
 use super::wire::{Answer, Connection, Failure, Refusal};
-use crate::network::{Connect, Pool, ReadRows, WriteRows};
-use crate::options::Seconds;
+use crate::network::{Ask, Connect, Pool, ReadRows, Timeouts, Watched, WriteRows};
 use crate::table::TableName;
 
 /// Settings on which the meaning of values depends, and limits that a long copy would run into. Zero is a key like any other,
@@ -57,13 +57,13 @@ impl MysqlPool {
     /// # Errors
     /// `InvalidConfig` for a URL that cannot be understood.
     pub fn connect_lazy(url: &str) -> Result<Self> {
-        Self::from_uri(&Uri::new(url), Seconds(30))
+        Self::from_uri(&Uri::new(url), Timeouts::default())
     }
 
-    pub(crate) fn from_uri(uri: &Uri, connect_timeout: Seconds) -> Result<Self> {
+    pub(crate) fn from_uri(uri: &Uri, timeouts: Timeouts) -> Result<Self> {
         let address = Address::new(uri).map_err(|error| error.in_source(uri))?;
         let shown = address.shown();
-        Ok(Self(Arc::new(Pool::new(address, shown, connect_timeout.duration()))))
+        Ok(Self(Arc::new(Pool::new(address, shown, timeouts))))
     }
 
     /// The database without its password, for messages.
@@ -131,7 +131,35 @@ impl Connect for Connection {
         connection.execute(&format!("SET SESSION lock_wait_timeout = {LOCK_WAIT}")).await?;
         let limit = if connection.is_mariadb() { "max_statement_time" } else { "max_execution_time" };
         connection.execute(&format!("SET SESSION {limit} = 0")).await?;
+        // What is between may call it otherwise.
+        if let Some(row) = connection.rows("SELECT connection_id()").await?.first() {
+            connection.id = row.get(0)?;
+        }
         Ok(connection)
+    }
+
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    async fn works_for(&mut self, id: u64) -> Answer<bool> {
+        // One that waits for its client waits for ever, if the client waits for it.
+        let sql = format!(
+            "SELECT count(*) FROM information_schema.PROCESSLIST WHERE ID = {id} AND COMMAND <> 'Sleep'
+             AND coalesce(STATE, '') NOT LIKE '%net' AND coalesce(STATE, '') NOT LIKE '%client'"
+        );
+        let found = self.rows(&sql).await?;
+        let count: u64 = found.first().map_or(Ok(0), |row| row.get(0))?;
+        Ok(count > 0)
+    }
+
+    async fn end_other(&mut self, id: u64) -> Answer<()> {
+        self.execute(&format!("KILL {id}")).await.map(|_| ())
+    }
+
+    fn watch(&mut self, silence: Duration, ask: Ask) {
+        let socket = std::mem::replace(&mut self.socket, Box::new(tokio::io::empty()));
+        self.socket = Box::new(Watched::new(socket, silence, ask));
     }
 
     async fn is_alive(&mut self) -> bool {

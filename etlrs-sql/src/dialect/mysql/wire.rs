@@ -79,7 +79,7 @@ pub(crate) struct Connection {
     sequence: u8,
     pub(super) capabilities: u32,
     /// As the server calls the connection.
-    pub(super) id: u32,
+    pub(super) id: u64,
     /// `10.11.14-MariaDB-…`, `8.4.3`.
     pub(super) version: String,
     /// The statement whose rows are on their way.

@@ -271,7 +271,7 @@ impl Loader for PostgresLoader {
                 return Err(gone_on_elsewhere(cx.run_id()).in_source(self.source()));
             }
             // It is a part of the run, so that it runs once.
-            if !self.options.pre_sql.is_empty() && left.is_none() {
+            if !self.options.pre_sql.is_empty() && left.is_none() && !plan.is_repair {
                 let sql = format!("SET lock_timeout = {}", limit.as_millis().max(1));
                 execute(&mut control, &sql).await.map_err(failed)?;
                 // By itself, for several statements are one transaction, in which some cannot be run.

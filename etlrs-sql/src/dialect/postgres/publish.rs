@@ -97,7 +97,7 @@ async fn with_column(session: &PostgresSession, connection: &mut Connection, err
 
 /// Runs what the user wants run together with the rows.
 async fn post_sql(session: &PostgresSession, connection: &mut Connection) -> Result<()> {
-    if session.post_sql.is_empty() {
+    if session.post_sql.is_empty() || session.plan.is_repair {
         return Ok(());
     }
     let failed = |error| session.shared.failed(error).hint("that is the option post_sql");
@@ -118,20 +118,22 @@ fn is_answer(error: &Failure) -> bool {
     matches!(error, Failure::Server(refusal) if !refusal.is_fatal())
 }
 
-/// Whether a transaction was committed, as another connection tells.
+/// Whether a transaction was committed, as another connection tells within half a minute.
 async fn outcome(session: &PostgresSession, xid: &str) -> Option<bool> {
-    for _ in 0..60 {
-        if let Ok(mut connection) = session.shared.pool.connect().await {
-            let sql = "SELECT txid_status($1::int8)";
-            match text(&mut connection, sql, &[xid]).await.ok().flatten().as_deref() {
-                Some("committed") => return Some(true),
-                Some("aborted") => return Some(false),
-                _ => {}
+    let asked = async {
+        loop {
+            if let Ok(mut connection) = session.shared.pool.connect().await {
+                let sql = "SELECT txid_status($1::int8)";
+                match text(&mut connection, sql, &[xid]).await.ok().flatten().as_deref() {
+                    Some("committed") => return true,
+                    Some("aborted") => return false,
+                    _ => {}
+                }
             }
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-    None
+    };
+    tokio::time::timeout(Duration::from_secs(30), asked).await.ok()
 }
 
 /// The ledger has each partition once, with the rows of its receipt.

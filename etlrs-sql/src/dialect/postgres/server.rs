@@ -2,21 +2,24 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use etlrs_core::{Error, Result, Uri};
 
 use super::address::Address;
 use super::error::postgres_error;
 use super::wire::{Answer, Connection, Failure, Refusal};
-use crate::network::{Connect, Pool, ReadRows, Row, WriteRows};
-use crate::options::Seconds;
+use crate::network::{Ask, Connect, Pool, ReadRows, Row, Timeouts, Watched, WriteRows};
 use crate::table::TableName;
 
 /// Settings on which the text of values depends, and limits that a long copy would run into.
 const SESSION: &str = "SET intervalstyle = 'postgres'; SET datestyle = 'ISO, YMD'; SET bytea_output = 'hex'; \
     SET extra_float_digits = 3; SET lc_monetary = 'C'; SET timezone = 'UTC'; SET client_min_messages = 'error'; \
     SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
-    SET tcp_keepalives_idle = 60; SELECT set_config(name, '0', false) FROM pg_settings \
+    SET tcp_keepalives_idle = 60";
+
+/// Limits that not every version has; and what the server calls the connection, which what is between may call otherwise.
+const LIMITS: &str = "SELECT pg_backend_pid()::text, count(set_config(name, '0', false)) FROM pg_settings
     WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
 
 /// Connections to one PostgreSQL database, opened as they are needed and kept for the next use. Clones are the same pool.
@@ -52,13 +55,13 @@ impl PostgresPool {
     /// # Errors
     /// `InvalidConfig` for a URL that cannot be understood.
     pub fn connect_lazy(url: &str) -> Result<Self> {
-        Self::from_uri(&Uri::new(url), Seconds(30))
+        Self::from_uri(&Uri::new(url), Timeouts::default())
     }
 
-    pub(crate) fn from_uri(uri: &Uri, connect_timeout: Seconds) -> Result<Self> {
+    pub(crate) fn from_uri(uri: &Uri, timeouts: Timeouts) -> Result<Self> {
         let address = Address::new(uri).map_err(|error| error.in_source(uri))?;
         let shown = address.shown();
-        Ok(Self(Arc::new(Pool::new(address, shown, connect_timeout.duration()))))
+        Ok(Self(Arc::new(Pool::new(address, shown, timeouts))))
     }
 
     /// The database without its password, for messages.
@@ -113,7 +116,32 @@ impl Connect for Connection {
     async fn open(address: &Address) -> Answer<Self> {
         let mut connection = Self::connect(address).await?;
         connection.execute(SESSION).await?;
+        let id: Option<u64> = match connection.rows(LIMITS, &[]).await?.first() {
+            Some(row) => row.get(0)?,
+            None => None,
+        };
+        connection.id = id.unwrap_or_default();
         Ok(connection)
+    }
+
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    async fn works_for(&mut self, id: u64) -> Answer<bool> {
+        // One that waits for its client waits for ever, if the client waits for it.
+        let sql = "SELECT 'yes' FROM pg_stat_activity WHERE pid = $1::int8
+            AND state NOT LIKE 'idle%' AND wait_event_type IS DISTINCT FROM 'Client'";
+        Ok(text(self, sql, &[&id.to_string()]).await?.is_some())
+    }
+
+    async fn end_other(&mut self, id: u64) -> Answer<()> {
+        text(self, "SELECT pg_terminate_backend($1::int4)::text", &[&id.to_string()]).await.map(|_| ())
+    }
+
+    fn watch(&mut self, silence: Duration, ask: Ask) {
+        let socket = std::mem::replace(&mut self.socket, Box::new(tokio::io::empty()));
+        self.socket = Box::new(Watched::new(socket, silence, ask));
     }
 
     async fn is_alive(&mut self) -> bool {

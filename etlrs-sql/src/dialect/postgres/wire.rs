@@ -81,7 +81,9 @@ fn row(body: &DataRowBody) -> Answer<Row> {
 
 /// A connection to a server, after authentication.
 pub(crate) struct Connection {
-    socket: Box<dyn Socket>,
+    pub(super) socket: Box<dyn Socket>,
+    /// As the server calls the connection.
+    pub(super) id: u64,
     input: BytesMut,
     output: BytesMut,
 }
@@ -90,7 +92,7 @@ impl Connection {
     /// Connects and authenticates.
     pub(super) async fn connect(address: &Address) -> Answer<Self> {
         let socket = connect(address).await?;
-        let mut connection = Self { socket, input: BytesMut::new(), output: BytesMut::new() };
+        let mut connection = Self { socket, id: 0, input: BytesMut::new(), output: BytesMut::new() };
         let mut parameters = vec![
             ("user", address.user.as_str()),
             ("database", address.database.as_str()),

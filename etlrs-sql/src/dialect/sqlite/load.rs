@@ -205,7 +205,7 @@ impl Loader for SqliteLoader {
         let lock = TargetLock::acquire(&path, &lock_part(&self.table), cx.run_id())?;
         failpoint("sqlite-locked");
         // It is a part of the run, so that it runs once.
-        if !self.options.pre_sql.is_empty() && self.left(Some(cx.run_id()))?.is_none() {
+        if !self.options.pre_sql.is_empty() && !plan.is_repair && self.left(Some(cx.run_id()))?.is_none() {
             let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
             let connection = open(&path, flags, self.options.busy_timeout)?;
             let failed = |error| sqlite_error(&path, error).hint("that is the option pre_sql");

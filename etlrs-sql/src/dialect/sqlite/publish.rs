@@ -60,7 +60,9 @@ impl SqliteSession {
                 }
             }
             failpoint("sqlite-moved");
-            self.post_sql(&connection)?;
+            if !shared.plan.is_repair {
+                self.post_sql(&connection)?;
+            }
             shared.close_run(&connection).map_err(failed)?;
             failpoint("sqlite-committing");
             Ok(())

@@ -5,7 +5,11 @@
 //! not grow with the rows. Only where buckets differ are both sides read once more, and the rows of those buckets compared one by
 //! one. The alternative, to sort both sides by key, needs a key and room for a copy of the data.
 //!
-//! Rows count as equal if their hashes of 64 bits are.
+//! Rows count as equal if their hashes of 64 bits are. Where both sides have other types for a column, the values of one are cast to
+//! those of the other ([`align`]), towards the type that keeps more; a value that cannot be cast is hashed as itself, so that it
+//! differs from every other.
+
+mod align;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -13,19 +17,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arrow_array::{BooleanArray, RecordBatch};
-use arrow_schema::{DataType, Field, Schema};
+use arrow_schema::{Field, Schema};
 use arrow_select::filter::filter_record_batch;
 use etlrs_core::{
     BoundTransformer, Checksum, Error, ErrorKind, Extractor, Fingerprint, LoadMode, Partition, PartitionId, Rejects,
-    Result, RunContext, Scan, ScanRequest, Transformer, batch_bytes, next_batch, row_hashes, type_name,
+    Result, RunContext, Scan, ScanRequest, Transformer, batch_bytes, column_index, next_batch, row_hashes,
 };
 
+use self::align::{Casts, align, aligned, key_of};
+use crate::discard::Discard;
 use crate::memory::Shares;
 use crate::partitions::{Crew, Flight, for_each};
 use crate::pipeline::{Pipeline, off_the_runtime, projected};
 use crate::report::RunReport;
 use crate::run::Run;
-use crate::transform::{Cast, FilterTransformer, check_cast};
+use crate::transform::{FilterTransformer, Select};
 
 /// How a [`Pipeline`] is [compared](Pipeline::compare) with its target.
 #[derive(Clone, Debug)]
@@ -70,8 +76,11 @@ pub struct Verification {
     pub notes: Vec<String>,
     /// How long it took.
     pub elapsed: Duration,
-    /// Hashes of the keys of rows that are missing or changed.
+    /// Hashes of the keys of rows that are missing or changed, and how columns are cast before they are hashed.
     to_load: Arc<HashSet<u64>>,
+    casts: Casts,
+    /// The columns that are compared.
+    columns: Vec<String>,
 }
 
 /// One side of a [`Verification`].
@@ -156,9 +165,17 @@ impl Pipeline {
         let mut pipeline = self.clone();
         pipeline.settings.mode = LoadMode::Merge;
         pipeline.settings.keys.clone_from(&comparison.keys);
-        let (keys, to_load) = (comparison.keys.clone(), comparison.to_load.clone());
+        pipeline.settings.is_repair = true;
+        // What the source rejects was set aside by the load.
+        pipeline.quarantine = pipeline.quarantine.map(|_| Arc::new(Discard) as _);
+        let Verification { keys, to_load, casts, columns, .. } = comparison.clone();
         let only_those = FilterTransformer::over_batches(move |batch| {
-            let hashes = row_hashes(&key_columns(batch, &keys)?)?;
+            // Columns that are not compared may be between.
+            let at =
+                columns.iter().map(|column| column_index(batch.schema_ref(), column)).collect::<Result<Vec<_>>>()?;
+            let batch = batch.project(&at)?;
+            let at = keys.iter().map(|key| column_index(batch.schema_ref(), key)).collect::<Result<Vec<_>>>()?;
+            let hashes = row_hashes(&key_of(&batch, &at, &casts)?)?;
             Ok(hashes.iter().map(|hash| Some(to_load.contains(hash))).collect::<BooleanArray>())
         });
         pipeline.transformers.push(Arc::new(only_those));
@@ -168,18 +185,18 @@ impl Pipeline {
     }
 }
 
-fn key_columns(batch: &RecordBatch, keys: &[String]) -> Result<RecordBatch> {
-    let at = keys.iter().map(|key| etlrs_core::column_index(batch.schema_ref(), key)).collect::<Result<Vec<_>>>()?;
-    Ok(batch.project(&at)?)
-}
-
 /// A side as it is read.
 struct Input<'a> {
     scan: Arc<dyn Scan>,
-    transformers: Vec<Arc<dyn BoundTransformer>>,
+    /// Binds the transformers, for each reading anew: they may remember rows.
+    bind: Box<dyn Fn() -> Result<Vec<Arc<dyn BoundTransformer>>> + Send + Sync + 'a>,
     fingerprint: Fingerprint,
     rejects: bool,
-    keys: &'a [String],
+    /// Where the columns of the key are.
+    keys: &'a [usize],
+    /// How its columns are cast, and those of the other side.
+    casts: &'a Casts,
+    others: &'a Casts,
     rejected: AtomicU64,
 }
 
@@ -210,59 +227,58 @@ struct Rows {
 async fn compare(run: &Run<'_>, target: &dyn Extractor, options: &CompareOptions) -> Result<Verification> {
     let started = Instant::now();
     let cx = run.context();
-    let all = ScanRequest::all().target(Some(run.schema.clone()));
-    let mut scan = target.scan(cx, &all).await.map_err(of_target)?;
     let mut notes = Vec::new();
-    let names = matched(&run.schema, &scan.schema(), &mut notes)?;
+    // What says of a row when it was loaded, and by whom, is another thing each time.
+    let (schema, of_load) = run.compared()?;
+    if !of_load.is_empty() {
+        notes.push(format!("columns that tell of the load are not compared: {}", of_load.join(", ")));
+    }
+    let columns: Vec<_> = schema.fields().iter().map(|field| field.name().clone()).collect();
+    let all = ScanRequest::all().target(Some(schema.clone()));
+    let mut scan = target.scan(cx, &all).await.map_err(of_target)?;
+    let names = matched(&schema, &scan.schema(), &of_load, &mut notes)?;
     if scan.schema().fields().iter().map(|field| field.name()).ne(&names) {
         scan = projected(target, cx, &all.columns(&names)).await.map_err(of_target)?;
     }
-    let (casts, cast_target) = casts(&run.schema, &scan.schema())?;
-    let mut of_source = run.transformers.clone();
-    let mut schema = run.schema.clone();
-    if !casts.is_empty() {
-        let bound = Cast::new(casts).bind(&schema)?;
-        schema = bound.schema();
-        of_source.push(bound);
-    }
-    let mut of_target_side = Vec::new();
-    if !cast_target.is_empty() {
-        let bound = Cast::new(cast_target).bind(&scan.schema()).map_err(of_target)?;
-        of_target_side.push(bound);
-    }
+    let [casts, casts_of_target] = align(&schema, &scan.schema(), &mut notes)?;
+    // By the names that they have at the source, and at the target.
+    let at = |names: &[String], keys: &[String]| -> Option<Vec<usize>> {
+        let at = keys.iter().map(|key| names.iter().position(|name| name == key));
+        at.collect::<Option<Vec<_>>>().filter(|at| !at.is_empty())
+    };
     let keys = match options.keys.as_slice() {
-        [] => {
-            let of_both = [run.merged_by(), run.primary_key(), scan.primary_key()];
-            let known =
-                |keys: &&[String]| !keys.is_empty() && keys.iter().all(|key| schema.field_with_name(key).is_ok());
-            of_both.into_iter().find(known).unwrap_or_default().to_vec()
-        }
-        keys => {
-            keys.iter().try_for_each(|key| etlrs_core::column_index(&schema, key).map(|_| ()))?;
-            keys.to_vec()
-        }
+        [] => at(&columns, run.merged_by())
+            .or_else(|| at(&columns, run.primary_key()))
+            .or_else(|| at(&names, scan.primary_key()))
+            .unwrap_or_default(),
+        keys => keys.iter().map(|key| column_index(&schema, key)).collect::<Result<Vec<_>>>()?,
     };
-    // By the names that they have there.
-    let at_target = |key: &String| {
-        let at = schema.fields().iter().position(|field| field.name() == key);
-        at.and_then(|at| names.get(at)).unwrap_or(key).clone()
-    };
-    let keys_at_target: Vec<_> = keys.iter().map(at_target).collect();
     let fingerprint = scan.fingerprint().await.map_err(of_target)?;
+    let of_source = || {
+        let mut bound = run.bind()?;
+        if !of_load.is_empty() {
+            bound.push(Select::new(columns.clone()).bind(&run.schema)?);
+        }
+        Ok(bound)
+    };
     let source = Input {
         scan: run.scan.clone(),
-        transformers: of_source,
+        bind: Box::new(of_source),
         fingerprint: run.fingerprint().clone(),
         rejects: run.rejects(),
         keys: &keys,
+        casts: &casts,
+        others: &casts_of_target,
         rejected: AtomicU64::new(0),
     };
     let target = Input {
         scan,
-        transformers: of_target_side,
+        bind: Box::new(|| Ok(Vec::new())),
         fingerprint,
         rejects: false,
-        keys: &keys_at_target,
+        keys: &keys,
+        casts: &casts_of_target,
+        others: &casts,
         rejected: AtomicU64::new(0),
     };
     let sums = [source.sums(cx).await?, target.sums(cx).await.map_err(of_target)?];
@@ -275,7 +291,7 @@ async fn compare(run: &Run<'_>, target: &dyn Extractor, options: &CompareOptions
     let mut comparison = Verification {
         source: side(&source, &sums[0]),
         target: side(&target, &sums[1]),
-        keys: keys.clone(),
+        keys: keys.iter().filter_map(|at| columns.get(*at).cloned()).collect(),
         missing: 0,
         unexpected: 0,
         changed: 0,
@@ -285,6 +301,8 @@ async fn compare(run: &Run<'_>, target: &dyn Extractor, options: &CompareOptions
         notes,
         elapsed: started.elapsed(),
         to_load: Arc::default(),
+        casts: casts.clone(),
+        columns: columns.clone(),
     };
     let differing: Vec<usize> =
         (0..BUCKETS).filter(|&bucket| sums[0].buckets[bucket] != sums[1].buckets[bucket]).collect();
@@ -312,8 +330,8 @@ fn of_target(error: Error) -> Error {
     error.within("the target")
 }
 
-/// The names that the columns of `wanted` have in `there`.
-fn matched(wanted: &Schema, there: &Schema, notes: &mut Vec<String>) -> Result<Vec<String>> {
+/// The names that the columns of `wanted` have in `there`; `others` may be there too.
+fn matched(wanted: &Schema, there: &Schema, others: &[String], notes: &mut Vec<String>) -> Result<Vec<String>> {
     let mut names = Vec::with_capacity(wanted.fields().len());
     for field in wanted.fields() {
         let name = field.name();
@@ -331,7 +349,8 @@ fn matched(wanted: &Schema, there: &Schema, notes: &mut Vec<String>) -> Result<V
         })?;
         names.push(found.name().clone());
     }
-    let others: Vec<_> = there.fields().iter().map(|field| field.name()).filter(|name| !names.contains(name)).collect();
+    let is_known = |name: &&String| names.contains(name) || others.contains(name);
+    let others: Vec<_> = there.fields().iter().map(|field| field.name()).filter(|name| !is_known(name)).collect();
     if !others.is_empty() {
         let others = others.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
         notes.push(format!("the target has columns that are not compared: {others}"));
@@ -339,104 +358,37 @@ fn matched(wanted: &Schema, there: &Schema, notes: &mut Vec<String>) -> Result<V
     Ok(names)
 }
 
-type Casts = Vec<(String, DataType)>;
-
-/// What has to be cast on both sides so that equal values have equal hashes.
-fn casts(source: &Schema, target: &Schema) -> Result<(Casts, Casts)> {
-    let (mut of_source, mut of_target) = (Vec::new(), Vec::new());
-    for (source, target) in source.fields().iter().zip(target.fields()) {
-        let (from, to) = (source.data_type(), target.data_type());
-        if kind_of(from) == kind_of(to) {
-            continue;
-        }
-        let widened = match (kind_of(from), kind_of(to)) {
-            // Digits are compared at the finer scale, which takes away none.
-            (Kind::Exact(one), Kind::Exact(other)) => Some(if one < other { to } else { from }),
-            _ => None,
-        };
-        let can = |from: &DataType, to: &DataType| check_cast(from, to).is_ok();
-        let to_text = |data_type: &DataType| matches!(kind_of(data_type), Kind::Text);
-        match widened {
-            Some(finer) if finer == to => of_source.push((source.name().clone(), to.clone())),
-            Some(_) => of_target.push((target.name().clone(), from.clone())),
-            // The type that says more.
-            None if !to_text(from) && can(to, from) => of_target.push((target.name().clone(), from.clone())),
-            None if can(from, to) => of_source.push((source.name().clone(), to.clone())),
-            None => {
-                let message = format!(
-                    "a column of {} cannot be compared with one of {} at the target",
-                    type_name(from),
-                    type_name(to)
-                );
-                return Err(Error::new(ErrorKind::SchemaMismatch, message)
-                    .hint("give the source or the target other types by their option types")
-                    .at_column(source.name()));
-            }
-        }
-    }
-    Ok((of_source, of_target))
-}
-
-/// Values of types of one kind have equal hashes if they are equal.
-#[derive(Clone, Debug, PartialEq)]
-enum Kind {
-    Boolean,
-    /// Integers and decimals, with digits behind the point.
-    Exact(i8),
-    Float,
-    Text,
-    Bytes,
-    Date,
-    Time,
-    Timestamp(bool),
-    Other(DataType),
-}
-
-fn kind_of(data_type: &DataType) -> Kind {
-    use DataType::*;
-    match data_type {
-        Boolean => Kind::Boolean,
-        Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | UInt64 => Kind::Exact(0),
-        Decimal32(_, scale) | Decimal64(_, scale) | Decimal128(_, scale) | Decimal256(_, scale) => Kind::Exact(*scale),
-        Float16 | Float32 | Float64 => Kind::Float,
-        Utf8 | LargeUtf8 | Utf8View => Kind::Text,
-        Binary | LargeBinary | BinaryView | FixedSizeBinary(_) => Kind::Bytes,
-        Date32 => Kind::Date,
-        Time32(_) | Time64(_) => Kind::Time,
-        Timestamp(_, zone) => Kind::Timestamp(zone.is_some()),
-        Dictionary(_, values) => kind_of(values),
-        other => Kind::Other(other.clone()),
-    }
-}
-
 /// As many of the buckets that differ as can be looked at within half the budget.
 fn affordable<'a>(cx: &RunContext, differing: &'a [usize], sums: &[Sums; 2]) -> &'a [usize] {
     let rows: u64 = sums.iter().flat_map(|side| &side.buckets).map(Checksum::rows).sum();
     let bytes: u64 = sums.iter().map(|side| side.bytes).sum();
-    // With what is kept beside each row.
-    let of_row = bytes / rows.max(1) + 2 * size_of::<(u64, Found)>() as u64;
+    /// What is kept beside each row, in a group of its key and in a list of those that differ.
+    const BESIDE: u64 = 256;
+    let of_row = bytes / rows.max(1) + BESIDE;
     let most = (cx.memory().limit() / 2) as u64 / of_row;
     let mut sum = 0;
     let fits = differing.iter().take_while(|&&bucket| {
         sum += sums.iter().map(|side| side.buckets[bucket].rows()).sum::<u64>();
         sum <= most
     });
-    let count = fits.count().max(1);
+    let count = fits.count();
     differing.get(..count).unwrap_or(differing)
 }
 
 impl Input<'_> {
-    /// Gives each batch of each partition to `take`, with the hashes of its keys and of its rows; the results are those of the
-    /// partitions, in order.
+    /// Gives each batch of each partition to `take`, with the hashes of its keys and of its rows, and what that made to `end`.
     async fn read<T: Send>(
         &self,
         cx: &RunContext,
         begin: impl Fn() -> T + Sync,
         take: impl Fn(&mut T, PartitionId, &RecordBatch, &[u64], &[u64]) -> Result<()> + Sync,
-    ) -> Result<Vec<T>> {
+        end: impl Fn(T) + Sync,
+    ) -> Result<()> {
+        self.rejected.store(0, Ordering::Relaxed);
+        let transformers = (self.bind)()?;
         let partitions = self.scan.partitions();
         let workers = cx.config().workers().min(partitions.len()).min(self.scan.max_readers()).max(1);
-        let held = self.transformers.iter().map(|transformer| transformer.held_memory()).sum();
+        let held = transformers.iter().map(|transformer| transformer.held_memory()).sum();
         // The other half is for what is kept.
         let shares = Shares::new(cx.memory().limit() / 2, held, workers, self.scan.min_memory(), 0, None)?;
         let cx = cx.for_worker(shares.worker);
@@ -450,30 +402,31 @@ impl Input<'_> {
                 cx = cx.with_rejects(rejects.clone());
             }
             let mut stream = self.scan.read(&cx, partition)?;
-            for transformer in &self.transformers {
+            for transformer in &transformers {
                 stream = transformer.apply(&cx, stream);
             }
             let mut kept = begin();
             while let Some(batch) = next_batch(&mut stream).await {
                 let batch = batch?;
-                let rows = row_hashes(&batch)?;
+                let rows = row_hashes(&aligned(&batch, self.casts, self.others)?)?;
                 let keys = match self.keys {
                     [] => rows.clone(),
-                    keys => row_hashes(&key_columns(&batch, keys)?)?,
+                    keys => row_hashes(&key_of(&batch, keys, self.casts)?)?,
                 };
                 take(&mut kept, id, &batch, &keys, &rows)?;
                 self.rejected.fetch_add(rejects.take().len() as u64, Ordering::Relaxed);
             }
             self.rejected.fetch_add(rejects.take().len() as u64, Ordering::Relaxed);
-            Ok(kept)
+            end(kept);
+            Ok(())
         })
+        .map(|_| ())
     }
 
     async fn sums(&self, cx: &RunContext) -> Result<Sums> {
-        self.rejected.store(0, Ordering::Relaxed);
         let bytes = AtomicUsize::new(0);
         let all = Mutex::new(vec![Checksum::default(); BUCKETS]);
-        let parts = self.read(
+        let read = self.read(
             cx,
             || vec![Checksum::default(); BUCKETS],
             |sums, _, batch, keys, rows| {
@@ -481,38 +434,44 @@ impl Input<'_> {
                 bytes.fetch_add(batch_bytes(batch), Ordering::Relaxed);
                 Ok(())
             },
+            |sums| {
+                let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+                all.iter_mut().zip(&sums).for_each(|(all, part)| all.merge(part));
+            },
         );
-        for sums in parts.await? {
-            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
-            all.iter_mut().zip(&sums).for_each(|(all, part)| all.merge(part));
-        }
+        read.await?;
         let buckets = all.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(Sums { buckets, bytes: bytes.into_inner() as u64 })
     }
 
     /// The rows whose buckets are `looked_at`.
     async fn rows(&self, cx: &RunContext, looked_at: &HashSet<usize>) -> Result<Rows> {
-        self.rejected.store(0, Ordering::Relaxed);
-        let parts = self.read(cx, Rows::default, |kept, id, batch, keys, rows| {
-            let wanted: Vec<bool> = keys.iter().map(|key| looked_at.contains(&bucket(*key))).collect();
-            if !wanted.contains(&true) {
-                return Ok(());
-            }
-            let batches = kept.batches.entry(id.0).or_default();
-            let at = u32::try_from(batches.len()).unwrap_or(u32::MAX);
-            let of_wanted = keys.iter().zip(rows).zip(&wanted).filter(|(_, wanted)| **wanted);
-            for (row, ((key, hash), _)) in (0..).zip(of_wanted) {
-                kept.found.push((*key, Found { partition: id.0, batch: at, row, hash: *hash }));
-            }
-            batches.push(filter_record_batch(batch, &BooleanArray::from(wanted))?);
-            Ok(())
-        });
-        let mut all = Rows::default();
-        for part in parts.await? {
-            all.batches.extend(part.batches);
-            all.found.extend(part.found);
-        }
-        Ok(all)
+        let all = Mutex::new(Rows::default());
+        let read = self.read(
+            cx,
+            Rows::default,
+            |kept, id, batch, keys, rows| {
+                let wanted: Vec<bool> = keys.iter().map(|key| looked_at.contains(&bucket(*key))).collect();
+                if !wanted.contains(&true) {
+                    return Ok(());
+                }
+                let batches = kept.batches.entry(id.0).or_default();
+                let at = u32::try_from(batches.len()).unwrap_or(u32::MAX);
+                let of_wanted = keys.iter().zip(rows).zip(&wanted).filter(|(_, wanted)| **wanted);
+                for (row, ((key, hash), _)) in (0..).zip(of_wanted) {
+                    kept.found.push((*key, Found { partition: id.0, batch: at, row, hash: *hash }));
+                }
+                batches.push(filter_record_batch(batch, &BooleanArray::from(wanted))?);
+                Ok(())
+            },
+            |part| {
+                let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+                all.batches.extend(part.batches);
+                all.found.extend(part.found);
+            },
+        );
+        read.await?;
+        Ok(all.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn require_unchanged(&self) -> Result<()> {
@@ -521,6 +480,27 @@ impl Input<'_> {
 
     fn partition(&self, index: u32) -> Partition {
         self.scan.partitions()[PartitionId(index).index()].clone()
+    }
+}
+
+/// Takes those out that are there on both sides as they are.
+fn leave_different(source: &mut Vec<Found>, target: &mut Vec<Found>) {
+    // Of equal ones the last stay, whatever the order in which the pieces were read.
+    let order = |row: &Found| (row.hash, row.partition, row.batch, row.row);
+    source.sort_unstable_by_key(order);
+    target.sort_unstable_by_key(order);
+    let (mut of_source, mut of_target) = (vec![false; source.len()], vec![false; target.len()]);
+    let (mut one, mut other) = (0, 0);
+    while let (Some(here), Some(there)) = (source.get(one), target.get(other)) {
+        if here.hash == there.hash {
+            (of_source[one], of_target[other]) = (true, true);
+        }
+        (one, other) = (one + usize::from(here.hash <= there.hash), other + usize::from(there.hash <= here.hash));
+    }
+    for (rows, same) in [(source, of_source), (target, of_target)] {
+        let mut same = same.into_iter();
+        rows.retain(|_| same.next() != Some(true));
+        rows.sort_unstable_by_key(|row| (row.partition, row.batch, row.row));
     }
 }
 
@@ -543,11 +523,7 @@ impl Verification {
         let mut differing = [BTreeMap::new(), BTreeMap::new()];
         let (mut pairs, mut to_load) = (Vec::new(), HashSet::new());
         for (key, [mut source, mut target]) in groups {
-            // Those that are there on both sides as they are.
-            source.retain(|row| {
-                let same = target.iter().position(|other| other.hash == row.hash);
-                same.map(|at| target.swap_remove(at)).is_none()
-            });
+            leave_different(&mut source, &mut target);
             if !source.is_empty() {
                 to_load.insert(key);
             }
