@@ -93,7 +93,7 @@ fn decimal(exact: &DataType, scale: i8) -> DataType {
 
 /// Values of types of one kind have equal hashes if they are equal.
 #[derive(Clone, Debug, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     Null,
     Boolean,
     /// Integers and decimals, with digits behind the point.
@@ -111,7 +111,7 @@ enum Kind {
     Other(DataType),
 }
 
-fn kind_of(data_type: &DataType) -> Kind {
+pub(super) fn kind_of(data_type: &DataType) -> Kind {
     use DataType::*;
     match data_type {
         Null => Kind::Null,

@@ -17,14 +17,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arrow_array::{BooleanArray, RecordBatch};
-use arrow_schema::{Field, Schema};
+use arrow_schema::{Field, Schema, SchemaRef};
 use arrow_select::filter::filter_record_batch;
 use etlrs_core::{
-    BoundTransformer, Checksum, Error, ErrorKind, Extractor, Fingerprint, LoadMode, Partition, PartitionId, Rejects,
-    Result, RunContext, Scan, ScanRequest, Transformer, batch_bytes, column_index, next_batch, row_hashes,
+    BoundTransformer, Checksum, Effect, Error, ErrorKind, Extractor, Fingerprint, LoadMode, Partition, PartitionId,
+    Rejects, Result, RunContext, Scan, ScanRequest, Transformer, batch_bytes, column_index, next_batch, row_hashes,
 };
 
-use self::align::{Casts, align, aligned, key_of};
+use self::align::{Casts, align, aligned, key_of, kind_of};
 use crate::discard::Discard;
 use crate::memory::Shares;
 use crate::partitions::{Crew, Flight, for_each};
@@ -76,11 +76,48 @@ pub struct Verification {
     pub notes: Vec<String>,
     /// How long it took.
     pub elapsed: Duration,
-    /// Hashes of the keys of rows that are missing or changed, and how columns are cast before they are hashed.
-    to_load: Arc<HashSet<u64>>,
+    /// The rows that are missing or changed.
+    rows: These,
+}
+
+/// Rows of a source, by the hashes of their keys.
+#[derive(Clone, Debug)]
+struct These {
+    /// The columns that were compared, where those of the key are, and how they were cast before they were hashed.
+    schema: SchemaRef,
+    keys: Vec<usize>,
     casts: Casts,
-    /// The columns that are compared.
-    columns: Vec<String>,
+    hashes: Arc<HashSet<u64>>,
+}
+
+/// Keeps just some rows.
+struct OnlyThese(These);
+
+impl Transformer for OnlyThese {
+    fn name(&self) -> &str {
+        "repair"
+    }
+
+    fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
+        let These { schema, keys, casts, hashes } = self.0.clone();
+        let at = schema.fields().iter().map(|field| column_index(input, field.name())).collect::<Result<Vec<_>>>()?;
+        let is_same =
+            |key: &usize| kind_of(input.field(at[*key]).data_type()) == kind_of(schema.field(*key).data_type());
+        if !keys.iter().all(is_same) {
+            let message = "the key is read with another type than it was compared with";
+            return Err(Error::new(ErrorKind::SchemaMismatch, message).hint("give its type by the option types"));
+        }
+        let keep = FilterTransformer::over_batches(move |batch| {
+            let found = row_hashes(&key_of(&batch.project(&at)?, &keys, &casts)?)?;
+            Ok(found.iter().map(|hash| Some(hashes.contains(hash))).collect::<BooleanArray>())
+        });
+        keep.bind(input)
+    }
+
+    fn effect(&self) -> Effect {
+        // So that the source is read with the types with which it was compared.
+        Effect::Keeps { tests: Vec::new(), by_type: Vec::new(), reads: Vec::new(), may_fail: true }
+    }
 }
 
 /// One side of a [`Verification`].
@@ -168,17 +205,7 @@ impl Pipeline {
         pipeline.settings.is_repair = true;
         // What the source rejects was set aside by the load.
         pipeline.quarantine = pipeline.quarantine.map(|_| Arc::new(Discard) as _);
-        let Verification { keys, to_load, casts, columns, .. } = comparison.clone();
-        let only_those = FilterTransformer::over_batches(move |batch| {
-            // Columns that are not compared may be between.
-            let at =
-                columns.iter().map(|column| column_index(batch.schema_ref(), column)).collect::<Result<Vec<_>>>()?;
-            let batch = batch.project(&at)?;
-            let at = keys.iter().map(|key| column_index(batch.schema_ref(), key)).collect::<Result<Vec<_>>>()?;
-            let hashes = row_hashes(&key_of(&batch, &at, &casts)?)?;
-            Ok(hashes.iter().map(|hash| Some(to_load.contains(hash))).collect::<BooleanArray>())
-        });
-        pipeline.transformers.push(Arc::new(only_those));
+        pipeline.transformers.push(Arc::new(OnlyThese(comparison.rows.clone())));
         // What is left over of it is worth less than to know what is to be repaired now.
         pipeline.settings.identity = None;
         pipeline.execute().await
@@ -300,9 +327,7 @@ async fn compare(run: &Run<'_>, target: &dyn Extractor, options: &CompareOptions
         rejected,
         notes,
         elapsed: started.elapsed(),
-        to_load: Arc::default(),
-        casts: casts.clone(),
-        columns: columns.clone(),
+        rows: These { schema: schema.clone(), keys: keys.clone(), casts: casts.clone(), hashes: Arc::default() },
     };
     let differing: Vec<usize> =
         (0..BUCKETS).filter(|&bucket| sums[0].buckets[bucket] != sums[1].buckets[bucket]).collect();
@@ -543,7 +568,7 @@ impl Verification {
                 });
             }
         }
-        self.to_load = Arc::new(to_load);
+        self.rows.hashes = Arc::new(to_load);
         for ((side, input), pieces) in [&mut self.source, &mut self.target].into_iter().zip(inputs).zip(differing) {
             side.differing = pieces.into_iter().map(|(index, rows)| (input.partition(index), rows)).collect();
         }

@@ -485,10 +485,12 @@ const PATIENCE: Duration = Duration::from_secs(45);
 
 /// Loads over links that are slow, and over those that break after any number of bytes.
 fn use_broken_links<S: Server>() {
-    let rounds = if std::env::var_os("ETLRS_FAULTS").is_some() { 25 } else { 2 };
+    let is_long = std::env::var_os("ETLRS_FAULTS").is_some();
+    let rounds = if is_long { 25 } else { 1 };
     let mut random = Random::new();
     let (mut through, mut again, mut longest) = (0, 0, Duration::ZERO);
-    for way in WAYS {
+    // What is silent is noticed by waiting.
+    for way in if is_long { &WAYS[..] } else { &[Way::Append] }.iter().copied() {
         let load = ServerLoad::<S>::new(way);
         let run = |link: &BrokenLink| {
             let direct = format!(":{}/", load.0.server.port());
