@@ -13,6 +13,7 @@ pub mod cut;
 pub mod failpoints;
 pub mod link;
 pub mod mariadb;
+pub mod paused;
 pub mod postgres;
 pub mod random;
 pub mod receiver;
@@ -26,6 +27,10 @@ use sha2::{Digest, Sha256};
 
 /// The variable that has the program under test killed at a failpoint, when it gets there the `n`th time: `name:n`.
 pub const KILL_AT: &str = "ETLRS_TEST_KILL_AT";
+
+/// The variable that has the program under test wait at a failpoint, when it gets there the `n`th time, until a file goes that it
+/// makes there: `name:n:path`.
+pub const PAUSE_AT: &str = "ETLRS_TEST_PAUSE_AT";
 
 /// The program, in the working directory `folder`. `binary` is `env!("CARGO_BIN_EXE_etlrs-under-test")`.
 pub fn etlrs(binary: &str, folder: &Path, arguments: &[&str]) -> Command {

@@ -12,6 +12,7 @@ use etlrs_tests::broken_link::{BrokenLink, Shape};
 use etlrs_tests::cut::{CutLink, Moment};
 use etlrs_tests::failpoints::{Load, failpoints_of, kill_at_each};
 use etlrs_tests::mariadb::KEEPS_COMMITS;
+use etlrs_tests::paused::Paused;
 use etlrs_tests::random::Random;
 use etlrs_tests::{KILL_AT, Ran, etlrs, write_hashed_csv};
 
@@ -46,6 +47,8 @@ trait Server: Sync {
     fn uri(&self, table: &str) -> String;
     /// Rows on lines, with `|` between columns.
     fn sql(&self, sql: &str) -> String;
+    /// The same, which may fail; whether it did not.
+    fn try_sql(&self, sql: &str) -> bool;
     fn left_over(&self) -> String;
     /// What keeps another table from taking the place of this one.
     const HANGING: &str;
@@ -75,6 +78,10 @@ impl Server for Postgres {
 
     fn sql(&self, sql: &str) -> String {
         Postgres::sql(self, sql)
+    }
+
+    fn try_sql(&self, sql: &str) -> bool {
+        Postgres::try_sql(self, sql).status.success()
     }
 
     fn left_over(&self) -> String {
@@ -115,6 +122,10 @@ impl Server for MariaDb {
         MariaDb::sql(self, sql).replace('\t', "|")
     }
 
+    fn try_sql(&self, sql: &str) -> bool {
+        MariaDb::try_sql(self, sql).status.success()
+    }
+
     fn left_over(&self) -> String {
         MariaDb::left_over(self)
     }
@@ -133,7 +144,7 @@ impl Server for MariaDb {
             ORDER BY rand() LIMIT 1";
         let id = self.sql(sql);
         // It may be gone by now.
-        _ = self.try_sql(&format!("KILL {id}"));
+        _ = MariaDb::try_sql(self, &format!("KILL {id}"));
     }
 }
 
@@ -566,6 +577,55 @@ fn a_link_that_is_slow_or_breaks_costs_time_and_no_rows_in_postgres() {
 #[test]
 fn a_link_that_is_slow_or_breaks_costs_time_and_no_rows_in_mysql() {
     use_broken_links::<MariaDb>();
+}
+
+/// A table that is changed while it is read comes as it was, or not at all.
+fn change_sources<S: Server>(patience: &str) {
+    let bed = Bed::<S>::with_rows(Way::Create, 6000);
+    bed.server.sql("CREATE TABLE saved AS SELECT * FROM t");
+    let out = bed.folder.path().join("out.csv");
+    let source = bed.source(0);
+    for change in [
+        "UPDATE t SET version = 9",
+        "DELETE FROM t WHERE id % 2 = 0",
+        "INSERT INTO t (id, version) VALUES (99999, 9)",
+        "ALTER TABLE t ADD COLUMN more int",
+        "ALTER TABLE t DROP COLUMN note",
+        "TRUNCATE TABLE t",
+        "DROP TABLE t",
+    ] {
+        bed.server
+            .sql("DROP TABLE IF EXISTS t; CREATE TABLE t AS SELECT * FROM saved; ALTER TABLE t ADD PRIMARY KEY (id)");
+        let uri = bed.server.uri("t");
+        let arguments =
+            ["copy", &uri, out.to_str().unwrap(), "--mode", "replace", "--partitions", "6", "--threads", "2"];
+        let mut command = etlrs(PROGRAM, Path::new("."), &arguments);
+        let paused = Paused::at(&mut command, "partition-staged:2");
+        // It may have to wait for the reader, which waits for it here.
+        let changed = bed.server.try_sql(&format!("{patience}; {change}"));
+        let ran = paused.go_on();
+        let what = format!("{change} {changed}: {ran:?}");
+        match ran.code {
+            0 => {
+                let both = ["verify", source.to_str().unwrap(), out.to_str().unwrap()];
+                let read = Ran::of(&etlrs(PROGRAM, Path::new("."), &both).output().unwrap());
+                assert_eq!(read.code, 0, "{what}: {read:?}");
+            }
+            1 => assert!(ran.stderr.contains("error: ") && !out.exists(), "{what}"),
+            _ => panic!("{what}"),
+        }
+        _ = std::fs::remove_file(&out);
+    }
+}
+
+#[test]
+fn a_table_that_changes_while_it_is_read_is_one_or_the_other_in_postgres() {
+    change_sources::<Postgres>("SET lock_timeout = 300");
+}
+
+#[test]
+fn a_table_that_changes_while_it_is_read_is_one_or_the_other_in_mysql() {
+    change_sources::<MariaDb>("SET lock_wait_timeout = 1, innodb_lock_wait_timeout = 1");
 }
 
 fn kill_runs<S: Server>() {

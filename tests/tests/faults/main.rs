@@ -10,7 +10,9 @@
 //! database, and that work must be left to the program.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+mod changed;
 mod failpoints;
+mod limits;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

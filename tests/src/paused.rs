@@ -1,0 +1,42 @@
+//! A run that waits at a failpoint, so that something can be done meanwhile.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::{PAUSE_AT, Ran};
+
+/// A run that waits.
+pub struct Paused {
+    child: Child,
+    mark: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Paused {
+    /// Starts `command`, which gets to `moment`, a failpoint with a number: `partition-staged:3`.
+    ///
+    /// # Panics
+    /// When it does not get there.
+    pub fn at(command: &mut Command, moment: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("waits");
+        command.env(PAUSE_AT, format!("{moment}:{}", mark.display()));
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let end = Instant::now() + Duration::from_secs(30);
+        while !mark.exists() {
+            if Instant::now() > end || child.try_wait().unwrap().is_some() {
+                _ = child.kill();
+                panic!("it does not get to {moment}: {:?}", Ran::of(&child.wait_with_output().unwrap()));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Self { child, mark, _folder: folder }
+    }
+
+    /// Lets it go on, to its end.
+    pub fn go_on(self) -> Ran {
+        std::fs::remove_file(&self.mark).unwrap();
+        Ran::of(&self.child.wait_with_output().unwrap())
+    }
+}
