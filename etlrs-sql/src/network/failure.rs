@@ -39,6 +39,17 @@ pub(crate) fn connection_error<R>(failure: &Failure<R>, tls_hint: &'static str) 
     }
 }
 
+/// The error of a target that another run holds, over a connection with an id and a place, if they are known; `end` is the statement
+/// that ends it.
+pub(crate) fn held_by(holder: Option<(String, String)>, end: impl Fn(&str) -> String) -> Error {
+    let message = "another run is writing to this table";
+    match holder {
+        Some((id, place)) => Error::new(ErrorKind::Locked, format!("{message}, over connection {id} from {place}"))
+            .hint(format!("wait until it is done; if it is known to be dead: {}", end(&id))),
+        None => Error::new(ErrorKind::Locked, message).hint("wait until it is done"),
+    }
+}
+
 fn of_io(error: &io::Error) -> Error {
     use io::ErrorKind as Io;
     let (message, hint): (Cow<'static, str>, _) = match error.kind() {

@@ -11,7 +11,7 @@ mod transfer;
 mod url;
 mod watch;
 
-pub(crate) use failure::{Answer, Failure, connection_error};
+pub(crate) use failure::{Answer, Failure, connection_error, held_by};
 pub(crate) use pool::{Connect, Pool, Timeouts, close_all};
 pub(crate) use row::Row;
 pub(crate) use scan::{Decode, ServerScan, Snapshot};

@@ -579,6 +579,32 @@ fn a_link_that_is_slow_or_breaks_costs_time_and_no_rows_in_mysql() {
     use_broken_links::<MariaDb>();
 }
 
+/// The second of two runs into one table is told who holds it, and how to end that if it is dead.
+fn tell_who_holds<S: Server>() {
+    let bed = Bed::<S>::with_rows(Way::Append, 600);
+    let paused = Paused::at(&mut bed.command(Way::Append, 1), "run-begun:1");
+    let second = Ran::of(&bed.command(Way::Append, 2).output().unwrap());
+    assert_eq!(second.code, 1, "{second:?}");
+    assert!(second.stderr.contains("another run is writing to this table, over connection "), "{second:?}");
+    let (_, end) = second.stderr.split_once("if it is known to be dead: ").unwrap();
+    bed.server.sql(end);
+    let third = Ran::of(&bed.command(Way::Append, 2).output().unwrap());
+    assert_eq!(third.code, 0, "{third:?}");
+    let first = paused.go_on();
+    assert_eq!(first.code, 1, "{first:?}");
+    assert_eq!(bed.versions(), [0, 2]);
+}
+
+#[test]
+fn the_second_run_is_told_who_holds_the_table_in_postgres() {
+    tell_who_holds::<Postgres>();
+}
+
+#[test]
+fn the_second_run_is_told_who_holds_the_table_in_mysql() {
+    tell_who_holds::<MariaDb>();
+}
+
 /// A table that is changed while it is read comes as it was, or not at all.
 fn change_sources<S: Server>(patience: &str) {
     let bed = Bed::<S>::with_rows(Way::Create, 6000);

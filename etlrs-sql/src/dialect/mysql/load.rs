@@ -32,7 +32,7 @@ use super::wire::{Answer, Connection, Failure, code};
 use super::writing::{Dialect, Put, Taken, Writing};
 use crate::hash::hash;
 use crate::key::{of_target, with_hint_of_key, with_key};
-use crate::network::{Connect, Outgoing, close_all};
+use crate::network::{Connect, Outgoing, close_all, held_by};
 use crate::patience::{Patience, STEP};
 use crate::table::{TableName, same_table};
 use crate::types::guide;
@@ -387,10 +387,9 @@ impl MysqlLoader {
         let locked =
             control.rows(&format!("SELECT coalesce(get_lock({lock}, {PATIENCE}), 0)")).await.map_err(failed)?;
         if locked.first().map(|row| row.get::<bool, _>(0)).transpose().map_err(failed)? != Some(true) {
+            let holder = holder(&mut control, &lock).await.unwrap_or_default();
             self.pool.give_back(control);
-            return Err(Error::new(ErrorKind::Locked, "another run is writing to this table")
-                .hint("wait until it is done")
-                .in_source(&source));
+            return Err(held_by(holder, |id| format!("KILL {id}")).in_source(&source));
         }
         Ok(Held { control, server, hash, lock })
     }
@@ -492,6 +491,14 @@ impl MysqlLoader {
         let statement = load_or_insert(&names.staging, plan, &target.writings, moved, server)?;
         Ok(Staged { plan: plan.clone(), target, statement, keyed, moved, completed: None })
     }
+}
+
+/// The connection that holds a lock, and from where it comes.
+async fn holder(connection: &mut Connection, lock: &str) -> Answer<Option<(String, String)>> {
+    let sql = format!("SELECT ID, HOST FROM information_schema.PROCESSLIST WHERE ID = is_used_lock({lock})");
+    let found = connection.rows(&sql).await?;
+    let Some(row) = found.first() else { return Ok(None) };
+    Ok(Some((row.get(0)?, row.get(1)?)))
 }
 
 fn load_or_insert(

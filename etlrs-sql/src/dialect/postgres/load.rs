@@ -31,10 +31,10 @@ use super::publish;
 use super::server::{CopyIn, PostgresPool, execute, rows, text};
 use super::target::{self, Publishing, Target};
 use super::types::{Reading, Writing};
-use super::wire::{Connection, Failure, HEAD};
+use super::wire::{Answer, Connection, Failure, HEAD};
 use crate::hash::hash;
 use crate::key::{of_target, with_key};
-use crate::network::{Connect, Outgoing, close_all};
+use crate::network::{Connect, Outgoing, close_all, held_by};
 use crate::patience::{Patience, STEP};
 use crate::table::{TableName, same_table};
 use crate::types::guide;
@@ -357,10 +357,9 @@ impl PostgresLoader {
                 return Ok(Held { control, schema, hash, lock });
             }
             if Instant::now() > end {
+                let holder = holder(&mut control, lock).await.unwrap_or_default();
                 self.pool.give_back(control);
-                return Err(Error::new(ErrorKind::Locked, "another run is writing to this table")
-                    .hint("wait until it is done")
-                    .in_source(self.source()));
+                return Err(held_by(holder, |id| format!("SELECT pg_terminate_backend({id})")).in_source(self.source()));
             }
             tokio::time::sleep(PATIENCE / 20).await;
         }
@@ -436,6 +435,16 @@ impl PostgresLoader {
             return Ok((target, Vec::new()));
         }
     }
+}
+
+/// The connection that holds an advisory lock, and from where it comes.
+async fn holder(connection: &mut Connection, lock: i64) -> Answer<Option<(String, String)>> {
+    let sql = "SELECT a.pid::text, coalesce(a.client_addr::text, 'this machine') FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+        WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.database = a.datid
+            AND a.datname = current_database() AND (l.classid::int8 << 32) | l.objid::int8 = $1::int8";
+    let found = rows(connection, sql, &[&lock.to_string()]).await?;
+    let Some(row) = found.first() else { return Ok(None) };
+    Ok(Some((row.get(0)?, row.get(1)?)))
 }
 
 /// The isolation level and the access that a role has by default may be others.
