@@ -59,11 +59,11 @@ fn value(random: &mut Random, column: usize, row: usize) -> Option<String> {
     (!is_null).then(|| match COLUMNS[column] {
         "id" => row.to_string(),
         "n" => (number as i64 - 50_000).to_string(),
-        "f" => format!("{}.5", number),
+        "f" => format!("{number}.5"),
         "t" => format!("text {} näme", number % 500),
         "day" => format!("20{:02}-{:02}-{:02}", number % 100, 1 + number % 12, 1 + number % 28),
         "at" => format!("2024-{:02}-{:02}T{:02}:{:02}:07Z", 1 + number % 12, 1 + number % 28, number % 24, number % 60),
-        _ => (number % 2 == 0).to_string(),
+        _ => number.is_multiple_of(2).to_string(),
     })
 }
 

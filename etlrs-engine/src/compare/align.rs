@@ -218,12 +218,15 @@ mod tests {
         cast(&texts(values), data_type).unwrap()
     }
 
+    /// Types and values of both sides, and which of them are equal.
+    type Case<'a> = (DataType, &'a [Option<&'a str>], DataType, &'a [Option<&'a str>], &'a [bool]);
+
     #[test]
     fn values_are_equal_if_they_mean_the_same() {
         use DataType::*;
         let micro = Timestamp(TimeUnit::Microsecond, None);
         let utc = Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-        let cases: &[(DataType, &[Option<&str>], DataType, &[Option<&str>], &[bool])] = &[
+        let cases: &[Case] = &[
             (Int32, &[Some("5"), Some("5"), None], Int64, &[Some("5"), Some("6"), None], &[true, false, true]),
             (Int64, &[Some("7"), Some("7")], Decimal128(12, 2), &[Some("7.00"), Some("7.01")], &[true, false]),
             (

@@ -212,11 +212,13 @@ impl Pipeline {
     }
 }
 
+type Bind<'a> = dyn Fn() -> Result<Vec<Arc<dyn BoundTransformer>>> + Send + Sync + 'a;
+
 /// A side as it is read.
 struct Input<'a> {
     scan: Arc<dyn Scan>,
     /// Binds the transformers, for each reading anew: they may remember rows.
-    bind: Box<dyn Fn() -> Result<Vec<Arc<dyn BoundTransformer>>> + Send + Sync + 'a>,
+    bind: Box<Bind<'a>>,
     fingerprint: Fingerprint,
     rejects: bool,
     /// Where the columns of the key are.
