@@ -43,7 +43,7 @@ pub(crate) enum Command {
     Inspect(Inspect),
     /// Compare a source with a target, row by row; --repair loads those again that differ
     Verify(VerifyArgs),
-    /// List the runs of this machine: state, progress, and why they failed
+    /// List the runs of this machine that began to load: state, progress, and why they failed
     Runs(RunsArgs),
     /// Go on with a run that was killed, stopped, or failed
     Resume(ResumeArgs),
@@ -401,6 +401,8 @@ pub(crate) struct ForgetArgs {
 
 fn parse_pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
+        // As `etlrs runs` shows a command.
+        Some((key, "***")) => Err(format!("*** stands for a value that is not shown: give that of {key}")),
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("it must be of the form KEY=VALUE".into()),
     }

@@ -24,6 +24,9 @@ pub(crate) struct Journal {
     folder: PathBuf,
 }
 
+/// Characters of an id, from its end, that name a run at the least.
+const LEAST: usize = 4;
+
 /// Files that are kept; the oldest go first.
 const MOST: usize = 200;
 
@@ -48,6 +51,8 @@ pub(crate) struct Begun {
     pub(crate) pieces: u64,
     /// Of them those that an earlier attempt had staged.
     pub(crate) staged_before: u64,
+    /// What it stages is kept if it is stopped.
+    pub(crate) is_kept: bool,
 }
 
 /// How far it is.
@@ -175,7 +180,13 @@ impl Journal {
     /// `NotFound`; an I/O error.
     pub(crate) fn run(&self, text: &str) -> Result<Listed> {
         let ids = self.ids().map_err(|error| Error::io("list the runs in", &self.folder, error))?;
-        let mut found = ids.into_iter().filter(|run| !text.is_empty() && run.to_string().ends_with(text));
+        if text.len() < LEAST {
+            let message = format!("{text:?} is too short for the end of a run's id");
+            return Err(
+                Error::new(ErrorKind::InvalidConfig, message).hint(format!("give {LEAST} characters of it or more"))
+            );
+        }
+        let mut found = ids.into_iter().filter(|run| run.to_string().ends_with(text));
         let listed = match (found.next(), found.next()) {
             (Some(run), None) => {
                 self.read(run).map_err(|error| Error::io("read what is known of the run", self.path(run), error))?
@@ -197,6 +208,15 @@ impl Journal {
         // It need not be known here.
         if let Ok(mut file) = OpenOptions::new().append(true).open(self.path(run)) {
             let ended = Ended { at: millis(), state: State::Done, rows: Some(rows), cause: None, may_go_on: false };
+            let _ = write(&mut file, &Line::Ended(ended));
+        }
+    }
+
+    /// Writes down that `run` cannot be gone on with.
+    pub(crate) fn found_lost(&self, run: RunId, cause: &Error) {
+        if let Ok(mut file) = OpenOptions::new().append(true).open(self.path(run)) {
+            let cause = Some(cause.to_string());
+            let ended = Ended { at: millis(), state: State::Failed, rows: None, cause, may_go_on: false };
             let _ = write(&mut file, &Line::Ended(ended));
         }
     }

@@ -294,8 +294,10 @@ async fn execute_all(
         report::print_all(results, count);
     }
     if others > 0 && done.is_ok() {
-        let loads = report::number(others as u64, "other load");
-        crate::tell(&format!("the command has {loads}; given once more, it does those that are not done yet"));
+        let loads = others + 1;
+        crate::tell(&format!(
+            "this was one of {loads} loads of its command; given once more, that does what is left of the others"
+        ));
     }
     // Now that all is done and told, for what is not is not to be done once more when the rest is.
     if let (Ok(done), 0) = (&done, others) {
@@ -487,6 +489,7 @@ fn begun_of(started: &Started, command: &KeptCommand, (source, target): &(String
         target: target.clone(),
         pieces: started.partitions.len() as u64,
         staged_before: started.completed.len() as u64,
+        is_kept: started.is_kept,
     }
 }
 

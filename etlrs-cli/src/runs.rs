@@ -64,7 +64,8 @@ pub(crate) fn runs(args: &RunsArgs) -> Result<()> {
 }
 
 pub(crate) async fn resume(args: ResumeArgs, cancel: CancelToken) -> Result<Done> {
-    let found = journal()?.run(&args.run)?;
+    let journal = journal()?;
+    let found = journal.run(&args.run)?;
     require_ended(&found)?;
     if found.state == State::Done {
         let message = format!("the run {} is done since {}, so there is nothing to go on with", found.run, {
@@ -79,7 +80,8 @@ pub(crate) async fn resume(args: ResumeArgs, cancel: CancelToken) -> Result<Done
         means.report.map(std::path::absolute).transpose().map_err(|error| Error::io("find", "--report", error))?;
     let command = again(&found, &args.set)?;
     let goes_on = goes_on(found);
-    match command {
+    let (run, shown) = (goes_on.run, goes_on.command.shown());
+    let done = match command {
         Command::Copy(mut copy) => {
             copy.run.means = means.over(copy.run.means);
             run::copy(copy, cancel, Some(goes_on)).await
@@ -89,7 +91,15 @@ pub(crate) async fn resume(args: ResumeArgs, cancel: CancelToken) -> Result<Done
             run::run(file, cancel, Some(goes_on)).await
         }
         _ => Err(no_load()),
-    }
+    };
+    done.map_err(|error| match error.kind() {
+        // Said of the run itself: nothing is left, or it is another source or other work by now.
+        ErrorKind::SourceChanged if error.message().starts_with(&format!("the run {run} cannot go on")) => {
+            journal.found_lost(run, &error);
+            error.hint(format!("to begin anew: {shown}"))
+        }
+        _ => error,
+    })
 }
 
 pub(crate) async fn forget(args: ForgetArgs, cancel: CancelToken) -> Result<()> {
@@ -161,7 +171,8 @@ fn no_load() -> Error {
 
 /// Whether it may have kept what it had staged, as far as is known here.
 fn may_go_on(run: &Listed) -> bool {
-    run.state == State::Killed || run.ended.as_ref().is_some_and(|ended| ended.may_go_on)
+    let ended = run.ended.as_ref();
+    run.begun.is_kept && (run.state == State::Killed || ended.is_some_and(|ended| ended.may_go_on))
 }
 
 fn rows(run: &Listed) -> String {

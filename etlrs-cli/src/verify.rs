@@ -73,19 +73,24 @@ async fn verify_one(job: &Verified, args: &VerifyArgs, results: &mut Vec<Value>)
 
 fn differs(target: &Uri, comparison: &Verification, args: &VerifyArgs) -> Error {
     let error = Error::new(ErrorKind::VerifyFailed, format!("the target differs: {}", sentence(comparison)));
-    let hint = match comparison {
-        comparison if args.repair && comparison.unexpected > 0 => {
-            "rows that only the target has stay there: remove them, or load all rows in the mode replace"
-        }
-        _ if args.repair => {
-            "it changes the values that are written, or somebody else does; --show 20 lists rows with their values"
-        }
-        comparison if comparison.keys.is_empty() => {
-            "name the columns that are the key by --key, to see which rows changed; --show 20 lists rows with their values"
-        }
-        _ => "--show 20 lists rows with their values; --repair loads those again that are missing or changed",
-    };
-    error.hint(hint).in_source(target)
+    let Verification { missing, changed, unexpected, keys, .. } = comparison;
+    let mut hints = Vec::new();
+    match (args.repair, missing + changed > 0) {
+        (true, true) => hints.push("what is written becomes other values, or somebody else writes there"),
+        (false, true) if keys.is_empty() => hints.push("with --key COL the rows that changed are told as such"),
+        (false, true) => hints.push("--repair loads those again that are missing or changed, into a table"),
+        _ => {}
+    }
+    if *unexpected > 0 {
+        hints.push("rows that only the target has are to be removed there, or all are loaded in the mode replace");
+    }
+    if args.show == 0 {
+        hints.push("--show 20 lists rows with their values");
+    }
+    match hints.as_slice() {
+        [] => error.in_source(target),
+        hints => error.hint(hints.join("; ")).in_source(target),
+    }
 }
 
 /// What differs.
@@ -185,7 +190,12 @@ fn row_text(difference: &Difference, keys: &[String]) -> (&'static str, String) 
 }
 
 fn show(value: Option<&str>) -> String {
-    value.map_or("∅".to_owned(), |value| short(value, NAME))
+    match value {
+        None => "∅".to_owned(),
+        // So that it is seen, and not taken for a null.
+        Some(value) if value.trim() != value || ["", "∅"].contains(&value) => format!("{:?}", short(value, NAME)),
+        Some(value) => short(value, NAME),
+    }
 }
 
 /// The names and values of the one row of `row`.

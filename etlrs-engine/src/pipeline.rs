@@ -65,6 +65,8 @@ pub struct Started {
     pub partitions: Vec<Partition>,
     /// Those of them that an earlier attempt at the run had staged, and that are not read again.
     pub completed: Vec<PartitionId>,
+    /// What is staged is kept if the run is stopped, so that it can be gone on with.
+    pub is_kept: bool,
     /// What there is to know about the source.
     pub notes: Vec<String>,
     /// What the stages do, as it happens.

@@ -433,7 +433,9 @@ impl<'a> Run<'a> {
             let (partitions, notes) = (self.scan.partitions().to_vec(), self.notes.clone());
             let instead_of = self.instead_of;
             let completed = completed.iter().map(|receipt| receipt.partition).collect();
-            on_start(&Started { cx: cx.clone(), instead_of, partitions, completed, notes, stages: stages.clone() });
+            let is_kept = self.record.is_some();
+            let (cx, stages) = (cx.clone(), stages.clone());
+            on_start(&Started { cx, instead_of, partitions, completed, is_kept, notes, stages });
         }
         let watch = settings.alert.as_ref().map(|alert| Watch::start(alert, settings.on_alert.as_ref(), &cx, &stages));
         completed.iter().for_each(|receipt| flight.done(receipt.partition));

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef, Int64Array, NullArray, RecordBatch};
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, NullArray, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
+use arrow_select::nullif::nullif;
 use etlrs_core::{Error, ErrorKind, Result, row_hashes, type_name};
 
 use crate::transform::{cast_or_null, check_cast};
@@ -36,7 +38,8 @@ pub(super) fn align(source: &Schema, target: &Schema, notes: &mut Vec<String>) -
         {
             notes.push(format!("column {:?} has a time zone on one side only, and is compared as UTC", source.name()));
         }
-        if pair.iter().flatten().next().is_some() {
+        let is_truth = |data_type: &DataType| kind_of(data_type) == Kind::Boolean;
+        if pair.iter().flatten().next().is_some() || is_truth(from) != is_truth(to) {
             let (from, to) = (type_name(from), type_name(to));
             notes.push(format!("column {:?} is {from} at the source and {to} at the target", source.name()));
         }
@@ -146,7 +149,7 @@ pub(super) fn aligned(batch: &RecordBatch, casts: &Casts, others: &Casts) -> Res
     for ((column, cast), other) in batch.columns().iter().zip(casts).zip(others) {
         match cast {
             Some(to) => {
-                let cast = cast_or_null(column, to)?;
+                let cast = cast_plain(column, to)?;
                 misfits.push(misfit(column, &cast)?);
                 columns.push(cast);
             }
@@ -185,10 +188,54 @@ fn unnamed(columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
     Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
 }
 
-/// The columns of the key, which are at `keys`, as they are compared.
+/// The columns of the key, which are at `keys`, as they are compared. A value that cannot be cast is null there, which puts its row
+/// into the wrong group, and finds it to be different there.
 pub(super) fn key_of(batch: &RecordBatch, keys: &[usize], casts: &Casts) -> Result<RecordBatch> {
-    let of_keys: Casts = keys.iter().map(|at| casts.get(*at).cloned().flatten()).collect();
-    aligned(&batch.project(keys)?, &of_keys, &of_keys)
+    let key = |at: &usize| match casts.get(*at).and_then(Option::as_ref) {
+        Some(to) => cast_plain(batch.column(*at), to),
+        None => Ok(batch.column(*at).clone()),
+    };
+    unnamed(keys.iter().map(key).collect::<Result<_>>()?, batch.num_rows())
+}
+
+/// `column` as `to`; null where that has no such value, and where a text spells it otherwise than it is written.
+fn cast_plain(column: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
+    let texts = match column.data_type() {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => arrow_cast::cast(column, &DataType::LargeUtf8)?,
+        _ => return cast_or_null(column, to),
+    };
+    let odd = texts.as_string::<i64>().iter().map(|text| Some(text.is_some_and(|text| !is_plain(text, to))));
+    cast_or_null(&nullif(&texts, &odd.collect::<BooleanArray>())?, to)
+}
+
+/// Whether a text is a way to write a value of `to` that loses nothing: `007` is no 7, and a day with a time is no date.
+fn is_plain(text: &str, to: &DataType) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match kind_of(to) {
+        Kind::Boolean => matches!(text, "true" | "false"),
+        Kind::Exact(_) | Kind::Float => {
+            let text = text.strip_prefix('-').unwrap_or(text);
+            let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+            let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, "0"));
+            let exponent = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+            let is_short = whole.len() == 1 || !whole.starts_with('0');
+            // NaN and the infinities, in their one spelling.
+            matches!(text, "NaN" | "inf" | "Infinity")
+                || is_short && [whole, fraction, exponent].into_iter().all(digits)
+        }
+        Kind::Date => text.len() == 10,
+        _ => text.trim() == text,
+    }
+}
+
+/// What a source that can only guess types is told of those of the other side: all but those that it finds itself, where being told
+/// would hide that a text is not quite one of them.
+pub(super) fn lent(schema: &Schema) -> Schema {
+    use DataType::*;
+    let finds = |data_type: &DataType| {
+        matches!(data_type, Null | Boolean | Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | Date32)
+    };
+    Schema::new(schema.fields().iter().filter(|field| !finds(field.data_type())).cloned().collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -208,6 +255,32 @@ mod tests {
         };
         let (one, other) = (hashes(source, &of_source, &of_target), hashes(target, &of_target, &of_source));
         Some(one.iter().zip(&other).map(|(one, other)| one == other).collect())
+    }
+
+    /// A key has the same hash on both sides if its values are equal, whichever side is cast.
+    #[test]
+    fn keys_of_other_types_are_found() {
+        use DataType::*;
+        let micro = Timestamp(TimeUnit::Microsecond, None);
+        for (from, to, text) in [
+            (Int64, Utf8, "7"),
+            (Int64, Float64, "7"),
+            (Decimal128(12, 2), Int32, "7"),
+            (Utf8, Decimal128(12, 2), "7.50"),
+            (Date32, micro.clone(), "2024-01-02"),
+            (micro, Utf8, "2024-01-02T03:04:05"),
+        ] {
+            for (from, to) in [(&from, &to), (&to, &from)] {
+                let (source, target) = (of(&[Some(text)], from), of(&[Some(text)], to));
+                let schema = |array: &ArrayRef| Schema::new(vec![Field::new("k", array.data_type().clone(), true)]);
+                let casts = align(&schema(&source), &schema(&target), &mut Vec::new()).unwrap();
+                let hash = |array: &ArrayRef, casts: &Casts| {
+                    let batch = RecordBatch::try_new(Arc::new(schema(array)), vec![array.clone()]).unwrap();
+                    row_hashes(&key_of(&batch, &[0], casts).unwrap()).unwrap()
+                };
+                assert_eq!(hash(&source, &casts[0]), hash(&target, &casts[1]), "{from} and {to}");
+            }
+        }
     }
 
     fn texts(values: &[Option<&str>]) -> ArrayRef {
@@ -272,6 +345,21 @@ mod tests {
             // A text that is no number is no null, nor any other such text.
             (Int64, &[Some("5"), Some("5"), None], Utf8, &[Some("5"), Some("abc"), Some("abc")], &[true, false, false]),
             (Utf8, &[Some("a"), None, Some("true")], Boolean, &[None, None, Some("true")], &[false, true, true]),
+            (
+                Utf8,
+                &[Some("007"), Some(" 7"), Some("7")],
+                Int64,
+                &[Some("7"), Some("7"), Some("7")],
+                &[false, false, true],
+            ),
+            (Float64, &[Some("1.5"), Some("1e21")], Utf8, &[Some("1.50"), Some("1e21")], &[true, true]),
+            (
+                Date32,
+                &[Some("2024-01-02"), Some("2024-01-02")],
+                Utf8,
+                &[Some("2024-01-02T12:34:56"), Some("2024-01-02")],
+                &[false, true],
+            ),
             (Boolean, &[Some("true"), Some("true")], Int64, &[Some("1"), Some("5")], &[true, false]),
         ];
         for (from, source, to, target, expected) in cases {

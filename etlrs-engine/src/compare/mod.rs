@@ -21,10 +21,11 @@ use arrow_schema::{Field, Schema, SchemaRef};
 use arrow_select::filter::filter_record_batch;
 use etlrs_core::{
     BoundTransformer, Checksum, Effect, Error, ErrorKind, Extractor, Fingerprint, LoadMode, Partition, PartitionId,
-    Rejects, Result, RunContext, Scan, ScanRequest, Transformer, batch_bytes, column_index, next_batch, row_hashes,
+    Rejects, Result, RunContext, Scan, ScanRequest, Transformer, batch_bytes, column_index, format_bytes, next_batch,
+    row_hashes,
 };
 
-use self::align::{Casts, align, aligned, key_of, kind_of};
+use self::align::{Casts, align, aligned, key_of, kind_of, lent};
 use crate::discard::Discard;
 use crate::memory::Shares;
 use crate::partitions::{Crew, Flight, for_each};
@@ -88,6 +89,8 @@ struct These {
     keys: Vec<usize>,
     casts: Casts,
     hashes: Arc<HashSet<u64>>,
+    /// None of them is there twice.
+    are_unique: bool,
 }
 
 /// Keeps just some rows.
@@ -99,7 +102,7 @@ impl Transformer for OnlyThese {
     }
 
     fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
-        let These { schema, keys, casts, hashes } = self.0.clone();
+        let These { schema, keys, casts, hashes, .. } = self.0.clone();
         let at = schema.fields().iter().map(|field| column_index(input, field.name())).collect::<Result<Vec<_>>>()?;
         let is_same =
             |key: &usize| kind_of(input.field(at[*key]).data_type()) == kind_of(schema.field(*key).data_type());
@@ -197,7 +200,11 @@ impl Pipeline {
             return Err(refused("there is no key that tells which rows are the same"));
         }
         if !comparison.is_whole {
-            return Err(refused("more rows differ than could be looked at"));
+            return Err(refused("more rows differ than could be looked at")
+                .hint("give it more memory, or load all of them, in the mode replace"));
+        }
+        if !comparison.rows.are_unique {
+            return Err(refused("the source has a key twice among the rows that differ"));
         }
         let mut pipeline = self.clone();
         pipeline.settings.mode = LoadMode::Merge;
@@ -263,7 +270,7 @@ async fn compare(run: &Run<'_>, target: &dyn Extractor, options: &CompareOptions
         notes.push(format!("columns that tell of the load are not compared: {}", of_load.join(", ")));
     }
     let columns: Vec<_> = schema.fields().iter().map(|field| field.name().clone()).collect();
-    let all = ScanRequest::all().target(Some(schema.clone()));
+    let all = ScanRequest::all().target(Some(Arc::new(lent(&schema))));
     let mut scan = target.scan(cx, &all).await.map_err(of_target)?;
     let names = matched(&schema, &scan.schema(), &of_load, &mut notes)?;
     if scan.schema().fields().iter().map(|field| field.name()).ne(&names) {
@@ -329,7 +336,13 @@ async fn compare(run: &Run<'_>, target: &dyn Extractor, options: &CompareOptions
         rejected,
         notes,
         elapsed: started.elapsed(),
-        rows: These { schema: schema.clone(), keys: keys.clone(), casts: casts.clone(), hashes: Arc::default() },
+        rows: These {
+            schema: schema.clone(),
+            keys: keys.clone(),
+            casts: casts.clone(),
+            hashes: Arc::default(),
+            are_unique: true,
+        },
     };
     let differing: Vec<usize> =
         (0..BUCKETS).filter(|&bucket| sums[0].buckets[bucket] != sums[1].buckets[bucket]).collect();
@@ -417,7 +430,11 @@ impl Input<'_> {
         let workers = cx.config().workers().min(partitions.len()).min(self.scan.max_readers()).max(1);
         let held = transformers.iter().map(|transformer| transformer.held_memory()).sum();
         // The other half is for what is kept.
-        let shares = Shares::new(cx.memory().limit() / 2, held, workers, self.scan.min_memory(), 0, None)?;
+        let limit = cx.memory().limit();
+        let shares = Shares::new(limit / 2, held, workers, self.scan.min_memory(), 0, None).map_err(|_| {
+            let message = format!("the memory budget of {} is too small to compare this", format_bytes(limit));
+            Error::new(ErrorKind::MemoryExceeded, message).hint("double it until it does")
+        })?;
         let cx = cx.for_worker(shares.worker);
         let ids = partitions.iter().map(|partition| partition.id).collect();
         let crew = Crew::new(ids, shares.workers, (), 0, 0);
@@ -550,8 +567,10 @@ impl Verification {
         let mut differing = [BTreeMap::new(), BTreeMap::new()];
         let (mut pairs, mut to_load) = (Vec::new(), HashSet::new());
         for (key, [mut source, mut target]) in groups {
+            let comes_twice = source.len() > 1;
             leave_different(&mut source, &mut target);
             if !source.is_empty() {
+                self.rows.are_unique &= !comes_twice;
                 to_load.insert(key);
             }
             for (side, rows) in [&source, &target].into_iter().enumerate() {

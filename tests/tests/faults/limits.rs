@@ -57,7 +57,7 @@ fn few_file_handles_end_a_run_cleanly() {
 fn little_memory_ends_a_run_and_costs_no_rows() {
     let count = if faults(0) > 0 { 20 } else { 4 };
     for target in [Target::File, Target::Directory, Target::Database, Target::Text] {
-        let limits = (0..count).map(|index| format!("-v {}", 40_000 + index * 160_000 / count));
+        let limits = (0..count).map(|index| format!("-v {}", 60_000 + index * 140_000 / count));
         // 127 is what the loader of programs says that has no room for this one.
         limit(target, limits, &["--memory", "8MB"], &[0, 1, -6, 127]);
     }

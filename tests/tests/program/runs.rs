@@ -120,8 +120,9 @@ fn what_a_run_keeps_is_removed_when_it_is_forgotten() {
         assert_eq!(fs::read_dir(bed.place()).unwrap().count(), left, "{target}");
     }
     // Of one that is not known, and of one of which nothing is left.
-    let ran = bed.run(&["forget", "zzz"]);
-    assert!(ran.code == 1 && ran.stderr.contains("knows of no run \"zzz\""), "{ran:?}");
+    let ran = bed.run(&["forget", "zzzz"]);
+    assert!(ran.code == 1 && ran.stderr.contains("knows of no run \"zzzz\""), "{ran:?}");
+    assert_eq!(bed.run(&["forget", "z"]).code, 2);
     bed.killed(&COPY);
     let run = bed.only("killed");
     for entry in fs::read_dir(bed.place()).unwrap() {
@@ -155,7 +156,9 @@ fn a_run_at_work_is_neither_gone_on_with_nor_forgotten() {
 #[test]
 fn runs_that_were_stopped_or_failed_say_why() {
     let bed = Bed::new();
-    let child = bed.waiting();
+    let mut child = bed.waiting();
+    // It stays open, for the end of its input would end the run as well.
+    let _input = child.stdin.take();
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     let ran = Ran::of(&child.wait_with_output().unwrap());
     assert_eq!(ran.code, 130, "{ran:?}");
@@ -195,7 +198,10 @@ fn a_run_is_not_gone_on_with_when_its_source_is_another() {
     write_csv(&bed.place().join("a.csv"), 20_001, 2);
     let ran = bed.run(&["resume", &run, "--no-progress"]);
     assert!(ran.code == 1 && ran.stderr.contains("cannot go on: the source has changed since"), "{ran:?}");
-    assert!(ran.stderr.contains("run the pipeline again to begin anew"), "{ran:?}");
+    assert!(ran.stderr.contains("to begin anew: etlrs copy a.csv out.parquet"), "{ran:?}");
+    // The list promises no more what cannot be.
+    let shown = bed.run(&["runs", &run]).stdout;
+    assert!(shown.contains("  cause     the run ") && !shown.contains("  next "), "{shown}");
     // Nothing was touched, so that it can be put back.
     write_csv(&bed.place().join("a.csv"), 20_000, 1);
     let ran = bed.run(&["resume", &run, "--no-progress"]);
@@ -216,6 +222,9 @@ fn variables_are_not_kept_and_are_given_again() {
     assert_eq!(ran.code, 2, "{ran:?}");
     assert!(ran.stderr.contains("the value of the variable NAME is not kept"), "{ran:?}");
     assert!(ran.stderr.contains("--set NAME=…"), "{ran:?}");
+    // As the list shows it.
+    let ran = bed.run(&["run", "p.toml", "--set", "NAME=***"]);
+    assert!(ran.code == 2 && ran.stderr.contains("*** stands for a value that is not shown"), "{ran:?}");
     let ran = bed.run(&["resume", &run, "--set", "NAME=hunter2", "--no-progress"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.stdout.contains("which had staged 3 pieces"), "{ran:?}");
@@ -265,7 +274,7 @@ fn one_of_several_loads_is_gone_on_with_alone() {
     let ran = bed.run(&["resume", killed["run"].as_str().unwrap(), "--no-progress"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.stdout.contains("which had staged 2 pieces"), "{ran:?}");
-    assert!(ran.stderr.contains("the command has 1 other load; given once more"), "{ran:?}");
+    assert!(ran.stderr.contains("this was one of 2 loads of its command; given once more"), "{ran:?}");
     assert_eq!((count("a"), count("b")), (9000, 9000));
     // Given once more, it finds both of them done.
     let ran = bed.run(&copy);

@@ -193,7 +193,10 @@ fn rows_are_named_on_request_and_repaired() {
     database.execute_batch("INSERT INTO t (id, name) VALUES (-1, 'x'); DELETE FROM t WHERE id = 9").unwrap();
     let ran = run(&["verify", "s.csv", "sqlite:t.db#t", "--repair"]);
     assert_eq!(ran.code, 1, "{ran:?}");
-    assert!(ran.stderr.contains("the target differs: 1 row unexpected; rows that only the target has stay"), "{ran:?}");
+    assert!(
+        ran.stderr.contains("the target differs: 1 row unexpected; rows that only the target has are to be removed"),
+        "{ran:?}"
+    );
 
     // What has no key, or no mode merge, is loaded as a whole.
     let ran = run(&["copy", "s.csv", "t.csv", "--where", "id > 5", "--no-progress"]);
@@ -314,4 +317,34 @@ fn of_several_tables_each_is_compared() {
     let found: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
     let equal: Vec<_> = found.as_array().unwrap().iter().map(|one| one["equal"].as_bool()).collect();
     assert_eq!(equal, [Some(true), None, Some(true)], "{ran:?}");
+}
+
+#[test]
+fn a_text_is_no_number_and_a_time_no_date() {
+    let folder = folder();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("zip7.csv", "id,zip\n1,7\n2,8\n");
+    write("zip007.csv", "id,zip\n1,007\n2,8\n");
+    write("day.csv", "id,v\n1,2024-01-02\n2,2024-01-03\n");
+    write("time.csv", "id,v\n1,2024-01-02T12:34:56\n2,2024-01-03\n");
+    for (one, other) in [("zip7.csv", "zip007.csv"), ("day.csv", "time.csv")] {
+        for (source, target) in [(one, other), (other, one)] {
+            let ran = run(PROGRAM, folder.path(), &["verify", source, target, "--key", "id"]);
+            assert!(ran.code == 1 && ran.stdout.contains("  differ    1 row changed\n"), "{source} {target}: {ran:?}");
+        }
+    }
+}
+
+#[test]
+fn a_key_that_comes_twice_is_not_repaired() {
+    let folder = folder();
+    fs::write(folder.path().join("a.csv"), "id,v\n1,a\n1,b\n2,c\n").unwrap();
+    let database = rusqlite::Connection::open(folder.path().join("t.db")).unwrap();
+    database
+        .execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT); INSERT INTO t VALUES (1, 'a'), (2, 'c')")
+        .unwrap();
+    let ran = run(PROGRAM, folder.path(), &["verify", "a.csv", "sqlite:t.db#t", "--repair"]);
+    assert!(ran.code == 1 && ran.stderr.contains("the source has a key twice among the rows that differ"), "{ran:?}");
+    let left: String = database.query_row("SELECT group_concat(id || v) FROM t", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, "1a,2c");
 }
