@@ -16,6 +16,7 @@ mod verify;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser};
@@ -161,7 +162,10 @@ async fn dispatch(command: Command) -> Result<Done> {
     done.map(|()| Done::default())
 }
 
-/// Cancelled by the first SIGINT or SIGTERM; the second ends the program at once.
+/// How long a run may take to stop. What it waits for may never answer: a pipe that nobody writes to, a network.
+const TO_STOP: Duration = Duration::from_secs(8);
+
+/// Cancelled by the first SIGINT or SIGTERM; the second ends the program at once, and so does time.
 fn stop_signal() -> Result<CancelToken> {
     use tokio::signal::unix::{SignalKind, signal};
 
@@ -171,17 +175,22 @@ fn stop_signal() -> Result<CancelToken> {
     let token = CancelToken::new();
     let cancel = token.clone();
     tokio::spawn(async move {
-        loop {
+        let mut signal = async || {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-            if cancel.is_cancelled() {
-                std::process::exit(INTERRUPTED.into());
-            }
-            let _ = writeln!(std::io::stderr(), "stopping (once more to stop at once)");
-            cancel.cancel();
+        };
+        signal().await;
+        tell("stopping (once more to stop at once)");
+        cancel.cancel();
+        if tokio::time::timeout(TO_STOP, signal()).await.is_err() {
+            // As after a kill: nothing is lost by it.
+            tell(
+                "error: interrupted, while something did not answer; what is left of the run is found by the next one",
+            );
         }
+        std::process::exit(INTERRUPTED.into());
     });
     Ok(token)
 }

@@ -34,6 +34,12 @@ impl Paused {
         Self { child, mark, _folder: folder }
     }
 
+    /// Sends it a signal, which it hears of while it waits.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+    }
+
     /// Lets it go on, to its end.
     pub fn go_on(self) -> Ran {
         std::fs::remove_file(&self.mark).unwrap();

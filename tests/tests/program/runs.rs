@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use etlrs_tests::paused::Paused;
 use etlrs_tests::{KILL_AT, Ran, etlrs, write_csv};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -156,12 +157,12 @@ fn a_run_at_work_is_neither_gone_on_with_nor_forgotten() {
 #[test]
 fn runs_that_were_stopped_or_failed_say_why() {
     let bed = Bed::new();
-    let mut child = bed.waiting();
-    // It stays open, for the end of its input would end the run as well.
-    let _input = child.stdin.take();
-    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-    let ran = Ran::of(&child.wait_with_output().unwrap());
+    let arguments = [&COPY[..], &["--threads", "1"]].concat();
+    let paused = Paused::at(&mut bed.command(&bed.place(), &arguments), "partition-staged:3");
+    paused.signal(Signal::TERM);
+    let ran = paused.go_on();
     assert_eq!(ran.code, 130, "{ran:?}");
+    assert!(ran.stderr.contains("3 of 8 pieces are kept; run the same again"), "{ran:?}");
     let run = bed.only("stopped");
     bed.run(&["forget", &run]);
 
@@ -188,6 +189,24 @@ fn runs_that_were_stopped_or_failed_say_why() {
     let ran = bed.run(&["resume", &run, "--no-progress"]);
     assert!(ran.code == 1 && ran.stderr.contains("nothing of it is left at the target"), "{ran:?}");
     assert!(!shown.contains("etlrs resume"), "{shown}");
+}
+
+/// Its input is a pipe to which nobody writes, and which nobody closes.
+#[test]
+fn a_run_that_waits_for_what_never_comes_can_be_stopped() {
+    let bed = Bed::new();
+    let mut child = bed.waiting();
+    let _input = child.stdin.take();
+    let asked = Instant::now();
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let ran = Ran::of(&child.wait_with_output().unwrap());
+    assert_eq!(ran.code, 130, "{ran:?}");
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    assert!(ran.stderr.contains("interrupted, while something did not answer"), "{ran:?}");
+    assert!(!bed.place().join("out.csv").exists());
+    let ran = bed.run(&["copy", "a.csv", "out.csv", "--no-progress"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(fs::read_dir(bed.place()).unwrap().count(), 2);
 }
 
 #[test]
