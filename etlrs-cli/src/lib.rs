@@ -182,8 +182,8 @@ fn stop_signal() -> Result<CancelToken> {
             }
         };
         signal().await;
-        tell("stopping (once more to stop at once)");
         cancel.cancel();
+        tell("stopping (once more to stop at once)");
         if tokio::time::timeout(TO_STOP, signal()).await.is_err() {
             // As after a kill: nothing is lost by it.
             tell(

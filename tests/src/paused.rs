@@ -1,5 +1,6 @@
 //! A run that waits at a failpoint, so that something can be done meanwhile.
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,6 +11,8 @@ use crate::{PAUSE_AT, Ran};
 pub struct Paused {
     child: Child,
     mark: PathBuf,
+    /// What it wrote to standard error by now, as far as that was read.
+    said: String,
     _folder: tempfile::TempDir,
 }
 
@@ -31,18 +34,24 @@ impl Paused {
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        Self { child, mark, _folder: folder }
+        Self { child, mark, said: String::new(), _folder: folder }
     }
 
-    /// Sends it a signal, which it hears of while it waits.
-    pub fn signal(&self, signal: rustix::process::Signal) {
+    /// Sends it a signal; returns when it says that it heard of it.
+    pub fn signal(&mut self, signal: rustix::process::Signal) {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
-        std::thread::sleep(Duration::from_millis(300));
+        let error = self.child.stderr.as_mut().unwrap();
+        let mut byte = [0];
+        while !self.said.ends_with('\n') && error.read(&mut byte).unwrap() > 0 {
+            self.said.push(char::from(byte[0]));
+        }
     }
 
     /// Lets it go on, to its end.
     pub fn go_on(self) -> Ran {
         std::fs::remove_file(&self.mark).unwrap();
-        Ran::of(&self.child.wait_with_output().unwrap())
+        let mut ran = Ran::of(&self.child.wait_with_output().unwrap());
+        ran.stderr.insert_str(0, &self.said);
+        ran
     }
 }

@@ -18,14 +18,14 @@ pub(crate) trait Connect: Sized + Send + 'static {
     /// Connects, authenticates, and sets what all uses of a connection have in common.
     fn open(address: &Self::Address) -> impl Future<Output = Answer<Self, Self::Refusal>> + Send;
 
-    /// What the server calls the connection.
-    fn id(&self) -> u64;
+    /// What tells the session from all others, those of another server too: an address may lead to several.
+    fn session(&self) -> &str;
 
-    /// Whether the server works for the connection that it calls `id`, and does not wait for it.
-    fn works_for(&mut self, id: u64) -> impl Future<Output = Answer<bool, Self::Refusal>> + Send;
+    /// Whether the server works for that session, and does not wait for it.
+    fn works_for(&mut self, session: &str) -> impl Future<Output = Answer<bool, Self::Refusal>> + Send;
 
-    /// Ends the connection that the server calls `id`, which may hold locks as long as the server does not know that it is lost.
-    fn end_other(&mut self, id: u64) -> impl Future<Output = Answer<(), Self::Refusal>> + Send;
+    /// Ends that session, if it is there. It may hold locks as long as the server does not know that it is lost.
+    fn end_other(&mut self, session: &str) -> impl Future<Output = Answer<(), Self::Refusal>> + Send;
 
     /// Gives it up when it is silent for so long and `ask` says no.
     fn watch(&mut self, silence: Duration, ask: Ask);
@@ -116,22 +116,23 @@ impl<C: Connect> Pool<C> {
         let connected = tokio::time::timeout(self.timeouts.connect, C::open(&self.address)).await;
         let mut connection = connected.unwrap_or_else(|_| Err(late())).map_err(|error| self.failed(error))?;
         if !self.timeouts.silence.is_zero() {
-            let (address, limit, id) = (self.address.clone(), self.timeouts.connect, connection.id());
-            let ask = move || tokio::spawn(is_at_work::<C>(address.clone(), limit, id));
+            let (address, limit) = (self.address.clone(), self.timeouts.connect);
+            let session: Arc<str> = Arc::from(connection.session());
+            let ask = move || tokio::spawn(is_at_work::<C>(address.clone(), limit, session.clone()));
             connection.watch(self.timeouts.silence, Arc::new(ask));
         }
         Ok(connection)
     }
 }
 
-/// Whether the server works for the connection `id`, as far as can be found out within `limit`.
-async fn is_at_work<C: Connect>(address: Arc<C::Address>, limit: Duration, id: u64) -> bool {
+/// Whether the server works for a session, as far as can be found out within `limit`.
+async fn is_at_work<C: Connect>(address: Arc<C::Address>, limit: Duration, session: Arc<str>) -> bool {
     let asked = async {
         let mut other = C::open(&address).await?;
-        let works = other.works_for(id).await;
+        let works = other.works_for(&session).await;
         if matches!(works, Ok(false)) {
             // It may be gone already.
-            _ = other.end_other(id).await;
+            _ = other.end_other(&session).await;
         }
         other.close().await;
         works

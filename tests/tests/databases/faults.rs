@@ -579,6 +579,27 @@ fn a_link_that_is_slow_or_breaks_costs_time_and_no_rows_in_mysql() {
     use_broken_links::<MariaDb>();
 }
 
+/// Nothing is heard of a long statement either, and the server is asked whether it still works at it.
+fn wait_for_long_statements<S: Server>(sleep: &str) {
+    let bed = Bed::<S>::with_rows(Way::Append, 600);
+    let mut command = bed.command(Way::Append, 1);
+    command.args(["--target-option", "network_timeout=1", "--target-option", &format!("post_sql={sleep}")]);
+    let started = Instant::now();
+    let ran = Ran::of(&command.output().unwrap());
+    assert!(ran.code == 0 && started.elapsed() > Duration::from_secs(4), "{:?}: {ran:?}", started.elapsed());
+    assert_eq!(bed.versions(), [0, 1]);
+}
+
+#[test]
+fn a_long_statement_is_waited_for_in_postgres() {
+    wait_for_long_statements::<Postgres>("SELECT pg_sleep(4)");
+}
+
+#[test]
+fn a_long_statement_is_waited_for_in_mysql() {
+    wait_for_long_statements::<MariaDb>("DO sleep(4)");
+}
+
 /// The second of two runs into one table is told who holds it, and how to end that if it is dead.
 fn tell_who_holds<S: Server>() {
     let bed = Bed::<S>::with_rows(Way::Append, 600);

@@ -158,7 +158,7 @@ fn a_run_at_work_is_neither_gone_on_with_nor_forgotten() {
 fn runs_that_were_stopped_or_failed_say_why() {
     let bed = Bed::new();
     let arguments = [&COPY[..], &["--threads", "1"]].concat();
-    let paused = Paused::at(&mut bed.command(&bed.place(), &arguments), "partition-staged:3");
+    let mut paused = Paused::at(&mut bed.command(&bed.place(), &arguments), "partition-staged:3");
     paused.signal(Signal::TERM);
     let ran = paused.go_on();
     assert_eq!(ran.code, 130, "{ran:?}");

@@ -10,6 +10,7 @@ use super::address::Address;
 use super::catalog;
 use super::error::mysql_error;
 use super::extract::no_database;
+use super::name::literal;
 use super::wire::{Answer, Connection, Failure, Refusal};
 use crate::network::{Ask, Connect, Pool, ReadRows, Timeouts, Watched, WriteRows};
 use crate::table::TableName;
@@ -119,6 +120,11 @@ impl Connection {
     }
 }
 
+/// The expression that tells the session of the connection `id` from others: another server may have one of the same number.
+fn session_of(id: &str) -> String {
+    format!("concat({id}, '@', @@hostname, ':', @@port)")
+}
+
 impl Connect for Connection {
     type Address = Address;
     type Refusal = Refusal;
@@ -132,29 +138,38 @@ impl Connect for Connection {
         let limit = if connection.is_mariadb() { "max_statement_time" } else { "max_execution_time" };
         connection.execute(&format!("SET SESSION {limit} = 0")).await?;
         // What is between may call it otherwise.
-        if let Some(row) = connection.rows("SELECT connection_id()").await?.first() {
-            connection.id = row.get(0)?;
+        let sql = format!("SELECT connection_id(), {}", session_of("connection_id()"));
+        if let Some(row) = connection.rows(&sql).await?.first() {
+            (connection.id, connection.session) = (row.get(0)?, row.get(1)?);
         }
         Ok(connection)
     }
 
-    fn id(&self) -> u64 {
-        self.id
+    fn session(&self) -> &str {
+        &self.session
     }
 
-    async fn works_for(&mut self, id: u64) -> Answer<bool> {
+    async fn works_for(&mut self, session: &str) -> Answer<bool> {
         // One that waits for its client waits for ever, if the client waits for it.
         let sql = format!(
-            "SELECT count(*) FROM information_schema.PROCESSLIST WHERE ID = {id} AND COMMAND <> 'Sleep'
-             AND coalesce(STATE, '') NOT LIKE '%net' AND coalesce(STATE, '') NOT LIKE '%client'"
+            "SELECT count(*) FROM information_schema.PROCESSLIST WHERE {} = {} AND COMMAND <> 'Sleep'
+             AND coalesce(STATE, '') NOT LIKE '%net' AND coalesce(STATE, '') NOT LIKE '%client'",
+            session_of("ID"),
+            literal(session)
         );
         let found = self.rows(&sql).await?;
         let count: u64 = found.first().map_or(Ok(0), |row| row.get(0))?;
         Ok(count > 0)
     }
 
-    async fn end_other(&mut self, id: u64) -> Answer<()> {
-        self.execute(&format!("KILL {id}")).await.map(|_| ())
+    async fn end_other(&mut self, session: &str) -> Answer<()> {
+        let sql =
+            format!("SELECT ID FROM information_schema.PROCESSLIST WHERE {} = {}", session_of("ID"), literal(session));
+        for row in self.rows(&sql).await? {
+            let id: u64 = row.get(0)?;
+            self.execute(&format!("KILL {id}")).await?;
+        }
+        Ok(())
     }
 
     fn watch(&mut self, silence: Duration, ask: Ask) {

@@ -80,6 +80,8 @@ pub(crate) struct Connection {
     pub(super) capabilities: u32,
     /// As the server calls the connection.
     pub(super) id: u64,
+    /// What tells the session from others, those of another server too.
+    pub(super) session: String,
     /// `10.11.14-MariaDB-…`, `8.4.3`.
     pub(super) version: String,
     /// The statement whose rows are on their way.
@@ -110,6 +112,7 @@ impl Connection {
             sequence: 0,
             capabilities: 0,
             id: 0,
+            session: String::new(),
             version: String::new(),
             statement: None,
             between_rows: true,

@@ -18,9 +18,10 @@ const SESSION: &str = "SET intervalstyle = 'postgres'; SET datestyle = 'ISO, YMD
     SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
     SET tcp_keepalives_idle = 60";
 
-/// Limits that not every version has; and what the server calls the connection, which what is between may call otherwise.
-const LIMITS: &str = "SELECT pg_backend_pid()::text, count(set_config(name, '0', false)) FROM pg_settings
-    WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
+/// Limits that not every version has; and what tells the session from others: another server may have one of the same number.
+const LIMITS: &str = "SELECT (SELECT pid || ' ' || backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()),
+        count(set_config(name, '0', false))
+    FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
 
 /// Connections to one PostgreSQL database, opened as they are needed and kept for the next use. Clones are the same pool.
 /// Connections belong to the async runtime in which they were opened, so a pool serves one runtime.
@@ -116,27 +117,24 @@ impl Connect for Connection {
     async fn open(address: &Address) -> Answer<Self> {
         let mut connection = Self::connect(address).await?;
         connection.execute(SESSION).await?;
-        let id: Option<u64> = match connection.rows(LIMITS, &[]).await?.first() {
-            Some(row) => row.get(0)?,
-            None => None,
-        };
-        connection.id = id.unwrap_or_default();
+        connection.session = text(&mut connection, LIMITS, &[]).await?.unwrap_or_default();
         Ok(connection)
     }
 
-    fn id(&self) -> u64 {
-        self.id
+    fn session(&self) -> &str {
+        &self.session
     }
 
-    async fn works_for(&mut self, id: u64) -> Answer<bool> {
+    async fn works_for(&mut self, session: &str) -> Answer<bool> {
         // One that waits for its client waits for ever, if the client waits for it.
-        let sql = "SELECT 'yes' FROM pg_stat_activity WHERE pid = $1::int8
+        let sql = "SELECT 'yes' FROM pg_stat_activity WHERE pid || ' ' || backend_start = $1
             AND state NOT LIKE 'idle%' AND wait_event_type IS DISTINCT FROM 'Client'";
-        Ok(text(self, sql, &[&id.to_string()]).await?.is_some())
+        Ok(text(self, sql, &[session]).await?.is_some())
     }
 
-    async fn end_other(&mut self, id: u64) -> Answer<()> {
-        text(self, "SELECT pg_terminate_backend($1::int4)::text", &[&id.to_string()]).await.map(|_| ())
+    async fn end_other(&mut self, session: &str) -> Answer<()> {
+        let sql = "SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity WHERE pid || ' ' || backend_start = $1";
+        text(self, sql, &[session]).await.map(|_| ())
     }
 
     fn watch(&mut self, silence: Duration, ask: Ask) {

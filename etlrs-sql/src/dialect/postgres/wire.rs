@@ -82,8 +82,8 @@ fn row(body: &DataRowBody) -> Answer<Row> {
 /// A connection to a server, after authentication.
 pub(crate) struct Connection {
     pub(super) socket: Box<dyn Socket>,
-    /// As the server calls the connection.
-    pub(super) id: u64,
+    /// What tells the session from others.
+    pub(super) session: String,
     input: BytesMut,
     output: BytesMut,
 }
@@ -92,7 +92,7 @@ impl Connection {
     /// Connects and authenticates.
     pub(super) async fn connect(address: &Address) -> Answer<Self> {
         let socket = connect(address).await?;
-        let mut connection = Self { socket, id: 0, input: BytesMut::new(), output: BytesMut::new() };
+        let mut connection = Self { socket, session: String::new(), input: BytesMut::new(), output: BytesMut::new() };
         let mut parameters = vec![
             ("user", address.user.as_str()),
             ("database", address.database.as_str()),
