@@ -1,6 +1,8 @@
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand, ValueEnum};
-use etlrs::{Error, ErrorKind, ErrorPolicy, LoadMode, OnError, OptionSet, PerformanceConfig, Uri, Verify, parse_bytes};
+use etlrs::{
+    Error, ErrorKind, ErrorPolicy, LoadMode, MaxErrors, OnError, OptionSet, PerformanceConfig, Uri, Verify, parse_bytes,
+};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -161,9 +163,9 @@ pub(crate) struct RunOptions {
     /// beside a target that is a file: TARGET.rejected.parquet
     #[arg(long, value_name = "PATH")]
     pub(crate) quarantine: Option<String>,
-    /// More such records than this end the run
-    #[arg(long, value_name = "N")]
-    pub(crate) max_errors: Option<u64>,
+    /// More such records than this end the run: a number, or a part of all records such as 0.5%, which is judged at the end
+    #[arg(long, value_name = "N|N%", value_parser = parse_max_errors)]
+    pub(crate) max_errors: Option<MaxErrors>,
 }
 
 /// How much of the machine a command takes.
@@ -424,6 +426,10 @@ fn parse_verify(text: &str) -> Result<Verify, String> {
 }
 
 fn parse_on_error(text: &str) -> Result<OnError, String> {
+    text.parse().map_err(|error: etlrs::Error| error.to_string())
+}
+
+fn parse_max_errors(text: &str) -> Result<MaxErrors, String> {
     text.parse().map_err(|error: etlrs::Error| error.to_string())
 }
 

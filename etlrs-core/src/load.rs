@@ -207,6 +207,9 @@ pub struct LoadPlan {
     /// The run was seen to be stopped, with something that it had staged. If nothing of it is left, another process went on
     /// with it meanwhile, and the load must not begin anew: see [`gone_on_elsewhere`].
     pub goes_on: bool,
+    /// Of the partitions that the run had staged, only these are [completed](LoadSession::completed); the others will be written
+    /// once more, as if they had never been. `None`: all of them.
+    pub take_over: Option<Vec<PartitionId>>,
 }
 
 /// The error of a run that another process went on with, or published, since it was looked at.
@@ -219,7 +222,13 @@ impl LoadPlan {
     /// A plan without keys, whose rows are not read back.
     pub fn new(schema: SchemaRef, mode: LoadMode, partitions: Vec<Partition>) -> Self {
         let (read_back, is_repair, goes_on) = (false, false, false);
-        Self { schema, mode, keys: Vec::new(), partitions, read_back, record: None, is_repair, goes_on }
+        let (keys, record, take_over) = (Vec::new(), None, None);
+        Self { schema, mode, keys, partitions, read_back, record, is_repair, goes_on, take_over }
+    }
+
+    /// Whether what the run had staged of `partition` may be [completed](LoadSession::completed).
+    pub fn takes_over(&self, partition: PartitionId) -> bool {
+        self.take_over.as_ref().is_none_or(|partitions| partitions.contains(&partition))
     }
 
     /// For a target that cannot give staged rows back, and `why`: "the file is compressed".

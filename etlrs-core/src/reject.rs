@@ -1,7 +1,7 @@
 //! Records that a run sets aside instead of ending by them.
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::builder::{BinaryBuilder, Int64Builder, StringBuilder};
@@ -170,6 +170,7 @@ struct Shared {
     records: Mutex<Vec<Rejected>>,
     bytes: AtomicUsize,
     limit: usize,
+    of_source: AtomicU64,
 }
 
 impl Rejects {
@@ -181,6 +182,9 @@ impl Rejects {
     /// Sets a record aside.
     pub fn push(&self, rejected: Rejected) {
         let mut records = self.0.records.lock().unwrap_or_else(PoisonError::into_inner);
+        if rejected.part == 0 && rejected.stage == Rejected::SOURCE {
+            self.0.of_source.fetch_add(1, Ordering::Relaxed);
+        }
         self.0.bytes.fetch_add(rejected.bytes(), Ordering::Relaxed);
         records.push(rejected);
     }
@@ -194,6 +198,11 @@ impl Rejects {
     /// Whether there is nothing in it. Cheap.
     pub fn is_empty(&self) -> bool {
         self.0.bytes.load(Ordering::Relaxed) == 0
+    }
+
+    /// Records that a source put here so far, whether or not they were taken: those that never came out of it.
+    pub fn of_source(&self) -> u64 {
+        self.0.of_source.load(Ordering::Relaxed)
     }
 
     /// All that is in it, in the order in which it came; it is empty then.
@@ -273,6 +282,9 @@ mod tests {
         rejects.clone().push(rejected().as_part(1));
         assert!(rejects.is_full());
         assert_eq!(rejects.take(), [rejected(), rejected().as_part(1)]);
+        rejects.push(Rejected::by_stage("lookup", &Error::new(ErrorKind::InvalidData, "no such key")));
+        rejects.take();
+        assert_eq!(rejects.of_source(), 1);
         assert!(rejects.is_empty() && !rejects.is_full() && rejects.take().is_empty());
     }
 }

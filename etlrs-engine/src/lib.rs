@@ -25,6 +25,7 @@ mod compare;
 mod diagnosis;
 mod discard;
 mod load;
+mod max_errors;
 mod memory;
 mod memory_use;
 mod partitions;
@@ -47,6 +48,7 @@ pub use diagnosis::{
     Limit, Measured, ThroughputAnalysis, diagnose_throughput, optimize_memory_usage, optimize_throughput,
 };
 pub use discard::Discard;
+pub use max_errors::MaxErrors;
 pub use memory_use::{AllocatorUsage, BatchSizes, MemoryAnalysis, MemoryUse, ProcessMemory, diagnose_memory_usage};
 pub use pipeline::{Inspection, Pipeline, PipelineBuilder, Started, Verify, collect, inspect};
 pub use pool::{PooledRecord, RecordPool};

@@ -150,7 +150,8 @@ impl PartitionLoad<'_> {
             stages.count(stages.checksum(), batch.num_rows());
             sink.write(batch).await?;
         }
-        let rows_read = rows_read.load(Ordering::Relaxed);
+        // Whatever the source rejected it has rejected by now, though it may not be written yet.
+        let rows_read = rows_read.load(Ordering::Relaxed) + gate.map_or(0, |gate| gate.rejects.of_source());
         let mut receipt = sink.finish(Tally { checksum, rows_read }).await?;
         if receipt.rows != checksum.rows() || receipt.checksum.is_some_and(|staged| staged != checksum) {
             return Err(Error::new(

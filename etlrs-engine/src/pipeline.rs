@@ -11,7 +11,9 @@ use tokio::runtime::Handle;
 
 use crate::alert::{Alert, OnAlert, PerformanceAlert};
 use crate::load::back_off;
+use crate::max_errors::MaxErrors;
 use crate::partitions::panicked;
+use crate::quarantine::of_quarantine;
 use crate::report::{Plan, RunReport};
 use crate::resume::Resume;
 use crate::run::Run;
@@ -92,7 +94,7 @@ pub(crate) struct Settings {
     pub(crate) mode: LoadMode,
     pub(crate) keys: Vec<String>,
     pub(crate) verify: Verify,
-    pub(crate) max_errors: Option<u64>,
+    pub(crate) max_errors: Option<MaxErrors>,
     pub(crate) cancel: CancelToken,
     pub(crate) on_start: Option<OnStart>,
     pub(crate) alert: Option<PerformanceAlert>,
@@ -167,10 +169,10 @@ impl PipelineBuilder {
         self
     }
 
-    /// Fails if more than `n` records are set aside. Needs a [quarantine](Self::quarantine). Default: any number.
+    /// Fails if more records are set aside. Needs a [quarantine](Self::quarantine). Default: any number.
     #[must_use]
-    pub fn max_errors(mut self, n: u64) -> Self {
-        self.settings.max_errors = Some(n);
+    pub fn max_errors(mut self, most: impl Into<MaxErrors>) -> Self {
+        self.settings.max_errors = Some(most.into());
         self
     }
 
@@ -346,10 +348,11 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Removes what is left of `run`, and tells what that was: what it had staged, or the mark of one that was published.
+    /// Removes what is left of `run` at the target and at the quarantine, and tells what that was at the target: what it had
+    /// staged, or the mark of one that was published.
     ///
     /// # Errors
-    /// `Locked` if a run is at work on the target; those of the target.
+    /// `Locked` if a run is at work on the target; those of the target and of the quarantine.
     pub async fn forget(&self, run: RunId) -> Result<Option<Interrupted>> {
         let pipeline = self.clone();
         if !pipeline.loader.capabilities().resumable {
@@ -361,7 +364,7 @@ impl Pipeline {
             let is_lost = |error: &Error| error.is_transient() || error.kind() == ErrorKind::Connection;
             let mut attempt = 1;
             loop {
-                match pipeline.loader.forget(&cx, run).await {
+                match forget_once(&pipeline, &cx, run).await {
                     Err(error) if is_lost(&error) && attempt < pipeline.settings.config.max_attempts => {
                         tokio::time::sleep(back_off(attempt)).await;
                         attempt += 1;
@@ -372,6 +375,19 @@ impl Pipeline {
         })
         .await
     }
+}
+
+/// The quarantine first: what is left at the target is what tells of the run.
+pub(crate) async fn forget_once(pipeline: &Pipeline, cx: &RunContext, run: RunId) -> Result<Option<Interrupted>> {
+    if let Some(quarantine) = &pipeline.quarantine {
+        match quarantine.forget(cx, run).await {
+            // Another run adds to it, and has removed what was left there.
+            Err(error) if error.kind() == ErrorKind::Locked => {}
+            done => _ = done.map_err(of_quarantine)?,
+        }
+        failpoint("quarantine-let-go");
+    }
+    pipeline.loader.forget(cx, run).await
 }
 
 /// Reads a whole source into memory, unless `cancel` stops it: for small tables.

@@ -15,37 +15,42 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use etlrs_core::{
-    BatchStream, Counters, Error, ErrorKind, LoadSession, Partition, PartitionId, PartitionWriter, Receipt,
-    RecordBatch, Rejected, Rejects, Result, RunContext,
+    BatchStream, Checksum, Counters, Error, ErrorKind, LoadSession, Partition, PartitionId, PartitionWriter, Receipt,
+    RecordBatch, Rejected, Rejects, Result, RunContext, Tally,
 };
 
+use crate::max_errors::MaxErrors;
 use crate::partitions::Flight;
 
 /// What all partitions rejected so far.
 pub(crate) struct Totals {
     partitions: Vec<Total>,
     /// More end the run.
-    most: Option<u64>,
+    most: Option<MaxErrors>,
 }
 
 #[derive(Default)]
 struct Total {
     records: AtomicU64,
-    /// Those of them that never came out of the source.
-    of_source: AtomicU64,
     first: OnceLock<String>,
 }
 
 impl Totals {
-    pub(crate) fn new(partitions: usize, most: Option<u64>) -> Self {
-        Self { partitions: std::iter::repeat_with(Total::default).take(partitions).collect(), most }
+    /// `before` are receipts of the quarantine, for partitions that an earlier attempt at the run had made durable.
+    pub(crate) fn new(partitions: usize, most: Option<MaxErrors>, before: &[Receipt]) -> Self {
+        let totals = Self { partitions: std::iter::repeat_with(Total::default).take(partitions).collect(), most };
+        for receipt in before {
+            if let Some(total) = totals.partitions.get(receipt.partition.index()) {
+                total.records.store(rejected_records(receipt), Ordering::Relaxed);
+            }
+        }
+        totals
     }
 
     /// An attempt at `partition` begins, so those before it do not count.
     fn reset(&self, partition: PartitionId) {
         if let Some(total) = self.partitions.get(partition.index()) {
             total.records.store(0, Ordering::Relaxed);
-            total.of_source.store(0, Ordering::Relaxed);
         }
     }
 
@@ -58,46 +63,34 @@ impl Totals {
         let of_source = whole().filter(|record| record.stage == Rejected::SOURCE).count() as u64;
         if let (Some(total), Some(first)) = (self.partitions.get(partition.index()), rejected.first()) {
             total.records.fetch_add(records, Ordering::Relaxed);
-            total.of_source.fetch_add(of_source, Ordering::Relaxed);
             total.first.get_or_init(|| first.to_string());
         }
         counters.rows_rejected.add(records);
         // Nobody else has seen them.
         counters.rows_read.add(of_source);
-        self.check(partition.index() + 1)
+        self.check(partition.index() + 1, None)
     }
 
-    /// Whether the first `count` partitions have no more than are allowed.
-    fn check(&self, count: usize) -> Result<()> {
+    /// Whether the first `count` partitions have no more than are allowed; a part of the rows `read`, if all are.
+    fn check(&self, count: usize, read: Option<u64>) -> Result<()> {
         let partitions = self.partitions.get(..count).unwrap_or(&self.partitions);
         let records: u64 = partitions.iter().map(|total| total.records.load(Ordering::Relaxed)).sum();
-        match self.most {
-            Some(most) if records > most => {
-                let message = match most {
-                    0 => "a record was rejected, and max_errors allows none".to_owned(),
-                    1 => "more than the one record that max_errors allows was rejected".to_owned(),
-                    most => format!("more than the {most} records that max_errors allows were rejected"),
-                };
-                let first = partitions.iter().find_map(|total| total.first.get());
-                let first = first.map_or("the target is as it was".to_owned(), |first| format!("the first is {first}"));
-                Err(Error::new(ErrorKind::InvalidData, message).hint(first))
-            }
-            _ => Ok(()),
-        }
+        let Some(message) = self.most.and_then(|most| most.exceeded(records, read)) else { return Ok(()) };
+        let first = partitions.iter().find_map(|total| total.first.get());
+        let first = first.map_or("the target is as it was".to_owned(), |first| format!("the first is {first}"));
+        Err(Error::new(ErrorKind::InvalidData, message).hint(first))
     }
 
+    /// Of a source out of which so many rows were `read`, those that were rejected among them.
+    ///
     /// # Errors
     /// When there are more than are allowed.
-    pub(crate) fn check_all(&self) -> Result<()> {
-        self.check(self.partitions.len())
+    pub(crate) fn check_all(&self, read: u64) -> Result<()> {
+        self.check(self.partitions.len(), Some(read))
     }
 
     pub(crate) fn records(&self) -> u64 {
         self.partitions.iter().map(|total| total.records.load(Ordering::Relaxed)).sum()
-    }
-
-    pub(crate) fn of_source(&self) -> u64 {
-        self.partitions.iter().map(|total| total.of_source.load(Ordering::Relaxed)).sum()
     }
 
     /// The first record in the source, with its place and what was wrong.
@@ -105,6 +98,15 @@ impl Totals {
         let found = self.partitions.iter().find(|total| total.records.load(Ordering::Relaxed) > 0);
         found.and_then(|total| total.first.get()).cloned()
     }
+}
+
+pub(crate) fn of_quarantine(error: Error) -> Error {
+    error.within("the quarantine")
+}
+
+/// Records that a receipt of the quarantine stands for.
+pub(crate) fn rejected_records(receipt: &Receipt) -> u64 {
+    receipt.rows_read.unwrap_or(receipt.rows)
 }
 
 /// What the workers share for the quarantine.
@@ -120,7 +122,8 @@ impl<'a> Quarantine<'a> {
     pub(crate) fn attempt(&'a self, cx: &'a RunContext, partition: &'a Partition, attempt: u32) -> (Gate, Drain<'a>) {
         self.totals.reset(partition.id);
         let gate = Gate { rejects: Rejects::new(cx.batch_memory()), signal: Arc::default() };
-        let drain = Drain { quarantine: self, cx, partition, attempt, gate: gate.clone(), writer: None, rows: 0 };
+        let (rows, tally) = (0, Tally::default());
+        let drain = Drain { quarantine: self, cx, partition, attempt, gate: gate.clone(), writer: None, rows, tally };
         (gate, drain)
     }
 }
@@ -230,6 +233,8 @@ pub(crate) struct Drain<'a> {
     gate: Gate,
     writer: Option<Box<dyn PartitionWriter>>,
     rows: u64,
+    /// In which every record is a row that was read, though it may come in parts.
+    tally: Tally,
 }
 
 impl Drain<'_> {
@@ -248,13 +253,16 @@ impl Drain<'_> {
             }
             totals.add(self.partition.id, &rejected, cx.counters())?;
             let batch = Rejected::batch(cx.run_id(), self.partition.id, &rejected)?;
+            self.tally.rows_read += rejected.iter().filter(|record| record.part == 0).count() as u64;
             drop(rejected);
             self.rows += batch.num_rows() as u64;
+            self.tally.checksum.merge(&Checksum::of_batch(&batch)?);
             self.open().await?.write(batch).await?;
             self.gate.written();
         }
         self.open().await?;
-        let writer = self.writer.ok_or_else(|| Error::new(ErrorKind::Internal, "the quarantine has no writer"))?;
+        let mut writer = self.writer.ok_or_else(|| Error::new(ErrorKind::Internal, "the quarantine has no writer"))?;
+        writer.seal(self.tally);
         let receipt = writer.finish().await?;
         if receipt.rows != self.rows {
             return Err(Error::new(

@@ -18,7 +18,7 @@ use etlrs_core::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::pipeline::{Pipeline, Settings};
+use crate::pipeline::{Pipeline, Settings, forget_once};
 
 /// What a pipeline does about a run of its own that was stopped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,6 +82,7 @@ impl Record {
     pub(crate) fn new(
         settings: &Settings,
         loader: &dyn Loader,
+        quarantine: Option<&dyn Loader>,
         scan: &dyn Scan,
         fingerprint: &Fingerprint,
         guess: bool,
@@ -94,10 +95,12 @@ impl Record {
             source: partition.source.clone(),
         });
         let work = format!(
-            "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             env!("CARGO_PKG_VERSION"),
             scan.identity(),
             loader.identity(),
+            // Without one, a record that is set aside with one ends the run.
+            quarantine.map(Loader::identity),
             settings.identity,
             settings.mode,
             settings.keys,
@@ -185,7 +188,8 @@ impl Left {
 pub(crate) fn may_go_on(pipeline: &Pipeline) -> bool {
     let Pipeline { transformers, loader, quarantine, settings, .. } = pipeline;
     let is_known = transformers.is_empty() || settings.identity.is_some();
-    is_known && quarantine.is_none() && loader.capabilities().resumable
+    let keeps_rejected = quarantine.as_ref().is_none_or(|quarantine| quarantine.capabilities().resumable);
+    is_known && keeps_rejected && loader.capabilities().resumable
 }
 
 /// The error of a run that cannot be gone on with.
@@ -194,8 +198,8 @@ pub(crate) fn refused(run: RunId, reason: &str) -> Error {
         .hint("run the pipeline again to begin anew")
 }
 
-/// Removes the mark of a run that was published; says so if it cannot.
-pub(crate) async fn acknowledge(loader: &dyn Loader, cx: &RunContext) -> Option<String> {
-    let error = loader.forget(cx, cx.run_id()).await.err()?;
+/// Removes the marks of a run that was published; says so if it cannot.
+pub(crate) async fn acknowledge(pipeline: &Pipeline, cx: &RunContext) -> Option<String> {
+    let error = forget_once(pipeline, cx, cx.run_id()).await.err()?;
     Some(format!("the next run will find this one as just published, and load nothing: {error}"))
 }

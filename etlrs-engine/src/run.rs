@@ -17,9 +17,9 @@ use crate::load::{Means, PartitionLoad};
 use crate::memory::Shares;
 use crate::memory_use::{BatchSizes, MemoryUse, TABLE};
 use crate::partitions::{Crew, Flight, for_each};
-use crate::pipeline::{Pipeline, Started, Verify};
+use crate::pipeline::{Pipeline, Started, Verify, forget_once};
 use crate::pushdown;
-use crate::quarantine::{Quarantine, Totals};
+use crate::quarantine::{Quarantine, Totals, of_quarantine, rejected_records};
 use crate::report::{Plan, RunReport};
 use crate::resume::{Left, Record, Resume, Resumed, acknowledge, may_go_on, refused};
 use crate::stages::Stages;
@@ -122,10 +122,12 @@ impl<'a> Run<'a> {
         let scanned = Run::begin(pipeline, cancel, guess, left).instrument(info_span!(parent: &span, "scan")).await;
         let (mut run, published) = scanned.inspect_err(|error| record_error(&span, error))?;
         if let Some(left) = published {
+            let rejected = unless_cancelled(&run.cx, run.set_aside_before()).await?;
+            let rejected = rejected.filter(|found| found.published).map(|found| found.receipts).unwrap_or_default();
             if !pipeline.settings.keep_mark {
-                unless_cancelled(&run.cx, pipeline.loader.forget(&run.cx, left.found.run)).await?;
+                unless_cancelled(&run.cx, forget_once(pipeline, &run.cx, left.found.run)).await?;
             }
-            return Ok(run.was_published(&left.found));
+            return Ok(run.was_published(&left.found, &rejected));
         }
         run.instead_of = id.replace(run.cx.run_id());
         span.record("id", run.cx.run_id().to_string()).record("partitions", run.scan.partitions().len());
@@ -133,20 +135,14 @@ impl<'a> Run<'a> {
         let cx = run.cx.clone();
         let mut sessions = Sessions::default();
         let report = async {
-            let begun = pipeline.loader.begin(&run.cx, run.load_plan()).instrument(info_span!("begin"));
-            let session = sessions.target.insert(unless_cancelled(&run.cx, begun).await?);
+            let (staged, whole) = (run.staged_before, run.take_hold(&mut sessions).await?);
             failpoint("run-begun");
-            let (staged, whole) = (run.staged_before, session.completed().len());
             if whole < staged {
                 let reason = format!("of {staged} pieces that were staged, {whole} are as they were");
                 if pipeline.settings.resume == Resume::Run(run.cx.run_id()) && whole == 0 {
                     return Err(refused(run.cx.run_id(), &reason));
                 }
                 run.notes.push(reason);
-            }
-            if let Some(loader) = &pipeline.quarantine {
-                let begun = loader.begin(&run.cx, run.quarantine_plan());
-                sessions.quarantine = Some(unless_cancelled(&run.cx, begun).await.map_err(of_quarantine)?);
             }
             run.load(&mut sessions).await
         };
@@ -164,6 +160,10 @@ impl<'a> Run<'a> {
                 });
                 // A server that does not answer does not hold up who wants to stop.
                 let kept = ended.await.unwrap_or(0);
+                if let (Some(loader), true, false) = (&pipeline.quarantine, is_kept, keep) {
+                    // It may say that it was published, which nobody will ask.
+                    _ = unless_cancelled(&cx, loader.forget(&cx, cx.run_id())).await;
+                }
                 // A commit that failed for now leaves all that is staged.
                 let kept = if keep && is_staged { partitions } else { kept };
                 if kept > 0 {
@@ -349,11 +349,52 @@ impl<'a> Run<'a> {
         Record::new(
             &self.pipeline.settings,
             &*self.pipeline.loader,
+            self.pipeline.quarantine.as_deref(),
             &*self.scan,
             &self.fingerprint,
             guess,
             &self.schema,
         )
+    }
+
+    /// Takes hold of the target and of the quarantine. Tells how many partitions both had staged before.
+    async fn take_hold(&self, sessions: &mut Sessions) -> Result<usize> {
+        let mut plan = self.load_plan();
+        let Some(loader) = &self.pipeline.quarantine else {
+            let begun = self.pipeline.loader.begin(&self.cx, plan).instrument(info_span!("begin"));
+            return Ok(sessions.target.insert(unless_cancelled(&self.cx, begun).await?).completed().len());
+        };
+        let before = unless_cancelled(&self.cx, self.set_aside_before()).await?;
+        let (published, before) = match before {
+            Some(before) if before.published => (before.receipts, None),
+            before => (Vec::new(), Some(before.map(|before| before.receipts).unwrap_or_default())),
+        };
+        plan.take_over = before.map(|before| before.iter().map(|receipt| receipt.partition).collect());
+        loop {
+            let begun = self.pipeline.loader.begin(&self.cx, plan.clone()).instrument(info_span!("begin"));
+            let session = sessions.target.insert(unless_cancelled(&self.cx, begun).await?);
+            let staged: Vec<_> = session.completed().iter().map(|receipt| receipt.partition).collect();
+            if !published.is_empty() {
+                if staged.len() == self.scan.partitions().len() {
+                    sessions.set_aside_before = published;
+                    return Ok(staged.len());
+                }
+                // What is read again is rejected again, and is in the quarantine once too often.
+                unless_cancelled(&self.cx, loader.forget(&self.cx, self.cx.run_id())).await.map_err(of_quarantine)?;
+            }
+            let mut of_quarantine_plan = self.quarantine_plan();
+            of_quarantine_plan.take_over = Some(staged.clone());
+            let begun = loader.begin(&self.cx, of_quarantine_plan);
+            let begun = unless_cancelled(&self.cx, begun).await.map_err(of_quarantine)?;
+            let both: Vec<_> = begun.completed().iter().map(|receipt| receipt.partition).collect();
+            sessions.quarantine = Some(begun);
+            if both.len() == staged.len() {
+                return Ok(both.len());
+            }
+            // What was read for one and not for the other has to be read again.
+            std::mem::take(sessions).end(true).await;
+            (plan.take_over, plan.goes_on) = (Some(both), false);
+        }
     }
 
     fn load_plan(&self) -> LoadPlan {
@@ -368,7 +409,18 @@ impl<'a> Run<'a> {
     }
 
     fn quarantine_plan(&self) -> LoadPlan {
-        LoadPlan::new(Rejected::schema(), LoadMode::Append, self.scan.partitions().to_vec())
+        let mut plan = LoadPlan::new(Rejected::schema(), LoadMode::Append, self.scan.partitions().to_vec());
+        plan.record = self.record.clone();
+        plan
+    }
+
+    /// What an earlier attempt at the run has left at the quarantine.
+    async fn set_aside_before(&self) -> Result<Option<Interrupted>> {
+        let (Some(loader), true) = (&self.pipeline.quarantine, self.staged_before > 0) else { return Ok(None) };
+        let found = loader.interrupted(&self.cx).await.map_err(of_quarantine)?;
+        let is_it =
+            |found: &Interrupted| found.run == self.cx.run_id() && Some(&*found.record) == self.record.as_deref();
+        Ok(found.filter(is_it))
     }
 
     /// For at most `workers`, writers that need `writer` bytes, sessions that hold `sessions`, and those of a quarantine, if there
@@ -421,14 +473,12 @@ impl<'a> Run<'a> {
         let stages = Stages::new(self.names.iter().cloned(), shares.workers);
         let settings = &self.pipeline.settings;
         let flight = Flight::new();
-        // What was read for the target and not for the quarantine has to be read again.
-        let both = |receipt: &&Receipt| {
-            let is_set_aside = |set_aside: &dyn LoadSession| {
-                set_aside.completed().iter().any(|other| other.partition == receipt.partition)
-            };
-            set_aside.is_none_or(is_set_aside)
+        let set_aside_before = match set_aside {
+            Some(session) => session.completed(),
+            None => &sessions.set_aside_before,
         };
-        let completed: Vec<_> = session.completed().iter().filter(both).cloned().collect();
+        let set_aside_before = set_aside_before.to_vec();
+        let completed = session.completed().to_vec();
         if let Some(on_start) = &self.pipeline.settings.on_start {
             let (partitions, notes) = (self.scan.partitions().to_vec(), self.notes.clone());
             let instead_of = self.instead_of;
@@ -442,7 +492,7 @@ impl<'a> Run<'a> {
         let partitions: Vec<_> = self.scan.partitions().iter().map(|partition| partition.id).collect();
         let open: Vec<_> =
             partitions.into_iter().filter(|id| !completed.iter().any(|receipt| receipt.partition == *id)).collect();
-        let totals = Totals::new(self.scan.partitions().len(), self.pipeline.settings.max_errors);
+        let totals = Totals::new(self.scan.partitions().len(), settings.max_errors, &set_aside_before);
         let quarantine = match (set_aside, &self.pipeline.quarantine) {
             (Some(session), Some(loader)) => {
                 let max_writers = max_writers(&**loader, session);
@@ -508,15 +558,15 @@ impl<'a> Run<'a> {
         let (loading, worker_time) = (stages.elapsed(), stages.worker_time());
         let adjustments = tuner.map(Tuner::finish).unwrap_or_default();
         let alerts = watch.map(Watch::finish).unwrap_or_default();
-        totals.check_all()?;
         let largest_batch = load.largest_batch.into_inner();
         let read_before: u64 = completed.iter().filter_map(|receipt| receipt.rows_read).sum();
-        let rows_read = load.rows_read.into_inner() + totals.of_source() + read_before;
+        let rows_read = load.rows_read.into_inner() + read_before;
+        totals.check_all(rows_read)?;
         let resumed = (!completed.is_empty()).then(|| Resumed::of(&completed, false));
-        let (mut receipts, mut of_quarantine, mut reports) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut receipts, mut set_aside_now, mut reports) = (Vec::new(), Vec::new(), Vec::new());
         for (receipt, set_aside, report) in loaded {
             receipts.push(receipt);
-            of_quarantine.push(set_aside);
+            set_aside_now.extend(set_aside);
             reports.push(report);
         }
         receipts.extend(completed);
@@ -545,12 +595,14 @@ impl<'a> Run<'a> {
         let (partitions, cursor) = (scan.partitions().len(), scan.cursor().map(str::to_owned));
         // A commit may need what the source holds: the target may be a table that a query of the source reads.
         drop(scan);
-        if let Some(session) = sessions.quarantine.take() {
-            of_quarantine.extend(session.completed().iter().cloned().map(Some));
-            let mut receipts: Vec<_> = of_quarantine.into_iter().flatten().collect();
+        // Without rows there is nothing to publish, and a quarantine that did not exist does not come into being.
+        if let Some(session) = sessions.quarantine.take_if(|_| totals.records() > 0) {
+            let mut receipts: Vec<_> = set_aside_now.into_iter().chain(set_aside_before).collect();
             receipts.sort_by_key(|receipt| receipt.partition);
+            failpoint("quarantine-staged");
             // Before the target: if nothing comes after it, records are in the quarantine too often, and never nowhere.
             publish_quarantine(session, receipts).instrument(info_span!("publish quarantine")).await?;
+            failpoint("quarantine-published");
         }
         if let (LoadMode::Replace, Some(first)) = (pipeline.settings.mode, totals.first())
             && source_checksum.rows() == 0
@@ -569,6 +621,10 @@ impl<'a> Run<'a> {
         let commit = sessions.target.take().ok_or_else(gone)?.commit(receipts);
         let published = commit.instrument(info_span!("commit")).await?;
         failpoint("run-published");
+        if let Some(empty) = sessions.quarantine.take() {
+            // Only now, for what tells that nothing was rejected is needed by a run that goes on.
+            notes.extend(empty.abort().await.map_err(of_quarantine).err().map(|error| error.to_string()));
+        }
         let load = LoadResult::published(&published, source_checksum);
         if load.records_loaded != source_checksum.rows() {
             return Err(Error::new(
@@ -579,7 +635,7 @@ impl<'a> Run<'a> {
         let has_mark = record.is_some();
         // Whoever dropped the future does not know what came of it.
         if has_mark && !pipeline.settings.keep_mark && !run_cx.cancel().is_cancelled() {
-            notes.extend(acknowledge(&*pipeline.loader, &run_cx).await);
+            notes.extend(acknowledge(pipeline, &run_cx).await);
         }
         Ok(RunReport {
             resumed,
@@ -614,7 +670,8 @@ impl<'a> Run<'a> {
     }
 
     /// The report of a run that had been published, and died before it could say so.
-    fn was_published(&self, left: &Interrupted) -> RunReport {
+    fn was_published(&self, left: &Interrupted, rejected: &[Receipt]) -> RunReport {
+        let rows_rejected = rejected.iter().map(rejected_records).sum();
         let receipts = &left.receipts;
         let source_checksum: Checksum = receipts.iter().filter_map(|receipt| receipt.checksum).collect();
         let bytes = receipts.iter().map(|receipt| receipt.bytes).sum();
@@ -625,9 +682,9 @@ impl<'a> Run<'a> {
             resumed: Some(Resumed::of(receipts, true)),
             has_mark: true,
             rows_read,
-            rows_rejected: 0,
+            rows_rejected,
             first_rejected: None,
-            rows_dropped: u64::saturating_sub(rows_read, load.records_loaded),
+            rows_dropped: u64::saturating_sub(rows_read, load.records_loaded + rows_rejected),
             bytes_read: 0,
             verify: Verify::Receipts,
             source_checksum,
@@ -710,6 +767,8 @@ struct Sessions {
     /// All of it is staged, and the target's session gone into the commit.
     is_staged: bool,
     quarantine: Option<Box<dyn LoadSession>>,
+    /// What the quarantine already has, in place of a session.
+    set_aside_before: Vec<Receipt>,
 }
 
 impl Sessions {
@@ -777,16 +836,8 @@ fn max_writers(loader: &dyn Loader, session: &dyn LoadSession) -> usize {
     loader.capabilities().max_writers.min(session.max_writers()).max(1)
 }
 
-fn of_quarantine(error: Error) -> Error {
-    error.within("the quarantine")
-}
-
-/// Without rows there is nothing to publish, and a quarantine that did not exist does not come into being.
 async fn publish_quarantine(session: Box<dyn LoadSession>, receipts: Vec<Receipt>) -> Result<()> {
     let rows: u64 = receipts.iter().map(|receipt| receipt.rows).sum();
-    if rows == 0 {
-        return session.abort().await.map_err(of_quarantine);
-    }
     let published = session.commit(receipts).await.map_err(of_quarantine)?.rows;
     if published != rows {
         let message = format!("the quarantine says that it published {published} rows of {rows}");

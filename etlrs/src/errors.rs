@@ -1,5 +1,5 @@
 use etlrs_core::{Error, ErrorKind, OptionMap, Registry, Result, Uri, unknown_name};
-use etlrs_engine::PipelineBuilder;
+use etlrs_engine::{MaxErrors, PipelineBuilder};
 
 use crate::ends::{is_same_place, require_apart};
 
@@ -13,7 +13,7 @@ pub struct ErrorPolicy {
     /// Where they are kept; by default beside the target.
     pub quarantine: Option<Uri>,
     /// More of them end the run.
-    pub max_errors: Option<u64>,
+    pub max_errors: Option<MaxErrors>,
 }
 
 /// What happens to a record that cannot be taken.
@@ -107,10 +107,10 @@ mod tests {
 
     #[test]
     fn a_quarantine_is_beside_a_file_unless_it_is_named() {
-        let policy = |on_error, quarantine: Option<&str>, max_errors| ErrorPolicy {
+        let policy = |on_error, quarantine: Option<&str>, max_errors: Option<u64>| ErrorPolicy {
             on_error,
             quarantine: quarantine.map(Uri::from),
-            max_errors,
+            max_errors: max_errors.map(Into::into),
         };
         let (fail, keep) = (Some(OnError::Fail), Some(OnError::Quarantine));
         let place = |policy: &ErrorPolicy, target: &str| policy.place(&crate::registry(), &Uri::from(target));

@@ -251,7 +251,7 @@ fn read_errors(mut section: Section, folder: &Path) -> Result<ErrorPolicy> {
     let errors = ErrorPolicy {
         on_error: section.text("on_error")?.map(|text| text.parse()).transpose()?,
         quarantine: section.text("quarantine")?.map(|text| relative(text, folder)),
-        max_errors: section.count("max_errors")?.map(|count| count as u64),
+        max_errors: section.max_errors("max_errors")?,
     };
     section.finish()?;
     Ok(errors)
@@ -475,6 +475,6 @@ mod tests {
         assert_eq!((file.targets[0].mode, file.config.max_threads), (LoadMode::Replace, 3));
         assert!(set(&[]).is_err());
         let file = set(&[("name", "n"), ("errors.quarantine", "q.csv"), ("errors.max_errors", "5")]).unwrap();
-        assert_eq!((file.errors.quarantine, file.errors.max_errors), (Some(Uri::new("q.csv")), Some(5)));
+        assert_eq!((file.errors.quarantine, file.errors.max_errors), (Some(Uri::new("q.csv")), Some(5.into())));
     }
 }

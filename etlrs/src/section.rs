@@ -1,6 +1,7 @@
 //! Tables of a pipeline file, read key by key, so that what is left over is a mistake that can be named.
 
 use etlrs_core::{Error, ErrorKind, Result, unknown_name};
+use etlrs_engine::MaxErrors;
 use toml::{Table, Value};
 
 /// A table, and how a user would call it ("[source]", "transform 2 (filter)").
@@ -106,6 +107,23 @@ impl Section {
                 .map(Some)
                 .map_err(|_| self.wrong(key, "a number of at least 0", &Value::Integer(number))),
             Some(other) => Err(self.wrong(key, "a number", &other)),
+        }
+    }
+
+    /// A number of records, or a part of them.
+    pub(crate) fn max_errors(&mut self, key: &'static str) -> Result<Option<MaxErrors>> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => {
+                text.parse().map(Some).map_err(|error: Error| error.within(format!("{key} in {}", self.name)))
+            }
+            Some(Value::Integer(number)) => {
+                let records = u64::try_from(number);
+                let records =
+                    records.map_err(|_| self.wrong(key, "a number of at least 0", &Value::Integer(number)))?;
+                Ok(Some(records.into()))
+            }
+            Some(other) => Err(self.wrong(key, "a number, or a text such as \"0.5%\"", &other)),
         }
     }
 

@@ -29,12 +29,15 @@ pub(super) struct Kept {
     behind: String,
     /// Something is there to go on with, as the plan has it.
     pub(super) goes_on: bool,
+    /// Of that, only these [partitions](LoadPlan::take_over).
+    take_over: Option<Vec<PartitionId>>,
 }
 
 impl Kept {
     /// For `plan`; `None` if nothing is to be kept.
     pub(super) fn of(plan: &LoadPlan) -> Option<Self> {
-        Some(Self { record: plan.record.clone()?, behind: String::new(), goes_on: plan.goes_on })
+        let (record, take_over) = (plan.record.clone()?, plan.take_over.clone());
+        Some(Self { record, behind: String::new(), goes_on: plan.goes_on, take_over })
     }
 
     /// Behind what is there already.
@@ -274,7 +277,10 @@ impl Ledger {
     ) -> Result<Self> {
         let found = Found::read(&path)?.filter(|found| found.is_of(kept) && found.head.behind == kept.behind);
         let parts: Vec<_> = found.into_iter().flat_map(|found| found.parts).collect();
-        let parts: Vec<_> = parts.into_iter().filter(|part| part.receipt().is_some()).collect();
+        let is_taken = |part: &StagedPart| {
+            kept.take_over.as_ref().is_none_or(|taken| taken.contains(&PartitionId(part.partition)))
+        };
+        let parts: Vec<_> = parts.into_iter().filter(|part| is_taken(part) && part.receipt().is_some()).collect();
         let completed = match old {
             Some(old) => in_one_file(parts, staged, old, cancel)?,
             None => {

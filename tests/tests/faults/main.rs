@@ -13,6 +13,7 @@
 mod changed;
 mod failpoints;
 mod limits;
+mod quarantined;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -424,7 +424,8 @@ impl MysqlLoader {
         };
         let moved = !matches!(target.publishing, Publishing::Swap | Publishing::Rename);
         let statement = load_or_insert(&names.staging, plan, &target.writings, moved, server)?;
-        let completed = Some(left.receipts.clone());
+        let completed = left.receipts.iter().filter(|receipt| plan.takes_over(receipt.partition));
+        let completed = Some(completed.cloned().collect());
         Ok(Some(Staged { plan: plan.clone(), target, statement, keyed, moved, completed }))
     }
 

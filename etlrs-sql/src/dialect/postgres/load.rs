@@ -283,7 +283,8 @@ impl Loader for PostgresLoader {
             let patience = Patience::new(limit, cx.cancel());
             loop {
                 match self.stage(&mut control, cx, &plan, &names, &name, left.as_ref()).await {
-                    Ok((target, completed)) => {
+                    Ok((target, mut completed)) => {
+                        completed.retain(|receipt| plan.takes_over(receipt.partition));
                         return Ok((of_target(plan, target.relation.is_some()), target, completed, left.is_some()));
                     }
                     Err(error) => {

@@ -196,6 +196,7 @@ impl SqliteSession {
         if let Some(left) = left {
             session.created = left.made_file;
             session.completed = left.receipts;
+            session.completed.retain(|receipt| session.shared.plan.takes_over(receipt.partition));
         }
         Ok(session)
     }
