@@ -78,6 +78,14 @@ impl Checksum {
             *sum = sum.wrapping_add(other);
         }
     }
+
+    /// Takes out rows that are in it.
+    pub fn remove(&mut self, other: &Self) {
+        self.rows = self.rows.wrapping_sub(other.rows);
+        for (sum, other) in self.sums.iter_mut().zip(other.sums) {
+            *sum = sum.wrapping_sub(other);
+        }
+    }
 }
 
 impl FromIterator<Checksum> for Checksum {

@@ -59,7 +59,7 @@ pub use filter::{ColumnTest, Comparison, Test};
 pub use in_memory::{MemoryExtractor, MemoryLoader, record_batch};
 pub use load::{
     Interrupted, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadResult, LoadSession, Loader, PartitionWriter,
-    Published, Receipt, Tally, gone_on_elsewhere, not_read_back,
+    Published, Receipt, Refusals, Tally, gone_on_elsewhere, not_read_back,
 };
 pub use memory::{MemoryBudget, Reservation, batch_bytes, format_bytes, parse_bytes};
 pub use options::{OptionArgument, OptionSet, OptionSpec, OptionValue, unknown_name};

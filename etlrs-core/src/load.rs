@@ -140,7 +140,21 @@ pub trait LoadSession: Send + Sync {
     /// target cannot.
     async fn read_back(&mut self, cx: &RunContext, receipts: &[Receipt]) -> Result<Option<Arc<dyn Scan>>>;
 
-    /// Publishes what the receipts stand for, in the order of the partitions, and ends the session.
+    /// Finds the staged rows that the target will not take, for a constraint or because a value does not fit, and hands them to
+    /// `refused`, so that [`commit`](Self::commit) publishes the others. Called after the last writer finished, and only where it
+    /// was [planned](LoadPlan::sifts); what is refused is durable before `commit` is called. Nothing becomes visible.
+    ///
+    /// A target that publishes in a transaction will find most of what it refuses only there. It may begin it here and leave it
+    /// open, for `commit` follows soon, or else `abort` or `suspend`.
+    ///
+    /// # Errors
+    /// What is no row's fault; those of `refused`, which end it.
+    async fn sift(&mut self, _cx: &RunContext, _receipts: &[Receipt], _refused: &mut dyn Refusals) -> Result<()> {
+        Ok(())
+    }
+
+    /// Publishes what the receipts stand for, in the order of the partitions, and ends the session. Rows that were
+    /// [sifted out](Self::sift) are not among those that it tells to have published.
     ///
     /// Atomic where [`LoadCapabilities::atomic`] says so: readers see the old data until this returns, and the new
     /// data after. `receipts` holds one for every partition. On an error nothing was published.
@@ -156,12 +170,28 @@ pub trait LoadSession: Send + Sync {
     }
 }
 
+/// Where a target puts rows that it [sifts out](LoadSession::sift).
+#[async_trait]
+pub trait Refusals: Send {
+    /// Takes rows of the planned schema, with an error for each, of kind `InvalidData`, that names the column if one is at fault.
+    ///
+    /// # Errors
+    /// When there are more than the user allows, or they cannot be kept.
+    async fn put(&mut self, rows: &RecordBatch, errors: Vec<Error>) -> Result<()>;
+}
+
 /// Writes one partition into the staging area. Dropping it without `finish` discards what it wrote.
 #[async_trait]
 pub trait PartitionWriter: Send {
     /// Takes a batch of the planned schema. Waiting here is the back-pressure. Runs on a worker thread, where it
     /// may compute and wait for local files. After an error the writer is only good for dropping.
     async fn write(&mut self, batch: RecordBatch) -> Result<()>;
+
+    /// Rows of the batch that was [written](Self::write) last which it left out for what they hold, by their index, and why. Only
+    /// where it was [planned](LoadPlan::sifts); elsewhere the first of them is an error of `write`.
+    fn refused(&mut self) -> Vec<(usize, Error)> {
+        Vec::new()
+    }
 
     /// Called before [`finish`](Self::finish): what the engine knows of the partition. A target that is resumable keeps it
     /// with the receipt, and gives it back in [`LoadSession::completed`].
@@ -204,6 +234,9 @@ pub struct LoadPlan {
     pub record: Option<Arc<str>>,
     /// Only some rows are put right, of a load that took place before: SQL of the user's that belongs to a load is not run.
     pub is_repair: bool,
+    /// Rows that the target will not take for what they hold are set aside, instead of ending the run: writers may
+    /// [refuse](PartitionWriter::refused) them, and [`LoadSession::sift`] is called.
+    pub sifts: bool,
     /// The run was seen to be stopped, with something that it had staged. If nothing of it is left, another process went on
     /// with it meanwhile, and the load must not begin anew: see [`gone_on_elsewhere`].
     pub goes_on: bool,
@@ -221,9 +254,9 @@ pub fn gone_on_elsewhere(run: RunId) -> Error {
 impl LoadPlan {
     /// A plan without keys, whose rows are not read back.
     pub fn new(schema: SchemaRef, mode: LoadMode, partitions: Vec<Partition>) -> Self {
-        let (read_back, is_repair, goes_on) = (false, false, false);
+        let (read_back, is_repair, sifts, goes_on) = (false, false, false, false);
         let (keys, record, take_over) = (Vec::new(), None, None);
-        Self { schema, mode, keys, partitions, read_back, record, is_repair, goes_on, take_over }
+        Self { schema, mode, keys, partitions, read_back, record, is_repair, sifts, goes_on, take_over }
     }
 
     /// Whether what the run had staged of `partition` may be [completed](LoadSession::completed).

@@ -18,12 +18,12 @@ use crate::{Error, PartitionId, Position, Result, RunId};
 #[non_exhaustive]
 pub struct Rejected {
     /// The bytes of the record as the source has them, without the line end behind them; they need not be valid in any
-    /// encoding. `None` where there is no such text, as in a database. Of a transformer, the row that it got as a JSON object.
+    /// encoding. `None` where there is no such text, as in a database. Of a transformer or a target, the row that it got as a JSON object.
     pub raw: Option<Vec<u8>>,
     /// 0, but for a record that is too long to be held whole: such a record comes in parts that follow one another and are
     /// counted from 0. Its raw text is that of all parts, one behind the other.
     pub part: u32,
-    /// The stage that rejected it: [`Rejected::SOURCE`], or what the stage is called.
+    /// The stage that rejected it: [`Rejected::SOURCE`], [`Rejected::TARGET`], or what the stage is called.
     pub stage: Cow<'static, str>,
     /// Where it is; of a later part, where that part begins. Its partition is filled in by the engine.
     pub position: Position,
@@ -34,6 +34,9 @@ pub struct Rejected {
 impl Rejected {
     /// The stage of what a source rejects.
     pub const SOURCE: &'static str = "source";
+
+    /// The stage of what a target refuses.
+    pub const TARGET: &'static str = "target";
 
     /// Set aside by a source, instead of failing with `error`, whose place and words it gets.
     pub fn by_source(error: &Error) -> Self {
@@ -76,14 +79,14 @@ impl Rejected {
     /// |---|---|---|
     /// | `run` | text | the run that rejected the record |
     /// | `source` | text | file or table, if it is known |
-    /// | `partition` | int64 | from 0 |
+    /// | `partition` | int64 | from 0; of what a target sifts out at the end, one more than the last |
     /// | `record`, `line` | int64 | of the place of the fault, from 1, where there are such; the header is no record, but a line |
     /// | `byte` | int64 | the same as an offset from 0 |
-    /// | `stage` | text | `source`, or the transformer |
+    /// | `stage` | text | `source`, `target`, or the transformer |
     /// | `column` | text | where one column is at fault |
     /// | `reason` | text | what was wrong |
     /// | `part` | int64 | 0, or which part of a record that is too long to be held whole |
-    /// | `raw` | binary | the record as the source has it, which need not be text; of a transformer the row as JSON |
+    /// | `raw` | binary | the record as the source has it, which need not be text; of a transformer and of the target the row as JSON |
     pub fn schema() -> SchemaRef {
         let column = |name: &str, data_type, nullable| Field::new(name, data_type, nullable);
         Arc::new(Schema::new(vec![

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use arrow_array::RecordBatch;
+use arrow_array::{RecordBatch, UInt64Array};
+use arrow_select::take::take_record_batch;
 use etlrs_core::{
-    BatchStream, Checksum, Error, ErrorKind, LoadSession, Partition, PartitionId, PartitionWriter, Receipt, Result,
-    RunContext, Tally, batch_bytes, batches_from_iter, failpoint, format_bytes, map_stream, next_batch,
+    BatchStream, Checksum, Error, ErrorKind, LoadSession, Partition, PartitionId, PartitionWriter, Receipt, Rejects,
+    Result, RunContext, Tally, batch_bytes, batches_from_iter, failpoint, format_bytes, map_stream, next_batch,
 };
 
 use crate::memory::{Shares, fits, require_lane};
 use crate::partitions::Flight;
 use crate::place::placed;
-use crate::quarantine::{Gate, Quarantine};
+use crate::quarantine::{Gate, Quarantine, refused_by_target};
 use crate::report::PartitionReport;
 use crate::run::Run;
 use crate::stages::{Clock, SOURCE, Stages};
@@ -138,8 +139,20 @@ impl PartitionLoad<'_> {
             });
         }
         let (waiting, waiting_bytes) = (VecDeque::new(), 0);
-        let mut sink =
-            Sink { load: self, means, partition, attempt, writer: None, waiting, waiting_bytes, clock: clock.clone() };
+        let clock_of_sink = clock.clone();
+        let (refused, rejects) = (Checksum::default(), cx.rejects());
+        let mut sink = Sink {
+            load: self,
+            means,
+            partition,
+            attempt,
+            writer: None,
+            waiting,
+            waiting_bytes,
+            rejects,
+            refused,
+            clock: clock_of_sink,
+        };
         let mut checksum = Checksum::default();
         while let Some(batch) = next_batch(&mut stream).await {
             let batch = batch?;
@@ -150,6 +163,8 @@ impl PartitionLoad<'_> {
             stages.count(stages.checksum(), batch.num_rows());
             sink.write(batch).await?;
         }
+        sink.open_in_turn().await?;
+        checksum.remove(&sink.refused);
         // Whatever the source rejected it has rejected by now, though it may not be written yet.
         let rows_read = rows_read.load(Ordering::Relaxed) + gate.map_or(0, |gate| gate.rejects.of_source());
         let mut receipt = sink.finish(Tally { checksum, rows_read }).await?;
@@ -205,6 +220,10 @@ struct Sink<'a> {
     writer: Option<Box<dyn PartitionWriter>>,
     waiting: VecDeque<RecordBatch>,
     waiting_bytes: usize,
+    /// Where rows go that the target refuses.
+    rejects: Option<&'a Rejects>,
+    /// Of those rows.
+    refused: Checksum,
     clock: Clock,
 }
 
@@ -231,10 +250,15 @@ impl Sink<'_> {
         self.write_now(batch).await
     }
 
-    async fn finish(mut self, tally: Tally) -> Result<Receipt> {
+    /// When it is the turn of the partition: sees to it that all is written.
+    async fn open_in_turn(&mut self) -> Result<()> {
         let turn = self.load.flight.wait_within(self.partition.id, self.means.max_writers);
         self.clock.drive(self.load.stages.turn(), turn).await;
-        self.open().await?;
+        self.open().await
+    }
+
+    /// When all is written.
+    async fn finish(self, tally: Tally) -> Result<Receipt> {
         match self.writer {
             Some(mut writer) => {
                 writer.seal(tally);
@@ -267,9 +291,22 @@ impl Sink<'_> {
         let rows = batch.num_rows();
         let no_writer = || Error::new(ErrorKind::Internal, "a partition has no writer");
         let writer = self.writer.as_mut().ok_or_else(no_writer)?;
+        // Batches are shared, so this costs nothing.
+        let written = self.rejects.map(|_| batch.clone());
         self.clock.drive(stages.target(), writer.write(batch)).await?;
-        stages.count(stages.target(), rows);
-        self.means.cx.counters().rows_written.add(rows as u64);
+        let mut taken = rows;
+        if let (Some(rejects), Some(batch)) = (self.rejects, written) {
+            let (refused, errors): (Vec<_>, Vec<_>) = writer.refused().into_iter().unzip();
+            if !refused.is_empty() {
+                taken = rows.saturating_sub(refused.len());
+                let indices = UInt64Array::from_iter_values(refused.into_iter().map(|row| row as u64));
+                let rows = take_record_batch(&batch, &indices)?;
+                self.refused.merge(&Checksum::of_batch(&rows)?);
+                refused_by_target(&rows, &errors).into_iter().for_each(|record| rejects.push(record));
+            }
+        }
+        stages.count(stages.target(), taken);
+        self.means.cx.counters().rows_written.add(taken as u64);
         Ok(())
     }
 }

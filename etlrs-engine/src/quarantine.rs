@@ -16,11 +16,12 @@ use std::task::{Context, Poll, Waker, ready};
 
 use etlrs_core::{
     BatchStream, Checksum, Counters, Error, ErrorKind, LoadSession, Partition, PartitionId, PartitionWriter, Receipt,
-    RecordBatch, Rejected, Rejects, Result, RunContext, Tally,
+    RecordBatch, Refusals, Rejected, Rejects, Result, RunContext, Tally, async_trait,
 };
 
 use crate::max_errors::MaxErrors;
 use crate::partitions::Flight;
+use crate::transform::as_json;
 
 /// What all partitions rejected so far.
 pub(crate) struct Totals {
@@ -107,6 +108,77 @@ pub(crate) fn of_quarantine(error: Error) -> Error {
 /// Records that a receipt of the quarantine stands for.
 pub(crate) fn rejected_records(receipt: &Receipt) -> u64 {
     receipt.rows_read.unwrap_or(receipt.rows)
+}
+
+/// Rows that the target refuses, each with its error.
+pub(crate) fn refused_by_target(rows: &RecordBatch, errors: &[Error]) -> Vec<Rejected> {
+    let rejected = |(row, error)| Rejected::by_stage(Rejected::TARGET, error).with_raw(as_json(rows, row));
+    errors.iter().enumerate().map(rejected).collect()
+}
+
+/// Keeps what the target sifts out of all that is staged, as a partition of its own behind the others.
+pub(crate) struct SiftedOut<'a> {
+    session: Option<&'a dyn LoadSession>,
+    cx: &'a RunContext,
+    totals: &'a Totals,
+    partition: &'a Partition,
+    writer: Option<Box<dyn PartitionWriter>>,
+    /// Of the rows at the target.
+    checksum: Checksum,
+}
+
+impl<'a> SiftedOut<'a> {
+    /// `cx` has the share of the quarantine. Without a session they are only counted.
+    pub(crate) fn new(
+        session: Option<&'a dyn LoadSession>,
+        cx: &'a RunContext,
+        totals: &'a Totals,
+        partition: &'a Partition,
+    ) -> Self {
+        totals.reset(partition.id);
+        Self { session, cx, totals, partition, writer: None, checksum: Checksum::default() }
+    }
+
+    async fn writer(&mut self) -> Result<Option<&mut Box<dyn PartitionWriter>>> {
+        let Some(session) = self.session else { return Ok(None) };
+        let writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => session.writer(self.cx, self.partition, 1).await?,
+        };
+        Ok(Some(self.writer.insert(writer)))
+    }
+
+    /// What all rows were, and the receipt for them, if there is a session.
+    pub(crate) async fn finish(mut self) -> Result<(Checksum, Option<Receipt>)> {
+        self.writer().await?;
+        let checksum = self.checksum;
+        let Some(mut writer) = self.writer else { return Ok((checksum, None)) };
+        writer.seal(Tally { checksum, rows_read: checksum.rows() });
+        let receipt = writer.finish().await?;
+        if receipt.rows != checksum.rows() {
+            let message = format!("the quarantine staged {} rows of {}", receipt.rows, checksum.rows());
+            return Err(Error::new(ErrorKind::VerifyFailed, message));
+        }
+        Ok((checksum, Some(receipt)))
+    }
+}
+
+#[async_trait]
+impl Refusals for SiftedOut<'_> {
+    async fn put(&mut self, rows: &RecordBatch, errors: Vec<Error>) -> Result<()> {
+        if rows.num_rows() != errors.len() {
+            let message = format!("{} rows are refused with {} errors", rows.num_rows(), errors.len());
+            return Err(Error::new(ErrorKind::Internal, message));
+        }
+        let rejected = refused_by_target(rows, &errors);
+        self.totals.add(self.partition.id, &rejected, self.cx.counters())?;
+        self.checksum.merge(&Checksum::of_batch(rows)?);
+        let batch = Rejected::batch(self.cx.run_id(), self.partition.id, &rejected)?;
+        match self.writer().await.map_err(of_quarantine)? {
+            Some(writer) => writer.write(batch).await.map_err(of_quarantine),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What the workers share for the quarantine.

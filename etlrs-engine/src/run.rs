@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use arrow_schema::{DataType, Schema, SchemaRef};
 use etlrs_core::{
     BoundTransformer, CancelToken, Checksum, Effect, Error, ErrorKind, Fingerprint, Interrupted, LoadMode, LoadPlan,
-    LoadPreview, LoadResult, LoadSession, Loader, PerformanceConfig, Published, Receipt, Rejected, Rejects, Result,
-    RunContext, RunId, Scan, Transformer, failpoint, next_batch, not_read_back, type_name,
+    LoadPreview, LoadResult, LoadSession, Loader, Partition, PerformanceConfig, Published, Receipt, Rejected, Rejects,
+    Result, RunContext, RunId, Scan, Transformer, failpoint, next_batch, not_read_back, type_name,
 };
 
 use tracing::field::Empty;
@@ -19,7 +19,7 @@ use crate::memory_use::{BatchSizes, MemoryUse, TABLE};
 use crate::partitions::{Crew, Flight, for_each};
 use crate::pipeline::{Pipeline, Started, Verify, forget_once};
 use crate::pushdown;
-use crate::quarantine::{Quarantine, Totals, of_quarantine, rejected_records};
+use crate::quarantine::{Quarantine, SiftedOut, Totals, of_quarantine, rejected_records};
 use crate::report::{Plan, RunReport};
 use crate::resume::{Left, Record, Resume, Resumed, acknowledge, may_go_on, refused};
 use crate::stages::Stages;
@@ -405,13 +405,20 @@ impl<'a> Run<'a> {
         plan.record = self.record.clone();
         plan.goes_on = self.staged_before > 0;
         plan.is_repair = settings.is_repair;
+        plan.sifts = self.pipeline.quarantine.is_some();
         plan
     }
 
     fn quarantine_plan(&self) -> LoadPlan {
-        let mut plan = LoadPlan::new(Rejected::schema(), LoadMode::Append, self.scan.partitions().to_vec());
+        let partitions = self.scan.partitions().iter().cloned().chain([self.of_target()]).collect();
+        let mut plan = LoadPlan::new(Rejected::schema(), LoadMode::Append, partitions);
         plan.record = self.record.clone();
         plan
+    }
+
+    /// The partition of the quarantine for what the target sifts out at the end.
+    fn of_target(&self) -> Partition {
+        Partition::new(self.scan.partitions().len(), "what the target refuses")
     }
 
     /// What an earlier attempt at the run has left at the quarantine.
@@ -492,7 +499,7 @@ impl<'a> Run<'a> {
         let partitions: Vec<_> = self.scan.partitions().iter().map(|partition| partition.id).collect();
         let open: Vec<_> =
             partitions.into_iter().filter(|id| !completed.iter().any(|receipt| receipt.partition == *id)).collect();
-        let totals = Totals::new(self.scan.partitions().len(), settings.max_errors, &set_aside_before);
+        let totals = Totals::new(self.scan.partitions().len() + 1, settings.max_errors, &set_aside_before);
         let quarantine = match (set_aside, &self.pipeline.quarantine) {
             (Some(session), Some(loader)) => {
                 let max_writers = max_writers(&**loader, session);
@@ -571,10 +578,10 @@ impl<'a> Run<'a> {
         }
         receipts.extend(completed);
         receipts.sort_by_key(|receipt| receipt.partition);
-        let source_checksum: Checksum = receipts.iter().filter_map(|receipt| receipt.checksum).collect();
+        let mut source_checksum: Checksum = receipts.iter().filter_map(|receipt| receipt.checksum).collect();
 
         let bytes_read = cx.counters().bytes_read.get();
-        let target_checksum = match self.pipeline.settings.verify {
+        let mut target_checksum = match self.pipeline.settings.verify {
             Verify::Full => {
                 let session = sessions.target.as_deref_mut().ok_or_else(gone)?;
                 let workers = possible_workers.min(shares.workers);
@@ -591,10 +598,30 @@ impl<'a> Run<'a> {
             .hint("run again when nobody writes to it"));
         }
         self.cx.cancel().check()?;
+        let (of_target, sift_cx) = (self.of_target(), self.cx.for_worker(shares.quarantine));
         let Self { pipeline, cx: run_cx, scan, started, mut notes, record, .. } = self;
         let (partitions, cursor) = (scan.partitions().len(), scan.cursor().map(str::to_owned));
         // A commit may need what the source holds: the target may be a table that a query of the source reads.
         drop(scan);
+        if let (Some(target), true) = (sessions.target.as_deref_mut(), pipeline.quarantine.is_some()) {
+            let mut sifted = SiftedOut::new(sessions.quarantine.as_deref(), &sift_cx, &totals, &of_target);
+            target.sift(&sift_cx, &receipts, &mut sifted).instrument(info_span!("sift")).await?;
+            failpoint("run-sifted");
+            let (refused, receipt) = sifted.finish().await.map_err(of_quarantine)?;
+            source_checksum.remove(&refused);
+            target_checksum.iter_mut().for_each(|checksum| checksum.remove(&refused));
+            let before = set_aside_before.iter().find(|receipt| receipt.partition == of_target.id);
+            if let Some(before) = before.filter(|before| before.checksum != Some(refused)) {
+                let message = format!(
+                    "the target refuses {} rows now, and {} that are in the quarantine when the run was stopped",
+                    refused.rows(),
+                    before.rows
+                );
+                return Err(Error::new(ErrorKind::SourceChanged, message).hint("run again to begin anew"));
+            }
+            set_aside_now.extend(receipt);
+            totals.check_all(rows_read)?;
+        }
         // Without rows there is nothing to publish, and a quarantine that did not exist does not come into being.
         if let Some(session) = sessions.quarantine.take_if(|_| totals.records() > 0) {
             let mut receipts: Vec<_> = set_aside_now.into_iter().chain(set_aside_before).collect();
@@ -673,7 +700,9 @@ impl<'a> Run<'a> {
     fn was_published(&self, left: &Interrupted, rejected: &[Receipt]) -> RunReport {
         let rows_rejected = rejected.iter().map(rejected_records).sum();
         let receipts = &left.receipts;
-        let source_checksum: Checksum = receipts.iter().filter_map(|receipt| receipt.checksum).collect();
+        let mut source_checksum: Checksum = receipts.iter().filter_map(|receipt| receipt.checksum).collect();
+        let sifted = rejected.iter().find(|receipt| receipt.partition == self.of_target().id);
+        sifted.and_then(|receipt| receipt.checksum).iter().for_each(|refused| source_checksum.remove(refused));
         let bytes = receipts.iter().map(|receipt| receipt.bytes).sum();
         let load = LoadResult::published(&Published::new(source_checksum.rows(), bytes), source_checksum);
         let rows_read = receipts.iter().filter_map(|receipt| receipt.rows_read).sum();

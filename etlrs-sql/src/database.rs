@@ -7,8 +7,8 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use etlrs_core::{
     Error, ErrorKind, Extractor, Interrupted, LoadCapabilities, LoadPlan, LoadPreview, LoadSession, Loader, Partition,
-    PartitionWriter, Published, Receipt, Result, RunContext, RunId, Scan, ScanRequest, Tally, Uri, async_trait,
-    unknown_name,
+    PartitionWriter, Published, Receipt, Refusals, Result, RunContext, RunId, Scan, ScanRequest, Tally, Uri,
+    async_trait, unknown_name,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -362,11 +362,15 @@ impl LoadSession for BatchSession {
 
     async fn writer(&self, cx: &RunContext, partition: &Partition, attempt: u32) -> Result<Box<dyn PartitionWriter>> {
         let writer = self.session.writer(cx, partition, attempt).await?;
-        Ok(Box::new(BatchWriter { writer, batch_size: self.batch_size }))
+        Ok(Box::new(BatchWriter { writer, batch_size: self.batch_size, refused: Vec::new() }))
     }
 
     async fn read_back(&mut self, cx: &RunContext, receipts: &[Receipt]) -> Result<Option<Arc<dyn Scan>>> {
         self.session.read_back(cx, receipts).await
+    }
+
+    async fn sift(&mut self, cx: &RunContext, receipts: &[Receipt], refused: &mut dyn Refusals) -> Result<()> {
+        self.session.sift(cx, receipts, refused).await
     }
 
     async fn commit(self: Box<Self>, receipts: Vec<Receipt>) -> Result<Published> {
@@ -385,18 +389,25 @@ impl LoadSession for BatchSession {
 struct BatchWriter {
     writer: Box<dyn PartitionWriter>,
     batch_size: usize,
+    refused: Vec<(usize, Error)>,
 }
 
 #[async_trait]
 impl PartitionWriter for BatchWriter {
     async fn write(&mut self, batch: RecordBatch) -> Result<()> {
         let mut at = 0;
+        self.refused.clear();
         while at < batch.num_rows() {
             let rows = self.batch_size.min(batch.num_rows() - at);
             self.writer.write(batch.slice(at, rows)).await?;
+            self.refused.extend(self.writer.refused().into_iter().map(|(row, error)| (at + row, error)));
             at += rows;
         }
         Ok(())
+    }
+
+    fn refused(&mut self) -> Vec<(usize, Error)> {
+        std::mem::take(&mut self.refused)
     }
 
     fn seal(&mut self, tally: Tally) {

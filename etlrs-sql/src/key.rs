@@ -30,6 +30,13 @@ pub(crate) fn with_hint_of_key(error: Error, plan: &LoadPlan) -> Error {
     error.hint("the primary key is that of the source; primary_key=false makes the table without it")
 }
 
+/// The error for a key that is null.
+pub(crate) fn null_key(key: &str) -> Error {
+    Error::new(ErrorKind::InvalidData, "there is a null in a column of the key")
+        .hint("filter such rows out")
+        .at_column(key)
+}
+
 /// The error for keys that are two in the source and one for the collation of the target.
 pub(crate) fn one_key(keys: &[String]) -> Error {
     let message = "two keys of the source are one for the type or the collation of the target, so a row would be lost";

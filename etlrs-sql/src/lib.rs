@@ -53,6 +53,8 @@ mod options;
 mod patience;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod pieces;
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+mod sift;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod table;
 #[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]

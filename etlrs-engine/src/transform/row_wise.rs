@@ -120,7 +120,7 @@ fn without_failing_rows(
 
 /// A row as a JSON object: numbers and truth values as they are, structs as objects, lists and the entries of maps as lists,
 /// everything else as text.
-pub(super) fn as_json(batch: &RecordBatch, row: usize) -> Vec<u8> {
+pub(crate) fn as_json(batch: &RecordBatch, row: usize) -> Vec<u8> {
     let mut text = "{".to_owned();
     for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
         if text.len() > 1 {

@@ -12,6 +12,7 @@ mod merge;
 mod mysql;
 mod pairs;
 mod postgres;
+mod refused;
 mod same_server;
 mod secrets;
 mod sql;
@@ -45,6 +46,10 @@ pub struct Copy<'a> {
     pub threads: Option<usize>,
     /// Columns of the source.
     pub columns: Option<&'a [&'a str]>,
+    /// Where records go that are refused, if they do not end it.
+    pub quarantine: Option<&'a str>,
+    /// How many they may be.
+    pub max_errors: Option<u64>,
 }
 
 impl Copy<'_> {
@@ -70,7 +75,15 @@ impl Copy<'_> {
             if let Some(columns) = self.columns {
                 request = request.columns(columns.iter().copied());
             }
-            builder.request(request).build()?.execute().await
+            let mut builder = builder.request(request);
+            if let Some(place) = self.quarantine {
+                let place = Uri::new(place);
+                builder = builder.quarantine_into(registry().find(&place)?.loader(&place, &OptionMap::new())?);
+            }
+            if let Some(most) = self.max_errors {
+                builder = builder.max_errors(most);
+            }
+            builder.build()?.execute().await
         })
     }
 }

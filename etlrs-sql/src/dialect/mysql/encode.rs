@@ -54,41 +54,55 @@ impl<'a> Rows<'a> {
     ///
     /// # Errors
     /// `InvalidData` for a value that MySQL cannot hold, with its column; `row` makes the number of a row of the batch into
-    /// words.
+    /// words. Nothing of the row is appended, and it would be the next: it can be [left out](Self::leave_out).
     pub(super) fn write(&mut self, out: &mut Vec<u8>, enough: usize, row: impl Fn(usize) -> String) -> Result<bool> {
-        let (between, end) = match self.style {
-            Style::Load => (b'\t', b'\n'),
-            Style::Insert => (b',', b')'),
-        };
         while self.next < self.batch.num_rows() {
             if out.len() >= enough {
                 return Ok(true);
             }
-            if self.style == Style::Insert {
-                // Behind VALUES, or behind another row.
-                if out.last() == Some(&b')') {
-                    out.push(b',');
-                }
-                out.push(b'(');
+            let before = out.len();
+            if let Err((index, (reason, hint))) = self.put_row(out) {
+                out.truncate(before);
+                return Err(Error::new(ErrorKind::InvalidData, format!("{} holds {reason}", row(self.next)))
+                    .hint(hint)
+                    .at_column(self.batch.schema_ref().field(index).name()));
             }
-            for (index, (column, writing)) in self.columns.iter().enumerate() {
-                if index > 0 {
-                    out.push(between);
-                }
-                put(out, writing, column.value(self.next), self.style).map_err(|(reason, hint)| {
-                    Error::new(ErrorKind::InvalidData, format!("{} holds {reason}", row(self.next)))
-                        .hint(hint)
-                        .at_column(self.batch.schema_ref().field(index).name())
-                })?;
-            }
-            if let Some(ordinal) = self.ordinal {
-                out.push(between);
-                out.extend_from_slice(itoa::Buffer::new().format(ordinal + self.next as u64).as_bytes());
-            }
-            out.push(end);
             self.next += 1;
         }
         Ok(false)
+    }
+
+    /// Does without the next row; gives its number in the batch.
+    pub(super) fn leave_out(&mut self) -> usize {
+        self.next += 1;
+        self.next - 1
+    }
+
+    #[inline]
+    fn put_row(&self, out: &mut Vec<u8>) -> Result<(), (usize, Refused)> {
+        let (between, end) = match self.style {
+            Style::Load => (b'\t', b'\n'),
+            Style::Insert => (b',', b')'),
+        };
+        if self.style == Style::Insert {
+            // Behind VALUES, or behind another row.
+            if out.last() == Some(&b')') {
+                out.push(b',');
+            }
+            out.push(b'(');
+        }
+        for (index, (column, writing)) in self.columns.iter().enumerate() {
+            if index > 0 {
+                out.push(between);
+            }
+            put(out, writing, column.value(self.next), self.style).map_err(|refused| (index, refused))?;
+        }
+        if let Some(ordinal) = self.ordinal {
+            out.push(between);
+            out.extend_from_slice(itoa::Buffer::new().format(ordinal + self.next as u64).as_bytes());
+        }
+        out.push(end);
+        Ok(())
     }
 }
 

@@ -35,6 +35,11 @@ impl std::fmt::Display for Code {
 
 impl std::error::Error for Code {}
 
+/// The number of an error of the server.
+pub(super) fn code_of(error: &Error) -> Option<u16> {
+    std::error::Error::source(error)?.downcast_ref::<Code>().map(|code| code.0)
+}
+
 /// The numbers are those of <https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html> and
 /// <https://mariadb.com/docs/server/reference/error-codes/mariadb-error-code-reference>.
 fn of_server(refusal: &Refusal) -> Error {

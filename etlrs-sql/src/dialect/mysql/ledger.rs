@@ -141,7 +141,7 @@ impl Left {
                 "Rename" => !is_there("staging"),
                 // While the old table is there, that may be taken back.
                 "Swap" => !is_there("staging") && !is_there("old"),
-                "UpsertNew" => moved && !is_there("new"),
+                "FillNew" => moved && !is_there("new"),
                 _ => moved,
             };
         let is_swapped = publishing == "Swap" && is_there("old");

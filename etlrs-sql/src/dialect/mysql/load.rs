@@ -14,8 +14,8 @@ use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Schema, SchemaRef, TimeUnit};
 use etlrs_core::{
     CancelToken, ColumnTypes, Error, ErrorKind, Extractor, Interrupted, LoadCapabilities, LoadMode, LoadPlan,
-    LoadPreview, LoadSession, Loader, Partition, PartitionId, PartitionWriter, Published, Receipt, Result, RunContext,
-    RunId, Scan, ScanRequest, Tally, async_trait, failpoint, gone_on_elsewhere,
+    LoadPreview, LoadSession, Loader, Partition, PartitionId, PartitionWriter, Published, Receipt, Refusals, Result,
+    RunContext, RunId, Scan, ScanRequest, Tally, async_trait, failpoint, gone_on_elsewhere,
 };
 
 use super::catalog::{self, Relation};
@@ -34,6 +34,7 @@ use crate::hash::hash;
 use crate::key::{of_target, with_hint_of_key, with_key};
 use crate::network::{Connect, Outgoing, close_all, held_by};
 use crate::patience::{Patience, STEP};
+use crate::sift::PARTITION_BITS;
 use crate::table::{TableName, same_table};
 use crate::types::guide;
 use crate::{MysqlSourceOptions, MysqlTargetOptions};
@@ -163,13 +164,14 @@ fn exact_collation(connection: &Connection) -> &'static str {
 pub(super) fn create_table(name: &str, plan: &LoadPlan, writings: &[Writing], server: Server) -> Result<String> {
     let declared = writings.iter().map(|writing| writing.declared.as_str());
     let key = if plan.keys.is_empty() { None } else { Some(format!("PRIMARY KEY ({})", key_list(plan)?)) };
-    create(name, plan, declared, server, key)
+    create(name, plan, declared, server, true, key)
 }
 
 /// The statement that makes a table from which the rows are moved to the target.
 fn create_staging(name: &str, plan: &LoadPlan, writings: &[Writing], server: Server) -> Result<String> {
     let staged = writings.iter().map(|writing| writing.staged.as_str());
-    create(name, plan, staged, server, Some(format!("{ORDINAL} bigint unsigned NOT NULL PRIMARY KEY")))
+    // A key that is null is found when it is moved, where it can be set aside.
+    create(name, plan, staged, server, !plan.sifts, Some(format!("{ORDINAL} bigint unsigned NOT NULL PRIMARY KEY")))
 }
 
 fn create<'a>(
@@ -177,15 +179,17 @@ fn create<'a>(
     plan: &LoadPlan,
     types: impl Iterator<Item = &'a str>,
     server: Server,
+    keys_are_whole: bool,
     last: Option<String>,
 ) -> Result<String> {
     let mut columns = Vec::with_capacity(plan.schema.fields().len() + 1);
     for (field, declared) in plan.schema.fields().iter().zip(types) {
         let is_key = plan.keys.contains(field.name());
+        let takes_null = field.is_nullable() && !(is_key && keys_are_whole);
         let is_text = declared.starts_with("varchar") || declared.starts_with("char");
         let collate = if is_key && is_text { format!(" COLLATE {}", server.collation) } else { String::new() };
         let is_timestamp = declared.starts_with("timestamp");
-        let null = match (field.is_nullable() && !is_key, is_timestamp) {
+        let null = match (takes_null, is_timestamp) {
             (true, true) => " NULL DEFAULT NULL",
             (true, false) => "",
             (false, true) if server.sets_timestamps => " NOT NULL DEFAULT '1970-01-01 00:00:01'",
@@ -346,6 +350,7 @@ impl Loader for MysqlLoader {
                     plan: plan.clone(),
                 }),
                 completed: completed.unwrap_or_default(),
+                moved: None,
                 server,
                 control: Mutex::new(Some(control)),
                 lock,
@@ -598,7 +603,7 @@ async fn require_privileges(
         ("DROP", format!("DROP TABLE {old}")),
         ("INSERT", format!("INSERT INTO {old} VALUES (1)")),
     ];
-    if matches!(target.publishing, Publishing::Rename | Publishing::Swap | Publishing::UpsertNew) {
+    if matches!(target.publishing, Publishing::Rename | Publishing::Swap | Publishing::FillNew) {
         // To rename takes all of those, too.
         tests.push(("ALTER", format!("RENAME TABLE {old} TO {}", names.new)));
     }
@@ -679,6 +684,8 @@ pub(super) struct MysqlSession {
     /// Whether the staging table has a primary key.
     keyed: bool,
     completed: Vec<Receipt>,
+    /// Rows that are moved, of which only the last step is left.
+    pub(super) moved: Option<u64>,
 }
 
 impl MysqlSession {
@@ -706,6 +713,24 @@ impl MysqlSession {
         };
         *self.control() = Some(control);
         count.map(|count| usize::try_from(count).unwrap_or(usize::MAX))
+    }
+
+    /// What is staged, or a query of that, with the types in which it is compared.
+    pub(super) async fn read_staged(&self, cx: &RunContext, staged: MysqlExtractor) -> Result<Arc<dyn Scan>> {
+        let fields = self.plan.schema.fields();
+        let types = fields.iter().zip(&self.target.writings).filter_map(|(field, writing)| {
+            let read = match (field.data_type(), &writing.put) {
+                (DataType::Boolean, Put::Integer { .. }) if writing.staged.starts_with("tinyint") => DataType::Boolean,
+                (DataType::Timestamp(_, Some(_)), _) if writing.staged.starts_with("datetime") => {
+                    DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")))
+                }
+                _ => return None,
+            };
+            Some((field.name().clone(), read))
+        });
+        let options = MysqlSourceOptions { types: ColumnTypes(types.collect()), ..MysqlSourceOptions::default() };
+        let request = ScanRequest::all().columns(fields.iter().map(|field| field.name()));
+        staged.with_options(options).scan(cx, &request).await
     }
 
     async fn clean(&mut self, keep_mark: bool) -> Result<()> {
@@ -750,7 +775,8 @@ impl LoadSession for MysqlSession {
         if (attempt > 1 || shared.goes_on)
             && let Some(staged) = staged_rows(&shared, partition.id).await?
         {
-            return Ok(Box::new(StagedWriter { shared, partition: partition.id, staged, rows: 0 }));
+            let (rows, refused) = (0, Vec::new());
+            return Ok(Box::new(StagedWriter { shared, partition: partition.id, staged, rows, refused }));
         }
         let connection = shared.pool.take().await?;
         let rows = server::Rows { connection, statement: shared.statement.clone(), taken: 0 };
@@ -766,6 +792,8 @@ impl LoadSession for MysqlSession {
             block: Vec::new(),
             block_size,
             rows: 0,
+            seen: 0,
+            refused: Vec::new(),
             bytes: 0,
             tally: None,
         };
@@ -774,21 +802,17 @@ impl LoadSession for MysqlSession {
     }
 
     async fn read_back(&mut self, cx: &RunContext, _: &[Receipt]) -> Result<Option<Arc<dyn Scan>>> {
-        let fields = self.plan.schema.fields();
-        let types = fields.iter().zip(&self.target.writings).filter_map(|(field, writing)| {
-            let read = match (field.data_type(), &writing.put) {
-                (DataType::Boolean, Put::Integer { .. }) if writing.staged.starts_with("tinyint") => DataType::Boolean,
-                (DataType::Timestamp(_, Some(_)), _) if writing.staged.starts_with("datetime") => {
-                    DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")))
-                }
-                _ => return None,
-            };
-            Some((field.name().clone(), read))
-        });
-        let options = MysqlSourceOptions { types: ColumnTypes(types.collect()), ..MysqlSourceOptions::default() };
-        let request = ScanRequest::all().columns(fields.iter().map(|field| field.name()));
         let staged = MysqlExtractor::of_table(self.shared.pool.clone(), self.shared.names.staging_name.clone());
-        staged.with_options(options).scan(cx, &request).await.map(Some)
+        self.read_staged(cx, staged).await.map(Some)
+    }
+
+    async fn sift(&mut self, cx: &RunContext, receipts: &[Receipt], refused: &mut dyn Refusals) -> Result<()> {
+        let lost = || Error::new(ErrorKind::Internal, "the connection of the session is gone");
+        let mut control = self.control().take().ok_or_else(lost)?;
+        let moved = publish::sift(self, &mut control, cx, receipts, refused).await;
+        *self.control() = Some(control);
+        self.moved = moved?;
+        Ok(())
     }
 
     async fn commit(mut self: Box<Self>, receipts: Vec<Receipt>) -> Result<Published> {
@@ -865,7 +889,11 @@ struct MysqlWriter {
     style: Style,
     block: Vec<u8>,
     block_size: usize,
+    /// Without those that were refused.
     rows: u64,
+    /// With them.
+    seen: u64,
+    refused: Vec<(usize, Error)>,
     bytes: u64,
     tally: Option<Tally>,
 }
@@ -895,20 +923,29 @@ impl PartitionWriter for MysqlWriter {
     async fn write(&mut self, batch: RecordBatch) -> Result<()> {
         let shared = self.shared.clone();
         let source = &shared.source;
-        let ordinal = shared.moved.then_some((u64::from(self.partition.0) << 40) + self.rows);
+        let ordinal = shared.moved.then_some((u64::from(self.partition.0) << PARTITION_BITS) + self.seen);
         let mut rows = Rows::new(&batch, &shared.writings, ordinal, self.style).ok_or_else(|| {
             Error::new(ErrorKind::Internal, "a batch has another schema than was planned").in_source(source)
         })?;
-        let (before, partition) = (self.rows, self.partition);
+        let (before, partition) = (self.seen, self.partition);
         let place = |row: usize| format!("row {} of partition {partition}", before + row as u64 + 1);
-        while rows
-            .write(&mut self.block, self.block_size, place)
-            .map_err(|error| with_hint_of_key(error.in_source(source), &shared.plan))?
-        {
-            self.send().await?;
+        let wrong = |error: Error| with_hint_of_key(error.in_source(source), &shared.plan);
+        self.refused.clear();
+        loop {
+            match rows.write(&mut self.block, self.block_size, place) {
+                Ok(false) => break,
+                Ok(true) => self.send().await?,
+                Err(error) if shared.plan.sifts => self.refused.push((rows.leave_out(), wrong(error))),
+                Err(error) => return Err(wrong(error)),
+            }
         }
-        self.rows += batch.num_rows() as u64;
+        self.seen += batch.num_rows() as u64;
+        self.rows += (batch.num_rows() - self.refused.len()) as u64;
         Ok(())
+    }
+
+    fn refused(&mut self) -> Vec<(usize, Error)> {
+        std::mem::take(&mut self.refused)
     }
 
     fn seal(&mut self, tally: Tally) {
@@ -944,13 +981,37 @@ struct StagedWriter {
     partition: PartitionId,
     staged: u64,
     rows: u64,
+    refused: Vec<(usize, Error)>,
 }
 
 #[async_trait]
 impl PartitionWriter for StagedWriter {
     async fn write(&mut self, batch: RecordBatch) -> Result<()> {
-        self.rows += batch.num_rows() as u64;
+        self.refused.clear();
+        if self.shared.plan.sifts {
+            // The same rows are refused as when it was staged.
+            let (mut block, before, partition) = (Vec::new(), self.rows, self.partition);
+            let place = |row: usize| format!("row {} of partition {partition}", before + row as u64 + 1);
+            let rows = Rows::new(&batch, &self.shared.writings, None, Style::Load);
+            let mut rows =
+                rows.ok_or_else(|| Error::new(ErrorKind::Internal, "a batch has another schema than was planned"))?;
+            loop {
+                match rows.write(&mut block, LEAST_BLOCK, place) {
+                    Ok(false) => break,
+                    Ok(true) => block.clear(),
+                    Err(error) => {
+                        let error = with_hint_of_key(error.in_source(&self.shared.source), &self.shared.plan);
+                        self.refused.push((rows.leave_out(), error));
+                    }
+                }
+            }
+        }
+        self.rows += (batch.num_rows() - self.refused.len()) as u64;
         Ok(())
+    }
+
+    fn refused(&mut self) -> Vec<(usize, Error)> {
+        std::mem::take(&mut self.refused)
     }
 
     async fn finish(self: Box<Self>) -> Result<Receipt> {

@@ -1,8 +1,12 @@
 //! From the staging table into the target: one rename, or one transaction.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use etlrs_core::{Error, ErrorKind, Receipt, Result, failpoint};
+use etlrs_core::{Error, ErrorKind, LoadMode, Receipt, Refusals, Result, RunContext, async_trait, failpoint};
+
+use super::error::{code_of, of_data};
+use super::extract::MysqlExtractor;
 
 use super::ledger::{MOVED, Names};
 use super::load::{MysqlSession, ORDINAL, create_table};
@@ -10,15 +14,28 @@ use super::name::{literal, quote};
 use super::target::{self, Publishing, Target};
 use super::wire::{Connection, Failure, code};
 use super::writing::Dialect;
-use crate::key::one_key;
+use crate::key::{null_key, one_key};
 use crate::patience::{Patience, STEP};
+use crate::sift::{self, Chosen, Moved, Moving, PARTITION_BITS, hand_over};
 
 /// Publishes what is staged; gives the number of rows that became visible.
 pub(super) async fn publish(session: &MysqlSession, connection: &mut Connection, receipts: &[Receipt]) -> Result<u64> {
     let patience = Patience::new(session.lock_timeout, &session.cancel);
     loop {
-        match attempt(session, connection, receipts).await {
+        let moved = match session.moved {
+            Some(rows) => Ok(rows),
+            None => begin(session, connection, receipts, None).await,
+        };
+        let done = match moved {
+            Ok(rows) => finish(session, connection, rows).await,
+            Err(error) => Err(error),
+        };
+        match done {
             Ok(rows) => return Ok(rows),
+            // With it goes what was moved, but for a table that only waits for its name.
+            Err(error) if session.moved.is_some() && session.target.publishing != Publishing::FillNew => {
+                return Err(error);
+            }
             // Nothing is published yet.
             Err(error) => patience.over(error).await?,
         }
@@ -27,7 +44,38 @@ pub(super) async fn publish(session: &MysqlSession, connection: &mut Connection,
     }
 }
 
-async fn attempt(session: &MysqlSession, connection: &mut Connection, receipts: &[Receipt]) -> Result<u64> {
+/// Moves what is staged, but for rows that are refused; only the last step is left then. Gives the number of rows that will become
+/// visible. `None`: nothing can be refused that was staged.
+pub(super) async fn sift(
+    session: &MysqlSession,
+    connection: &mut Connection,
+    cx: &RunContext,
+    receipts: &[Receipt],
+    refusals: &mut dyn Refusals,
+) -> Result<Option<u64>> {
+    if matches!(session.target.publishing, Publishing::Rename | Publishing::Swap) {
+        return Ok(None);
+    }
+    let patience = Patience::new(session.lock_timeout, &session.cancel);
+    let mut sifting = Sifting { cx, refusals, refused: 0 };
+    loop {
+        match begin(session, connection, receipts, Some(&mut sifting)).await {
+            Ok(rows) => return Ok(Some(rows)),
+            // They would be set aside once more.
+            Err(error) if sifting.refused > 0 => return Err(error),
+            Err(error) => patience.over(error).await?,
+        }
+        connection.execute("ROLLBACK").await.map_err(|error| session.shared.failed(error))?;
+    }
+}
+
+/// Does all that comes before the last step; gives the number of rows that it will show.
+async fn begin(
+    session: &MysqlSession,
+    connection: &mut Connection,
+    receipts: &[Receipt],
+    sifting: Option<&mut Sifting<'_>>,
+) -> Result<u64> {
     let shared = &session.shared;
     let failed = |error| shared.failed(error);
     let limit = session.lock_timeout.as_secs().clamp(1, 31_536_000);
@@ -42,17 +90,17 @@ async fn attempt(session: &MysqlSession, connection: &mut Connection, receipts: 
     failpoint("mysql-publishing");
     let names = &shared.names;
     let target = session.name.backquoted()?;
-    let last = match session.target.publishing {
+    match session.target.publishing {
         Publishing::Rename => {
             recheck(session, connection).await?;
-            format!("RENAME TABLE {} TO {target}", names.staging)
+            Ok(rows)
         }
         Publishing::Swap => {
             recheck(session, connection).await?;
             keep_counter(session, connection).await?;
-            format!("RENAME TABLE {target} TO {}, {} TO {target}", names.old, names.staging)
+            Ok(rows)
         }
-        Publishing::UpsertNew => {
+        Publishing::FillNew => {
             // A table of an earlier attempt may have rows. Its mark goes first, for without the table it would say that it is published.
             let unmarked = format!("DELETE FROM {} WHERE partition_id = {MOVED}", names.ledger);
             connection.execute(&unmarked).await.map_err(failed)?;
@@ -60,19 +108,44 @@ async fn attempt(session: &MysqlSession, connection: &mut Connection, receipts: 
             let sql = create_table(&names.new, &session.plan, &session.target.writings, session.server)?;
             connection.execute(&sql).await.map_err(failed)?;
             failpoint("mysql-new-table");
-            upsert(session, connection, &names.new).await?;
+            connection.execute("START TRANSACTION").await.map_err(failed)?;
+            let filled = fill(session, connection, &names.new, rows, sifting).await;
+            // The first error is the one that counts.
+            let rows = match filled {
+                Ok(rows) => rows,
+                Err(error) => {
+                    _ = connection.execute("ROLLBACK").await;
+                    return Err(error);
+                }
+            };
+            connection.execute("COMMIT").await.map_err(failed)?;
             failpoint("mysql-new-filled");
             connection.execute(&moved(names)).await.map_err(failed)?;
-            format!("RENAME TABLE {} TO {target}", names.new)
+            Ok(rows)
         }
         Publishing::Refill | Publishing::Insert | Publishing::Upsert => {
-            if let Err(error) = move_rows(session, connection, &target, rows).await {
-                // The first error is the one that counts.
-                _ = connection.execute("ROLLBACK").await;
-                return Err(error);
+            match move_rows(session, connection, &target, rows, sifting).await {
+                Ok(rows) => Ok(rows),
+                Err(error) => {
+                    // The first error is the one that counts.
+                    _ = connection.execute("ROLLBACK").await;
+                    Err(error)
+                }
             }
-            "COMMIT".to_owned()
         }
+    }
+}
+
+/// The last step, which shows the rows.
+async fn finish(session: &MysqlSession, connection: &mut Connection, rows: u64) -> Result<u64> {
+    let shared = &session.shared;
+    let failed = |error| shared.failed(error);
+    let (names, target) = (&shared.names, session.name.backquoted()?);
+    let last = match session.target.publishing {
+        Publishing::Rename => format!("RENAME TABLE {} TO {target}", names.staging),
+        Publishing::Swap => format!("RENAME TABLE {target} TO {}, {} TO {target}", names.old, names.staging),
+        Publishing::FillNew => format!("RENAME TABLE {} TO {target}", names.new),
+        Publishing::Refill | Publishing::Insert | Publishing::Upsert => "COMMIT".to_owned(),
     };
     failpoint("mysql-committing");
     let error = match connection.execute(&last).await {
@@ -192,7 +265,7 @@ async fn ask(session: &MysqlSession, connection: &mut Connection, lost: u64) -> 
     let (sql, expected) = match session.target.publishing {
         // A renamed table has its old name no more.
         Publishing::Rename | Publishing::Swap => (is_there(&names.staging), 0),
-        Publishing::UpsertNew => (is_there(&names.new), 0),
+        Publishing::FillNew => (is_there(&names.new), 0),
         _ => (format!("SELECT count(*) FROM {} WHERE partition_id = {MOVED}", names.ledger), 1),
     };
     let found = connection.rows(&sql).await.map_err(failed)?;
@@ -275,7 +348,14 @@ async fn keep_counter(session: &MysqlSession, connection: &mut Connection) -> Re
     Ok(())
 }
 
-async fn move_rows(session: &MysqlSession, connection: &mut Connection, target: &str, rows: u64) -> Result<()> {
+/// Gives the number of rows that are moved.
+async fn move_rows(
+    session: &MysqlSession,
+    connection: &mut Connection,
+    target: &str,
+    rows: u64,
+    sifting: Option<&mut Sifting<'_>>,
+) -> Result<u64> {
     let shared = &session.shared;
     let failed = |error| shared.failed(error);
     connection.execute("START TRANSACTION").await.map_err(failed)?;
@@ -285,20 +365,139 @@ async fn move_rows(session: &MysqlSession, connection: &mut Connection, target: 
         found => found.map_err(failed)?,
     };
     recheck(session, connection).await?;
-    match session.target.publishing {
-        Publishing::Refill => {
-            // Rows of a table that this user may not see are not deleted along.
-            connection.execute("SET SESSION foreign_key_checks = 0").await.map_err(failed)?;
-            connection.execute(&format!("DELETE FROM {target}")).await.map_err(failed)?;
-            connection.execute("SET SESSION foreign_key_checks = 1").await.map_err(failed)?;
-            insert(session, connection, target, rows).await?;
-        }
-        Publishing::Upsert => upsert(session, connection, target).await?,
-        _ => insert(session, connection, target, rows).await?,
+    if session.target.publishing == Publishing::Refill {
+        // Rows of a table that this user may not see are not deleted along.
+        connection.execute("SET SESSION foreign_key_checks = 0").await.map_err(failed)?;
+        connection.execute(&format!("DELETE FROM {target}")).await.map_err(failed)?;
+        connection.execute("SET SESSION foreign_key_checks = 1").await.map_err(failed)?;
     }
+    let rows = fill(session, connection, target, rows, sifting).await?;
     failpoint("mysql-moved");
     connection.execute(&moved(&shared.names)).await.map_err(failed)?;
-    Ok(())
+    Ok(rows)
+}
+
+/// Moves rows into the table; gives their number. With `sifting`, those that the table refuses are set aside.
+async fn fill(
+    session: &MysqlSession,
+    connection: &mut Connection,
+    target: &str,
+    rows: u64,
+    sifting: Option<&mut Sifting<'_>>,
+) -> Result<u64> {
+    let merges = session.plan.mode == LoadMode::Merge;
+    if merges {
+        refuse_folded_keys(session, connection).await?;
+        require_numbers(session, connection, target).await?;
+    }
+    let (inserted, rows) = match sifting {
+        None => (put(session, connection, target, &Chosen::All).await?, rows),
+        Some(sifting) => {
+            let before = sifting.refused;
+            let mut filling = Filling { session, connection, target, sifting, inserted: 0 };
+            sift::sift(&mut filling, &session.cancel).await?;
+            (filling.inserted, rows.saturating_sub(filling.sifting.refused - before))
+        }
+    };
+    if inserted != rows && !merges {
+        let message = format!("the table took {inserted} of {rows} rows");
+        return Err(Error::new(ErrorKind::VerifyFailed, message).in_source(&session.shared.source));
+    }
+    Ok(rows)
+}
+
+/// Gives the number of rows that the server counts.
+async fn put(session: &MysqlSession, connection: &mut Connection, target: &str, rows: &Chosen) -> Result<u64> {
+    match session.plan.mode {
+        LoadMode::Merge => upsert(session, connection, target, rows).await,
+        _ => insert(session, connection, target, rows).await,
+    }
+}
+
+/// Where rows go that the table refuses.
+pub(super) struct Sifting<'a> {
+    cx: &'a RunContext,
+    refusals: &'a mut dyn Refusals,
+    /// How many there were.
+    refused: u64,
+}
+
+struct Filling<'a, 'b> {
+    session: &'a MysqlSession,
+    connection: &'a mut Connection,
+    target: &'a str,
+    sifting: &'a mut Sifting<'b>,
+    inserted: u64,
+}
+
+impl Filling<'_, '_> {
+    async fn execute(&mut self, sql: &str) -> Result<()> {
+        self.connection.execute(sql).await.map_err(|error| self.session.shared.failed(error)).map(drop)
+    }
+
+    async fn check_and_put(&mut self, rows: &Chosen) -> Result<u64> {
+        let Self { session, connection, .. } = self;
+        if session.plan.mode == LoadMode::Merge {
+            for key in &session.plan.keys {
+                let (staging, which) = (&session.shared.names.staging, rows.condition(ORDINAL));
+                let sql = format!("SELECT 1 FROM {staging} WHERE {which} AND {} IS NULL LIMIT 1", quote(key)?);
+                let found = connection.rows(&sql).await.map_err(|error| session.shared.failed(error))?;
+                if !found.is_empty() {
+                    return Err(null_key(key).in_source(&session.shared.source));
+                }
+            }
+        }
+        put(session, self.connection, self.target, rows).await
+    }
+}
+
+#[async_trait]
+impl Moving for Filling<'_, '_> {
+    async fn try_move(&mut self, rows: &Chosen) -> Result<Moved> {
+        self.execute("SAVEPOINT etlrs_sift").await?;
+        let error = match self.check_and_put(rows).await {
+            Ok(inserted) => {
+                self.inserted += inserted;
+                self.execute("RELEASE SAVEPOINT etlrs_sift").await?;
+                return Ok(Moved::All);
+            }
+            Err(error) if is_of_row(&error) => error,
+            Err(error) => return Err(error),
+        };
+        self.execute("ROLLBACK TO SAVEPOINT etlrs_sift").await?;
+        let is_foreign_key = matches!(code_of(&error), Some(1452 | 1216));
+        Ok(Moved::Refused { error, may_wait: is_foreign_key && self.session.plan.mode != LoadMode::Merge })
+    }
+
+    async fn pieces(&mut self) -> Result<Vec<Range<u64>>> {
+        let sql = format!(
+            "SELECT min({ORDINAL}), max({ORDINAL}) + 1 FROM {} GROUP BY {ORDINAL} >> {PARTITION_BITS} ORDER BY 1",
+            self.session.shared.names.staging
+        );
+        let failed = |error| self.session.shared.failed(error);
+        let found = self.connection.rows(&sql).await.map_err(failed)?;
+        found.iter().map(|row| Ok(row.get(0).map_err(failed)?..row.get(1).map_err(failed)?)).collect()
+    }
+
+    async fn refuse(&mut self, mut refused: Vec<(u64, Error)>) -> Result<()> {
+        refused.sort_by_key(|(row, _)| *row);
+        let (numbers, errors): (Vec<_>, Vec<_>) = refused.into_iter().unzip();
+        self.sifting.refused += numbers.len() as u64;
+        let session = self.session;
+        let columns = Target::column_list(&session.plan.schema)?;
+        let which = Chosen::These(numbers).condition(ORDINAL);
+        let staging = &session.shared.names.staging;
+        let query = format!("SELECT {columns} FROM {staging} WHERE {which} ORDER BY {ORDINAL}");
+        // What is staged is committed, so that another connection sees it.
+        let query = MysqlExtractor::query(session.shared.pool.clone(), query);
+        let scan = session.read_staged(self.sifting.cx, query).await?;
+        hand_over(self.sifting.cx, &*scan, errors, self.sifting.refusals).await
+    }
+}
+
+/// Whether an error is the fault of a row: one of ours, or one of which it is known.
+fn is_of_row(error: &Error) -> bool {
+    error.kind() == ErrorKind::InvalidData && code_of(error).is_none_or(|code| of_data(code).is_some())
 }
 
 /// The statement that marks the rows as moved.
@@ -306,27 +505,22 @@ fn moved(names: &Names) -> String {
     format!("INSERT INTO {} (partition_id, row_count, bytes) VALUES ({MOVED}, 0, 0)", names.ledger)
 }
 
-async fn insert(session: &MysqlSession, connection: &mut Connection, target: &str, rows: u64) -> Result<()> {
+async fn insert(session: &MysqlSession, connection: &mut Connection, target: &str, rows: &Chosen) -> Result<u64> {
     let shared = &session.shared;
     let columns = Target::column_list(&session.plan.schema)?;
+    let (staging, which) = (&shared.names.staging, rows.condition(ORDINAL));
     let sql =
-        format!("INSERT INTO {target} ({columns}) SELECT {columns} FROM {} ORDER BY {ORDINAL}", shared.names.staging);
+        format!("INSERT INTO {target} ({columns}) SELECT {columns} FROM {staging} WHERE {which} ORDER BY {ORDINAL}");
     let done = connection.execute(&sql).await.map_err(|error| shared.failed(error))?;
     connection.refuse_warnings(done).await.map_err(|error| shared.failed(error))?;
-    if done.rows != rows {
-        let message = format!("the table took {} of {rows} rows", done.rows);
-        return Err(Error::new(ErrorKind::VerifyFailed, message).in_source(&shared.source));
-    }
-    Ok(())
+    Ok(done.rows)
 }
 
 /// Rows go in the order of the source, so of two with one key the later one is what stays.
-async fn upsert(session: &MysqlSession, connection: &mut Connection, target: &str) -> Result<()> {
+async fn upsert(session: &MysqlSession, connection: &mut Connection, target: &str, rows: &Chosen) -> Result<u64> {
     let shared = &session.shared;
     let plan = &session.plan;
     let columns = Target::column_list(&plan.schema)?;
-    refuse_folded_keys(session, connection).await?;
-    require_numbers(session, connection, target).await?;
     let is_key = |name: &String| plan.keys.iter().any(|key| key.to_lowercase() == name.to_lowercase());
     let mut sets = Vec::new();
     for field in plan.schema.fields() {
@@ -344,12 +538,14 @@ async fn upsert(session: &MysqlSession, connection: &mut Connection, target: &st
         sets.push(format!("{key} = {}.{key}", shared.names.staging));
     }
     let sql = format!(
-        "INSERT INTO {target} ({columns}) SELECT {columns} FROM {} ORDER BY {ORDINAL} ON DUPLICATE KEY UPDATE {}",
+        "INSERT INTO {target} ({columns}) SELECT {columns} FROM {} WHERE {} ORDER BY {ORDINAL} ON DUPLICATE KEY UPDATE {}",
         shared.names.staging,
+        rows.condition(ORDINAL),
         sets.join(", ")
     );
     let done = connection.execute(&sql).await.map_err(|error| shared.failed(error))?;
-    connection.refuse_warnings(done).await.map_err(|error| shared.failed(error))
+    connection.refuse_warnings(done).await.map_err(|error| shared.failed(error))?;
+    Ok(done.rows)
 }
 
 /// Refuses to merge past a primary key that the server numbers when a number may be that of a row that is there: for the upsert

@@ -28,7 +28,7 @@ pub(super) enum Publishing {
     /// The same, but those with a key that is there update its row.
     Upsert,
     /// There is no target: a table with the keys is filled, and gets its name.
-    UpsertNew,
+    FillNew,
 }
 
 /// A target, as it is before the load.
@@ -82,7 +82,9 @@ impl Target {
                     notes.push(format!("column {:?} is kept as datetime, in UTC", field.name()));
                 }
             }
-            let publishing = if plan.mode == LoadMode::Merge { Publishing::UpsertNew } else { Publishing::Rename };
+            // A row that has the key of another one can only be set aside when it is moved.
+            let fills = plan.mode == LoadMode::Merge || plan.sifts && !plan.keys.is_empty();
+            let publishing = if fills { Publishing::FillNew } else { Publishing::Rename };
             return Ok(Self { relation: None, writings, publishing, definition: String::new(), notes });
         };
         if plan.mode == LoadMode::Create {
@@ -114,7 +116,8 @@ impl Target {
             _ => {
                 refuse_references(connection, &relation).await.map_err(failed)??;
                 let hanging = what_hangs_on(connection, &relation).await.map_err(failed)?;
-                let direct = direct.filter(|_| hanging.is_empty() && plan.mode == LoadMode::Replace);
+                let takes_place = hanging.is_empty() && plan.mode == LoadMode::Replace && !plan.sifts;
+                let direct = direct.filter(|_| takes_place);
                 match direct {
                     Some(direct) => {
                         writings = direct;

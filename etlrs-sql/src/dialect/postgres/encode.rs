@@ -45,28 +45,42 @@ impl<'a> Rows<'a> {
     ///
     /// # Errors
     /// `InvalidData` for a value that PostgreSQL cannot hold, with its column; `row` makes the number of a row of the batch
-    /// into words.
+    /// into words. Nothing of the row is appended, and it would be the next: it can be [left out](Self::leave_out).
     pub(super) fn write(&mut self, out: &mut Vec<u8>, enough: usize, row: impl Fn(usize) -> String) -> Result<bool> {
-        // A table has at most 1600 columns.
-        let count = (self.columns.len() as u16 + u16::from(self.ordinal.is_some())).to_be_bytes();
         while self.next < self.batch.num_rows() {
             if out.len() >= enough {
                 return Ok(true);
             }
-            out.extend(count);
-            for (index, (column, writing)) in self.columns.iter().enumerate() {
-                put(out, writing, column.value(self.next)).map_err(|(reason, hint)| {
-                    Error::new(ErrorKind::InvalidData, format!("{} holds {reason}", row(self.next)))
-                        .hint(hint)
-                        .at_column(self.batch.schema_ref().field(index).name())
-                })?;
-            }
-            if let Some(ordinal) = self.ordinal {
-                eight(out, (ordinal + self.next as u64).to_be_bytes());
+            let before = out.len();
+            if let Err((index, (reason, hint))) = self.put_row(out) {
+                out.truncate(before);
+                return Err(Error::new(ErrorKind::InvalidData, format!("{} holds {reason}", row(self.next)))
+                    .hint(hint)
+                    .at_column(self.batch.schema_ref().field(index).name()));
             }
             self.next += 1;
         }
         Ok(false)
+    }
+
+    /// Does without the next row; gives its number in the batch.
+    pub(super) fn leave_out(&mut self) -> usize {
+        self.next += 1;
+        self.next - 1
+    }
+
+    #[inline]
+    fn put_row(&self, out: &mut Vec<u8>) -> Result<(), (usize, Refused)> {
+        // A table has at most 1600 columns.
+        let count = (self.columns.len() as u16 + u16::from(self.ordinal.is_some())).to_be_bytes();
+        out.extend(count);
+        for (index, (column, writing)) in self.columns.iter().enumerate() {
+            put(out, writing, column.value(self.next)).map_err(|refused| (index, refused))?;
+        }
+        if let Some(ordinal) = self.ordinal {
+            eight(out, (ordinal + self.next as u64).to_be_bytes());
+        }
+        Ok(())
     }
 }
 

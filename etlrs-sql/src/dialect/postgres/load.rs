@@ -17,8 +17,8 @@ use arrow_array::RecordBatch;
 use arrow_schema::{Field, Schema, SchemaRef};
 use etlrs_core::{
     CancelToken, ColumnTypes, Error, ErrorKind, Extractor, Interrupted, LoadCapabilities, LoadMode, LoadPlan,
-    LoadPreview, LoadSession, Loader, Partition, PartitionId, PartitionWriter, Published, Receipt, Result, RunContext,
-    RunId, Scan, ScanRequest, Tally, async_trait, failpoint, gone_on_elsewhere,
+    LoadPreview, LoadSession, Loader, Partition, PartitionId, PartitionWriter, Published, Receipt, Refusals, Result,
+    RunContext, RunId, Scan, ScanRequest, Tally, async_trait, failpoint, gone_on_elsewhere,
 };
 
 use super::catalog::Relation;
@@ -36,6 +36,7 @@ use crate::hash::hash;
 use crate::key::{of_target, with_key};
 use crate::network::{Connect, Outgoing, close_all, held_by};
 use crate::patience::{Patience, STEP};
+use crate::sift::PARTITION_BITS;
 use crate::table::{TableName, same_table};
 use crate::types::guide;
 use crate::{PostgresSourceOptions, PostgresTargetOptions};
@@ -162,7 +163,9 @@ pub(super) fn create_table(
 ) -> Result<String> {
     let mut columns = Vec::with_capacity(writings.len() + 1);
     for (field, writing) in plan.schema.fields().iter().zip(writings) {
-        let not_null = if field.is_nullable() && !plan.keys.contains(field.name()) { "" } else { " NOT NULL" };
+        // A key that is null is found when it is moved, where it can be set aside.
+        let is_key = plan.keys.contains(field.name()) && !(staged && plan.sifts);
+        let not_null = if field.is_nullable() && !is_key { "" } else { " NOT NULL" };
         let declared = if staged { &writing.staged } else { &writing.declared };
         columns.push(format!("{} {declared}{not_null}", quote(field.name())?));
     }
@@ -303,10 +306,15 @@ impl Loader for PostgresLoader {
                     form: form(&plan, &names.staging, &target)?,
                     pool: self.pool.clone(),
                     source: self.source(),
-                    copy: format!("COPY {} ({}) FROM STDIN (FORMAT binary)", names.staging, staged_columns(&plan)?),
+                    copy: format!(
+                        "COPY {} ({}) FROM STDIN (FORMAT binary)",
+                        names.staging,
+                        staged_columns(&plan, target.publishing.numbers_rows(&plan))?
+                    ),
                     names,
                     writings: target.writings.clone(),
-                    merge: plan.mode == LoadMode::Merge,
+                    is_numbered: target.publishing.numbers_rows(&plan),
+                    sifts: plan.sifts,
                 }),
                 control: Mutex::new(Some(control)),
                 lock,
@@ -318,6 +326,7 @@ impl Loader for PostgresLoader {
                 post_sql: self.options.post_sql.clone(),
                 keeps_settings: self.options.pre_sql.is_empty() && self.options.post_sql.is_empty(),
                 connections: cx.config().connections(),
+                moved: None,
             })),
             Err(error) => {
                 // The server lets go of it with the connection too, but some time after that.
@@ -451,7 +460,7 @@ async fn holder(connection: &mut Connection, lock: i64) -> Answer<Option<(String
 /// The isolation level and the access that a role has by default may be others.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
-/// In the staging table of a merge: the place of a row in the source, so that of two with one key the later one wins.
+/// In a staging table that [numbers its rows](Publishing::numbers_rows): the place of a row in the source.
 pub(super) const ORDINAL: &str = "\"_etlrs_ordinal\"";
 
 /// What tells whether rows that are staged are as they would be staged now.
@@ -475,14 +484,14 @@ fn staging_table(staging: &str, plan: &LoadPlan, target: &Target) -> Result<Stri
         if target.publishing.keeps_staging() && plan.mode != LoadMode::Merge { "TABLE" } else { "UNLOGGED TABLE" };
     let sql = create_table(staging, kind, plan, &target.writings, true)?;
     Ok(match sql.strip_suffix(')') {
-        Some(columns) if plan.mode == LoadMode::Merge => format!("{columns}, {ORDINAL} int8 NOT NULL)"),
+        Some(columns) if target.publishing.numbers_rows(plan) => format!("{columns}, {ORDINAL} int8 NOT NULL)"),
         _ => sql,
     })
 }
 
-fn staged_columns(plan: &LoadPlan) -> Result<String> {
+fn staged_columns(plan: &LoadPlan, is_numbered: bool) -> Result<String> {
     let columns = Target::column_list(&plan.schema)?;
-    Ok(if plan.mode == LoadMode::Merge { format!("{columns}, {ORDINAL}") } else { columns })
+    Ok(if is_numbered { format!("{columns}, {ORDINAL}") } else { columns })
 }
 
 /// What the session and its writers share.
@@ -493,7 +502,8 @@ pub(super) struct Shared {
     pub(super) names: Names,
     copy: String,
     writings: Vec<Writing>,
-    merge: bool,
+    is_numbered: bool,
+    sifts: bool,
     /// An earlier attempt at the run may have staged partitions, or be about to.
     goes_on: bool,
     /// What tells how rows are staged.
@@ -522,6 +532,8 @@ pub(super) struct PostgresSession {
     /// The connection is as it was: no SQL of the user's may have set something for it.
     keeps_settings: bool,
     connections: usize,
+    /// Rows that are moved in a transaction which is open.
+    pub(super) moved: Option<u64>,
 }
 
 impl PostgresSession {
@@ -540,6 +552,16 @@ impl PostgresSession {
         };
         *self.control.lock().unwrap_or_else(PoisonError::into_inner) = Some(control);
         kept
+    }
+
+    /// What is staged, or a query of that, with the types in which it is compared.
+    pub(super) async fn read_staged(&self, cx: &RunContext, staged: PostgresExtractor) -> Result<Arc<dyn Scan>> {
+        let fields = self.plan.schema.fields();
+        let is_uuid = |field: &&Arc<Field>| field.extension_type_name() == Some("arrow.uuid");
+        let uuids = fields.iter().filter(is_uuid).map(|field| (field.name().clone(), field.data_type().clone()));
+        let options = PostgresSourceOptions { types: ColumnTypes(uuids.collect()), ..PostgresSourceOptions::default() };
+        let request = ScanRequest::all().columns(fields.iter().map(|field| field.name()));
+        staged.with_options(options).scan(cx, &request).await
     }
 
     async fn clean(&mut self, keep_mark: bool) -> Result<()> {
@@ -603,19 +625,25 @@ impl LoadSession for PostgresSession {
             block,
             block_size,
             rows: 0,
+            seen: 0,
+            refused: Vec::new(),
             bytes: 0,
             tally: None,
         }))
     }
 
     async fn read_back(&mut self, cx: &RunContext, _: &[Receipt]) -> Result<Option<Arc<dyn Scan>>> {
-        let fields = self.plan.schema.fields();
-        let is_uuid = |field: &&Arc<Field>| field.extension_type_name() == Some("arrow.uuid");
-        let uuids = fields.iter().filter(is_uuid).map(|field| (field.name().clone(), field.data_type().clone()));
-        let options = PostgresSourceOptions { types: ColumnTypes(uuids.collect()), ..PostgresSourceOptions::default() };
-        let request = ScanRequest::all().columns(fields.iter().map(|field| field.name()));
         let staged = PostgresExtractor::table(self.shared.pool.clone(), &self.shared.names.staging)?;
-        staged.with_options(options).scan(cx, &request).await.map(Some)
+        self.read_staged(cx, staged).await.map(Some)
+    }
+
+    async fn sift(&mut self, cx: &RunContext, receipts: &[Receipt], refused: &mut dyn Refusals) -> Result<()> {
+        let lost = || Error::new(ErrorKind::Internal, "the connection of the session is gone");
+        let mut control = self.take_control().ok_or_else(lost)?;
+        let moved = publish::sift(self, &mut control, cx, receipts, refused).await;
+        *self.control.lock().unwrap_or_else(PoisonError::into_inner) = Some(control);
+        self.moved = moved?;
+        Ok(())
     }
 
     async fn commit(mut self: Box<Self>, receipts: Vec<Receipt>) -> Result<Published> {
@@ -677,7 +705,11 @@ struct PostgresWriter {
     copy: Outgoing<CopyIn>,
     block: Vec<u8>,
     block_size: usize,
+    /// Without those that were refused.
     rows: u64,
+    /// With them.
+    seen: u64,
+    refused: Vec<(usize, Error)>,
     bytes: u64,
     tally: Option<Tally>,
 }
@@ -696,17 +728,28 @@ impl PartitionWriter for PostgresWriter {
     async fn write(&mut self, batch: RecordBatch) -> Result<()> {
         let shared = self.shared.clone();
         let source = &shared.source;
-        let ordinal = shared.merge.then_some((u64::from(self.partition.0) << 40) + self.rows);
+        let ordinal = shared.is_numbered.then_some((u64::from(self.partition.0) << PARTITION_BITS) + self.seen);
         let mut rows = Rows::new(&batch, &shared.writings, ordinal).ok_or_else(|| {
             Error::new(ErrorKind::Internal, "a batch has another schema than was planned").in_source(source)
         })?;
-        let (before, partition) = (self.rows, self.partition);
+        let (before, partition) = (self.seen, self.partition);
         let place = |row: usize| format!("row {} of partition {partition}", before + row as u64 + 1);
-        while rows.write(&mut self.block, self.block_size, place).map_err(|error| error.in_source(source))? {
-            self.send().await?;
+        self.refused.clear();
+        loop {
+            match rows.write(&mut self.block, self.block_size, place) {
+                Ok(false) => break,
+                Ok(true) => self.send().await?,
+                Err(error) if shared.sifts => self.refused.push((rows.leave_out(), error.in_source(source))),
+                Err(error) => return Err(error.in_source(source)),
+            }
         }
-        self.rows += batch.num_rows() as u64;
+        self.seen += batch.num_rows() as u64;
+        self.rows += (batch.num_rows() - self.refused.len()) as u64;
         Ok(())
+    }
+
+    fn refused(&mut self) -> Vec<(usize, Error)> {
+        std::mem::take(&mut self.refused)
     }
 
     fn seal(&mut self, tally: Tally) {

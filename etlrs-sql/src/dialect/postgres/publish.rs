@@ -1,16 +1,20 @@
 //! From the staging table into the target, in one transaction.
 
+use std::ops::Range;
 use std::time::Duration;
 
-use etlrs_core::{Error, ErrorKind, Receipt, Result, failpoint};
+use etlrs_core::{Error, ErrorKind, Receipt, Refusals, Result, RunContext, async_trait, failpoint};
 
+use super::extract::PostgresExtractor;
 use super::load::{BEGIN, ORDINAL, PostgresSession, create_table, key_list};
 use super::name::quote;
-use super::server::{execute, text};
+use super::server::{execute, rows, text};
 use super::target::{Publishing, Target};
 use super::wire::{Connection, Failure};
-use crate::key::{one_key, with_hint_of_key};
+use crate::key::{null_key, one_key, with_hint_of_key};
+use crate::network::Row;
 use crate::patience::{Patience, STEP};
+use crate::sift::{self, Chosen, Moved, Moving, PARTITION_BITS, hand_over};
 
 /// Publishes what is staged; gives the number of rows that became visible.
 pub(super) async fn publish(
@@ -18,9 +22,17 @@ pub(super) async fn publish(
     connection: &mut Connection,
     receipts: &[Receipt],
 ) -> Result<u64> {
+    if let Some(rows) = session.moved {
+        return commit(session, connection, rows).await;
+    }
     let patience = Patience::new(session.lock_timeout, &session.cancel);
     loop {
-        match attempt(session, connection, receipts).await {
+        let moved = begin(session, connection, receipts, None).await;
+        let done = match moved {
+            Ok(rows) => commit(session, connection, rows).await,
+            Err(error) => Err(error),
+        };
+        match done {
             Ok(rows) => return Ok(rows),
             // Nothing is published yet.
             Err(error) => patience.over(error).await?,
@@ -28,7 +40,37 @@ pub(super) async fn publish(
     }
 }
 
-async fn attempt(session: &PostgresSession, connection: &mut Connection, receipts: &[Receipt]) -> Result<u64> {
+/// Moves what is staged, but for rows that are refused, in a transaction that stays open; gives the number of rows that will become
+/// visible. `None`: nothing can be refused that was staged.
+pub(super) async fn sift(
+    session: &PostgresSession,
+    connection: &mut Connection,
+    cx: &RunContext,
+    receipts: &[Receipt],
+    refusals: &mut dyn Refusals,
+) -> Result<Option<u64>> {
+    if session.target.publishing.keeps_staging() {
+        return Ok(None);
+    }
+    let patience = Patience::new(session.lock_timeout, &session.cancel);
+    let mut sifting = Sifting { cx, refusals, refused: 0 };
+    loop {
+        match begin(session, connection, receipts, Some(&mut sifting)).await {
+            Ok(rows) => return Ok(Some(rows)),
+            // They would be set aside once more.
+            Err(error) if sifting.refused > 0 => return Err(error),
+            Err(error) => patience.over(error).await?,
+        }
+    }
+}
+
+/// Begins the transaction and does all in it.
+async fn begin(
+    session: &PostgresSession,
+    connection: &mut Connection,
+    receipts: &[Receipt],
+    sifting: Option<&mut Sifting<'_>>,
+) -> Result<u64> {
     let shared = &session.shared;
     let failed = |error| shared.failed(error);
     // Rows that somebody holds are waited for within a statement, which would be lost if it gave way.
@@ -38,19 +80,23 @@ async fn attempt(session: &PostgresSession, connection: &mut Connection, receipt
     let moved = async {
         let rows = check_ledger(session, connection, receipts).await?;
         failpoint("postgres-publishing");
-        move_rows(session, connection, rows).await?;
+        let rows = move_rows(session, connection, rows, sifting).await?;
         failpoint("postgres-moved");
         post_sql(session, connection).await?;
         Ok(rows)
     };
-    let rows = match moved.await {
-        Ok(rows) => rows,
+    match moved.await {
+        Ok(rows) => Ok(rows),
         Err(error) => {
             // The first error is the one that counts.
             _ = execute(connection, "ROLLBACK").await;
-            return Err(with_column(session, connection, error).await);
+            Err(with_column(session, connection, error, &Chosen::All).await)
         }
-    };
+    }
+}
+
+async fn commit(session: &PostgresSession, connection: &mut Connection, rows: u64) -> Result<u64> {
+    let failed = |error| session.shared.failed(error);
     let xid = text(connection, "SELECT txid_current()::text", &[]).await.map_err(failed)?.unwrap_or_default();
     failpoint("postgres-committing");
     match execute(connection, "COMMIT").await {
@@ -68,11 +114,10 @@ async fn attempt(session: &PostgresSession, connection: &mut Connection, receipt
 }
 
 /// Names the column of an error about a value, which the server tells for a COPY and not for what comes after it: the first one
-/// whose staged texts cannot be cast, if there is one.
-async fn with_column(session: &PostgresSession, connection: &mut Connection, error: Error) -> Error {
+/// whose staged texts cannot be cast, if there is one. In a transaction this fails it.
+async fn with_column(session: &PostgresSession, connection: &mut Connection, error: Error, rows: &Chosen) -> Error {
     // A class of errors that casts have.
-    let is_cast = std::error::Error::source(&error).is_some_and(|code| code.to_string().starts_with("SQLSTATE 22"));
-    if !is_cast || error.position().column.is_some() {
+    if !sqlstate(&error).starts_with("22") || error.position().column.is_some() {
         return error;
     }
     for (field, writing) in session.plan.schema.fields().iter().zip(&session.target.writings) {
@@ -81,10 +126,11 @@ async fn with_column(session: &PostgresSession, connection: &mut Connection, err
         }
         let (Some(_), Ok(name)) = (&writing.cast, quote(field.name())) else { continue };
         let sql = format!(
-            "SELECT count({}::{}) FROM {}",
+            "SELECT count({}::{}) FROM {}{}",
             writing.moved(&name),
             writing.declared,
-            session.shared.names.staging
+            session.shared.names.staging,
+            chosen(rows)
         );
         if let Err(other) = execute(connection, &sql).await
             && session.shared.failed(other).message() == error.message()
@@ -152,12 +198,20 @@ async fn check_ledger(session: &PostgresSession, connection: &mut Connection, re
     Ok(rows)
 }
 
-async fn move_rows(session: &PostgresSession, connection: &mut Connection, rows: u64) -> Result<()> {
+/// Gives the number of rows that are moved.
+async fn move_rows(
+    session: &PostgresSession,
+    connection: &mut Connection,
+    mut rows: u64,
+    sifting: Option<&mut Sifting<'_>>,
+) -> Result<u64> {
     let shared = &session.shared;
     let failed = |error| shared.failed(error);
     let staging = &shared.names.staging;
     let target = session.name.quoted()?;
-    check_casts(session, connection).await?;
+    if sifting.is_none() {
+        check_casts(session, connection, &Chosen::All).await?;
+    }
     let rename =
         format!("ALTER TABLE {staging} RENAME TO {}; COMMENT ON TABLE {target} IS NULL", quote(&session.name.name)?);
     if session.target.relation.is_none() && !session.target.publishing.keeps_staging() {
@@ -188,16 +242,17 @@ async fn move_rows(session: &PostgresSession, connection: &mut Connection, rows:
                 let message = "the table keeps old rows although they were deleted; a trigger or a rule may do so";
                 return Err(Error::new(ErrorKind::VerifyFailed, message).in_source(&shared.source));
             }
-            insert(session, connection, &target, rows).await?;
+            rows = fill(session, connection, &target, rows, sifting).await?;
         }
         Publishing::Insert => {
             // Keeps nobody away but those who would change the table.
             lock(session, connection, &target, "ROW EXCLUSIVE").await?;
-            insert(session, connection, &target, rows).await?;
+            rows = fill(session, connection, &target, rows, sifting).await?;
         }
         Publishing::Upsert => {
             lock(session, connection, &target, "SHARE ROW EXCLUSIVE").await?;
-            upsert(session, connection, &target).await?;
+            refuse_folded_keys(session, connection).await?;
+            rows = fill(session, connection, &target, rows, sifting).await?;
         }
     }
     // Whoever finds what is left of the staging area must not take it for work that is still to be published.
@@ -206,7 +261,7 @@ async fn move_rows(session: &PostgresSession, connection: &mut Connection, rows:
         None => format!("DELETE FROM {}", shared.names.ledger),
     };
     execute(connection, &sql).await.map_err(failed)?;
-    Ok(())
+    Ok(rows)
 }
 
 /// Locks the target, without keeping others waiting for long, and sees that it is still as it was planned for.
@@ -226,7 +281,7 @@ async fn lock(session: &PostgresSession, connection: &mut Connection, target: &s
 }
 
 /// Refuses texts that the server would cut off or round on their way into a column.
-async fn check_casts(session: &PostgresSession, connection: &mut Connection) -> Result<()> {
+async fn check_casts(session: &PostgresSession, connection: &mut Connection, rows: &Chosen) -> Result<()> {
     let shared = &session.shared;
     for (field, writing) in session.plan.schema.fields().iter().zip(&session.target.writings) {
         let Some(cast) = writing.cast.as_ref().filter(|_| writing.may_change()) else { continue };
@@ -236,7 +291,8 @@ async fn check_casts(session: &PostgresSession, connection: &mut Connection) -> 
         } else {
             format!("{name}::{cast} IS DISTINCT FROM {name}::{cast}::{}", writing.declared)
         };
-        let sql = format!("SELECT 'one' FROM {} WHERE {changed} LIMIT 1", shared.names.staging);
+        let (staging, which) = (&shared.names.staging, rows.condition(ORDINAL));
+        let sql = format!("SELECT 'one' FROM {staging} WHERE {which} AND {changed} LIMIT 1");
         if text(connection, &sql, &[]).await.map_err(|error| shared.failed(error))?.is_some() {
             let message = format!("a text is longer or finer than {} keeps", writing.declared);
             return Err(Error::new(ErrorKind::InvalidData, message)
@@ -302,22 +358,173 @@ fn select_list(session: &PostgresSession, named: bool) -> Result<String> {
     Ok(columns.join(", "))
 }
 
-async fn insert(session: &PostgresSession, connection: &mut Connection, target: &str, rows: u64) -> Result<()> {
-    let shared = &session.shared;
-    let (columns, select) = (Target::column_list(&session.plan.schema)?, select_list(session, false)?);
-    let sql = format!(
-        "INSERT INTO {target} ({columns}) OVERRIDING SYSTEM VALUE SELECT {select} FROM {}",
-        shared.names.staging
-    );
-    let inserted = execute(connection, &sql).await.map_err(|error| shared.failed(error))?;
-    if inserted != rows {
+/// Moves rows into the table; gives their number. With `sifting`, those that the table refuses are set aside.
+async fn fill(
+    session: &PostgresSession,
+    connection: &mut Connection,
+    target: &str,
+    rows: u64,
+    sifting: Option<&mut Sifting<'_>>,
+) -> Result<u64> {
+    let (inserted, rows) = match sifting {
+        None => (put(session, connection, target, &Chosen::All).await?, rows),
+        Some(sifting) => {
+            // What is looked at in the commit is no row's any more.
+            let immediate = execute(connection, "SET CONSTRAINTS ALL IMMEDIATE").await;
+            immediate.map_err(|error| session.shared.failed(error))?;
+            let before = sifting.refused;
+            let mut filling = Filling { session, connection, target, sifting, inserted: 0 };
+            sift::sift(&mut filling, &session.cancel).await?;
+            (filling.inserted, rows.saturating_sub(filling.sifting.refused - before))
+        }
+    };
+    if inserted != rows && session.target.publishing != Publishing::Upsert {
         return Err(Error::new(
             ErrorKind::VerifyFailed,
             format!("the table took {inserted} of {rows} rows; a trigger or a rule may have refused the others"),
         )
-        .in_source(&shared.source));
+        .in_source(&session.shared.source));
+    }
+    Ok(rows)
+}
+
+async fn put(session: &PostgresSession, connection: &mut Connection, target: &str, rows: &Chosen) -> Result<u64> {
+    match session.target.publishing {
+        Publishing::Upsert => upsert(session, connection, target, rows).await,
+        _ => insert(session, connection, target, rows).await,
+    }
+}
+
+/// Where rows go that the table refuses.
+pub(super) struct Sifting<'a> {
+    cx: &'a RunContext,
+    refusals: &'a mut dyn Refusals,
+    /// How many there were.
+    refused: u64,
+}
+
+struct Filling<'a, 'b> {
+    session: &'a PostgresSession,
+    connection: &'a mut Connection,
+    target: &'a str,
+    sifting: &'a mut Sifting<'b>,
+    inserted: u64,
+}
+
+impl Filling<'_, '_> {
+    async fn execute(&mut self, sql: &str) -> Result<u64> {
+        execute(self.connection, sql).await.map_err(|error| self.session.shared.failed(error))
+    }
+
+    async fn check_and_put(&mut self, rows: &Chosen) -> Result<u64> {
+        let session = self.session;
+        if session.target.publishing == Publishing::Upsert {
+            refuse_null_keys(session, self.connection, rows).await?;
+        }
+        check_casts(session, self.connection, rows).await?;
+        put(session, self.connection, self.target, rows).await
+    }
+}
+
+#[async_trait]
+impl Moving for Filling<'_, '_> {
+    async fn try_move(&mut self, rows: &Chosen) -> Result<Moved> {
+        self.execute("SAVEPOINT etlrs_sift").await?;
+        let error = match self.check_and_put(rows).await {
+            Ok(inserted) => {
+                self.inserted += inserted;
+                self.execute("RELEASE SAVEPOINT etlrs_sift").await?;
+                return Ok(Moved::All);
+            }
+            Err(error) if is_of_row(&error) => error,
+            Err(error) => return Err(error),
+        };
+        self.execute("ROLLBACK TO SAVEPOINT etlrs_sift").await?;
+        let is_one = matches!(rows, Chosen::Within(rows) if rows.end - rows.start == 1);
+        let error = match is_one {
+            true => {
+                let error = with_column(self.session, self.connection, error, rows).await;
+                self.execute("ROLLBACK TO SAVEPOINT etlrs_sift").await?;
+                error
+            }
+            false => error,
+        };
+        self.execute("RELEASE SAVEPOINT etlrs_sift").await?;
+        let may_wait = sqlstate(&error) == "23503" && self.session.target.publishing != Publishing::Upsert;
+        Ok(Moved::Refused { error, may_wait })
+    }
+
+    async fn pieces(&mut self) -> Result<Vec<Range<u64>>> {
+        let staging = &self.session.shared.names.staging;
+        self.execute(&format!("CREATE INDEX ON {staging} ({ORDINAL}); ANALYZE {staging}")).await?;
+        let sql = format!(
+            "SELECT min({ORDINAL}), max({ORDINAL}) + 1 FROM {staging} GROUP BY {ORDINAL} >> {PARTITION_BITS} ORDER BY 1"
+        );
+        let failed = |error| self.session.shared.failed(error);
+        let found = rows(self.connection, &sql, &[]).await.map_err(failed)?;
+        let bound = |row: &Row, index| row.get::<i64, _>(index).map(i64::unsigned_abs).map_err(failed);
+        found.iter().map(|row| Ok(bound(row, 0)?..bound(row, 1)?)).collect()
+    }
+
+    async fn refuse(&mut self, mut refused: Vec<(u64, Error)>) -> Result<()> {
+        refused.sort_by_key(|(row, _)| *row);
+        let (numbers, errors): (Vec<_>, Vec<_>) = refused.into_iter().unzip();
+        self.sifting.refused += numbers.len() as u64;
+        let session = self.session;
+        let columns = Target::column_list(&session.plan.schema)?;
+        let which = Chosen::These(numbers).condition(ORDINAL);
+        let staging = &session.shared.names.staging;
+        let query = format!("SELECT {columns} FROM {staging} WHERE {which} ORDER BY {ORDINAL}");
+        // What is staged is committed, so that another connection sees it.
+        let query = PostgresExtractor::query(session.shared.pool.clone(), query);
+        let scan = session.read_staged(self.sifting.cx, query).await?;
+        hand_over(self.sifting.cx, &*scan, errors, self.sifting.refusals).await
+    }
+}
+
+/// Whether an error is the fault of a row: one of ours, or of the classes that tell of data, of limits that values go beyond, and of
+/// what triggers raise.
+fn is_of_row(error: &Error) -> bool {
+    let code = sqlstate(error);
+    error.kind() == ErrorKind::InvalidData
+        && (code.is_empty() || ["22", "23", "54", "P0"].iter().any(|class| code.starts_with(class)))
+}
+
+/// Of an error of the server, or nothing.
+fn sqlstate(error: &Error) -> String {
+    let code = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    code.strip_prefix("SQLSTATE ").unwrap_or_default().to_owned()
+}
+
+/// WHERE, for rows of the staging table.
+fn chosen(rows: &Chosen) -> String {
+    match rows {
+        Chosen::All => String::new(),
+        some => format!(" WHERE {}", some.condition(ORDINAL)),
+    }
+}
+
+async fn refuse_null_keys(session: &PostgresSession, connection: &mut Connection, rows: &Chosen) -> Result<()> {
+    let shared = &session.shared;
+    for key in &session.plan.keys {
+        let (staging, which) = (&shared.names.staging, rows.condition(ORDINAL));
+        let sql = format!("SELECT 'one' FROM {staging} WHERE {which} AND {} IS NULL LIMIT 1", quote(key)?);
+        if text(connection, &sql, &[]).await.map_err(|error| shared.failed(error))?.is_some() {
+            return Err(null_key(key).in_source(&shared.source));
+        }
     }
     Ok(())
+}
+
+async fn insert(session: &PostgresSession, connection: &mut Connection, target: &str, rows: &Chosen) -> Result<u64> {
+    let shared = &session.shared;
+    let (columns, select) = (Target::column_list(&session.plan.schema)?, select_list(session, false)?);
+    let sql = format!(
+        "INSERT INTO {target} ({columns}) OVERRIDING SYSTEM VALUE SELECT {select} FROM {}{}",
+        shared.names.staging,
+        chosen(rows)
+    );
+    execute(connection, &sql).await.map_err(|error| shared.failed(error))
 }
 
 /// Refuses keys that are two in the source and one for the target.
@@ -358,13 +565,12 @@ async fn refuse_folded_keys(session: &PostgresSession, connection: &mut Connecti
 }
 
 /// Of staged rows with one key the last one counts, by their order in the source.
-async fn upsert(session: &PostgresSession, connection: &mut Connection, target: &str) -> Result<()> {
+async fn upsert(session: &PostgresSession, connection: &mut Connection, target: &str, rows: &Chosen) -> Result<u64> {
     let shared = &session.shared;
     let plan = &session.plan;
     let staging = &shared.names.staging;
     let keys = key_list(plan)?;
     let (columns, select) = (Target::column_list(&plan.schema)?, select_list(session, true)?);
-    refuse_folded_keys(session, connection).await?;
     let mut sets = Vec::new();
     for field in plan.schema.fields() {
         // Two texts may be one key. The row becomes that of the source, with its spelling.
@@ -377,10 +583,10 @@ async fn upsert(session: &PostgresSession, connection: &mut Connection, target: 
     let action = if sets.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", sets.join(", ")) };
     let sql = format!(
         "INSERT INTO {target} ({columns}) OVERRIDING SYSTEM VALUE
-         SELECT DISTINCT ON ({keys}) {columns} FROM (SELECT {select}, {ORDINAL} FROM {staging}) AS staged
+         SELECT DISTINCT ON ({keys}) {columns} FROM (SELECT {select}, {ORDINAL} FROM {staging}{}) AS staged
          ORDER BY {keys}, {ORDINAL} DESC
-         ON CONFLICT ({keys}) DO {action}"
+         ON CONFLICT ({keys}) DO {action}",
+        chosen(rows)
     );
-    execute(connection, &sql).await.map_err(|error| shared.failed(error))?;
-    Ok(())
+    execute(connection, &sql).await.map_err(|error| shared.failed(error))
 }

@@ -34,6 +34,12 @@ impl Publishing {
     pub(super) fn keeps_staging(self) -> bool {
         matches!(self, Self::Rename | Self::Swap)
     }
+
+    /// Whether staged rows have a number: their place in the source, so that of two with one key the later one wins, and each can be
+    /// named that the target refuses.
+    pub(super) fn numbers_rows(self, plan: &LoadPlan) -> bool {
+        plan.mode == LoadMode::Merge || plan.sifts && !self.keeps_staging()
+    }
 }
 
 /// What is known of the target, and how each column is written.
@@ -71,6 +77,10 @@ impl Target {
                 LoadMode::Merge => Publishing::Upsert,
                 // Subscribers would be sent rows of a table that they do not have.
                 _ if publishes_all(connection).await.map_err(failed)? => Publishing::Insert,
+                // An index, or another type of a column, is made of all rows or not at all.
+                _ if plan.sifts && (!plan.keys.is_empty() || writings.iter().any(|writing| writing.cast.is_some())) => {
+                    Publishing::Insert
+                }
                 _ => Publishing::Rename,
             };
             let moved = writings.clone();
@@ -122,7 +132,10 @@ impl Target {
             _ => {
                 refuse_references(connection, &relation).await.map_err(failed)??;
                 let hanging = what_hangs_on(connection, &relation).await.map_err(failed)?;
-                match direct.filter(|_| hanging.is_empty()) {
+                let may_refuse = plan.sifts
+                    && (fills_not_null(&plan.schema, &relation)
+                        || has_checks(connection, &relation).await.map_err(failed)?);
+                match direct.filter(|_| hanging.is_empty() && !may_refuse) {
                     Some(direct) => {
                         writings = direct;
                         Publishing::Swap
@@ -202,6 +215,20 @@ fn match_columns(schema: &SchemaRef, relation: &Relation) -> Result<Vec<Existing
             .at_column(&column.name)),
         None => Ok(found),
     }
+}
+
+/// A column that may have nulls goes into one that must not.
+fn fills_not_null(schema: &SchemaRef, relation: &Relation) -> bool {
+    let is_not_null = |name: &String| relation.column(name).is_some_and(|column| column.not_null);
+    schema.fields().iter().any(|field| field.is_nullable() && is_not_null(field.name()))
+}
+
+/// Whether the table, or the type of a column, has conditions of its own.
+async fn has_checks(connection: &mut Connection, relation: &Relation) -> Answer<bool> {
+    let sql = "SELECT (EXISTS (SELECT FROM pg_constraint WHERE conrelid = $1::oid AND contype = 'c')
+        OR EXISTS (SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+            WHERE a.attrelid = $1::oid AND a.attnum > 0 AND t.typtype = 'd'))::text";
+    Ok(text(connection, sql, &[&relation.oid.to_string()]).await?.as_deref() == Some("true"))
 }
 
 /// Deleting the old rows could take rows of other tables along, or fail at the end.

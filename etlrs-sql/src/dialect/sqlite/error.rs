@@ -52,6 +52,16 @@ pub(crate) fn sqlite_error(path: &Path, cause: rusqlite::Error) -> Error {
     error
 }
 
+/// Whether an error is the fault of a row: one of ours, or of a constraint.
+pub(super) fn is_of_row(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<rusqlite::Error>());
+    let is_known = |cause: &rusqlite::Error| {
+        use ErrorCode::{ConstraintViolation, TooBig, TypeMismatch};
+        matches!(cause.sqlite_error_code(), Some(ConstraintViolation | TooBig | TypeMismatch))
+    };
+    error.kind() == ErrorKind::InvalidData && cause.is_none_or(is_known)
+}
+
 /// Whether a read-only connection found the journal of a program that died.
 pub(crate) fn needs_rollback(error: &rusqlite::Error) -> bool {
     error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_READONLY_ROLLBACK)

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use etlrs_core::{
     ColumnTypes, Error, ErrorKind, Extractor, LoadMode, LoadPlan, LoadSession, Partition, PartitionWriter, Published,
-    Receipt, Result, RunContext, RunId, Scan, ScanRequest, async_trait, failpoint, gone_on_elsewhere,
+    Receipt, Refusals, Result, RunContext, RunId, Scan, ScanRequest, async_trait, failpoint, gone_on_elsewhere,
 };
 use etlrs_files::TargetLock;
 use rusqlite::config::DbConfig;
@@ -94,6 +94,8 @@ pub(super) struct SqliteSession {
     completed: Vec<Receipt>,
     options: SqliteTargetOptions,
     cleaned: bool,
+    /// Rows that are moved in a transaction which is open.
+    pub(super) moved: Option<u64>,
     /// Freed last, when nothing of this session is left.
     _lock: TargetLock,
 }
@@ -158,6 +160,7 @@ impl SqliteSession {
             completed: Vec::new(),
             options: loader.options.clone(),
             cleaned: false,
+            moved: None,
             _lock: lock,
         };
         let left;
@@ -199,6 +202,17 @@ impl SqliteSession {
             session.completed.retain(|receipt| session.shared.plan.takes_over(receipt.partition));
         }
         Ok(session)
+    }
+
+    /// What is staged, or a query of that, with the types in which it is compared.
+    pub(super) async fn read_staged(&self, cx: &RunContext, staged: SqliteExtractor) -> Result<Arc<dyn Scan>> {
+        // A strict table has fewer types than there are in Arrow.
+        let fields = self.shared.plan.schema.fields().iter().filter(|_| self.options.strict);
+        let types = fields.filter_map(|field| Some((field.name().clone(), read_type(field.data_type())?)));
+        let options = SqliteSourceOptions::default()
+            .with_busy_timeout(self.options.busy_timeout)
+            .with_types(ColumnTypes(types.collect()));
+        staged.with_options(options).scan(cx, &ScanRequest::all()).await
     }
 
     /// Removes what was staged, and the file if the session made it and nothing else is in it.
@@ -315,14 +329,13 @@ impl LoadSession for SqliteSession {
     }
 
     async fn read_back(&mut self, cx: &RunContext, _: &[Receipt]) -> Result<Option<Arc<dyn Scan>>> {
-        // A strict table has fewer types than there are in Arrow.
-        let fields = self.shared.plan.schema.fields().iter().filter(|_| self.options.strict);
-        let types = fields.filter_map(|field| Some((field.name().clone(), read_type(field.data_type())?)));
-        let options = SqliteSourceOptions::default()
-            .with_busy_timeout(self.options.busy_timeout)
-            .with_types(ColumnTypes(types.collect()));
-        let staged = SqliteExtractor::new(&self.shared.path, &self.shared.staging).with_options(options);
-        staged.scan(cx, &ScanRequest::all()).await.map(Some)
+        let staged = SqliteExtractor::new(&self.shared.path, &self.shared.staging);
+        self.read_staged(cx, staged).await.map(Some)
+    }
+
+    async fn sift(&mut self, cx: &RunContext, receipts: &[Receipt], refused: &mut dyn Refusals) -> Result<()> {
+        self.moved = SqliteSession::sift(self, cx, receipts, refused).await?;
+        Ok(())
     }
 
     async fn commit(mut self: Box<Self>, receipts: Vec<Receipt>) -> Result<Published> {

@@ -6,6 +6,7 @@ use etlrs_core::{Error, ErrorKind, PartitionId, PartitionWriter, Receipt, Result
 use rusqlite::Connection;
 
 use super::encode::{Column, Refused};
+use super::error::is_of_row;
 use super::ledger::LEDGER;
 use super::quote;
 use super::session::Shared;
@@ -14,7 +15,11 @@ use super::types::Check;
 pub(super) struct SqliteWriter {
     shared: Arc<Shared>,
     partition: PartitionId,
+    /// Without those that were refused.
     rows: u64,
+    /// With them.
+    seen: u64,
+    refused: Vec<(usize, Error)>,
     first_rowid: i64,
     pages: i64,
     open: bool,
@@ -41,7 +46,8 @@ impl SqliteWriter {
         match begun {
             Ok((first_rowid, pages)) => {
                 drop(connection);
-                Ok(Self { shared, partition, rows: 0, first_rowid, pages, open: true, tally: None })
+                let (rows, seen, refused) = (0, 0, Vec::new());
+                Ok(Self { shared, partition, rows, seen, refused, first_rowid, pages, open: true, tally: None })
             }
             Err(error) => {
                 _ = connection.execute_batch("ROLLBACK");
@@ -65,10 +71,11 @@ impl SqliteWriter {
         let failed = |error| shared.failed(error);
         let mut statement = connection.prepare_cached(&shared.insert).map_err(failed)?;
         let mut scratch = String::with_capacity(96);
-        for row in 0..batch.num_rows() {
+        let (before, partition) = (self.seen, self.partition);
+        let mut insert_row = |row: usize| -> Result<()> {
             for (index, column) in columns.iter().enumerate() {
                 column.bind(&mut statement, index + 1, row, &mut scratch).map_err(|refused| {
-                    let row = self.rows + row as u64 + 1;
+                    let row = before + row as u64 + 1;
                     let (reason, hint) = match refused {
                         Refused::NaN => {
                             ("NaN, of which SQLite would make a null", "replace it, or filter such rows out")
@@ -97,16 +104,26 @@ impl SqliteWriter {
                     };
                     Error::new(
                         ErrorKind::InvalidData,
-                        format!("row {row} of partition {} holds {reason}", self.partition),
+                        format!("row {row} of partition {} holds {reason}", partition),
                     )
                     .hint(hint)
                     .in_source(&shared.source)
                     .at_column(shared.plan.schema.field(index).name())
                 })?;
             }
-            statement.raw_execute().map_err(|error| shared.refused(error))?;
+            statement.raw_execute().map_err(|error| shared.refused(error)).map(drop)
+        };
+        self.refused.clear();
+        for row in 0..batch.num_rows() {
+            let done = insert_row(row);
+            match done {
+                Ok(()) => {}
+                Err(error) if shared.plan.sifts && is_of_row(&error) => self.refused.push((row, error)),
+                Err(error) => return Err(error),
+            }
         }
-        self.rows += batch.num_rows() as u64;
+        self.seen += batch.num_rows() as u64;
+        self.rows += (batch.num_rows() - self.refused.len()) as u64;
         Ok(())
     }
 
@@ -154,6 +171,10 @@ fn pages(connection: &Connection) -> rusqlite::Result<i64> {
 impl PartitionWriter for SqliteWriter {
     async fn write(&mut self, batch: RecordBatch) -> Result<()> {
         self.insert(&batch)
+    }
+
+    fn refused(&mut self) -> Vec<(usize, Error)> {
+        std::mem::take(&mut self.refused)
     }
 
     fn seal(&mut self, tally: Tally) {
