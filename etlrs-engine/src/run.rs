@@ -606,7 +606,7 @@ impl<'a> Run<'a> {
         if let (Some(target), true) = (sessions.target.as_deref_mut(), pipeline.quarantine.is_some()) {
             let mut sifted = SiftedOut::new(sessions.quarantine.as_deref(), &sift_cx, &totals, &of_target);
             target.sift(&sift_cx, &receipts, &mut sifted).instrument(info_span!("sift")).await?;
-            failpoint("run-sifted");
+            failpoint("quarantine-sifted");
             let (refused, receipt) = sifted.finish().await.map_err(of_quarantine)?;
             source_checksum.remove(&refused);
             target_checksum.iter_mut().for_each(|checksum| checksum.remove(&refused));

@@ -40,15 +40,18 @@ enum Way {
 const WAYS: [Way; 4] = [Way::Swap, Way::Refill, Way::Append, Way::Merge];
 
 /// A server of either kind.
-trait Server: Sync {
+pub(super) trait Server: Sync {
+    /// A server of one's own.
     fn start() -> Self;
     /// Stops it as a crash would, and starts it again.
     fn restart(&self);
+    /// Of a table.
     fn uri(&self, table: &str) -> String;
     /// Rows on lines, with `|` between columns.
     fn sql(&self, sql: &str) -> String;
     /// The same, which may fail; whether it did not.
     fn try_sql(&self, sql: &str) -> bool;
+    /// What runs have left.
     fn left_over(&self) -> String;
     /// What keeps another table from taking the place of this one.
     const HANGING: &str;
@@ -58,6 +61,7 @@ trait Server: Sync {
     const PREFIX: &str;
     /// What statements begin with that commit, or have within.
     const COMMITS: &[&str];
+    /// Where it listens.
     fn port(&self) -> u16;
     /// Ends one of the connections of a run.
     fn end_a_connection(&self);

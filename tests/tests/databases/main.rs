@@ -15,6 +15,7 @@ mod postgres;
 mod refused;
 mod same_server;
 mod secrets;
+mod set_aside;
 mod sql;
 mod sqlite;
 mod types;

@@ -187,7 +187,8 @@ fn each_row_is_loaded_or_set_aside() {
         for mode in [LoadMode::Append, LoadMode::Replace] {
             for count in [40, 300, 3000] {
                 server.reset();
-                let rows: Vec<_> = (1..=count).map(|nr| Row::random(&mut random, nr, usize::try_from(count).unwrap())).collect();
+                let rows: Vec<_> =
+                    (1..=count).map(|nr| Row::random(&mut random, nr, usize::try_from(count).unwrap())).collect();
                 let (_, refused) = load(&server, &Copy { mode, ..Copy::default() }, &rows);
                 let before: &[i64] = if mode == LoadMode::Append { &[901, 902] } else { &[] };
                 assert_sifted(&server, &rows, &refused, before);

@@ -19,6 +19,13 @@ fn is_bad(id: u64) -> bool {
     id % 50 == 7
 }
 
+/// One of fifty is refused by the table.
+fn is_refused(id: u64) -> bool {
+    id % 50 == 9
+}
+
+const TABLE: &str = "CREATE TABLE t (id int CHECK (id % 50 <> 9), note text)";
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Place {
     File,
@@ -52,6 +59,9 @@ struct Quarantined {
 impl Quarantined {
     fn new(target: Place, quarantine: Place, has_earlier: bool) -> Self {
         let load = Self { folder: tempfile::tempdir().unwrap(), target, quarantine, has_earlier };
+        if target == Place::Database {
+            rusqlite::Connection::open(load.folder.path().join("empty.db")).unwrap().execute_batch(TABLE).unwrap();
+        }
         let mut text = "id,note\n".to_owned();
         for id in 0..ROWS {
             text += &if is_bad(id) { format!("no {id},x\n") } else { format!("{id},note {id}\n") };
@@ -66,6 +76,17 @@ impl Quarantined {
             copy_all(&load.place(), &saved);
         }
         load
+    }
+
+    /// Ids of records that are set aside, with their raw text.
+    fn expected_aside(&self) -> Vec<(u64, String)> {
+        let refuses = self.target == Place::Database;
+        let raw = |id| match id {
+            _ if is_bad(id) => Some((id, format!("no {id},x"))),
+            _ if refuses && is_refused(id) => Some((id, format!("{{\"id\":{id},\"note\":\"note {id}\"}}"))),
+            _ => None,
+        };
+        (0..ROWS).filter_map(raw).collect()
     }
 
     fn place(&self) -> PathBuf {
@@ -142,6 +163,9 @@ impl Load for Quarantined {
         if self.has_earlier {
             copy_all(&self.folder.path().join("saved"), &self.place());
         }
+        if self.target == Place::Database {
+            fs::copy(self.folder.path().join("empty.db"), self.place().join("t.db")).unwrap();
+        }
     }
 
     fn run(&self, kill_at: Option<&str>) -> Ran {
@@ -161,10 +185,11 @@ impl Load for Quarantined {
         if ids.is_empty() {
             return false;
         }
-        let expected = (0..ROWS).filter(|id| !is_bad(*id)).map(|id| i64::try_from(id).unwrap());
+        let aside = self.expected_aside();
+        let is_aside = |id: &u64| aside.iter().any(|(other, _)| other == id);
+        let expected = (0..ROWS).filter(|id| !is_aside(id)).map(|id| i64::try_from(id).unwrap());
         assert!(ids.iter().copied().eq(expected), "{what}: {} rows, or others", ids.len());
-        let bad = (0..ROWS).filter(|id| is_bad(*id)).map(|id| format!("no {id},x"));
-        let missing: Vec<_> = bad.filter(|raw| !set_aside.contains_key(raw)).collect();
+        let missing: Vec<_> = aside.iter().filter(|(_, raw)| !set_aside.contains_key(raw)).collect();
         assert!(missing.is_empty(), "{what}: not in the quarantine: {missing:?}");
         true
     }
@@ -175,7 +200,7 @@ impl Load for Quarantined {
         if self.has_earlier {
             assert_eq!(set_aside.remove("no 1000000,x"), Some(1), "{what}: what an earlier run had set aside");
         }
-        let expected: BTreeMap<_, _> = (0..ROWS).filter(|id| is_bad(*id)).map(|id| (format!("no {id},x"), 1)).collect();
+        let expected: BTreeMap<_, _> = self.expected_aside().into_iter().map(|(_, raw)| (raw, 1)).collect();
         assert_eq!(set_aside, expected, "{what}");
         let left: Vec<_> = names(&self.place()).into_iter().filter(|name| name.starts_with('.')).collect();
         assert!(left.is_empty(), "{what}: left behind {left:?}");

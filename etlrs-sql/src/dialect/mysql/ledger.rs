@@ -27,13 +27,16 @@ pub(super) struct Names {
     pub(super) old: String,
     /// A target that is not there yet.
     pub(super) new: String,
+    /// What all of them end with: a run may load into several tables.
+    ending: String,
 }
 
 impl Names {
     pub(super) fn new(name: &TableName, hash: u64, run: RunId) -> Result<Self> {
         let schema = quote(name.schema.as_deref().unwrap_or_default())?;
-        let named = |what: &str| format!("{schema}.`_etlrs_{what}_{hash:016x}_{run}`");
-        let staging_name = TableName { schema: name.schema.clone(), name: format!("_etlrs_staging_{hash:016x}_{run}") };
+        let ending = format!("{hash:016x}_{run}");
+        let named = |what: &str| format!("{schema}.`_etlrs_{what}_{ending}`");
+        let staging_name = TableName { schema: name.schema.clone(), name: format!("_etlrs_staging_{ending}") };
         Ok(Self {
             staging: named("staging"),
             staging_name,
@@ -41,6 +44,7 @@ impl Names {
             run: named("run"),
             old: named("old"),
             new: named("new"),
+            ending,
         })
     }
 
@@ -107,7 +111,7 @@ impl Left {
         names: &Names,
         run: RunId,
     ) -> Answer<Option<Self>> {
-        let there = tables(connection, name, &format!("(staging|ledger|run|old|new)_[0-9a-f]{{16}}_{run}")).await?;
+        let there = tables(connection, name, &format!("(staging|ledger|run|old|new)_{}", names.ending)).await?;
         let is_there = |what: &str| there.iter().any(|table| table.starts_with(&format!("_etlrs_{what}_")));
         if !is_there("run") {
             return Ok(None);
