@@ -54,8 +54,8 @@ pub(crate) struct ObjectArea {
 struct Present {
     name: String,
     bytes: u64,
-    /// Since it was written.
-    seconds: u64,
+    /// When, by the clock of the store.
+    written: SystemTime,
 }
 
 /// A manifest that was not put.
@@ -298,13 +298,25 @@ impl ObjectArea {
         let goes = |present: &&Present| {
             let name = present.name.as_str();
             // Whoever has yet to publish other parts is too late once a directory is replaced.
-            let goes = match self.mode {
-                LoadMode::Replace => self.was_data(name) || is_mark(name) || is_part(name),
-                _ => is_part(name) && present.seconds > ORPHANED_SECONDS,
-            };
+            let goes = is_part(name) || self.mode == LoadMode::Replace && (self.was_data(name) || is_mark(name));
             goes && !manifest.names(name)
         };
-        self.delete(self.present.iter().filter(goes).map(|present| self.address.child(&present.name)).collect())
+        let mut old: Vec<_> = self.present.iter().filter(goes).collect();
+        if self.mode != LoadMode::Replace && !old.is_empty() {
+            let now = self.now()?;
+            let is_orphan = |written| now.duration_since(written).is_ok_and(|age| age.as_secs() > ORPHANED_SECONDS);
+            old.retain(|present| is_orphan(present.written));
+        }
+        self.delete(old.into_iter().map(|present| self.address.child(&present.name)).collect())
+    }
+
+    /// The time by the clock of the store, when the manifest was put: ours may be wrong by days, and parts of a run that is at work
+    /// seem to be old then.
+    fn now(&self) -> Result<SystemTime> {
+        let manifest = self.address.child(Manifest::NAME);
+        let (failed, store, key) = (manifest.failed("look at"), manifest.store(), manifest.key.clone());
+        let head = request(&CancelToken::new(), failed, async move { store.head(&key).await })?;
+        Ok(head.wait()?.last_modified.into())
     }
 
     fn delete(&self, objects: Vec<Address>) -> Result<()> {
@@ -333,11 +345,10 @@ fn holds_nothing(directory: &Address, cancel: &CancelToken) -> Result<bool> {
 fn present(directory: &Address, cancel: &CancelToken) -> Result<Vec<Present>> {
     let (store, key) = (directory.store(), directory.key.clone());
     let listed = request(cancel, directory.failed("list"), async move { store.list_with_delimiter(Some(&key)).await });
-    let now = SystemTime::now();
     let objects = listed?.wait()?.objects.into_iter().filter(|found| !directory.is_marker(found));
     let present = objects.filter_map(|found| {
-        let seconds = now.duration_since(found.last_modified.into()).unwrap_or_default().as_secs();
-        found.location.filename().map(|name| Present { name: name.to_owned(), bytes: found.size, seconds })
+        let written = found.last_modified.into();
+        found.location.filename().map(|name| Present { name: name.to_owned(), bytes: found.size, written })
     });
     Ok(present.collect())
 }

@@ -22,6 +22,8 @@ struct Store {
     objects: InMemory,
     /// Seconds by which listed objects are older than they are.
     age: AtomicU64,
+    /// Seconds by which the clock of the store is behind.
+    behind: AtomicU64,
     /// Listings of a directory begin with an object of its name, as those of a folder that a console made do.
     lists_marks: AtomicBool,
     /// Replacing an object that is to be a certain version fails, and nothing is done.
@@ -85,7 +87,9 @@ impl ObjectStore for Store {
     }
 
     async fn get_opts(&self, key: &Key, options: GetOptions) -> object_store::Result<GetResult> {
-        self.objects.get_opts(key, options).await
+        let mut found = self.objects.get_opts(key, options).await?;
+        found.meta.last_modified -= Duration::from_secs(self.behind.load(Ordering::Relaxed));
+        Ok(found)
     }
 
     fn delete_stream(
@@ -104,7 +108,8 @@ impl ObjectStore for Store {
         let mut listed = self.objects.list_with_delimiter(prefix).await?;
         listed.objects.extend(self.mark(prefix));
         for found in &mut listed.objects {
-            found.last_modified -= Duration::from_secs(self.age.load(Ordering::Relaxed));
+            let seconds = self.age.load(Ordering::Relaxed) + self.behind.load(Ordering::Relaxed);
+            found.last_modified -= Duration::from_secs(seconds);
         }
         Ok(listed)
     }
@@ -461,6 +466,21 @@ fn a_later_run_removes_what_a_dead_one_left_a_day_ago() {
     // What is not ours stays, and so does what the manifest names, however old.
     assert!(fixture.names("d").contains(&"_SUCCESS".to_owned()));
     assert_eq!(fixture.texts("d"), ["one", "two", "three"]);
+}
+
+#[test]
+fn what_a_run_at_work_has_written_is_not_old_by_a_clock_that_is_wrong() {
+    let fixture = Fixture::new("clocks");
+    fixture.store.behind.store(3 * 24 * 60 * 60, Ordering::Relaxed);
+    let load = |text: &str| fixture.load("d", LoadMode::Append, RunId::generate(), text).unwrap();
+    load("one").publish().unwrap();
+    let part = format!("part-{}-00000.csv", RunId::generate());
+    fixture.put(&format!("d/{part}"), b"of another run, which will publish it");
+    load("two").publish().unwrap();
+    assert!(fixture.names("d").contains(&part));
+    fixture.store.age.store(25 * 60 * 60, Ordering::Relaxed);
+    load("three").publish().unwrap();
+    assert!(!fixture.names("d").contains(&part));
 }
 
 #[test]

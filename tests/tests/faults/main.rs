@@ -10,7 +10,37 @@
 //! database, and that work must be left to the program.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+/// Defines a module of one test for each target; `$check` takes the target.
+macro_rules! each_target {
+    ($name:ident, $check:expr) => {
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn file() {
+                $check(Target::File);
+            }
+
+            #[test]
+            fn database() {
+                $check(Target::Database);
+            }
+
+            #[test]
+            fn directory() {
+                $check(Target::Directory);
+            }
+
+            #[test]
+            fn text() {
+                $check(Target::Text);
+            }
+        }
+    };
+}
+
 mod changed;
+mod clocks;
 mod failpoints;
 mod limits;
 mod quarantined;
@@ -443,35 +473,6 @@ impl Tally {
         let count = self.hit + self.done;
         assert!(self.hit * 5 > count, "{what}: seed {seed}: nearly all runs were done before the fault: {self:?}");
     }
-}
-
-/// Defines a module of one test for each target; `$check` takes the target.
-macro_rules! each_target {
-    ($name:ident, $check:expr) => {
-        mod $name {
-            use super::*;
-
-            #[test]
-            fn file() {
-                $check(Target::File);
-            }
-
-            #[test]
-            fn database() {
-                $check(Target::Database);
-            }
-
-            #[test]
-            fn directory() {
-                $check(Target::Directory);
-            }
-
-            #[test]
-            fn text() {
-                $check(Target::Text);
-            }
-        }
-    };
 }
 
 each_target!(a_killed_replace_leaves_the_old_rows_or_the_new, |target| kill(target, "replace"));
