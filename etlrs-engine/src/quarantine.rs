@@ -112,7 +112,12 @@ pub(crate) fn rejected_records(receipt: &Receipt) -> u64 {
 
 /// Rows that the target refuses, each with its error.
 pub(crate) fn refused_by_target(rows: &RecordBatch, errors: &[Error]) -> Vec<Rejected> {
-    let rejected = |(row, error)| Rejected::by_stage(Rejected::TARGET, error).with_raw(as_json(rows, row));
+    let rejected = |(row, error)| {
+        let mut rejected = Rejected::by_stage(Rejected::TARGET, error).with_raw(as_json(rows, row));
+        // Of the target; what is told is where the record is from.
+        rejected.position.source = None;
+        rejected
+    };
     errors.iter().enumerate().map(rejected).collect()
 }
 

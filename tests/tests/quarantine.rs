@@ -352,3 +352,36 @@ fn a_run_that_is_killed_leaves_the_old_data_and_no_quarantine() {
     assert_eq!(json(folder, next, 3)["rows_rejected"], 66_667);
     assert_eq!(names(folder), ["a.csv", "o.csv", "o.csv.rejected.parquet"]);
 }
+
+/// Where a sample has bad values, a guess from it is text, which the table does not take.
+#[test]
+fn the_types_of_a_table_tell_which_records_are_bad() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(
+        folder.join("a.csv"),
+        "id,day,n\n1,2024-01-01,5\nx,2024-01-02,7\n2,never,8\n3,2024-01-03,500\n1,2024-01-04,9\n",
+    )
+    .unwrap();
+    let database = Connection::open(folder.join("t.db")).unwrap();
+    database.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, day DATE, n INTEGER CHECK (n < 100))").unwrap();
+    let error = refused(folder, "copy a.csv sqlite:t.db#t --mode append", 1);
+    assert!(error.contains("text cannot be stored unchanged"), "{error}");
+    let result = json(folder, "copy a.csv sqlite:t.db#t --mode append --quarantine q.parquet", 3);
+    let rows = ["rows_read", "rows_rejected", "rows_dropped", "rows_written"].map(|key| result[key].as_u64().unwrap());
+    assert_eq!(rows, [5, 4, 0, 1]);
+    let ran = run(PROGRAM, folder, &["copy", "q.parquet", "sqlite:q.db#q"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let kept = Connection::open(folder.join("q.db")).unwrap();
+    let mut query = kept.prepare("SELECT stage, \"column\", source, CAST(raw AS text) FROM q ORDER BY rowid").unwrap();
+    let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))).unwrap();
+    let rows: Vec<(String, Option<String>, Option<String>, String)> = rows.map(Result::unwrap).collect();
+    let expected = [
+        ("source", Some("id"), Some("a.csv"), "x,2024-01-02,7"),
+        ("source", Some("day"), Some("a.csv"), "2,never,8"),
+        ("target", None, None, r#"{"id":3,"day":"2024-01-03","n":500}"#),
+        ("target", None, None, r#"{"id":1,"day":"2024-01-04","n":9}"#),
+    ];
+    let owned = |text: Option<&str>| text.map(str::to_owned);
+    assert_eq!(rows, expected.map(|(a, b, c, d)| (a.to_owned(), owned(b), owned(c), d.to_owned())));
+}
