@@ -228,7 +228,7 @@ impl Moving for Filling<'_> {
         let range = connection.query_row(&sql, [], |row| Ok(row.get::<_, i64>(0)?..row.get::<_, i64>(1)?));
         let range = range.map_err(|error| shared.failed(error))?;
         // They are counted from 1.
-        Ok(vec![range.start.unsigned_abs()..range.end.unsigned_abs()])
+        Ok(std::iter::once(range.start.unsigned_abs()..range.end.unsigned_abs()).collect())
     }
 
     async fn refuse(&mut self, rows: Vec<(u64, Error)>) -> Result<()> {

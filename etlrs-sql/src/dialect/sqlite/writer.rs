@@ -104,7 +104,7 @@ impl SqliteWriter {
                     };
                     Error::new(
                         ErrorKind::InvalidData,
-                        format!("row {row} of partition {} holds {reason}", partition),
+                        format!("row {row} of partition {partition} holds {reason}"),
                     )
                     .hint(hint)
                     .in_source(&shared.source)
