@@ -458,8 +458,9 @@ impl MysqlLoader {
             if let Some(staged) = self.go_on(control, plan, names, target.clone(), server, left).await? {
                 return Ok(staged);
             }
-            control.execute(&names.drop_all()).await.map_err(failed)?;
         }
+        // Of this run too something may be left, if it died before it was written down here: it also has another target.
+        control.execute(&names.drop_all()).await.map_err(failed)?;
         let mut keyed = true;
         if let (Some(relation), Publishing::Swap) = (&target.relation, target.publishing) {
             let sql = format!("CREATE TABLE {} LIKE {}", names.staging, relation.name.backquoted()?);
