@@ -106,9 +106,8 @@ impl Extractor for CsvExtractor {
             table.add(Survey::of(place, options, before.as_deref(), cx)?, place.path().to_owned());
         }
         let shown = origin.shown(&found);
-        let (whole, guided) = table
-            .schema(options, request.target.as_deref(), cx.rejects().is_some())
-            .map_err(|error| error.in_source(&shown))?;
+        let (whole, guided) =
+            table.schema(options, request.target.as_deref()).map_err(|error| error.in_source(&shown))?;
         let projection = request.projection(&whole)?;
         let spelled = projection.iter().map(|&index| {
             let field = whole.field(index);
@@ -190,12 +189,7 @@ impl Table {
     }
 
     /// The columns, and the places of those whose types are those of the target instead of a guess.
-    fn schema(
-        &self,
-        options: &CsvOptions,
-        target: Option<&Schema>,
-        keeps_bad: bool,
-    ) -> Result<(Schema, BTreeSet<usize>)> {
+    fn schema(&self, options: &CsvOptions, target: Option<&Schema>) -> Result<(Schema, BTreeSet<usize>)> {
         if self.surveys.is_empty() {
             return Err(Error::new(etlrs_core::ErrorKind::InvalidData, "all files are empty"));
         }
@@ -211,9 +205,7 @@ impl Table {
                 None if !options.infer => DataType::Utf8,
                 None => {
                     let of_target = target.and_then(|target| namesake(target, name, &self.names));
-                    let is_taken =
-                        |wanted: &&DataType| column.is_rather(wanted) || keeps_bad && column.is_text_instead_of(wanted);
-                    match of_target.map(ArrowField::data_type).filter(is_taken) {
+                    match of_target.map(ArrowField::data_type).filter(|wanted| column.is_rather(wanted)) {
                         Some(wanted) => {
                             guided.insert(index);
                             wanted.clone()

@@ -225,19 +225,16 @@ impl Inference {
         if self.has_values() { self.data_type_of(self.kinds) } else { DataType::Utf8 }
     }
 
-    /// Whether the guess is text, where values that are not of the type `wanted`, which the target has, can be set aside. Text could not
-    /// be written there.
-    pub(crate) fn is_text_instead_of(&self, wanted: &DataType) -> bool {
-        self.data_type() == DataType::Utf8 && is_read_as(wanted)
-    }
-
     /// Whether values are rather read as `wanted`, the type that the target has, than as the guess. So it is where the sample
     /// speaks for it, and where a later value that is none would be none of the guess, or could not be written.
     pub(crate) fn is_rather(&self, wanted: &DataType) -> bool {
         let is_decimal = matches!(wanted, DataType::Decimal128(_, 0..));
         let is_time = matches!(wanted, DataType::Time64(TimeUnit::Microsecond));
         if !self.has_values() {
-            return is_read_as(wanted);
+            let micros = matches!(wanted, DataType::Timestamp(TimeUnit::Microsecond, _));
+            let float = matches!(wanted, DataType::Float32 | DataType::Float64);
+            let other = matches!(wanted, DataType::Boolean | DataType::Date32);
+            return wanted.is_integer() || is_decimal || is_time || micros || float || other;
         }
         let Loose { integers, decimals, times, booleans, timestamps, dates } = self.loose;
         let loose = match wanted {
@@ -363,15 +360,6 @@ fn kinds(bytes: &[u8]) -> Kinds {
         _ => {}
     }
     kinds
-}
-
-/// Whether fields can be read as this type, other than text.
-fn is_read_as(wanted: &DataType) -> bool {
-    let is_decimal = matches!(wanted, DataType::Decimal128(_, 0..));
-    let is_time =
-        matches!(wanted, DataType::Time64(TimeUnit::Microsecond) | DataType::Timestamp(TimeUnit::Microsecond, _));
-    let is_other = matches!(wanted, DataType::Float32 | DataType::Float64 | DataType::Boolean | DataType::Date32);
-    wanted.is_integer() || is_decimal || is_time || is_other
 }
 
 #[cfg(test)]

@@ -353,9 +353,8 @@ fn a_run_that_is_killed_leaves_the_old_data_and_no_quarantine() {
     assert_eq!(names(folder), ["a.csv", "o.csv", "o.csv.rejected.parquet"]);
 }
 
-/// Where a sample has bad values, a guess from it is text, which the table does not take.
 #[test]
-fn the_types_of_a_table_tell_which_records_are_bad() {
+fn what_a_table_refuses_is_kept_with_the_source_of_the_piece() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     fs::write(
@@ -367,7 +366,11 @@ fn the_types_of_a_table_tell_which_records_are_bad() {
     database.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, day DATE, n INTEGER CHECK (n < 100))").unwrap();
     let error = refused(folder, "copy a.csv sqlite:t.db#t --mode append", 1);
     assert!(error.contains("text cannot be stored unchanged"), "{error}");
-    let result = json(folder, "copy a.csv sqlite:t.db#t --mode append --quarantine q.parquet", 3);
+    let result = json(
+        folder,
+        "copy a.csv sqlite:t.db#t --mode append --quarantine q.parquet --source-option types=id:int64,day:date",
+        3,
+    );
     let rows = ["rows_read", "rows_rejected", "rows_dropped", "rows_written"].map(|key| result[key].as_u64().unwrap());
     assert_eq!(rows, [5, 4, 0, 1]);
     let ran = run(PROGRAM, folder, &["copy", "q.parquet", "sqlite:q.db#q"]);

@@ -460,7 +460,11 @@ impl MysqlLoader {
             }
         }
         // Of this run too something may be left, if it died before it was written down here: it also has another target.
-        control.execute(&names.drop_all()).await.map_err(failed)?;
+        match control.execute(&names.drop_all()).await {
+            // That the user may not is told below, and that something is in the way when it is made.
+            Err(Failure::Server(_)) if left.is_none() => {}
+            dropped => _ = dropped.map_err(failed)?,
+        }
         let mut keyed = true;
         if let (Some(relation), Publishing::Swap) = (&target.relation, target.publishing) {
             let sql = format!("CREATE TABLE {} LIKE {}", names.staging, relation.name.backquoted()?);
