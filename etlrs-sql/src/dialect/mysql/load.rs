@@ -454,10 +454,10 @@ impl MysqlLoader {
         let mut target = self.look(control, name, plan).await?;
         self.refuse_source(control, cx, &target).await?;
         let plan = &of_target(plan.clone(), target.relation.is_some());
-        if let Some(left) = left {
-            if let Some(staged) = self.go_on(control, plan, names, target.clone(), server, left).await? {
-                return Ok(staged);
-            }
+        if let Some(left) = left
+            && let Some(staged) = self.go_on(control, plan, names, target.clone(), server, left).await?
+        {
+            return Ok(staged);
         }
         // Of this run too something may be left, if it died before it was written down here: it also has another target.
         match control.execute(&names.drop_all()).await {
