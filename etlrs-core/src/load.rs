@@ -101,11 +101,12 @@ impl Interrupted {
 
 /// One run's hold on a target: everything is staged, and then published at once or not at all.
 ///
-/// The engine calls `writer` for each partition, then `read_back` if the user wants it, then `commit` or `abort`.
+/// The engine calls `writer` for each partition, then `read_back` if the user wants it and `sift` where rows are set aside, then
+/// `commit` or `abort`.
 #[async_trait]
 pub trait LoadSession: Send + Sync {
     /// On resume: receipts of partitions that an earlier attempt at this run made durable, with what was
-    /// [kept](PartitionWriter::seal) with them. They are not read again.
+    /// [kept](PartitionWriter::seal) with them; of those that the plan [takes over](LoadPlan::take_over). They are not read again.
     fn completed(&self) -> &[Receipt] {
         &[]
     }
@@ -207,7 +208,7 @@ pub trait PartitionWriter: Send {
 /// What came of one partition until it reached the target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Of the rows that were handed to the target.
+    /// Of the rows that were handed to the target, without those that it [refused](PartitionWriter::refused).
     pub checksum: Checksum,
     /// Rows that came out of the source.
     pub rows_read: u64,

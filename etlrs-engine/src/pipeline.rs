@@ -155,6 +155,8 @@ impl PipelineBuilder {
     /// those of [`Rejected::schema`](etlrs_core::Rejected::schema), and its mode is append: many runs may add to it, and each
     /// row has its run. If there is nothing to set aside it is left alone.
     ///
+    /// It has a place of its own: no table of the SQLite file that is the target.
+    ///
     /// It is published just before the target, so that no crash can lose a record. If the target cannot be published after
     /// that, the run fails and what it rejected is there all the same.
     #[must_use]

@@ -1,8 +1,9 @@
 //! Records that are set aside instead of ending the run.
 //!
 //! Beside the load of a partition runs a second one, of what is rejected, into the quarantine: a session of its own with the
-//! same partitions. A [`Gate`] in front of the source lets it go on only when what it rejected before is written, so no more
-//! is held than one poll of a source may reject. Both loads are branches of one task of the worker: while the one waits for
+//! same partitions, and one more for what the target [sifts out](SiftedOut) of all. A [`Gate`] in front of the source lets it go on
+//! only when what was rejected before is written, so no more is held than one poll of a source, and the batches that wait for a
+//! writer, may have rejected. Both loads are branches of one task of the worker: while the one waits for
 //! its writer, the other goes on.
 //!
 //! An attempt that fails drops its writer of the quarantine as it does that of the target, so what it rejected is gone with

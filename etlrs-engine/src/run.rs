@@ -41,7 +41,9 @@ pub(crate) struct Run<'a> {
     instead_of: Option<RunId>,
     /// What is written down of it at the target, if that can be gone on with.
     record: Option<Arc<str>>,
-    /// Partitions that the run had staged when it was stopped.
+    /// The run was stopped before, and left something at its target.
+    is_resumed: bool,
+    /// Partitions that it had staged then.
     staged_before: usize,
     notes: Vec<String>,
 }
@@ -278,6 +280,7 @@ impl<'a> Run<'a> {
             started,
             instead_of,
             record,
+            is_resumed: left.is_some(),
             staged_before: left.map_or(0, |left| left.found.receipts.len()),
             notes,
         };
@@ -365,26 +368,28 @@ impl<'a> Run<'a> {
             return Ok(sessions.target.insert(unless_cancelled(&self.cx, begun).await?).completed().len());
         };
         let before = unless_cancelled(&self.cx, self.set_aside_before()).await?;
-        let (published, before) = match before {
-            Some(before) if before.published => (before.receipts, None),
-            before => (Vec::new(), Some(before.map(|before| before.receipts).unwrap_or_default())),
-        };
-        plan.take_over = before.map(|before| before.iter().map(|receipt| receipt.partition).collect());
+        let (mut is_published, before) =
+            before.map_or((false, Vec::new()), |before| (before.published, before.receipts));
+        if !is_published {
+            plan.take_over = Some(before.iter().map(|receipt| receipt.partition).collect());
+        }
         loop {
             let begun = self.pipeline.loader.begin(&self.cx, plan.clone()).instrument(info_span!("begin"));
             let session = sessions.target.insert(unless_cancelled(&self.cx, begun).await?);
             let staged: Vec<_> = session.completed().iter().map(|receipt| receipt.partition).collect();
-            if !published.is_empty() {
-                if staged.len() == self.scan.partitions().len() {
-                    sessions.set_aside_before = published;
-                    return Ok(staged.len());
-                }
+            let all = self.scan.partitions().len();
+            if is_published && staged.len() == all && before.len() == all + 1 {
+                sessions.set_aside_before = before;
+                return Ok(all);
+            }
+            if is_published {
                 // What is read again is rejected again, and is in the quarantine once too often.
                 unless_cancelled(&self.cx, loader.forget(&self.cx, self.cx.run_id())).await.map_err(of_quarantine)?;
+                is_published = false;
             }
-            let mut of_quarantine_plan = self.quarantine_plan();
-            of_quarantine_plan.take_over = Some(staged.clone());
-            let begun = loader.begin(&self.cx, of_quarantine_plan);
+            let mut set_aside = self.quarantine_plan();
+            set_aside.take_over = Some(staged.clone());
+            let begun = loader.begin(&self.cx, set_aside);
             let begun = unless_cancelled(&self.cx, begun).await.map_err(of_quarantine)?;
             let both: Vec<_> = begun.completed().iter().map(|receipt| receipt.partition).collect();
             sessions.quarantine = Some(begun);
@@ -392,8 +397,9 @@ impl<'a> Run<'a> {
                 return Ok(both.len());
             }
             // What was read for one and not for the other has to be read again.
-            std::mem::take(sessions).end(true).await;
-            (plan.take_over, plan.goes_on) = (Some(both), false);
+            let ended = async { Ok(std::mem::take(sessions).end(true).await) };
+            unless_cancelled(&self.cx, ended).await?;
+            plan.take_over = Some(both);
         }
     }
 
@@ -423,7 +429,7 @@ impl<'a> Run<'a> {
 
     /// What an earlier attempt at the run has left at the quarantine.
     async fn set_aside_before(&self) -> Result<Option<Interrupted>> {
-        let (Some(loader), true) = (&self.pipeline.quarantine, self.staged_before > 0) else { return Ok(None) };
+        let (Some(loader), true) = (&self.pipeline.quarantine, self.is_resumed) else { return Ok(None) };
         let found = loader.interrupted(&self.cx).await.map_err(of_quarantine)?;
         let is_it =
             |found: &Interrupted| found.run == self.cx.run_id() && Some(&*found.record) == self.record.as_deref();
@@ -613,8 +619,7 @@ impl<'a> Run<'a> {
             let before = set_aside_before.iter().find(|receipt| receipt.partition == of_target.id);
             if let Some(before) = before.filter(|before| before.checksum != Some(refused)) {
                 let message = format!(
-                    "the target refuses {} rows now, and {} that are in the quarantine when the run was stopped",
-                    refused.rows(),
+                    "the target refuses other rows than those {} that the quarantine has of this run",
                     before.rows
                 );
                 return Err(Error::new(ErrorKind::SourceChanged, message).hint("run again to begin anew"));

@@ -68,13 +68,33 @@ pub(crate) trait Moving: Send {
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) const PARTITION_BITS: u32 = 40;
 
-/// Hands over all rows of `scan`, each with its error.
-pub(crate) async fn hand_over(
-    cx: &RunContext,
-    scan: &dyn Scan,
-    errors: Vec<Error>,
-    refusals: &mut dyn Refusals,
-) -> Result<()> {
+/// Where rows go that the table refuses.
+pub(crate) struct Sifting<'a> {
+    pub(crate) cx: &'a RunContext,
+    refusals: &'a mut dyn Refusals,
+    /// How many there were.
+    pub(crate) refused: u64,
+}
+
+impl<'a> Sifting<'a> {
+    pub(crate) fn new(cx: &'a RunContext, refusals: &'a mut dyn Refusals) -> Self {
+        Self { cx, refusals, refused: 0 }
+    }
+
+    /// Takes all rows of `scan`, each with its error.
+    pub(crate) async fn take(&mut self, scan: &dyn Scan, errors: Vec<Error>) -> Result<()> {
+        self.refused += errors.len() as u64;
+        hand_over(self.cx, scan, errors, self.refusals).await
+    }
+}
+
+/// Rows that are refused, in the order of their numbers: the numbers, and the errors.
+pub(crate) fn in_order(mut refused: Vec<(u64, Error)>) -> (Vec<u64>, Vec<Error>) {
+    refused.sort_by_key(|(row, _)| *row);
+    refused.into_iter().unzip()
+}
+
+async fn hand_over(cx: &RunContext, scan: &dyn Scan, errors: Vec<Error>, refusals: &mut dyn Refusals) -> Result<()> {
     let mut errors = errors.into_iter();
     let missing = || Error::new(ErrorKind::Internal, "rows that were refused are not those that are staged");
     for partition in scan.partitions() {
@@ -148,11 +168,13 @@ async fn without_others(
         }
         let before = waiting.len();
         let mut still = Vec::new();
-        for (row, error) in waiting {
+        // Those that need one behind them, and then those that need one in front, or the other way around.
+        waiting.reverse();
+        for (row, _) in waiting {
             cancel.check()?;
             match moving.try_move(&Chosen::Within(row..row + 1)).await? {
                 Moved::All => {}
-                Moved::Refused { .. } => still.push((row, error)),
+                Moved::Refused { error, .. } => still.push((row, error)),
             }
         }
         if still.is_empty() || still.len() == before {
@@ -240,6 +262,8 @@ mod tests {
     fn sifted(rows: Vec<(u64, Row)>) -> Table {
         let mut table = Table { rows, ..Table::default() };
         sift(&mut table, &CancelToken::new()).now_or_never().unwrap().unwrap();
+        // Those that waited come in any order.
+        table.refused.sort_unstable();
         table
     }
 

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
 
-use etlrs_tests::{Ran, etlrs, run};
+use etlrs_tests::{KILL_AT, Ran, etlrs, run};
 use rusqlite::Connection;
 use serde_json::Value;
 
@@ -387,4 +387,30 @@ fn what_a_table_refuses_is_kept_with_the_source_of_the_piece() {
     ];
     let owned = |text: Option<&str>| text.map(str::to_owned);
     assert_eq!(rows, expected.map(|(a, b, c, d)| (a.to_owned(), owned(b), owned(c), d.to_owned())));
+}
+
+/// Its key is the rowid of what is staged, which then tells no pieces apart.
+#[test]
+fn a_table_with_a_number_for_a_key_is_gone_on_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let source = Connection::open(folder.join("a.db")).unwrap();
+    source
+        .execute_batch(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, note TEXT); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1
+             FROM n WHERE i < 3000) INSERT INTO t SELECT i, 'note ' || i FROM n",
+        )
+        .unwrap();
+    drop(source);
+    let line = "copy sqlite:a.db#t sqlite:b.db#t --quarantine q.parquet --partitions 4 --threads 1 --no-progress";
+    let arguments: Vec<_> = line.split_whitespace().collect();
+    let killed = etlrs(PROGRAM, folder, &arguments).env(KILL_AT, "sqlite-part-committed:2").output().unwrap();
+    assert_eq!(Ran::of(&killed).code, -9);
+    let ran = run(PROGRAM, folder, &arguments);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let target = Connection::open(folder.join("b.db")).unwrap();
+    let sums = "SELECT count(*), count(DISTINCT id), sum(id) FROM t WHERE note = 'note ' || id";
+    let found = target.query_row(sums, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+    assert_eq!(found, (3000, 3000, 3000 * 3001 / 2));
+    assert_eq!(names(folder), ["a.db", "b.db"]);
 }

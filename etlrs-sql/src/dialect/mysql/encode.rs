@@ -15,6 +15,9 @@ use crate::value::{Column, Scalar};
 /// Why a value cannot be stored, and what would help.
 type Refused = (&'static str, &'static str);
 
+/// Of a value whose type is no other's fault than ours.
+const UNPLANNED: Refused = ("a value of another type than was planned", "please report this");
+
 /// What rows are written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Style {
@@ -63,7 +66,9 @@ impl<'a> Rows<'a> {
             let before = out.len();
             if let Err((index, (reason, hint))) = self.put_row(out) {
                 out.truncate(before);
-                return Err(Error::new(ErrorKind::InvalidData, format!("{} holds {reason}", row(self.next)))
+                let is_ours = (reason, hint) == UNPLANNED;
+                let kind = if is_ours { ErrorKind::Internal } else { ErrorKind::InvalidData };
+                return Err(Error::new(kind, format!("{} holds {reason}", row(self.next)))
                     .hint(hint)
                     .at_column(self.batch.schema_ref().field(index).name()));
             }
@@ -221,7 +226,7 @@ fn put(out: &mut Vec<u8>, writing: &Writing, value: Scalar<'_>, style: Style) ->
             return Err(("a timestamp that microseconds in 64 bits cannot count", "replace it"));
         }
         // Other pairs are refused when the load is planned.
-        _ => return Err(("a value of another type than was planned", "please report this")),
+        _ => return Err(UNPLANNED),
     }
     Ok(())
 }

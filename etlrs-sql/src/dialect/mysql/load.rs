@@ -429,8 +429,24 @@ impl MysqlLoader {
         };
         let moved = !matches!(target.publishing, Publishing::Swap | Publishing::Rename);
         let statement = load_or_insert(&names.staging, plan, &target.writings, moved, server)?;
-        let completed = left.receipts.iter().filter(|receipt| plan.takes_over(receipt.partition));
-        let completed = Some(completed.cloned().collect());
+        let (completed, others): (Vec<_>, Vec<_>) =
+            left.receipts.iter().cloned().partition(|receipt| plan.takes_over(receipt.partition));
+        if !others.is_empty() && !moved {
+            // Its rows cannot be told from those of others.
+            return Ok(None);
+        }
+        for PartitionId(partition) in others.into_iter().map(|receipt| receipt.partition) {
+            let bound = |partition: u64| partition << PARTITION_BITS;
+            let (from, end) = (bound(partition.into()), bound(u64::from(partition) + 1));
+            let (staging, ledger) = (&names.staging, &names.ledger);
+            control.execute("START TRANSACTION").await.map_err(failed)?;
+            let rows = format!("DELETE FROM {staging} WHERE {ORDINAL} >= {from} AND {ORDINAL} < {end}");
+            control.execute(&rows).await.map_err(failed)?;
+            let receipt = format!("DELETE FROM {ledger} WHERE partition_id = {partition}");
+            control.execute(&receipt).await.map_err(failed)?;
+            control.execute("COMMIT").await.map_err(failed)?;
+        }
+        let completed = Some(completed);
         Ok(Some(Staged { plan: plan.clone(), target, statement, keyed, moved, completed }))
     }
 
@@ -778,10 +794,12 @@ impl LoadSession for MysqlSession {
     async fn writer(&self, cx: &RunContext, partition: &Partition, attempt: u32) -> Result<Box<dyn PartitionWriter>> {
         let shared = self.shared.clone();
         if (attempt > 1 || shared.goes_on)
-            && let Some(staged) = staged_rows(&shared, partition.id).await?
+            && let Some((staged, checksum)) = staged_rows(&shared, partition.id).await?
         {
-            let (rows, refused) = (0, Vec::new());
-            return Ok(Box::new(StagedWriter { shared, partition: partition.id, staged, rows, refused }));
+            let partition = partition.id;
+            let (rows, seen, refused, tally) = (0, 0, Vec::new(), None);
+            let writer = StagedWriter { shared, partition, staged, checksum, rows, seen, refused, tally };
+            return Ok(Box::new(writer));
         }
         let connection = shared.pool.take().await?;
         let rows = server::Rows { connection, statement: shared.statement.clone(), taken: 0 };
@@ -875,13 +893,18 @@ impl Drop for MysqlSession {
 }
 
 /// The rows of a partition, if a transaction that staged it was committed. Waits for one that is still on its way.
-async fn staged_rows(shared: &Shared, partition: PartitionId) -> Result<Option<u64>> {
+async fn staged_rows(shared: &Shared, partition: PartitionId) -> Result<Option<(u64, Option<String>)>> {
+    let failed = |error| shared.failed(error);
     let mut connection = shared.pool.take().await?;
-    let sql = format!("SELECT row_count FROM {} WHERE partition_id = {partition} FOR UPDATE", shared.names.ledger);
-    let found = connection.rows(&sql).await.map_err(|error| shared.failed(error))?;
-    let rows = found.first().map(|row| row.get(0)).transpose().map_err(|error| shared.failed(error))?;
+    let ledger = &shared.names.ledger;
+    let sql = format!("SELECT row_count, checksum FROM {ledger} WHERE partition_id = {partition} FOR UPDATE");
+    let found = connection.rows(&sql).await.map_err(failed)?;
+    let staged = match found.first() {
+        Some(row) => Some((row.get(0).map_err(failed)?, row.get(1).map_err(failed)?)),
+        None => None,
+    };
     shared.pool.give_back(connection);
-    Ok(rows)
+    Ok(staged)
 }
 
 const LEAST_BLOCK: usize = 32 << 10;
@@ -940,7 +963,9 @@ impl PartitionWriter for MysqlWriter {
             match rows.write(&mut self.block, self.block_size, place) {
                 Ok(false) => break,
                 Ok(true) => self.send().await?,
-                Err(error) if shared.plan.sifts => self.refused.push((rows.leave_out(), wrong(error))),
+                Err(error) if shared.plan.sifts && error.kind() == ErrorKind::InvalidData => {
+                    self.refused.push((rows.leave_out(), wrong(error)))
+                }
                 Err(error) => return Err(wrong(error)),
             }
         }
@@ -985,8 +1010,14 @@ struct StagedWriter {
     shared: Arc<Shared>,
     partition: PartitionId,
     staged: u64,
+    /// Of the rows that are staged.
+    checksum: Option<String>,
+    /// Without those that were refused.
     rows: u64,
+    /// With them.
+    seen: u64,
     refused: Vec<(usize, Error)>,
+    tally: Option<Tally>,
 }
 
 #[async_trait]
@@ -995,7 +1026,7 @@ impl PartitionWriter for StagedWriter {
         self.refused.clear();
         if self.shared.plan.sifts {
             // The same rows are refused as when it was staged.
-            let (mut block, before, partition) = (Vec::new(), self.rows, self.partition);
+            let (mut block, before, partition) = (Vec::new(), self.seen, self.partition);
             let place = |row: usize| format!("row {} of partition {partition}", before + row as u64 + 1);
             let rows = Rows::new(&batch, &self.shared.writings, None, Style::Load);
             let mut rows =
@@ -1004,6 +1035,7 @@ impl PartitionWriter for StagedWriter {
                 match rows.write(&mut block, LEAST_BLOCK, place) {
                     Ok(false) => break,
                     Ok(true) => block.clear(),
+                    Err(error) if error.kind() != ErrorKind::InvalidData => return Err(error),
                     Err(error) => {
                         let error = with_hint_of_key(error.in_source(&self.shared.source), &self.shared.plan);
                         self.refused.push((rows.leave_out(), error));
@@ -1011,6 +1043,7 @@ impl PartitionWriter for StagedWriter {
                 }
             }
         }
+        self.seen += batch.num_rows() as u64;
         self.rows += (batch.num_rows() - self.refused.len()) as u64;
         Ok(())
     }
@@ -1019,10 +1052,17 @@ impl PartitionWriter for StagedWriter {
         std::mem::take(&mut self.refused)
     }
 
+    fn seal(&mut self, tally: Tally) {
+        self.tally = Some(tally);
+    }
+
     async fn finish(self: Box<Self>) -> Result<Receipt> {
-        if self.rows != self.staged {
+        let checksum = self.tally.map(|tally| tally.checksum.to_string());
+        // Of a version that kept none, the number of rows has to do.
+        let differs = self.checksum.is_some() && checksum.is_some() && self.checksum != checksum;
+        if self.rows != self.staged || differs {
             let message = format!(
-                "partition {} was staged with {} rows and has {} when it is read again",
+                "partition {} was staged with {} rows and has {} when it is read again, or others",
                 self.partition, self.staged, self.rows
             );
             return Err(Error::new(ErrorKind::VerifyFailed, message).in_source(&self.shared.source));

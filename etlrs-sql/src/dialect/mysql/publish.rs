@@ -16,7 +16,7 @@ use super::wire::{Connection, Failure, code};
 use super::writing::Dialect;
 use crate::key::{null_key, one_key};
 use crate::patience::{Patience, STEP};
-use crate::sift::{self, Chosen, Moved, Moving, PARTITION_BITS, hand_over};
+use crate::sift::{self, Chosen, Moved, Moving, PARTITION_BITS, Sifting, in_order};
 
 /// Publishes what is staged; gives the number of rows that became visible.
 pub(super) async fn publish(session: &MysqlSession, connection: &mut Connection, receipts: &[Receipt]) -> Result<u64> {
@@ -57,7 +57,7 @@ pub(super) async fn sift(
         return Ok(None);
     }
     let patience = Patience::new(session.lock_timeout, &session.cancel);
-    let mut sifting = Sifting { cx, refusals, refused: 0 };
+    let mut sifting = Sifting::new(cx, refusals);
     loop {
         match begin(session, connection, receipts, Some(&mut sifting)).await {
             Ok(rows) => return Ok(Some(rows)),
@@ -394,7 +394,7 @@ async fn fill(
         None => (put(session, connection, target, &Chosen::All).await?, rows),
         Some(sifting) => {
             let before = sifting.refused;
-            let mut filling = Filling { session, connection, target, sifting, inserted: 0 };
+            let mut filling = Filling { session, connection, target, sifting, inserted: 0, refers_to_itself: None };
             sift::sift(&mut filling, &session.cancel).await?;
             (filling.inserted, rows.saturating_sub(filling.sifting.refused - before))
         }
@@ -414,25 +414,27 @@ async fn put(session: &MysqlSession, connection: &mut Connection, target: &str, 
     }
 }
 
-/// Where rows go that the table refuses.
-pub(super) struct Sifting<'a> {
-    cx: &'a RunContext,
-    refusals: &'a mut dyn Refusals,
-    /// How many there were.
-    refused: u64,
-}
-
 struct Filling<'a, 'b> {
     session: &'a MysqlSession,
     connection: &'a mut Connection,
     target: &'a str,
     sifting: &'a mut Sifting<'b>,
     inserted: u64,
+    /// Whether the table refers to itself, so that rows may need others; when it is known.
+    refers_to_itself: Option<bool>,
 }
 
 impl Filling<'_, '_> {
     async fn execute(&mut self, sql: &str) -> Result<()> {
         self.connection.execute(sql).await.map_err(|error| self.session.shared.failed(error)).map(drop)
+    }
+
+    async fn refers_to_itself(&mut self) -> Result<bool> {
+        if let (None, Some(relation)) = (self.refers_to_itself, &self.session.target.relation) {
+            let found = target::refers_to_itself(self.connection, relation).await;
+            self.refers_to_itself = Some(found.map_err(|error| self.session.shared.failed(error))?);
+        }
+        Ok(self.refers_to_itself == Some(true))
     }
 
     async fn check_and_put(&mut self, rows: &Chosen) -> Result<u64> {
@@ -465,8 +467,10 @@ impl Moving for Filling<'_, '_> {
             Err(error) => return Err(error),
         };
         self.execute("ROLLBACK TO SAVEPOINT etlrs_sift").await?;
-        let is_foreign_key = matches!(code_of(&error), Some(1452 | 1216));
-        Ok(Moved::Refused { error, may_wait: is_foreign_key && self.session.plan.mode != LoadMode::Merge })
+        let may_wait = self.session.plan.mode != LoadMode::Merge
+            && matches!(code_of(&error), Some(1452 | 1216))
+            && self.refers_to_itself().await?;
+        Ok(Moved::Refused { error, may_wait })
     }
 
     async fn pieces(&mut self) -> Result<Vec<Range<u64>>> {
@@ -479,10 +483,8 @@ impl Moving for Filling<'_, '_> {
         found.iter().map(|row| Ok(row.get(0).map_err(failed)?..row.get(1).map_err(failed)?)).collect()
     }
 
-    async fn refuse(&mut self, mut refused: Vec<(u64, Error)>) -> Result<()> {
-        refused.sort_by_key(|(row, _)| *row);
-        let (numbers, errors): (Vec<_>, Vec<_>) = refused.into_iter().unzip();
-        self.sifting.refused += numbers.len() as u64;
+    async fn refuse(&mut self, refused: Vec<(u64, Error)>) -> Result<()> {
+        let (numbers, errors) = in_order(refused);
         let session = self.session;
         let columns = Target::column_list(&session.plan.schema)?;
         let which = Chosen::These(numbers).condition(ORDINAL);
@@ -491,7 +493,7 @@ impl Moving for Filling<'_, '_> {
         // What is staged is committed, so that another connection sees it.
         let query = MysqlExtractor::query(session.shared.pool.clone(), query);
         let scan = session.read_staged(self.sifting.cx, query).await?;
-        hand_over(self.sifting.cx, &*scan, errors, self.sifting.refusals).await
+        self.sifting.take(&*scan, errors).await
     }
 }
 

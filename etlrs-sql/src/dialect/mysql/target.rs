@@ -245,6 +245,17 @@ async fn refuse_references(connection: &mut Connection, relation: &Relation) -> 
     Ok(Err(Error::new(ErrorKind::Unsupported, message).hint("use mode merge, or drop the foreign key first")))
 }
 
+/// Whether rows of the table may need other rows of it.
+pub(super) async fn refers_to_itself(connection: &mut Connection, relation: &Relation) -> Answer<bool> {
+    let sql = format!(
+        "SELECT count(*) > 0 FROM information_schema.REFERENTIAL_CONSTRAINTS WHERE {} AND {}",
+        at(relation, "UNIQUE_CONSTRAINT_SCHEMA", "REFERENCED_TABLE_NAME"),
+        at(relation, "CONSTRAINT_SCHEMA", "TABLE_NAME"),
+    );
+    let found = connection.rows(&sql).await?;
+    Ok(found.first().map(|row| row.get(0)).transpose()?.unwrap_or(false))
+}
+
 /// What would be lost if another table took the place of this one. Privileges and views are of the name, and stay.
 pub(super) async fn what_hangs_on(connection: &mut Connection, relation: &Relation) -> Answer<Vec<String>> {
     let sql = format!(

@@ -21,6 +21,9 @@ const TIMESTAMPS: std::ops::Range<i64> = -211_813_488_000_000_000..9_223_371_331
 /// Why a value cannot be stored, and what would help.
 type Refused = (&'static str, &'static str);
 
+/// Of a value whose type is no other's fault than ours.
+const UNPLANNED: Refused = ("a value of another type than was planned", "please report this");
+
 /// The rows of a batch on their way out.
 pub(super) struct Rows<'a> {
     columns: Vec<(Column<'a>, &'a Writing)>,
@@ -54,7 +57,9 @@ impl<'a> Rows<'a> {
             let before = out.len();
             if let Err((index, (reason, hint))) = self.put_row(out) {
                 out.truncate(before);
-                return Err(Error::new(ErrorKind::InvalidData, format!("{} holds {reason}", row(self.next)))
+                let is_ours = (reason, hint) == UNPLANNED;
+                let kind = if is_ours { ErrorKind::Internal } else { ErrorKind::InvalidData };
+                return Err(Error::new(kind, format!("{} holds {reason}", row(self.next)))
                     .hint(hint)
                     .at_column(self.batch.schema_ref().field(index).name()));
             }
@@ -168,7 +173,7 @@ fn put(out: &mut Vec<u8>, writing: &Writing, value: Scalar<'_>) -> Result<(), Re
             return Err(("a timestamp that microseconds in 64 bits cannot count", "replace it"));
         }
         // Other pairs are refused when the load is planned.
-        _ => return Err(("a value of another type than was planned", "please report this")),
+        _ => return Err(UNPLANNED),
     }
     Ok(())
 }

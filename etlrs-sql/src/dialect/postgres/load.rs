@@ -739,7 +739,9 @@ impl PartitionWriter for PostgresWriter {
             match rows.write(&mut self.block, self.block_size, place) {
                 Ok(false) => break,
                 Ok(true) => self.send().await?,
-                Err(error) if shared.sifts => self.refused.push((rows.leave_out(), error.in_source(source))),
+                Err(error) if shared.sifts && error.kind() == ErrorKind::InvalidData => {
+                    self.refused.push((rows.leave_out(), error.in_source(source)))
+                }
                 Err(error) => return Err(error.in_source(source)),
             }
         }

@@ -9,12 +9,12 @@ use super::extract::PostgresExtractor;
 use super::load::{BEGIN, ORDINAL, PostgresSession, create_table, key_list};
 use super::name::quote;
 use super::server::{execute, rows, text};
-use super::target::{Publishing, Target};
+use super::target::{self, Publishing, Target};
 use super::wire::{Connection, Failure};
 use crate::key::{null_key, one_key, with_hint_of_key};
 use crate::network::Row;
 use crate::patience::{Patience, STEP};
-use crate::sift::{self, Chosen, Moved, Moving, PARTITION_BITS, hand_over};
+use crate::sift::{self, Chosen, Moved, Moving, PARTITION_BITS, Sifting, in_order};
 
 /// Publishes what is staged; gives the number of rows that became visible.
 pub(super) async fn publish(
@@ -53,7 +53,7 @@ pub(super) async fn sift(
         return Ok(None);
     }
     let patience = Patience::new(session.lock_timeout, &session.cancel);
-    let mut sifting = Sifting { cx, refusals, refused: 0 };
+    let mut sifting = Sifting::new(cx, refusals);
     loop {
         match begin(session, connection, receipts, Some(&mut sifting)).await {
             Ok(rows) => return Ok(Some(rows)),
@@ -373,7 +373,7 @@ async fn fill(
             let immediate = execute(connection, "SET CONSTRAINTS ALL IMMEDIATE").await;
             immediate.map_err(|error| session.shared.failed(error))?;
             let before = sifting.refused;
-            let mut filling = Filling { session, connection, target, sifting, inserted: 0 };
+            let mut filling = Filling { session, connection, target, sifting, inserted: 0, refers_to_itself: None };
             sift::sift(&mut filling, &session.cancel).await?;
             (filling.inserted, rows.saturating_sub(filling.sifting.refused - before))
         }
@@ -395,25 +395,27 @@ async fn put(session: &PostgresSession, connection: &mut Connection, target: &st
     }
 }
 
-/// Where rows go that the table refuses.
-pub(super) struct Sifting<'a> {
-    cx: &'a RunContext,
-    refusals: &'a mut dyn Refusals,
-    /// How many there were.
-    refused: u64,
-}
-
 struct Filling<'a, 'b> {
     session: &'a PostgresSession,
     connection: &'a mut Connection,
     target: &'a str,
     sifting: &'a mut Sifting<'b>,
     inserted: u64,
+    /// Whether the table refers to itself, so that rows may need others; when it is known.
+    refers_to_itself: Option<bool>,
 }
 
 impl Filling<'_, '_> {
     async fn execute(&mut self, sql: &str) -> Result<u64> {
         execute(self.connection, sql).await.map_err(|error| self.session.shared.failed(error))
+    }
+
+    async fn refers_to_itself(&mut self) -> Result<bool> {
+        if let (None, Some(relation)) = (self.refers_to_itself, &self.session.target.relation) {
+            let found = target::refers_to_itself(self.connection, relation).await;
+            self.refers_to_itself = Some(found.map_err(|error| self.session.shared.failed(error))?);
+        }
+        Ok(self.refers_to_itself == Some(true))
     }
 
     async fn check_and_put(&mut self, rows: &Chosen) -> Result<u64> {
@@ -450,7 +452,9 @@ impl Moving for Filling<'_, '_> {
             false => error,
         };
         self.execute("RELEASE SAVEPOINT etlrs_sift").await?;
-        let may_wait = sqlstate(&error) == "23503" && self.session.target.publishing != Publishing::Upsert;
+        let may_wait = self.session.target.publishing != Publishing::Upsert
+            && sqlstate(&error) == "23503"
+            && self.refers_to_itself().await?;
         Ok(Moved::Refused { error, may_wait })
     }
 
@@ -466,10 +470,8 @@ impl Moving for Filling<'_, '_> {
         found.iter().map(|row| Ok(bound(row, 0)?..bound(row, 1)?)).collect()
     }
 
-    async fn refuse(&mut self, mut refused: Vec<(u64, Error)>) -> Result<()> {
-        refused.sort_by_key(|(row, _)| *row);
-        let (numbers, errors): (Vec<_>, Vec<_>) = refused.into_iter().unzip();
-        self.sifting.refused += numbers.len() as u64;
+    async fn refuse(&mut self, refused: Vec<(u64, Error)>) -> Result<()> {
+        let (numbers, errors) = in_order(refused);
         let session = self.session;
         let columns = Target::column_list(&session.plan.schema)?;
         let which = Chosen::These(numbers).condition(ORDINAL);
@@ -478,7 +480,7 @@ impl Moving for Filling<'_, '_> {
         // What is staged is committed, so that another connection sees it.
         let query = PostgresExtractor::query(session.shared.pool.clone(), query);
         let scan = session.read_staged(self.sifting.cx, query).await?;
-        hand_over(self.sifting.cx, &*scan, errors, self.sifting.refusals).await
+        self.sifting.take(&*scan, errors).await
     }
 }
 
@@ -486,7 +488,9 @@ impl Moving for Filling<'_, '_> {
 /// what triggers raise.
 fn is_of_row(error: &Error) -> bool {
     let code = sqlstate(error);
+    // That a sequence has no more numbers is of its class, and no row's fault.
     error.kind() == ErrorKind::InvalidData
+        && code != "2200H"
         && (code.is_empty() || ["22", "23", "54", "P0"].iter().any(|class| code.starts_with(class)))
 }
 

@@ -132,10 +132,8 @@ impl Target {
             _ => {
                 refuse_references(connection, &relation).await.map_err(failed)??;
                 let hanging = what_hangs_on(connection, &relation).await.map_err(failed)?;
-                let may_refuse = plan.sifts
-                    && (fills_not_null(&plan.schema, &relation)
-                        || has_checks(connection, &relation).await.map_err(failed)?);
-                match direct.filter(|_| hanging.is_empty() && !may_refuse) {
+                // What a COPY refuses ends it, so rows go where they can be set aside.
+                match direct.filter(|_| hanging.is_empty() && !plan.sifts) {
                     Some(direct) => {
                         writings = direct;
                         Publishing::Swap
@@ -217,17 +215,10 @@ fn match_columns(schema: &SchemaRef, relation: &Relation) -> Result<Vec<Existing
     }
 }
 
-/// A column that may have nulls goes into one that must not.
-fn fills_not_null(schema: &SchemaRef, relation: &Relation) -> bool {
-    let is_not_null = |name: &String| relation.column(name).is_some_and(|column| column.not_null);
-    schema.fields().iter().any(|field| field.is_nullable() && is_not_null(field.name()))
-}
-
-/// Whether the table, or the type of a column, has conditions of its own.
-async fn has_checks(connection: &mut Connection, relation: &Relation) -> Answer<bool> {
-    let sql = "SELECT (EXISTS (SELECT FROM pg_constraint WHERE conrelid = $1::oid AND contype = 'c')
-        OR EXISTS (SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-            WHERE a.attrelid = $1::oid AND a.attnum > 0 AND t.typtype = 'd'))::text";
+/// Whether rows of the table may need other rows of it.
+pub(super) async fn refers_to_itself(connection: &mut Connection, relation: &Relation) -> Answer<bool> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_constraint
+        WHERE contype = 'f' AND conrelid = $1::oid AND confrelid = conrelid)::text";
     Ok(text(connection, sql, &[&relation.oid.to_string()]).await?.as_deref() == Some("true"))
 }
 

@@ -14,7 +14,7 @@ use super::session::{Shared, SqliteSession, in_transaction};
 use super::target::{already_exists, check_target, create_table, fits, is_like, name_list};
 use crate::SqliteExtractor;
 use crate::key::{null_key, one_key};
-use crate::sift::{self, Chosen, Moved, Moving, hand_over};
+use crate::sift::{self, Chosen, Moved, Moving, Sifting, in_order};
 
 /// The rows of the staging table go into this table; if not, it is the staging table itself.
 struct Fill {
@@ -162,7 +162,7 @@ impl Filling<'_> {
         if self.fill.is_some() {
             sift::sift(self, cx.cancel()).await?;
         }
-        let mut refused = std::mem::take(&mut self.refused);
+        let refused = std::mem::take(&mut self.refused);
         if refused.is_empty() {
             let connection = shared.connection();
             if let Some(fill) = &self.fill {
@@ -173,16 +173,16 @@ impl Filling<'_> {
         }
         // What is refused is read through another connection, which a transaction might keep out; so all is done once more without it.
         shared.connection().execute_batch("ROLLBACK").map_err(failed)?;
-        refused.sort_by_key(|(row, _)| *row);
-        let (numbers, errors): (Vec<_>, Vec<_>) = refused.into_iter().unzip();
+        let (numbers, errors) = in_order(refused);
         let (staging, mut errors) = (quote(&shared.staging)?, errors.into_iter());
         let chunks =
             || numbers.chunks(sift::CHUNK).map(|numbers| Chosen::These(numbers.to_vec()).condition(self.rowid));
+        let mut sifting = Sifting::new(cx, refusals);
         for which in chunks() {
             let query = format!("SELECT * FROM {staging} WHERE {which} ORDER BY {}", self.rowid);
             let scan = session.read_staged(cx, SqliteExtractor::query(&shared.path, query)).await?;
             let of_chunk = errors.by_ref().take(sift::CHUNK).collect();
-            hand_over(cx, &*scan, of_chunk, refusals).await?;
+            sifting.take(&*scan, of_chunk).await?;
         }
         let (rows, fill) = begin()?;
         let connection = shared.connection();

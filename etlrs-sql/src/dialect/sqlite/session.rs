@@ -183,7 +183,11 @@ impl SqliteSession {
                 }
                 let is_same = |left: &Left| Some(&*left.record) == shared.plan.record.as_deref() && left.form == form;
                 let is_staged = Table::find(&connection, &shared.staging).map_err(failed)?.is_some();
-                let left = left.filter(|left| is_staged && is_same(left));
+                // Without a name for the rowid nothing tells the rows of a partition from those of others.
+                let takes_all =
+                    |left: &Left| left.receipts.iter().all(|receipt| shared.plan.takes_over(receipt.partition));
+                let left =
+                    left.filter(|left| is_staged && is_same(left) && (shared.rowid.is_some() || takes_all(left)));
                 ledger::remove_left(&connection, &shared.target, left.as_ref().map(|left| left.run), &failed)?;
                 if left.is_none() {
                     connection.execute_batch(&create).map_err(failed)?;

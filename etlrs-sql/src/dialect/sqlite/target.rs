@@ -139,5 +139,9 @@ pub(super) fn name_list(names: &[String]) -> Result<String> {
 pub(super) fn is_like(connection: &Connection, table: &Table, plan: &LoadPlan, strict: bool) -> Result<bool> {
     let made = create_table(&table.name, &plan.schema, &plan.keys, strict)?;
     let failed = |error| sqlite_error(connection.path().unwrap_or_default().as_ref(), error);
+    // An index is made of all rows or not at all.
+    if plan.sifts && !catalog::index_statements(connection, &table.name).map_err(failed)?.is_empty() {
+        return Ok(false);
+    }
     Ok(catalog::definition(connection, &table.name).map_err(failed)? == Some(made))
 }

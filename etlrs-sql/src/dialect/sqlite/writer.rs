@@ -102,8 +102,9 @@ impl SqliteWriter {
                         Refused::Type => ("a value of another type than was planned", "please report this"),
                         Refused::Sqlite(error) => return failed(error),
                     };
+                    let is_ours = hint == "please report this";
                     Error::new(
-                        ErrorKind::InvalidData,
+                        if is_ours { ErrorKind::Internal } else { ErrorKind::InvalidData },
                         format!("row {row} of partition {partition} holds {reason}"),
                     )
                     .hint(hint)
