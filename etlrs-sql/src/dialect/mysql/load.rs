@@ -964,7 +964,7 @@ impl PartitionWriter for MysqlWriter {
                 Ok(false) => break,
                 Ok(true) => self.send().await?,
                 Err(error) if shared.plan.sifts && error.kind() == ErrorKind::InvalidData => {
-                    self.refused.push((rows.leave_out(), wrong(error)))
+                    self.refused.push((rows.leave_out(), wrong(error)));
                 }
                 Err(error) => return Err(wrong(error)),
             }

@@ -740,7 +740,7 @@ impl PartitionWriter for PostgresWriter {
                 Ok(false) => break,
                 Ok(true) => self.send().await?,
                 Err(error) if shared.sifts && error.kind() == ErrorKind::InvalidData => {
-                    self.refused.push((rows.leave_out(), error.in_source(source)))
+                    self.refused.push((rows.leave_out(), error.in_source(source)));
                 }
                 Err(error) => return Err(error.in_source(source)),
             }
