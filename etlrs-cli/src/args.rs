@@ -1,7 +1,7 @@
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand, ValueEnum};
 use etlrs::{
-    Error, ErrorKind, ErrorPolicy, LoadMode, MaxErrors, OnError, OptionSet, PerformanceConfig, Uri, Verify, parse_bytes,
+    Error, ErrorKind, ErrorPolicy, LoadMode, MaxErrors, OnError, OptionSet, PerformanceConfig, RunId, Uri, Verify, parse_bytes,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Runs(RunsArgs),
     /// Go on with a run that was killed, stopped, or failed
     Resume(ResumeArgs),
+    /// Load what a quarantine holds once more, when the cause is mended; what fails again stays there
+    Replay(ReplayArgs),
     /// Remove what a run keeps that did not get through
     Forget(ForgetArgs),
     /// List the connectors, or the options of one
@@ -367,6 +369,66 @@ impl VerifyArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct ReplayArgs {
+    /// Where the records are kept: a file, or a table of a database. To correct one, write all of it into the column fixed
+    pub(crate) quarantine: String,
+    /// The target that they were to go to, or the pipeline file by which they were set aside
+    #[arg(value_name = "TARGET|PIPELINE")]
+    pub(crate) target: String,
+    /// Only what this run had set aside
+    #[arg(long, value_name = "RUN", value_parser = parse_run)]
+    pub(crate) only_run: Option<RunId>,
+    /// What was to go to this target; by default that which is loaded into now
+    #[arg(long, value_name = "TARGET")]
+    pub(crate) of_target: Option<String>,
+    /// How rows come to the target: append (the default), merge (rows with a known key are updated, others inserted)
+    #[arg(long, value_name = "MODE", value_parser = parse_mode)]
+    pub(crate) mode: Option<LoadMode>,
+    /// Key columns of the mode merge
+    #[arg(long, value_name = "COL,…", value_delimiter = ',')]
+    pub(crate) key: Vec<String>,
+    /// Only these columns, in this order, as they were copied
+    #[arg(long, value_name = "COL,…", value_delimiter = ',')]
+    pub(crate) columns: Option<Vec<String>>,
+    /// Only rows for which this is true, as they were copied
+    #[arg(long = "where", value_name = "EXPRESSION", allow_hyphen_values = true)]
+    pub(crate) filter: Option<String>,
+    /// An option with which records of the source are read now, over those of the run that set them aside, such as
+    /// types=price:text (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub(crate) source_option: Vec<(String, String)>,
+    /// An option of the target (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub(crate) target_option: Vec<(String, String)>,
+    /// With a pipeline file: a variable, or a place in the file (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub(crate) set: Vec<(String, String)>,
+    /// More records than this that fail again end the replay, and all stay: a number, or a part such as 10%
+    #[arg(long, value_name = "N|N%", value_parser = parse_max_errors)]
+    pub(crate) max_errors: Option<MaxErrors>,
+    /// How far the target is checked before it is published: receipts, full
+    #[arg(long, value_name = "HOW", value_parser = parse_verify)]
+    pub(crate) verify: Option<Verify>,
+    #[command(flatten)]
+    pub(crate) means: Means,
+}
+
+impl ReplayArgs {
+    /// What they say of a copy.
+    pub(crate) fn copy(&self) -> CopyOptions {
+        CopyOptions {
+            mode: self.mode,
+            key: self.key.clone(),
+            columns: self.columns.clone(),
+            filter: self.filter.clone(),
+            target_option: self.target_option.clone(),
+            is_compared: true,
+            ..CopyOptions::default()
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct RunsArgs {
     /// One run, of which more is told; the end of its id is enough
     pub(crate) run: Option<String>,
@@ -415,6 +477,10 @@ fn parse_size(text: &str) -> Result<usize, String> {
         Ok(size) if size < 1 << 20 => Err("it must be at least 1MB".into()),
         parsed => parsed.map_err(|error| error.to_string()),
     }
+}
+
+fn parse_run(text: &str) -> Result<RunId, String> {
+    text.parse().map_err(|error: etlrs::Error| error.to_string())
 }
 
 fn parse_mode(text: &str) -> Result<LoadMode, String> {

@@ -1,12 +1,12 @@
-//! `copy`, `run` and `plan`.
+//! `copy`, `run`, `replay` and `plan`.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use etlrs::{
-    AlertActions, CancelToken, Discard, Error, ErrorKind, ErrorPolicy, Expr, Extractor, Filter, Interrupted, OnError,
-    OptionMap, PerformanceConfig, Pipeline, PipelineBuilder, PipelineFile, Registry, Result, Resume, RunId,
-    ScanRequest, Select, Started, Uri, is_same_place, named, registry,
+    AlertActions, CancelToken, Discard, Error, ErrorKind, ErrorPolicy, Expr, Extractor, Filter, Interrupted, LoadMode,
+    OnError, OptionMap, PerformanceConfig, Pipeline, PipelineFile, Registry, Replay, Result, Resume, RunId, ScanRequest,
+    Select, Started, Uri, is_same_place, named, registry,
 };
 
 use etlrs_metrics::{MetricsServer, PerformanceMetrics};
@@ -14,24 +14,14 @@ use serde_json::Value;
 
 use crate::Done;
 use crate::alert::Actions;
-use crate::args::{Copy, CopyOptions, Means, PlanArgs, RunFile, RunOptions, VerifyArgs};
+use crate::args::{Copy, CopyOptions, Means, PlanArgs, ReplayArgs, RunFile, RunOptions, VerifyArgs};
+use crate::jobs::{Job, Jobs};
 use crate::journal::{Begun, Entry, Journal, millis};
 use crate::kept_command::KeptCommand;
 use crate::page::Page;
 use crate::progress::Progress;
 use crate::recorder::Recorder;
 use crate::report;
-
-/// A pipeline, and the names of its ends.
-struct Job {
-    source: Uri,
-    target: Uri,
-    target_options: OptionMap,
-    quarantine: Option<Uri>,
-    builder: PipelineBuilder,
-    /// Taken for each alert.
-    alert_actions: AlertActions,
-}
 
 /// The run that is to be gone on with, and its ends.
 pub(crate) struct GoesOn {
@@ -49,8 +39,8 @@ impl GoesOn {
 
     /// # Errors
     /// `InvalidConfig` if none of the jobs is that of the run.
-    fn require(&self, jobs: &[Job]) -> Result<()> {
-        if jobs.iter().any(|job| self.is_of(job)) {
+    fn require<'a>(&self, mut jobs: impl Iterator<Item = &'a Job>) -> Result<()> {
+        if jobs.any(|job| self.is_of(job)) {
             return Ok(());
         }
         let message = format!("the pipeline no longer loads {} into {}", self.source, self.target);
@@ -60,12 +50,72 @@ impl GoesOn {
 
 pub(crate) async fn copy(args: Copy, cancel: CancelToken, goes_on: Option<GoesOn>) -> Result<Done> {
     let jobs = copy_jobs(&args.source, &args.target, &args.copy, &args.run).await;
-    execute_all(jobs, &args.run, cancel, goes_on).await
+    execute_all(jobs.map(Jobs::of), &args.run, cancel, goes_on).await
 }
 
 pub(crate) async fn run(args: RunFile, cancel: CancelToken, goes_on: Option<GoesOn>) -> Result<Done> {
     let jobs = file_jobs(&args.pipeline, &args.set, &args.run, &cancel).await;
-    execute_all(jobs, &args.run, cancel, goes_on).await
+    execute_all(jobs.map(Jobs::of), &args.run, cancel, goes_on).await
+}
+
+/// Loads what a quarantine holds.
+pub(crate) async fn replay(args: ReplayArgs, cancel: CancelToken) -> Result<Done> {
+    let run = RunOptions { verify: args.verify, ..RunOptions::default() };
+    let replays = replays(&args, &run, &cancel).await;
+    let run = RunOptions { means: args.means, ..run };
+    execute_all(replays.map(Jobs::replays), &run, cancel, None).await
+}
+
+/// One for each target.
+async fn replays(args: &ReplayArgs, run: &RunOptions, cancel: &CancelToken) -> Result<Vec<(Job, Replay)>> {
+    let registry = registry();
+    let place = Uri::from(args.quarantine.as_str());
+    let run = RunOptions { means: Means { machine: args.means.machine.clone(), ..Means::default() }, verify: run.verify, ..RunOptions::default() };
+    let refused = |message: &str| Error::new(ErrorKind::InvalidConfig, message.to_owned());
+    if let Some(mode @ (LoadMode::Create | LoadMode::Replace)) = args.mode {
+        return Err(refused(&format!("a replay adds to what is there, so its mode cannot be {mode}"))
+            .hint("leave it out, or say --mode append or --mode merge"));
+    }
+    let copy = args.copy();
+    let jobs = match is_pipeline(&args.target) {
+        true if copy.given().next().is_some() => {
+            let flags = copy.given().collect::<Vec<_>>().join(", ");
+            return Err(refused(&format!("{flags}: only for a target, not for a pipeline file")));
+        }
+        true => file_jobs(&args.target, &args.set, &run, cancel).await?,
+        false if !args.set.is_empty() => return Err(refused("--set is for a pipeline file, not for a target")),
+        false => vec![copy_job(&registry, place.clone(), Uri::from(args.target.as_str()), &copy, &run)?],
+    };
+    let options = option_map(&args.source_option)?;
+    let replays = jobs.into_iter().map(|job| {
+        if is_same_place(&place, &job.target) && place.fragment() == job.target.fragment() {
+            return Err(refused("the quarantine is the target").in_source(&job.target));
+        }
+        let meant = args.of_target.as_deref().map_or_else(|| job.target.clone(), Uri::from);
+        let builder = job.builder.clone().cancel(cancel.clone());
+        let mut replay = etlrs::replay(&registry, &place, builder, &meant)?.options(options.clone());
+        if let Some(run) = args.only_run {
+            replay = replay.run(run);
+        }
+        if let Some(most) = args.max_errors {
+            replay = replay.max_errors(most);
+        }
+        Ok((Job { source: place.clone(), quarantine: Some(place.clone()), ..job }, replay))
+    });
+    replays.collect()
+}
+
+/// Removes what is left of a run of `replay`.
+pub(crate) async fn forget_replay(
+    args: &ReplayArgs,
+    cancel: &CancelToken,
+    run: &GoesOn,
+) -> Result<Option<Interrupted>> {
+    let replays = replays(args, &RunOptions::default(), cancel).await?;
+    match replays.into_iter().find(|(job, _)| run.is_of(job)) {
+        Some((_, replay)) => replay.forget(run.run).await,
+        None => Ok(None),
+    }
 }
 
 /// Removes what is left of a run of `copy`.
@@ -79,7 +129,7 @@ pub(crate) async fn forget_file(file: &RunFile, cancel: &CancelToken, run: &Goes
 }
 
 async fn forget(jobs: Vec<Job>, run: &GoesOn) -> Result<Option<Interrupted>> {
-    run.require(&jobs)?;
+    run.require(jobs.iter())?;
     match jobs.into_iter().find(|job| run.is_of(job)) {
         Some(job) => job.builder.build()?.forget(run.run).await,
         None => Ok(None),
@@ -265,7 +315,7 @@ async fn file_jobs(path: &str, set: &[(String, String)], run: &RunOptions, cance
 
 /// Executes all jobs, and tells as JSON what came of them if that is wanted: what was loaded before one failed is there.
 async fn execute_all(
-    jobs: Result<Vec<Job>>,
+    jobs: Result<Jobs>,
     options: &RunOptions,
     cancel: CancelToken,
     goes_on: Option<GoesOn>,
@@ -273,15 +323,13 @@ async fn execute_all(
     let mut others = 0;
     let jobs = jobs.and_then(|mut jobs| {
         if let Some(run) = &goes_on {
-            run.require(&jobs)?;
+            run.require(jobs.known())?;
             // What others of the command have done, or have still to do, is nothing that this run tells.
-            others = jobs.len();
-            jobs.retain(|job| run.is_of(job));
-            others -= jobs.len();
+            others = jobs.retain(|job| run.is_of(job));
         }
         Ok(jobs)
     });
-    let count = jobs.as_ref().map_or(1, Vec::len);
+    let count = jobs.as_ref().map_or(1, Jobs::most);
     let (mut results, mut current) = (Vec::new(), None);
     let done = match jobs {
         Ok(jobs) => execute(jobs, options, cancel, goes_on, &mut results, &mut current).await,
@@ -312,7 +360,7 @@ async fn execute_all(
 
 /// Adds to `results`; `current` is the source and the target of the job at work.
 async fn execute(
-    jobs: Vec<Job>,
+    mut jobs: Jobs,
     options: &RunOptions,
     cancel: CancelToken,
     goes_on: Option<GoesOn>,
@@ -320,8 +368,8 @@ async fn execute(
     current: &mut Option<(Uri, Uri)>,
 ) -> Result<Done> {
     // What can be known to be wrong with a later target is found before the first one is loaded.
-    if jobs.len() > 1 {
-        for job in &jobs {
+    if jobs.planned().len() > 1 {
+        for job in jobs.planned() {
             *current = Some((job.source.clone(), job.target.clone()));
             job.builder.clone().cancel(cancel.clone()).build()?.plan().await?;
         }
@@ -334,14 +382,14 @@ async fn execute(
     let metrics = metrics.as_ref().map(|(metrics, _)| metrics);
     let mut page = Page::default();
     if let Some(path) = &options.means.report {
-        require_page_apart(path, &jobs)?;
+        require_page_apart(path, jobs.known())?;
         // A run is not to be in vain for a page that cannot be written.
         page.write(path).map_err(|error| error.within("--report"))?;
     }
     let mut done = Done::default();
     let journal = Journal::find();
     let command = goes_on.as_ref().map_or_else(KeptCommand::of_process, |goes_on| goes_on.command.clone());
-    for job in jobs {
+    while let Some(job) = jobs.next().await? {
         let resume = match &goes_on {
             Some(goes_on) => Resume::Run(goes_on.run),
             None if options.restart => Resume::Never,
@@ -453,26 +501,29 @@ async fn execute(
             }
         }
         done.rejected |= report.rows_rejected > 0;
-        if report.has_mark {
-            done.published.push((pipeline, report.run));
-        }
         if options.means.output.is_json() {
             results.push(report::run_json(&job.source, &job.target, job.quarantine.as_ref(), &report));
         } else {
             crate::print(&report::run_text(&job.source, &job.target, job.quarantine.as_ref(), &report));
         }
+        if let Some(pipeline) = jobs.finished(pipeline, &report).await? {
+            done.published.push((pipeline, report.run));
+        }
+    }
+    if !options.means.output.is_json() {
+        crate::print(&jobs.told());
     }
     Ok(done)
 }
 
 /// Refuses a page in the place of what is read or written.
-fn require_page_apart(path: &Path, jobs: &[Job]) -> Result<()> {
+fn require_page_apart<'a>(path: &Path, jobs: impl Iterator<Item = &'a Job>) -> Result<()> {
     let page = Uri::new(path.to_string_lossy());
     let refused = |message: String| Err(Error::new(ErrorKind::InvalidConfig, message).in_source("--report"));
     if page.to_string() == "-" {
         return refused("the page is a file, such as run.html; it is not written to standard output".to_owned());
     }
-    let ends = jobs.iter().flat_map(|job| [Some(&job.source), Some(&job.target), job.quarantine.as_ref()]);
+    let ends = jobs.flat_map(|job| [Some(&job.source), Some(&job.target), job.quarantine.as_ref()]);
     match ends.flatten().find(|end| is_same_place(end, &page)) {
         Some(end) => refused(format!("the page cannot be {end}, which is read or written by the run")),
         None => Ok(()),

@@ -90,6 +90,11 @@ pub(crate) async fn resume(args: ResumeArgs, cancel: CancelToken) -> Result<Done
             file.run.means = means.over(file.run.means);
             run::run(file, cancel, Some(goes_on)).await
         }
+        // Which finds by itself what it had begun.
+        Command::Replay(mut replay) => {
+            replay.means = means.over(replay.means);
+            run::replay(replay, cancel).await
+        }
         _ => Err(no_load()),
     };
     done.map_err(|error| match error.kind() {
@@ -112,6 +117,7 @@ pub(crate) async fn forget(args: ForgetArgs, cancel: CancelToken) -> Result<()> 
     let left = match command {
         Command::Copy(copy) => run::forget_copy(&copy, &goes_on).await?,
         Command::Run(file) => run::forget_file(&file, &cancel, &goes_on).await?,
+        Command::Replay(replay) => run::forget_replay(&replay, &cancel, &goes_on).await?,
         _ => return Err(no_load()),
     };
     journal.remove(run)?;

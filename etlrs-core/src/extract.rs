@@ -6,7 +6,7 @@ use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use futures_core::Stream;
 
-use crate::{ColumnTest, Result, RunContext};
+use crate::{ColumnTest, RecordFormat, Result, RunContext};
 
 /// What flows between the stages: batches, or the one error that ends them.
 pub type BatchStream = std::pin::Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>;
@@ -77,6 +77,12 @@ pub trait Scan: Send + Sync {
     /// Partitions that may be read at once at the most; the engine starts no more workers.
     fn max_readers(&self) -> usize {
         usize::MAX
+    }
+
+    /// How the raw text of a record is read by itself that is [rejected](RunContext::rejects) in that partition, so that it can be
+    /// replayed. `None`, which is the default: nobody can.
+    fn record_format(&self, _partition: &Partition) -> Option<RecordFormat> {
+        None
     }
 
     /// The state of the source now. Equal fingerprints mean that reading again gives the same rows.

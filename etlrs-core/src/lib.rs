@@ -65,7 +65,7 @@ pub use memory::{MemoryBudget, Reservation, batch_bytes, format_bytes, parse_byt
 pub use options::{OptionArgument, OptionSet, OptionSpec, OptionValue, unknown_name};
 pub use record::{ColumnRef, OwnedRecord, Record, RecordBatchBuilder, Value, column_index};
 pub use registry::{Connector, OptionMap, Registry, TableEntry, matches_pattern};
-pub use reject::{Rejected, Rejects};
+pub use reject::{RecordFormat, Rejected, RejectedBy, Rejects};
 pub use secret::Secret;
 pub use simple_loader::{SimpleLoader, one_writer};
 pub use snapshot::DatasetSnapshot;

@@ -36,6 +36,9 @@ pub trait OptionSet: Default {
     /// Sets one option from text; `None` if there is no such key.
     fn set(&mut self, key: &str, value: &str) -> Option<Result<(), String>>;
 
+    /// The options that differ from the defaults, as they would be written, without those that are secret.
+    fn pairs(&self) -> Vec<(&'static str, String)>;
+
     /// The defaults changed by `pairs`.
     ///
     /// # Errors
@@ -254,6 +257,7 @@ impl<const N: usize> OptionArgument<Vec<String>> for [&str; N] {
 ///
 /// let options = GreetingOptions::default().with_header(false);
 /// assert_eq!(GreetingOptions::specs()[1].default, "world");
+/// assert_eq!(options.pairs(), [("header", "false".to_owned())]);
 /// let error = GreetingOptions::from_pairs([("headr", "true")]).unwrap_err();
 /// assert!(error.to_string().contains("did you mean header?"));
 /// ```
@@ -290,6 +294,18 @@ macro_rules! options {
                     spec.secret = <$ty as $crate::OptionValue>::SECRET;
                     spec
                 }, )* ]
+            }
+
+            fn pairs(&self) -> ::std::vec::Vec<(&'static str, ::std::string::String)> {
+                let defaults = Self::default();
+                let all = [ $( (
+                    stringify!($key),
+                    <$ty as $crate::OptionValue>::SECRET,
+                    $crate::OptionValue::show(&self.$key),
+                    $crate::OptionValue::show(&defaults.$key),
+                ), )* ];
+                let given = all.into_iter().filter(|(_, secret, value, default)| !secret && value != default);
+                given.map(|(key, _, value, _)| (key, value)).collect()
             }
 
             fn set(&mut self, key: &str, value: &str) -> ::core::option::Option<::core::result::Result<(), String>> {

@@ -8,7 +8,7 @@ use arrow_array::builder::{BinaryBuilder, Int64Builder, StringBuilder};
 use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
-use crate::{Error, PartitionId, Position, Result, RunId};
+use crate::{Error, OptionMap, PartitionId, Position, Result, RunId};
 
 /// A record that a stage could not take, with all that is known of it.
 ///
@@ -29,6 +29,51 @@ pub struct Rejected {
     pub position: Position,
     /// What was wrong, in the words of the error that would have ended the run. Without values of the record.
     pub reason: String,
+    /// What a user has put in the place of the raw text, if that was tried and rejected as well.
+    pub fixed: Option<String>,
+    /// Transformers that it had been through. Filled in by the place into which it is [put](Rejects::after_transforms), and by the
+    /// engine.
+    pub transforms: Option<u32>,
+    /// How the raw text is read by itself, in words of the engine's, which fills it in.
+    pub read_as: Option<Arc<str>>,
+}
+
+/// How the raw text of one record is read by itself, apart from the source in which it was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecordFormat {
+    /// The [name](crate::Connector::name) of the connector that reads a file of such records, each on a line of its own.
+    pub connector: String,
+    /// The options with which it does.
+    pub options: OptionMap,
+    /// What such a file begins with, without a line end.
+    pub header: Option<String>,
+    /// The columns that are wanted, in their order.
+    pub columns: Vec<String>,
+    /// Characters, beside line ends, by which a text that is broken may run on into those behind it, or be no record.
+    pub delicate: String,
+    /// Line ends within a record mean no more than a space.
+    pub line_ends_are_spaces: bool,
+}
+
+impl RecordFormat {
+    /// Of records that the connector of that name reads.
+    pub fn new(connector: impl Into<String>) -> Self {
+        Self { connector: connector.into(), ..Self::default() }
+    }
+}
+
+/// What the rows of a quarantine have in common that one run wrote.
+#[derive(Clone, Copy, Debug)]
+pub struct RejectedBy<'a> {
+    /// The run.
+    pub run: RunId,
+    /// Where its rows go, without secrets, if that is known.
+    pub target: Option<&'a str>,
+    /// Of a run that replays a quarantine, what tells that apart: its rows count only when it is completed.
+    pub replay: Option<&'a str>,
+    /// Transformers that a row has been through when it comes to the target.
+    pub transforms: u32,
 }
 
 impl Rejected {
@@ -49,13 +94,29 @@ impl Rejected {
             Some(hint) => format!("{}; {hint}", error.message()),
             None => error.message().to_owned(),
         };
-        Self { raw: None, part: 0, stage: stage.into(), position: error.position().clone(), reason }
+        Self {
+            raw: None,
+            part: 0,
+            stage: stage.into(),
+            position: error.position().clone(),
+            reason,
+            fixed: None,
+            transforms: None,
+            read_as: None,
+        }
     }
 
     /// With its raw text.
     #[must_use]
     pub fn with_raw(mut self, raw: impl Into<Vec<u8>>) -> Self {
         self.raw = Some(raw.into());
+        self
+    }
+
+    /// With how that text is read.
+    #[must_use]
+    pub fn read_as(mut self, format: impl Into<Arc<str>>) -> Self {
+        self.read_as = Some(format.into());
         self
     }
 
@@ -70,7 +131,9 @@ impl Rejected {
     pub fn bytes(&self) -> usize {
         let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let raw = self.raw.as_ref().map_or(0, Vec::len);
-        size_of::<Self>() + raw + self.reason.len() + text(&self.position.source) + text(&self.position.column)
+        let read_as = self.read_as.as_ref().map_or(0, |format| format.len());
+        let fixed = text(&self.fixed) + read_as;
+        size_of::<Self>() + raw + fixed + self.reason.len() + text(&self.position.source) + text(&self.position.column)
     }
 
     /// The columns of every quarantine, whatever the source.
@@ -87,6 +150,12 @@ impl Rejected {
     /// | `reason` | text | what was wrong |
     /// | `part` | int64 | 0, or which part of a record that is too long to be held whole |
     /// | `raw` | binary | the record as the source has it, which need not be text; of a transformer and of the target the row as JSON |
+    /// | `fixed` | text | null; what a user writes here is replayed in the place of `raw` |
+    /// | `target` | text | where the record was to go, if that is known |
+    /// | `transforms` | int64 | transformers that it had been through |
+    /// | `transforms_left` | int64 | those that it had not been through |
+    /// | `read_as` | text | how `raw` is read by itself, as JSON; null where it cannot be |
+    /// | `replay` | text | null but in rows of a replay that is not completed, whose records are still here as they were |
     pub fn schema() -> SchemaRef {
         let column = |name: &str, data_type, nullable| Field::new(name, data_type, nullable);
         Arc::new(Schema::new(vec![
@@ -101,14 +170,20 @@ impl Rejected {
             column("reason", DataType::Utf8, false),
             column("part", DataType::Int64, false),
             column("raw", DataType::Binary, true),
+            column("fixed", DataType::Utf8, true),
+            column("target", DataType::Utf8, true),
+            column("transforms", DataType::Int64, true),
+            column("transforms_left", DataType::Int64, true),
+            column("read_as", DataType::Utf8, true),
+            column("replay", DataType::Utf8, true),
         ]))
     }
 
-    /// Rows of the quarantine: what `run` rejected in `partition`.
+    /// Rows of the quarantine: what was rejected `by` a run in `partition`.
     ///
     /// # Errors
     /// None, but for more bytes than a batch can hold, 2 GiB.
-    pub fn batch(run: RunId, partition: PartitionId, rejected: &[Self]) -> Result<RecordBatch> {
+    pub fn batch(by: &RejectedBy<'_>, partition: PartitionId, rejected: &[Self]) -> Result<RecordBatch> {
         let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         let texts = |text: &dyn Fn(&Self) -> Option<&str>| -> ArrayRef {
             let mut column = StringBuilder::new();
@@ -120,9 +195,12 @@ impl Rejected {
             rejected.iter().for_each(|record| column.append_option(get(record).map(number)));
             Arc::new(column.finish())
         };
+        let all = |text: Option<&str>| -> ArrayRef {
+            Arc::new(std::iter::repeat_n(text, rejected.len()).collect::<StringArray>())
+        };
         let mut raw = BinaryBuilder::new();
         rejected.iter().for_each(|record| raw.append_option(record.raw.as_deref()));
-        let run = run.to_string();
+        let run = by.run.to_string();
         let columns: Vec<ArrayRef> = vec![
             Arc::new(StringArray::from_iter_values(std::iter::repeat_n(run, rejected.len()))),
             texts(&|record| record.position.source.as_deref()),
@@ -135,6 +213,12 @@ impl Rejected {
             texts(&|record| Some(&record.reason)),
             numbers(&|record| Some(record.part.into())),
             Arc::new(raw.finish()),
+            texts(&|record| record.fixed.as_deref()),
+            all(by.target),
+            numbers(&|record| record.transforms.map(u64::from)),
+            numbers(&|record| record.transforms.map(|done| by.transforms.saturating_sub(done).into())),
+            texts(&|record| record.read_as.as_deref()),
+            all(by.replay),
         ];
         Ok(RecordBatch::try_new(Self::schema(), columns)?)
     }
@@ -156,6 +240,9 @@ impl std::fmt::Debug for Rejected {
             .field("stage", &self.stage)
             .field("position", &self.position)
             .field("reason", &self.reason)
+            .field("fixed", &self.fixed.as_ref().map(|fixed| format!("{} bytes", fixed.len())))
+            .field("transforms", &self.transforms)
+            .field("read_as", &self.read_as)
             .finish()
     }
 }
@@ -166,7 +253,11 @@ impl std::fmt::Debug for Rejected {
 /// What is in it is held in memory until the engine takes it, which it does between two polls of a source. So a source that
 /// put a record here asks [`is_full`](Self::is_full), and if so gives the batch that it has, even one without rows.
 #[derive(Clone, Debug, Default)]
-pub struct Rejects(Arc<Shared>);
+pub struct Rejects {
+    shared: Arc<Shared>,
+    /// Transformers that whatever is put here has been through.
+    transforms: Option<u32>,
+}
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -179,39 +270,48 @@ struct Shared {
 impl Rejects {
     /// An empty place that is full with `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        Self(Arc::new(Shared { limit, ..Shared::default() }))
+        Self { shared: Arc::new(Shared { limit, ..Shared::default() }), transforms: None }
+    }
+
+    /// The same place, for what comes behind so many transformers.
+    #[must_use]
+    pub fn after_transforms(&self, transforms: u32) -> Self {
+        Self { shared: self.shared.clone(), transforms: Some(transforms) }
     }
 
     /// Sets a record aside.
-    pub fn push(&self, rejected: Rejected) {
-        let mut records = self.0.records.lock().unwrap_or_else(PoisonError::into_inner);
-        if rejected.part == 0 && rejected.stage == Rejected::SOURCE {
-            self.0.of_source.fetch_add(1, Ordering::Relaxed);
+    pub fn push(&self, mut rejected: Rejected) {
+        // A record that comes from the source has been through none, whatever stage had rejected it before.
+        let is_of_source = self.transforms.is_none();
+        rejected.transforms = rejected.transforms.or(self.transforms);
+        let mut records = self.shared.records.lock().unwrap_or_else(PoisonError::into_inner);
+        if rejected.part == 0 && is_of_source {
+            self.shared.of_source.fetch_add(1, Ordering::Relaxed);
         }
-        self.0.bytes.fetch_add(rejected.bytes(), Ordering::Relaxed);
+        self.shared.bytes.fetch_add(rejected.bytes(), Ordering::Relaxed);
         records.push(rejected);
     }
 
     /// Whether it holds as much as it should. Cheap.
     pub fn is_full(&self) -> bool {
-        let bytes = self.0.bytes.load(Ordering::Relaxed);
-        bytes > 0 && bytes >= self.0.limit
+        let bytes = self.shared.bytes.load(Ordering::Relaxed);
+        bytes > 0 && bytes >= self.shared.limit
     }
 
     /// Whether there is nothing in it. Cheap.
     pub fn is_empty(&self) -> bool {
-        self.0.bytes.load(Ordering::Relaxed) == 0
+        self.shared.bytes.load(Ordering::Relaxed) == 0
     }
 
     /// Records that a source put here so far, whether or not they were taken: those that never came out of it.
     pub fn of_source(&self) -> u64 {
-        self.0.of_source.load(Ordering::Relaxed)
+        self.shared.of_source.load(Ordering::Relaxed)
     }
 
     /// All that is in it, in the order in which it came; it is empty then.
     pub fn take(&self) -> Vec<Rejected> {
-        let mut records = self.0.records.lock().unwrap_or_else(PoisonError::into_inner);
-        self.0.bytes.store(0, Ordering::Relaxed);
+        let mut records = self.shared.records.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.bytes.store(0, Ordering::Relaxed);
         std::mem::take(&mut *records)
     }
 }
@@ -240,7 +340,9 @@ mod tests {
         let run = RunId::generate();
         let goes_on = rejected().as_part(1);
         let lookup = Rejected::by_stage("lookup", &Error::new(ErrorKind::InvalidData, "no such key"));
-        let batch = Rejected::batch(run, PartitionId(7), &[rejected(), goes_on, lookup]).unwrap();
+        let by = RejectedBy { run, target: Some("b.csv"), replay: None, transforms: 2 };
+        let lookup = lookup.read_as("{}");
+        let batch = Rejected::batch(&by, PartitionId(7), &[rejected(), goes_on, lookup]).unwrap();
         let texts = |name: &str| -> Vec<_> {
             batch.column_by_name(name).unwrap().as_string::<i32>().iter().map(|text| text.map(str::to_owned)).collect()
         };
@@ -258,6 +360,9 @@ mod tests {
         }
         let raw: Vec<_> = batch.column_by_name("raw").unwrap().as_binary::<i32>().iter().collect();
         assert_eq!(raw, [Some(&b"x,\xff"[..]), Some(b"x,\xff"), None]);
+        assert_eq!(texts("target"), vec![Some("b.csv".to_owned()); 3]);
+        assert_eq!(texts("read_as"), [None, None, Some("{}".to_owned())]);
+        assert!(texts("fixed").into_iter().chain(texts("replay")).all(|text| text.is_none()));
     }
 
     #[test]
@@ -285,8 +390,9 @@ mod tests {
         rejects.clone().push(rejected().as_part(1));
         assert!(rejects.is_full());
         assert_eq!(rejects.take(), [rejected(), rejected().as_part(1)]);
-        rejects.push(Rejected::by_stage("lookup", &Error::new(ErrorKind::InvalidData, "no such key")));
-        rejects.take();
+        let lookup = Rejected::by_stage("lookup", &Error::new(ErrorKind::InvalidData, "no such key"));
+        rejects.after_transforms(2).push(lookup);
+        assert_eq!(rejects.take()[0].transforms, Some(2));
         assert_eq!(rejects.of_source(), 1);
         assert!(rejects.is_empty() && !rejects.is_full() && rejects.take().is_empty());
     }

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use arrow_schema::{DataType, Field, FieldRef, TimeUnit};
+use arrow_schema::{DataType, Field, FieldRef, Schema, TimeUnit};
 
 use crate::{Error, ErrorKind, OptionArgument, OptionValue, Result};
 
@@ -140,6 +140,20 @@ impl ColumnTypes {
     }
 }
 
+impl ColumnTypes {
+    /// Those of `schema`, as far as they have a [name](parse_type); of nested columns none. `None` if a column has a name that
+    /// cannot be written in a list.
+    pub fn of(schema: &Schema) -> Option<Self> {
+        let types = schema.fields().iter().filter_map(|field| {
+            let data_type = parse_type(&type_name(field.data_type())).ok()?;
+            Some((field.name().clone(), data_type))
+        });
+        let types = Self(types.collect());
+        let is_written = types.0.is_empty() || <Self as OptionValue>::parse(&types.show()).is_ok_and(|read| read == types);
+        is_written.then_some(types)
+    }
+}
+
 impl<N: Into<String>, const COUNT: usize> OptionArgument<ColumnTypes> for [(N, DataType); COUNT] {
     fn into_option_value(self) -> ColumnTypes {
         ColumnTypes(self.into_iter().map(|(name, data_type)| (name.into(), data_type)).collect())
@@ -210,6 +224,10 @@ mod tests {
         assert_eq!(types.get("price"), Some(&DataType::Decimal128(12, 2)));
         assert_eq!(types.show(), "a:b:text,price:decimal(12,2),n:int64");
         assert!(<ColumnTypes as OptionValue>::parse("a").is_err());
+        let of = |name: &str, data_type: DataType| ColumnTypes::of(&Schema::new(vec![Field::new(name, data_type, true)]));
+        assert_eq!(of("a:b", DataType::LargeUtf8).unwrap().show(), "a:b:text");
+        assert_eq!(of("a", DataType::List(Arc::new(Field::new("item", DataType::Int8, true)))).unwrap().show(), "");
+        assert_eq!(of("a,b", DataType::Utf8), None);
         assert!(<ColumnTypes as OptionValue>::parse("a:nothing").unwrap_err().contains("there is bool"));
     }
 }

@@ -141,6 +141,7 @@ impl Extractor for CsvExtractor {
             min_memory,
             fingerprint: fingerprint?,
             identity: Origin::is_lasting(&found).then(|| format!("{options:?}")),
+            options: options.clone(),
             cancel: cx.cancel().clone(),
             null: options.null_values.clone().into(),
             max_readers: options.parallel_readers.unwrap_or(usize::MAX).max(1),
@@ -154,6 +155,7 @@ fn part(survey: Survey, schema: &Schema) -> Part {
     let place = |field: &Arc<ArrowField>| survey.names.iter().position(|name| name == field.name());
     Part {
         columns: schema.fields().iter().map(place).collect(),
+        names: survey.names,
         source: Arc::new(survey.source),
         stored: survey.stored,
         sampled: survey.sampled,

@@ -7,16 +7,18 @@ use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_schema::{DataType, SchemaRef};
 use async_trait::async_trait;
 use etlrs_core::{
-    BatchStream, CancelToken, Detail, Error, ErrorKind, Fingerprint, Partition, Pushdown, Rejected, Rejects, Result,
-    RunContext, Scan, ScanRequest, batches_from_fn,
+    BatchStream, CancelToken, ColumnTypes, Connector, Detail, Error, ErrorKind, Fingerprint, OptionSet, Partition, Pushdown,
+    RecordFormat, Rejected, Rejects, Result, RunContext, Scan, ScanRequest, batches_from_fn,
 };
-use etlrs_files::text::{self, Extent, Origin, Piece};
+use etlrs_files::text::{self, Encoding, Extent, Origin, Piece};
 
+use crate::auto::Auto;
 use crate::decode::{Chunk, Column, TypeBy};
-use crate::format::Format;
+use crate::format::{Format, Formats};
+use crate::options::{CsvOptions, Delimiter, Escape, Quote};
 use crate::places::Places;
 use crate::reader::{Bad, Found, Reader, Records, Source};
-use crate::records::{Field, Step};
+use crate::records::{Dialect, Field, Step};
 use crate::split::split;
 
 /// Fields that are decoded together: they and their text stay in the nearest cache.
@@ -28,6 +30,8 @@ const LARGEST_BATCH: usize = 1 << 30;
 /// A file of the table.
 pub(crate) struct Part {
     pub(crate) source: Arc<Source>,
+    /// Of all its columns.
+    pub(crate) names: Vec<String>,
     /// Position of each wanted column within a record; `None`: the file does not have it.
     pub(crate) columns: Arc<[Option<usize>]>,
     /// Bytes as they are stored, where that is known.
@@ -70,6 +74,7 @@ pub(crate) struct CsvScan {
     pub(crate) min_memory: usize,
     /// When the files were looked at.
     pub(crate) fingerprint: Fingerprint,
+    pub(crate) options: CsvOptions,
     /// The options, of files that another process can read.
     pub(crate) identity: Option<String>,
     pub(crate) cancel: CancelToken,
@@ -113,6 +118,41 @@ impl Scan for CsvScan {
 
     fn identity(&self) -> Option<String> {
         self.identity.clone()
+    }
+
+    fn record_format(&self, partition: &Partition) -> Option<RecordFormat> {
+        let part = self.parts.get(self.pieces.get(partition.id.index())?.file)?;
+        let dialect = part.source.dialect;
+        let there: Vec<usize> =
+            (0..self.schema.fields().len()).filter(|&column| matches!(part.columns.get(column), Some(Some(_)))).collect();
+        // Which of several spellings a column has is found from a sample, and single records are none.
+        let used = |given: &Formats| {
+            let is_used = |format: &&Format| self.spelled.iter().any(|(_, used)| used.as_ref() == Some(format));
+            let used: Vec<Format> = given.0.iter().filter(is_used).cloned().collect();
+            (used.len() < 2).then_some(Formats(used))
+        };
+        let options = CsvOptions {
+            header: Auto::Given(true),
+            delimiter: Auto::Given(Delimiter(dialect.delimiter)),
+            quote: Auto::Given(Quote(dialect.quote)),
+            escape: Auto::Given(Escape(dialect.escape)),
+            skip_lines: Auto::Given(0),
+            // As which it was found.
+            encoding: Auto::Given(Encoding::Utf8),
+            infer: false,
+            date_formats: used(&self.options.date_formats)?,
+            timestamp_formats: used(&self.options.timestamp_formats)?,
+            types: ColumnTypes::of(&self.schema.project(&there).ok()?)?,
+            ..self.options.clone()
+        };
+        let pairs = options.pairs().into_iter().map(|(key, value)| (key.to_owned(), value));
+        let mut format = RecordFormat::new(crate::CsvConnector.name());
+        format.options = pairs.collect();
+        format.header = Some(header_of(&part.names, dialect));
+        format.columns = there.iter().map(|&column| self.schema.field(column).name().clone()).collect();
+        let delicate = [dialect.quote, dialect.escape, dialect.comment];
+        format.delicate = delicate.into_iter().flatten().map(char::from).collect();
+        Some(format)
     }
 
     async fn fingerprint(&self) -> Result<Fingerprint> {
@@ -362,6 +402,27 @@ impl Reading {
         };
         Error::new(ErrorKind::InvalidData, format!("{what} is no {type_name}{found}")).hint(hint).at_column(name)
     }
+}
+
+/// A header with these names.
+fn header_of(names: &[String], dialect: Dialect) -> String {
+    let quote = dialect.quote.map(char::from);
+    let escape = dialect.escape.map(char::from);
+    let field = |name: &String| {
+        let mut text = String::from_iter(quote);
+        for character in name.chars() {
+            match (quote, escape) {
+                (_, Some(escape)) if character == escape || Some(character) == quote => text.push(escape),
+                (Some(quote), None) if character == quote => text.push(quote),
+                (None, Some(escape)) if character == char::from(dialect.delimiter) || character == '\n' => text.push(escape),
+                _ => {}
+            }
+            text.push(character);
+        }
+        text.extend(quote);
+        text
+    };
+    names.iter().map(field).collect::<Vec<_>>().join(char::from(dialect.delimiter).encode_utf8(&mut [0; 4]))
 }
 
 fn without_line_end(text: &[u8]) -> &[u8] {

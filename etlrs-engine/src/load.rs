@@ -15,7 +15,7 @@ use etlrs_core::{
 use crate::memory::{Shares, fits, require_lane};
 use crate::partitions::Flight;
 use crate::place::placed;
-use crate::quarantine::{Gate, Quarantine, refused_by_target};
+use crate::quarantine::{Gate, Origin, Quarantine, refused_by_target};
 use crate::report::PartitionReport;
 use crate::run::Run;
 use crate::stages::{Clock, SOURCE, Stages};
@@ -37,6 +37,7 @@ pub(crate) struct PartitionLoad<'a> {
     pub(crate) session: &'a dyn LoadSession,
     pub(crate) flight: &'a Flight,
     pub(crate) quarantine: Option<&'a Quarantine<'a>>,
+    pub(crate) origin: &'a Origin,
     pub(crate) rows_read: AtomicU64,
     pub(crate) largest_batch: AtomicUsize,
     pub(crate) stages: &'a Stages,
@@ -134,6 +135,7 @@ impl PartitionLoad<'_> {
         }
         for (index, transformer) in self.run.transformers.iter().enumerate() {
             let name = self.run.names.get(index).map_or("transform", String::as_str);
+            let cx = &self.run.before_transform(cx, index);
             stream = placed(name, partition, self.run.scan.partitions().len(), stream, |stream| {
                 clock.stream(Stages::transform(index), transformer.apply(cx, stream))
             });
@@ -302,7 +304,7 @@ impl Sink<'_> {
                 let indices = UInt64Array::from_iter_values(refused.into_iter().map(|row| row as u64));
                 let rows = take_record_batch(&batch, &indices)?;
                 self.refused.merge(&Checksum::of_batch(&rows)?);
-                refused_by_target(&rows, &errors).into_iter().for_each(|record| rejects.push(record));
+                refused_by_target(&rows, &errors, self.load.origin.transforms).into_iter().for_each(|record| rejects.push(record));
             }
         }
         stages.count(stages.target(), taken);

@@ -80,11 +80,11 @@ pub(crate) type OnStart = Arc<dyn Fn(&Started) + Send + Sync>;
 /// Puts a [`Pipeline`] together.
 #[derive(Clone, Default)]
 pub struct PipelineBuilder {
-    extractor: Option<Arc<dyn Extractor>>,
-    transformers: Vec<Arc<dyn Transformer>>,
-    loader: Option<Arc<dyn Loader>>,
-    quarantine: Option<Arc<dyn Loader>>,
-    settings: Settings,
+    pub(crate) extractor: Option<Arc<dyn Extractor>>,
+    pub(crate) transformers: Vec<Arc<dyn Transformer>>,
+    pub(crate) loader: Option<Arc<dyn Loader>>,
+    pub(crate) quarantine: Option<Arc<dyn Loader>>,
+    pub(crate) settings: Settings,
 }
 
 #[derive(Clone, Default)]
@@ -104,6 +104,19 @@ pub(crate) struct Settings {
     pub(crate) identity: Option<String>,
     pub(crate) keep_mark: bool,
     pub(crate) is_repair: bool,
+    /// What the target is called in the quarantine.
+    pub(crate) target: Option<Arc<str>>,
+    /// It loads again what was set aside.
+    pub(crate) replay: Option<Replayed>,
+}
+
+/// What a pipeline replays.
+#[derive(Clone, Debug)]
+pub(crate) struct Replayed {
+    /// Tells it apart.
+    pub(crate) id: Arc<str>,
+    /// Transformers that its records have been through.
+    pub(crate) transforms: u32,
 }
 
 impl PipelineBuilder {
@@ -168,6 +181,13 @@ impl PipelineBuilder {
     #[must_use]
     pub fn quarantine_into(mut self, loader: Arc<dyn Loader>) -> Self {
         self.quarantine = Some(loader);
+        self
+    }
+
+    /// What the target is called in the quarantine, so that its records can be told from those of others. Without secrets.
+    #[must_use]
+    pub fn target_name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.settings.target = Some(name.into());
         self
     }
 

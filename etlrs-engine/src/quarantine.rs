@@ -17,12 +17,13 @@ use std::task::{Context, Poll, Waker, ready};
 
 use etlrs_core::{
     BatchStream, Checksum, Counters, Error, ErrorKind, LoadSession, Partition, PartitionId, PartitionWriter, Receipt,
-    RecordBatch, Refusals, Rejected, Rejects, Result, RunContext, Tally, async_trait,
+    RecordBatch, Refusals, Rejected, RejectedBy, Rejects, Result, RunContext, Scan, Tally, async_trait,
 };
 
 use crate::max_errors::MaxErrors;
 use crate::partitions::Flight;
-use crate::transform::as_json;
+use crate::read_as::ReadAs;
+use crate::transform::rejected_row;
 
 /// What all partitions rejected so far.
 pub(crate) struct Totals {
@@ -111,12 +112,13 @@ pub(crate) fn rejected_records(receipt: &Receipt) -> u64 {
     receipt.rows_read.unwrap_or(receipt.rows)
 }
 
-/// Rows that the target refuses, each with its error.
-pub(crate) fn refused_by_target(rows: &RecordBatch, errors: &[Error]) -> Vec<Rejected> {
+/// Rows that the target refuses, each with its error, which have been through all `transforms`.
+pub(crate) fn refused_by_target(rows: &RecordBatch, errors: &[Error], transforms: u32) -> Vec<Rejected> {
     let rejected = |(row, error)| {
-        let mut rejected = Rejected::by_stage(Rejected::TARGET, error).with_raw(as_json(rows, row));
+        let mut rejected = rejected_row(Rejected::TARGET, error, rows, row);
         // Of the target; what is told is where the record is from.
         rejected.position.source = None;
+        rejected.transforms = Some(transforms);
         rejected
     };
     errors.iter().enumerate().map(rejected).collect()
@@ -127,6 +129,7 @@ pub(crate) struct SiftedOut<'a> {
     session: Option<&'a dyn LoadSession>,
     cx: &'a RunContext,
     totals: &'a Totals,
+    origin: &'a Origin,
     partition: &'a Partition,
     writer: Option<Box<dyn PartitionWriter>>,
     /// Of the rows at the target.
@@ -139,10 +142,11 @@ impl<'a> SiftedOut<'a> {
         session: Option<&'a dyn LoadSession>,
         cx: &'a RunContext,
         totals: &'a Totals,
+        origin: &'a Origin,
         partition: &'a Partition,
     ) -> Self {
         totals.reset(partition.id);
-        Self { session, cx, totals, partition, writer: None, checksum: Checksum::default() }
+        Self { session, cx, totals, origin, partition, writer: None, checksum: Checksum::default() }
     }
 
     async fn writer(&mut self) -> Result<Option<&mut Box<dyn PartitionWriter>>> {
@@ -176,10 +180,10 @@ impl Refusals for SiftedOut<'_> {
             let message = format!("{} rows are refused with {} errors", rows.num_rows(), errors.len());
             return Err(Error::new(ErrorKind::Internal, message));
         }
-        let rejected = refused_by_target(rows, &errors);
+        let rejected = refused_by_target(rows, &errors, self.origin.transforms);
         self.totals.add(self.partition.id, &rejected, self.cx.counters())?;
         self.checksum.merge(&Checksum::of_batch(rows)?);
-        let batch = Rejected::batch(self.cx.run_id(), self.partition.id, &rejected)?;
+        let batch = Rejected::batch(&self.origin.by(self.cx), self.partition.id, &rejected)?;
         match self.writer().await.map_err(of_quarantine)? {
             Some(writer) => writer.write(batch).await.map_err(of_quarantine),
             None => Ok(()),
@@ -187,8 +191,25 @@ impl Refusals for SiftedOut<'_> {
     }
 }
 
+/// Where rejected records are from, and were to go.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Origin {
+    pub(crate) target: Option<Arc<str>>,
+    pub(crate) replay: Option<Arc<str>>,
+    /// All that a row has been through when it comes to the target.
+    pub(crate) transforms: u32,
+}
+
+impl Origin {
+    fn by(&self, cx: &RunContext) -> RejectedBy<'_> {
+        RejectedBy { run: cx.run_id(), target: self.target.as_deref(), replay: self.replay.as_deref(), transforms: self.transforms }
+    }
+}
+
 /// What the workers share for the quarantine.
 pub(crate) struct Quarantine<'a> {
+    pub(crate) scan: &'a dyn Scan,
+    pub(crate) origin: &'a Origin,
     pub(crate) session: &'a dyn LoadSession,
     pub(crate) max_writers: usize,
     pub(crate) flight: &'a Flight,
@@ -318,7 +339,8 @@ pub(crate) struct Drain<'a> {
 impl Drain<'_> {
     /// Until the gate is closed.
     pub(crate) async fn run(mut self) -> Result<Receipt> {
-        let (cx, totals) = (self.cx, self.quarantine.totals);
+        let (cx, totals, origin) = (self.cx, self.quarantine.totals, self.quarantine.origin);
+        let mut format = None;
         loop {
             let mut rejected = self.gate.take().await;
             if rejected.is_empty() {
@@ -328,9 +350,13 @@ impl Drain<'_> {
                 // A transformer does not know it.
                 record.position.source =
                     record.position.source.take().or_else(|| self.partition.source.as_ref().map(ToString::to_string));
+                if record.transforms.is_none() {
+                    let format = format.get_or_insert_with(|| self.source_format());
+                    (record.transforms, record.read_as) = (Some(0), record.read_as.take().or_else(|| format.clone()));
+                }
             }
             totals.add(self.partition.id, &rejected, cx.counters())?;
-            let batch = Rejected::batch(cx.run_id(), self.partition.id, &rejected)?;
+            let batch = Rejected::batch(&origin.by(cx), self.partition.id, &rejected)?;
             self.tally.rows_read += rejected.iter().filter(|record| record.part == 0).count() as u64;
             drop(rejected);
             self.rows += batch.num_rows() as u64;
@@ -349,6 +375,11 @@ impl Drain<'_> {
             ));
         }
         Ok(receipt)
+    }
+
+    /// How records of the source are read by themselves.
+    fn source_format(&self) -> Option<Arc<str>> {
+        self.quarantine.scan.record_format(self.partition).map(|format| ReadAs::of_source(format).to_text())
     }
 
     async fn open(&mut self) -> Result<&mut Box<dyn PartitionWriter>> {

@@ -125,6 +125,11 @@ impl Record {
         text.map(Arc::from).map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))
     }
 
+    /// What the fingerprint of the source says, if it is that.
+    pub(crate) fn mark<T: for<'a> Deserialize<'a>>(&self) -> Option<T> {
+        serde_json::from_str(&self.source).ok()
+    }
+
     pub(crate) fn guess(&self) -> bool {
         self.guess
     }

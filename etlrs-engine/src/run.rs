@@ -17,9 +17,9 @@ use crate::load::{Means, PartitionLoad};
 use crate::memory::Shares;
 use crate::memory_use::{BatchSizes, MemoryUse, TABLE};
 use crate::partitions::{Crew, Flight, for_each};
-use crate::pipeline::{Pipeline, Started, Verify, forget_once};
+use crate::pipeline::{Pipeline, Settings, Started, Verify, forget_once};
 use crate::pushdown;
-use crate::quarantine::{Quarantine, SiftedOut, Totals, of_quarantine, rejected_records};
+use crate::quarantine::{Origin, Quarantine, SiftedOut, Totals, of_quarantine, rejected_records};
 use crate::report::{Plan, RunReport};
 use crate::resume::{Left, Record, Resume, Resumed, acknowledge, may_go_on, refused};
 use crate::stages::Stages;
@@ -422,6 +422,29 @@ impl<'a> Run<'a> {
         plan
     }
 
+    /// What the records have in common that are set aside.
+    fn origin(&self) -> Origin {
+        let Settings { target, replay, .. } = &self.pipeline.settings;
+        let transforms = self.transforms_before(self.transformers.len());
+        Origin { target: target.clone(), replay: replay.as_ref().map(|replay| replay.id.clone()), transforms }
+    }
+
+    /// Transformers of the user's that a row has been through which comes to the one with this index.
+    fn transforms_before(&self, index: usize) -> u32 {
+        // The engine's own is the first one.
+        let own = self.transformers.len() - self.pipeline.transformers.len();
+        let before = self.pipeline.settings.replay.as_ref().map_or(0, |replay| replay.transforms);
+        before + u32::try_from(index.saturating_sub(own)).unwrap_or(u32::MAX)
+    }
+
+    /// `cx` as the transformer with this index sees it.
+    pub(crate) fn before_transform(&self, cx: &RunContext, index: usize) -> RunContext {
+        match cx.rejects() {
+            Some(rejects) => cx.with_rejects(rejects.after_transforms(self.transforms_before(index))),
+            None => cx.clone(),
+        }
+    }
+
     /// The partition of the quarantine for what the target sifts out at the end.
     fn of_target(&self) -> Partition {
         Partition::new(self.scan.partitions().len(), "what the target refuses")
@@ -506,10 +529,12 @@ impl<'a> Run<'a> {
         let open: Vec<_> =
             partitions.into_iter().filter(|id| !completed.iter().any(|receipt| receipt.partition == *id)).collect();
         let totals = Totals::new(self.scan.partitions().len() + 1, settings.max_errors, &set_aside_before);
+        let origin = self.origin();
         let quarantine = match (set_aside, &self.pipeline.quarantine) {
             (Some(session), Some(loader)) => {
                 let max_writers = max_writers(&**loader, session);
-                Some(Quarantine { session, max_writers, flight: &flight, totals: &totals })
+                let scan = &*self.scan;
+                Some(Quarantine { scan, origin: &origin, session, max_writers, flight: &flight, totals: &totals })
             }
             _ => None,
         };
@@ -519,6 +544,7 @@ impl<'a> Run<'a> {
             session,
             flight: &flight,
             quarantine: quarantine.as_ref(),
+            origin: &origin,
             rows_read: AtomicU64::new(0),
             largest_batch: AtomicUsize::new(0),
             stages: &stages,
@@ -610,7 +636,7 @@ impl<'a> Run<'a> {
         // A commit may need what the source holds: the target may be a table that a query of the source reads.
         drop(scan);
         if let (Some(target), true) = (sessions.target.as_deref_mut(), pipeline.quarantine.is_some()) {
-            let mut sifted = SiftedOut::new(sessions.quarantine.as_deref(), &sift_cx, &totals, &of_target);
+            let mut sifted = SiftedOut::new(sessions.quarantine.as_deref(), &sift_cx, &totals, &origin, &of_target);
             target.sift(&sift_cx, &receipts, &mut sifted).instrument(info_span!("sift")).await?;
             failpoint("quarantine-sifted");
             let (refused, receipt) = sifted.finish().await.map_err(of_quarantine)?;

@@ -164,6 +164,7 @@ impl Extractor for JsonExtractor {
             min_memory: (256 << 10) + memory,
             fingerprint: fingerprint?,
             identity: Origin::is_lasting(&found).then(|| format!("{options:?}")),
+            options: options.clone(),
             cancel: cx.cancel().clone(),
             max_readers: options.parallel_readers.unwrap_or(usize::MAX).max(1),
             read_size: options.buffer_size.unwrap_or(cx.config().io_buffer_size),

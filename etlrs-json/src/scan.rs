@@ -7,13 +7,14 @@ use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::{DataType, SchemaRef};
 use async_trait::async_trait;
 use etlrs_core::{
-    BatchStream, CancelToken, Detail, Error, ErrorKind, Fingerprint, Partition, Pushdown, Rejected, Rejects, Result,
-    RunContext, Scan, ScanRequest, batches_from_fn,
+    BatchStream, CancelToken, ColumnTypes, Connector, Detail, Error, ErrorKind, Fingerprint, OptionSet, Partition,
+    Pushdown, RecordFormat, Rejected, Rejects, Result, RunContext, Scan, ScanRequest, batches_from_fn,
 };
-use etlrs_files::text::{self, Extent, Origin, Piece};
+use etlrs_files::text::{self, Extent, Origin, Piece, Sample};
 
 use crate::decode::{Bad, Members, Reading as ColumnReading, TypeBy};
 use crate::layout::Layout;
+use crate::options::{JsonLayout, JsonOptions};
 use crate::reader::{Reader, Record, Source};
 use crate::survey::Survey;
 use crate::syntax;
@@ -82,6 +83,7 @@ pub(crate) struct JsonScan {
     pub(crate) min_memory: usize,
     /// When the files were looked at.
     pub(crate) fingerprint: Fingerprint,
+    pub(crate) options: JsonOptions,
     /// The options, of files that another process can read.
     pub(crate) identity: Option<String>,
     pub(crate) cancel: CancelToken,
@@ -124,6 +126,26 @@ impl Scan for JsonScan {
 
     fn identity(&self) -> Option<String> {
         self.identity.clone()
+    }
+
+    fn record_format(&self, _partition: &Partition) -> Option<RecordFormat> {
+        if self.is_value {
+            return None;
+        }
+        let options = JsonOptions {
+            layout: JsonLayout::Lines,
+            // As which they are given out.
+            encoding: None,
+            sample: Sample::Full,
+            types: ColumnTypes::of(&self.schema)?,
+            ..self.options.clone()
+        };
+        let pairs = options.pairs().into_iter().map(|(key, value)| (key.to_owned(), value));
+        let mut format = RecordFormat::new(crate::JsonConnector.name());
+        format.options = pairs.collect();
+        format.line_ends_are_spaces = true;
+        format.columns = self.schema.fields().iter().map(|field| field.name().clone()).collect();
+        Some(format)
     }
 
     async fn fingerprint(&self) -> Result<Fingerprint> {

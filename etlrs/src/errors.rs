@@ -75,7 +75,7 @@ impl ErrorPolicy {
         }
         require_apart(registry, source, &place).map_err(wrong)?;
         let loader = registry.find(&place).and_then(|found| found.loader(&place, &OptionMap::new())).map_err(wrong)?;
-        let builder = builder.quarantine_into(loader);
+        let builder = builder.quarantine_into(loader).target_name(target.to_string());
         Ok(match self.max_errors {
             Some(most) => builder.max_errors(most),
             None => builder,

@@ -32,6 +32,7 @@ mod errors;
 mod pipeline_file;
 #[cfg(feature = "pipeline-file")]
 mod section;
+mod replay;
 mod tables;
 #[cfg(feature = "pipeline-file")]
 mod transforms;
@@ -56,6 +57,7 @@ pub use etlrs_sql::{PostgresConnector, PostgresExtractor, PostgresLoader, Postgr
 pub use etlrs_sql::{SqliteConnector, SqliteExtractor, SqliteLoader};
 #[cfg(feature = "pipeline-file")]
 pub use pipeline_file::{AlertActions, PipelineFile, Target};
+pub use replay::replay;
 pub use tables::{list_tables, tables};
 
 /// A pipeline from one URI to another, to be completed.

@@ -36,7 +36,7 @@ pub use mask::{Mask, Masking};
 pub use metadata::AddMetadata;
 pub use nested::{Flatten, Unnest};
 pub use parallel::ParallelTransformer;
-pub(crate) use row_wise::as_json;
+pub(crate) use row_wise::rejected_row;
 use row_wise::{row_wise, row_wise_holding};
 pub use rows::{FilterTransformer, MapTransformer};
 pub use streaming::StreamingTransformer;

@@ -9,6 +9,7 @@ use arrow_array::{Array, ArrayRef, LargeStringArray, RecordBatch};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::{DataType, SchemaRef};
 use arrow_select::concat::concat_batches;
+use crate::read_as::ReadAs;
 use etlrs_core::{BatchStream, BoundTransformer, Error, ErrorKind, Rejected, Rejects, Result, RunContext, map_stream};
 
 /// A transformer that applies `change` to each batch. What comes of a row may depend on no other row: where a run sets records
@@ -106,7 +107,7 @@ fn without_failing_rows(
             Err(error) if !is_of_row(&error) => return Err(error),
             Err(error) if rows.len() == 1 => {
                 let error = behind(before + rows.start as u64, error);
-                rejects.push(Rejected::by_stage(stage, &error).with_raw(as_json(batch, rows.start)));
+                rejects.push(rejected_row(stage, &error, batch, rows.start));
             }
             Err(_) => {
                 let middle = rows.start + rows.len() / 2;
@@ -118,9 +119,18 @@ fn without_failing_rows(
     Ok(done)
 }
 
+/// A row that a stage cannot take, as JSON.
+pub(crate) fn rejected_row(stage: &'static str, error: &Error, batch: &RecordBatch, row: usize) -> Rejected {
+    let rejected = Rejected::by_stage(stage, error).with_raw(as_json(batch, row));
+    match ReadAs::of_rows(batch.schema_ref()) {
+        Some(format) => rejected.read_as(format.to_text()),
+        None => rejected,
+    }
+}
+
 /// A row as a JSON object: numbers and truth values as they are, structs as objects, lists and the entries of maps as lists,
 /// everything else as text.
-pub(crate) fn as_json(batch: &RecordBatch, row: usize) -> Vec<u8> {
+fn as_json(batch: &RecordBatch, row: usize) -> Vec<u8> {
     let mut text = "{".to_owned();
     for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
         if text.len() > 1 {

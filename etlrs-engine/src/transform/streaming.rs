@@ -7,14 +7,14 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use etlrs_core::{
-    BatchStream, BoundTransformer, Error, ErrorKind, OwnedRecord, Record, RecordBatchBuilder, Rejected, Result,
+    BatchStream, BoundTransformer, Error, ErrorKind, OwnedRecord, Record, RecordBatchBuilder, Result,
     RunContext, Transformer, batch_bytes, next_batch,
 };
 use futures_util::stream::{self, FuturesOrdered, FuturesUnordered, StreamExt};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use super::row_wise::{as_json, is_of_row};
+use super::row_wise::{is_of_row, rejected_row};
 use super::rows::check_names;
 use crate::partitions::panicked;
 
@@ -354,7 +354,7 @@ impl Records {
                     builder.push(record)?;
                 }
                 (Err(error), Some(rejects)) if is_of_row(&error) => {
-                    rejects.push(Rejected::by_stage("streaming", &error).with_raw(as_json(batch, row)));
+                    rejects.push(rejected_row("streaming", &error, batch, row));
                 }
                 (Err(error), _) => return Err(error),
             }
