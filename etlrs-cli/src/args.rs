@@ -1,7 +1,8 @@
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand, ValueEnum};
 use etlrs::{
-    Error, ErrorKind, ErrorPolicy, LoadMode, MaxErrors, OnError, OptionSet, PerformanceConfig, RunId, Uri, Verify, parse_bytes,
+    Error, ErrorKind, ErrorPolicy, LoadMode, MaxErrors, OnError, OptionSet, PerformanceConfig, RunId, Uri, Verify,
+    parse_bytes,
 };
 
 const STYLES: Styles = Styles::styled()

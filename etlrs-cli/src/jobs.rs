@@ -108,7 +108,9 @@ impl Jobs {
         let mut text = match (self.loaded, self.failed) {
             (0, 0) => "nothing was replayed\n".to_owned(),
             (loaded, 0) => format!("{} replayed, none failed again\n", number(loaded, "row")),
-            (loaded, failed) => format!("{} replayed, {} failed again\n", number(loaded, "row"), number(failed, "record")),
+            (loaded, failed) => {
+                format!("{} replayed, {} failed again\n", number(loaded, "row"), number(failed, "record"))
+            }
         };
         for note in &self.notes {
             text.push_str(&format!("  {note}\n"));

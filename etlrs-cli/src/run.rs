@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use etlrs::{
     AlertActions, CancelToken, Discard, Error, ErrorKind, ErrorPolicy, Expr, Extractor, Filter, Interrupted, LoadMode,
-    OnError, OptionMap, PerformanceConfig, Pipeline, PipelineFile, Registry, Replay, Result, Resume, RunId, ScanRequest,
-    Select, Started, Uri, is_same_place, named, registry,
+    OnError, OptionMap, PerformanceConfig, Pipeline, PipelineFile, Registry, Replay, Result, Resume, RunId,
+    ScanRequest, Select, Started, Uri, is_same_place, named, registry,
 };
 
 use etlrs_metrics::{MetricsServer, PerformanceMetrics};
@@ -70,7 +70,11 @@ pub(crate) async fn replay(args: ReplayArgs, cancel: CancelToken) -> Result<Done
 async fn replays(args: &ReplayArgs, run: &RunOptions, cancel: &CancelToken) -> Result<Vec<(Job, Replay)>> {
     let registry = registry();
     let place = Uri::from(args.quarantine.as_str());
-    let run = RunOptions { means: Means { machine: args.means.machine.clone(), ..Means::default() }, verify: run.verify, ..RunOptions::default() };
+    let run = RunOptions {
+        means: Means { machine: args.means.machine.clone(), ..Means::default() },
+        verify: run.verify,
+        ..RunOptions::default()
+    };
     let refused = |message: &str| Error::new(ErrorKind::InvalidConfig, message.to_owned());
     if let Some(mode @ (LoadMode::Create | LoadMode::Replace)) = args.mode {
         return Err(refused(&format!("a replay adds to what is there, so its mode cannot be {mode}"))

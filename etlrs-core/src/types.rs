@@ -149,7 +149,8 @@ impl ColumnTypes {
             Some((field.name().clone(), data_type))
         });
         let types = Self(types.collect());
-        let is_written = types.0.is_empty() || <Self as OptionValue>::parse(&types.show()).is_ok_and(|read| read == types);
+        let is_written =
+            types.0.is_empty() || <Self as OptionValue>::parse(&types.show()).is_ok_and(|read| read == types);
         is_written.then_some(types)
     }
 }
@@ -224,7 +225,8 @@ mod tests {
         assert_eq!(types.get("price"), Some(&DataType::Decimal128(12, 2)));
         assert_eq!(types.show(), "a:b:text,price:decimal(12,2),n:int64");
         assert!(<ColumnTypes as OptionValue>::parse("a").is_err());
-        let of = |name: &str, data_type: DataType| ColumnTypes::of(&Schema::new(vec![Field::new(name, data_type, true)]));
+        let of =
+            |name: &str, data_type: DataType| ColumnTypes::of(&Schema::new(vec![Field::new(name, data_type, true)]));
         assert_eq!(of("a:b", DataType::LargeUtf8).unwrap().show(), "a:b:text");
         assert_eq!(of("a", DataType::List(Arc::new(Field::new("item", DataType::Int8, true)))).unwrap().show(), "");
         assert_eq!(of("a,b", DataType::Utf8), None);

@@ -7,8 +7,8 @@ use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_schema::{DataType, SchemaRef};
 use async_trait::async_trait;
 use etlrs_core::{
-    BatchStream, CancelToken, ColumnTypes, Connector, Detail, Error, ErrorKind, Fingerprint, OptionSet, Partition, Pushdown,
-    RecordFormat, Rejected, Rejects, Result, RunContext, Scan, ScanRequest, batches_from_fn,
+    BatchStream, CancelToken, ColumnTypes, Connector, Detail, Error, ErrorKind, Fingerprint, OptionSet, Partition,
+    Pushdown, RecordFormat, Rejected, Rejects, Result, RunContext, Scan, ScanRequest, batches_from_fn,
 };
 use etlrs_files::text::{self, Encoding, Extent, Origin, Piece};
 
@@ -123,8 +123,9 @@ impl Scan for CsvScan {
     fn record_format(&self, partition: &Partition) -> Option<RecordFormat> {
         let part = self.parts.get(self.pieces.get(partition.id.index())?.file)?;
         let dialect = part.source.dialect;
-        let there: Vec<usize> =
-            (0..self.schema.fields().len()).filter(|&column| matches!(part.columns.get(column), Some(Some(_)))).collect();
+        let there: Vec<usize> = (0..self.schema.fields().len())
+            .filter(|&column| matches!(part.columns.get(column), Some(Some(_))))
+            .collect();
         // Which of several spellings a column has is found from a sample, and single records are none.
         let used = |given: &Formats| {
             let is_used = |format: &&Format| self.spelled.iter().any(|(_, used)| used.as_ref() == Some(format));
@@ -414,7 +415,9 @@ fn header_of(names: &[String], dialect: Dialect) -> String {
             match (quote, escape) {
                 (_, Some(escape)) if character == escape || Some(character) == quote => text.push(escape),
                 (Some(quote), None) if character == quote => text.push(quote),
-                (None, Some(escape)) if character == char::from(dialect.delimiter) || character == '\n' => text.push(escape),
+                (None, Some(escape)) if character == char::from(dialect.delimiter) || character == '\n' => {
+                    text.push(escape)
+                }
                 _ => {}
             }
             text.push(character);

@@ -202,7 +202,12 @@ pub(crate) struct Origin {
 
 impl Origin {
     fn by(&self, cx: &RunContext) -> RejectedBy<'_> {
-        RejectedBy { run: cx.run_id(), target: self.target.as_deref(), replay: self.replay.as_deref(), transforms: self.transforms }
+        RejectedBy {
+            run: cx.run_id(),
+            target: self.target.as_deref(),
+            replay: self.replay.as_deref(),
+            transforms: self.transforms,
+        }
     }
 }
 

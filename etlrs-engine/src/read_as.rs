@@ -33,15 +33,17 @@ impl ReadAs {
     /// Of rows of `schema` that were written as JSON objects. `None` if a column has a name that no list can have.
     pub(crate) fn of_rows(schema: &Schema) -> Option<Self> {
         use DataType::{Binary, BinaryView, FixedSizeBinary, LargeBinary};
-        let is_binary = |data_type: &DataType| matches!(data_type, Binary | LargeBinary | BinaryView | FixedSizeBinary(_));
+        let is_binary =
+            |data_type: &DataType| matches!(data_type, Binary | LargeBinary | BinaryView | FixedSizeBinary(_));
         let fields = schema.fields().iter().map(|field| {
             let data_type = field.data_type();
             let is_text = is_binary(data_type) || !data_type.is_nested() && parse_type(&type_name(data_type)).is_err();
             if is_text { field.as_ref().clone().with_data_type(DataType::Utf8) } else { field.as_ref().clone() }
         });
         let types = ColumnTypes::of(&Schema::new(fields.collect::<Vec<_>>()))?;
-        let mut options: OptionMap =
-            [("layout", "lines"), ("sample", "full"), ("times", "false")].map(|(key, value)| (key.into(), value.into())).into();
+        let mut options: OptionMap = [("layout", "lines"), ("sample", "full"), ("times", "false")]
+            .map(|(key, value)| (key.into(), value.into()))
+            .into();
         if !types.0.is_empty() {
             options.insert("types".into(), types.show());
         }

@@ -30,9 +30,9 @@ mod ends;
 mod errors;
 #[cfg(feature = "pipeline-file")]
 mod pipeline_file;
+mod replay;
 #[cfg(feature = "pipeline-file")]
 mod section;
-mod replay;
 mod tables;
 #[cfg(feature = "pipeline-file")]
 mod transforms;

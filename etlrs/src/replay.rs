@@ -11,8 +11,10 @@ pub fn replay(registry: &Registry, place: &Uri, builder: PipelineBuilder, target
     let wrong = |error: etlrs_core::Error| error.in_source(format!("quarantine {place}"));
     let connector = registry.find(place).map_err(wrong)?;
     let mut options = OptionMap::new();
-    // Of what is text there, the types would be guessed.
-    if connector.source_options().is_some_and(|specs| specs.iter().any(|spec| spec.key == "types")) {
+    // Of files of text the types would be guessed.
+    if connector.schemes().is_empty()
+        && connector.source_options().is_some_and(|specs| specs.iter().any(|spec| spec.key == "types"))
+    {
         let types = ColumnTypes::of(&Rejected::schema()).unwrap_or_default().0.into_iter();
         let text = |(name, data_type)| match name {
             name if name == "raw" => (name, etlrs_core::DataType::Utf8),
@@ -33,7 +35,9 @@ fn is_same_target(registry: &Registry, name: &str, target: &Uri) -> bool {
     let named = Uri::new(name);
     let is_file = |uri: &Uri| {
         let is_server = uri.body().starts_with("//")
-            && uri.scheme().is_some_and(|scheme| registry.find(uri).is_ok_and(|found| found.schemes().contains(&scheme)));
+            && uri
+                .scheme()
+                .is_some_and(|scheme| registry.find(uri).is_ok_and(|found| found.schemes().contains(&scheme)));
         !is_server
     };
     without_password(name) == without_password(&target.to_string())

@@ -89,6 +89,43 @@ pub fn kill_at_each(loads: &[&dyn Load], points: &BTreeSet<String>, is_long: boo
     done
 }
 
+/// Runs a command until it gets through, after it was killed at each of `points` and, most times, at another one: `is_done` looks at
+/// what came of it. In the long form also where it gets to a point for the second and the third time.
+pub fn kill_and_repeat(
+    points: &BTreeSet<String>,
+    is_long: bool,
+    reset: &dyn Fn(),
+    run: &dyn Fn(Option<&str>) -> Ran,
+    is_done: &dyn Fn(&str),
+) -> Kills {
+    let mut done = Kills::default();
+    let points: Vec<&String> = points.iter().collect();
+    for (at, point) in points.iter().enumerate() {
+        for time in 1..=if is_long { 3 } else { 1 } {
+            reset();
+            let first = format!("{point}:{time}");
+            let seconds = points.iter().cycle().skip(at * 7 + time).take(if is_long { 3 } else { 1 });
+            let mut what = "killed".to_owned();
+            for kill_at in std::iter::once(&first).chain(seconds.copied()) {
+                what = format!("{what} at {kill_at}");
+                let ran = run(Some(&if kill_at.contains(':') { kill_at.clone() } else { format!("{kill_at}:1") }));
+                assert!([0, -9].contains(&ran.code), "{what}: {ran:?}");
+                if ran.code == 0 {
+                    break;
+                }
+                done.kills += 1;
+                done.reached.extend(kill_at.split(':').next().map(str::to_owned));
+            }
+            let ran = run(None);
+            assert_eq!(ran.code, 0, "{what}, and then on: {ran:?}");
+            is_done(&format!("{what}, and then on: {ran:?}"));
+        }
+    }
+    let missed: Vec<_> = points.into_iter().filter(|point| !done.reached.contains(*point)).collect();
+    assert!(missed.is_empty(), "no run got to {missed:?}");
+    done
+}
+
 /// A run told that it is done: nothing is to be done again, whatever came later.
 fn is_told(ran: &Ran) -> bool {
     ran.stdout.contains("  written ") || ran.stdout.contains(" had published ")

@@ -27,8 +27,8 @@ use std::sync::Arc;
 
 use arrow_array::Array;
 use etlrs_core::{
-    Checksum, ColumnTypes, Error, ErrorKind, Extractor, Fingerprint, Interrupted, LoadMode, OptionMap, OptionValue, Registry,
-    Result, RunContext, RunId, ScanRequest, Uri, failpoint, next_batch,
+    Checksum, ColumnTypes, Error, ErrorKind, Extractor, Fingerprint, Interrupted, LoadMode, OptionMap, OptionValue,
+    Registry, Result, RunContext, RunId, ScanRequest, Uri, failpoint, next_batch,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -583,9 +583,8 @@ fn over(given: &OptionMap, others: &OptionMap) -> Result<OptionMap> {
 
 fn given_types(options: &OptionMap) -> Result<ColumnTypes> {
     let Some(text) = options.get("types") else { return Ok(ColumnTypes::default()) };
-    ColumnTypes::parse(text).map_err(|reason| {
-        Error::new(ErrorKind::InvalidConfig, format!("option types cannot be {text:?}: {reason}"))
-    })
+    ColumnTypes::parse(text)
+        .map_err(|reason| Error::new(ErrorKind::InvalidConfig, format!("option types cannot be {text:?}: {reason}")))
 }
 
 /// A folder that nobody else can look into: records may be private.

@@ -8,8 +8,8 @@ use arrow_schema::SchemaRef;
 use arrow_select::filter::filter_record_batch;
 use arrow_select::zip::zip;
 use etlrs_core::{
-    BatchStream, Extractor, Fingerprint, Partition, Pushdown, Result, RunContext, RunId, Scan, ScanRequest, async_trait,
-    map_stream, next_batch,
+    BatchStream, Extractor, Fingerprint, Partition, Pushdown, Result, RunContext, RunId, Scan, ScanRequest,
+    async_trait, map_stream, next_batch,
 };
 
 use super::rows::{Chosen, Rows};
@@ -126,7 +126,8 @@ async fn count(held: &mut Counts, mut stream: BatchStream) -> Result<()> {
     while let Some(batch) = next_batch(&mut stream).await {
         let batch = batch?;
         let text = |name: &str| -> Result<StringArray> {
-            let column = batch.column_by_name(name).map(|column| arrow_cast::cast(column, &arrow_schema::DataType::Utf8));
+            let column =
+                batch.column_by_name(name).map(|column| arrow_cast::cast(column, &arrow_schema::DataType::Utf8));
             let empty = || arrow_array::new_null_array(&arrow_schema::DataType::Utf8, batch.num_rows());
             Ok(arrow_array::cast::AsArray::as_string::<i32>(&column.transpose()?.unwrap_or_else(empty)).clone())
         };

@@ -47,7 +47,9 @@ impl Drop for Folder {
 
 /// Whether a text needs a file of its own.
 pub(super) fn is_alone(text: &[u8], format: &ReadAs) -> bool {
-    let is_delicate = |byte: &u8| !format.line_ends_are_spaces && matches!(byte, b'\n' | b'\r') || format.delicate.as_bytes().contains(byte);
+    let is_delicate = |byte: &u8| {
+        !format.line_ends_are_spaces && matches!(byte, b'\n' | b'\r') || format.delicate.as_bytes().contains(byte)
+    };
     text.trim_ascii().is_empty() || text.iter().any(is_delicate)
 }
 
@@ -284,7 +286,10 @@ impl Reading {
                 return Ok(column.clone());
             }
             let texts = arrow_cast::cast(column, &DataType::Utf8)?;
-            let bytes = texts.as_string::<i32>().iter().map(|text| text.map(bytes_of).map_or(Ok(None), |bytes| bytes.map(Some).ok_or(())));
+            let bytes = texts
+                .as_string::<i32>()
+                .iter()
+                .map(|text| text.map(bytes_of).map_or(Ok(None), |bytes| bytes.map(Some).ok_or(())));
             let bytes = bytes.collect::<Result<Vec<_>, ()>>().map_err(|()| {
                 Error::new(ErrorKind::InvalidData, "the value is no sequence of bytes in hexadecimal digits")
                     .at_column(field.name())

@@ -4,12 +4,12 @@ use std::fmt::Write;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::read_as::ReadAs;
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, LargeStringArray, RecordBatch};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::{DataType, SchemaRef};
 use arrow_select::concat::concat_batches;
-use crate::read_as::ReadAs;
 use etlrs_core::{BatchStream, BoundTransformer, Error, ErrorKind, Rejected, Rejects, Result, RunContext, map_stream};
 
 /// A transformer that applies `change` to each batch. What comes of a row may depend on no other row: where a run sets records

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use etlrs_core::{
-    BatchStream, BoundTransformer, Error, ErrorKind, OwnedRecord, Record, RecordBatchBuilder, Result,
-    RunContext, Transformer, batch_bytes, next_batch,
+    BatchStream, BoundTransformer, Error, ErrorKind, OwnedRecord, Record, RecordBatchBuilder, Result, RunContext,
+    Transformer, batch_bytes, next_batch,
 };
 use futures_util::stream::{self, FuturesOrdered, FuturesUnordered, StreamExt};
 use tokio::runtime::Handle;

@@ -314,7 +314,11 @@ impl Ledger {
             fs::rename(&anew, &path)?;
             Ok(file)
         };
-        let file = Mutex::new(write().map_err(failed)?);
+        let written = write().inspect_err(|_| {
+            // On a disk that is full it would take what little there is.
+            _ = fs::remove_file(&anew);
+        });
+        let file = Mutex::new(written.map_err(failed)?);
         Ok(Self { path, file, completed, receipts })
     }
 

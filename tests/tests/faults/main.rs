@@ -44,6 +44,7 @@ mod clocks;
 mod failpoints;
 mod limits;
 mod quarantined;
+mod replayed;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

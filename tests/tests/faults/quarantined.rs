@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use etlrs_tests::failpoints::{Load, failpoints_of, kill_at_each};
 use etlrs_tests::{KILL_AT, Ran, etlrs};
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::record::RowAccessor;
+use parquet::record::{Row, RowAccessor};
 
 use super::{PROGRAM, copy_all, faults, names};
 
@@ -112,7 +112,7 @@ impl Quarantined {
                 let file = fs::File::open(copy.path().join("q.parquet")).unwrap();
                 let reader = SerializedFileReader::new(file).unwrap();
                 let rows = reader.get_row_iter(None).unwrap().map(Result::unwrap);
-                rows.map(|row| row.get_bytes(row.len() - 1).unwrap().data().to_vec()).collect()
+                rows.map(|row| raw_of(&row)).collect()
             }
             Place::Database => column(&copy.path().join("q.db"), "q", "raw"),
         };
@@ -141,7 +141,13 @@ impl Quarantined {
     }
 }
 
-fn column<T: rusqlite::types::FromSql>(path: &std::path::Path, table: &str, column: &str) -> Vec<T> {
+/// What a row of a quarantine says of the record.
+pub(super) fn raw_of(row: &Row) -> Vec<u8> {
+    let at = row.get_column_iter().position(|(name, _)| name == "raw").unwrap();
+    row.get_bytes(at).unwrap().data().to_vec()
+}
+
+pub(super) fn column<T: rusqlite::types::FromSql>(path: &std::path::Path, table: &str, column: &str) -> Vec<T> {
     let database = rusqlite::Connection::open(path).unwrap();
     let there = database.query_row("select count(*) from sqlite_master where name = ?", [table], |row| row.get(0));
     if there.unwrap_or(0) == 0 {
