@@ -126,6 +126,9 @@ impl Scan for CsvScan {
         let there: Vec<usize> = (0..self.schema.fields().len())
             .filter(|&column| matches!(part.columns.get(column), Some(Some(_))))
             .collect();
+        // All others are text.
+        let is_typed = |&column: &usize| *self.schema.field(column).data_type() != DataType::Utf8;
+        let typed: Vec<usize> = there.iter().copied().filter(is_typed).collect();
         // Which of several spellings a column has is found from a sample, and single records are none.
         let used = |given: &Formats| {
             let is_used = |format: &&Format| self.spelled.iter().any(|(_, used)| used.as_ref() == Some(format));
@@ -143,7 +146,7 @@ impl Scan for CsvScan {
             infer: false,
             date_formats: used(&self.options.date_formats)?,
             timestamp_formats: used(&self.options.timestamp_formats)?,
-            types: ColumnTypes::of(&self.schema.project(&there).ok()?)?,
+            types: ColumnTypes::of(&self.schema.project(&typed).ok()?)?,
             ..self.options.clone()
         };
         let pairs = options.pairs().into_iter().map(|(key, value)| (key.to_owned(), value));

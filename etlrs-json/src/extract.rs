@@ -198,8 +198,9 @@ impl<'a> Table<'a> {
 
     /// The columns, how each is read, and who says so.
     fn columns(&mut self, target: Option<&Schema>) -> Result<Vec<Found>> {
-        if self.surveys.is_empty() {
-            return Err(Error::new(ErrorKind::InvalidData, "all files are empty"));
+        if self.surveys.is_empty() && self.options.types.0.is_empty() {
+            let error = Error::new(ErrorKind::InvalidData, "all files are empty");
+            return Err(error.hint("name columns by the option types=COLUMN:TYPE"));
         }
         let types = &self.options.types;
         let ignore_unknown = self.options.unknown_keys == UnknownKeys::Ignore;

@@ -1,0 +1,302 @@
+//! What was set aside is loaded once more, with the program as a whole.
+
+use std::fmt::Write as _;
+
+use etlrs_tests::random::Random;
+
+use super::*;
+
+/// The rows of an NDJSON file, whatever their order.
+fn lines(folder: &Path, name: &str) -> Vec<String> {
+    let text = fs::read_to_string(folder.join(name)).unwrap_or_default();
+    let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+/// The raw texts of a quarantine, whatever their order.
+fn raws(folder: &Path, place: &str) -> Vec<Vec<u8>> {
+    if !folder.join(place).exists() {
+        return Vec::new();
+    }
+    let copy = tempfile::tempdir().unwrap();
+    let database = copy.path().join("q.db");
+    let ran = run(PROGRAM, folder, &["copy", place, &format!("sqlite:{}#q", database.display())]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let connection = Connection::open(database).unwrap();
+    // Bytes, or the digits of bytes where only text is kept.
+    let mut query = connection.prepare("SELECT CAST(raw AS blob) FROM q ORDER BY 1").unwrap();
+    query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+/// A CSV file of records that all have no number in the first column, some of them broken.
+fn write_random(random: &mut Random, path: &Path, delimiter: char, comment: Option<char>) -> String {
+    let end = if random.below(3) == 0 { "\r\n" } else { "\n" };
+    let mut text = format!("a{delimiter}\"b {delimiter} \"\"b\"{delimiter}c{end}");
+    let characters: Vec<char> = "ab ,;\t\"\n'#\\é1".chars().collect();
+    for record in 0..random.below(40) + 1 {
+        if comment.is_some() && random.below(9) == 0 {
+            write!(text, "# a comment{end}").unwrap();
+        }
+        let field = |random: &mut Random| {
+            let field: String = (0..random.below(7)).map(|_| characters[random.below(characters.len())]).collect();
+            let is_plain = !field.contains(['"', '\n', delimiter]) && !field.starts_with('#');
+            // Not all of those that need quotes get them.
+            if random.below(60) == 0 || is_plain && random.below(4) > 0 {
+                field
+            } else {
+                format!("\"{}\"", field.replace('"', "\"\""))
+            }
+        };
+        let (b, c) = (field(random), field(random));
+        write!(text, "x{record}{delimiter}{b}{delimiter}{c}{end}").unwrap();
+    }
+    fs::write(path, &text).unwrap();
+    text
+}
+
+/// Records are read by themselves as they are read in their file, and what is broken there is broken by itself.
+#[test]
+fn records_by_themselves_are_what_they_were() {
+    let mut random = Random::new();
+    let seed = random.seed;
+    for case in 0..25 {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let (name, delimiter) = [("comma", ','), ("semicolon", ';'), ("tab", '\t')][random.below(3)];
+        let comment = (random.below(3) == 0).then_some('#');
+        let text = write_random(&mut random, &folder.join("a.csv"), delimiter, comment);
+        let what = format!("seed {seed}, case {case}, {name}, {comment:?}: {text:?}");
+        let delimiter = if delimiter == '\t' { "tab".to_owned() } else { delimiter.to_string() };
+        let comment = comment.map_or("none".to_owned(), String::from);
+        let read = |types: &str| {
+            format!(
+                "--source-option delimiter={delimiter} --source-option quote=\" --source-option comment={comment} \
+                     --source-option header=true --source-option infer=false --source-option types={types}"
+            )
+        };
+        let ran = run_line(folder, &format!("copy a.csv plain.ndjson --quarantine plain.parquet {}", read("a:text")));
+        assert!([0, 3].contains(&ran.code), "{what}: {ran:?}");
+        let ran = run_line(folder, &format!("copy a.csv first.ndjson --quarantine q.parquet {}", read("a:int64")));
+        assert!([0, 3].contains(&ran.code), "{what}: {ran:?}");
+        let line = "replay q.parquet again.ndjson --of-target first.ndjson --source-option types=a:text";
+        let ran = run_line(folder, line);
+        assert!([0, 3].contains(&ran.code), "{what}: {ran:?}");
+        // A record that begins behind an open quote may have nothing where the number should be.
+        let mut found = [lines(folder, "first.ndjson"), lines(folder, "again.ndjson")].concat();
+        found.sort();
+        assert_eq!(found, lines(folder, "plain.ndjson"), "{what}");
+        assert_eq!(raws(folder, "q.parquet"), raws(folder, "plain.parquet"), "{what}");
+    }
+}
+
+#[test]
+fn what_is_corrected_in_the_quarantine_is_loaded_in_place_of_the_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("a.csv"), SMALL).unwrap();
+    let copy = format!("copy a.csv o.ndjson --quarantine sqlite:q.db#q {TYPES}");
+    assert_eq!(json(folder, &copy, 3)["rows_rejected"], 4);
+    let database = Connection::open(folder.join("q.db")).unwrap();
+    database
+        .execute_batch(
+            "UPDATE q SET fixed = '2,2024-01-02,two' WHERE record = 2; UPDATE q SET fixed = '3,2024-01-03,a
+4,2024-01-04,b' WHERE record = 3; UPDATE q SET fixed = '' WHERE record = 4;
+             UPDATE q SET fixed = '5,2024-01-05,\"with, \"\"quotes\"\"
+and lines\"' WHERE record = 5",
+        )
+        .unwrap();
+    let ran = run_line(folder, "replay sqlite:q.db#q o.ndjson");
+    assert_eq!((ran.code, ran.stderr.as_str()), (3, ""), "{ran:?}");
+    assert!(ran.stdout.ends_with("2 rows replayed, 2 records failed again\n"), "{ran:?}");
+    let expected = [
+        r#"{"id":1,"day":"2024-01-01","note":"x"}"#,
+        r#"{"id":2,"day":"2024-01-02","note":"two"}"#,
+        r#"{"id":5,"day":"2024-01-05","note":"with, \"quotes\"\nand lines"}"#,
+        r#"{"id":6,"day":"2024-01-06","note":"z"}"#,
+    ];
+    assert_eq!(lines(folder, "o.ndjson"), expected);
+    let mut query = database.prepare("SELECT record, reason, fixed IS NULL, replay FROM q ORDER BY record").unwrap();
+    let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))).unwrap();
+    let rows: Vec<(i64, String, bool, Option<String>)> = rows.map(Result::unwrap).collect();
+    let hint = "each row of a quarantine is one record";
+    assert_eq!(
+        rows,
+        [
+            (3, format!("the text is more than one record; {hint}"), false, None),
+            (4, format!("the text is no record; {hint}"), false, None)
+        ]
+    );
+    drop(query);
+    database.execute_batch("UPDATE q SET fixed = record || ',2024-01-01,'").unwrap();
+    let result = json(folder, "replay sqlite:q.db#q o.ndjson", 0);
+    assert_eq!(result[0]["rows_written"], 2, "{result}");
+    assert_eq!(database.query_row("SELECT count(*) FROM q", [], |row| row.get(0)), Ok(0));
+    let ran = run_line(folder, "replay sqlite:q.db#q o.ndjson");
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "nothing was replayed\n"));
+}
+
+const PIPELINE: &str = "
+[source]
+uri = 'a.csv'
+options = { types = 'id:int64,n:text,b:text' }
+[[transform]]
+type = 'derive'
+columns = { twice = 'id * 2' }
+[[transform]]
+type = 'cast'
+columns = { n = 'int64' }
+[[transform]]
+type = 'derive'
+columns = { twice = 'twice + n' }
+[target]
+uri = 'sqlite:t.db#t'
+mode = 'append'
+[errors]
+quarantine = 'q.parquet'
+";
+
+#[test]
+fn a_record_goes_on_where_it_was_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("a.csv"), "id,n,b\n1,10,x\nno,20,x\n3,many,x\n4,400,x\n5,50,x\n").unwrap();
+    fs::write(folder.join("p.toml"), PIPELINE).unwrap();
+    let database = Connection::open(folder.join("t.db")).unwrap();
+    let table = "CREATE TABLE t (id INTEGER, n INTEGER CHECK (n < 100), b TEXT, twice INTEGER)";
+    database.execute_batch(table).unwrap();
+    let result = json(folder, "run p.toml", 3);
+    assert_eq!(result["rows_rejected"], 3, "{result}");
+    // Without the transformers only what had been through them can be loaded.
+    let ran = run_line(folder, "replay q.parquet sqlite:t.db#t");
+    assert_eq!(ran.code, 3, "{ran:?}");
+    let stay = |stage: &str| format!("1 records of the stage {stage} stay, for they have to go through transformers");
+    assert!(ran.stdout.contains(&stay("source")) && ran.stdout.contains(&stay("cast")), "{ran:?}");
+    assert!(ran.stdout.contains("0 rows replayed, 1 record failed again\n"), "{ran:?}");
+    database
+        .execute_batch("ALTER TABLE t RENAME TO o; CREATE TABLE t (id INTEGER, n INTEGER, b TEXT, twice INTEGER); INSERT INTO t SELECT * FROM o; DROP TABLE o")
+        .unwrap();
+    // The second kind of number is read by now, and so is the first.
+    fs::write(folder.join("p.toml"), PIPELINE.replace("'int64' }", "'int64' }\npolicy = 'null'")).unwrap();
+    let ran = run_line(folder, "replay q.parquet p.toml --source-option null_values=no");
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{ran:?}");
+    assert!(ran.stdout.ends_with("3 rows replayed, none failed again\n"), "{ran:?}");
+    let mut query = database.prepare("SELECT id, n, twice FROM t ORDER BY n").unwrap();
+    let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+    let rows: Vec<(Option<i64>, Option<i64>, Option<i64>)> = rows.map(Result::unwrap).collect();
+    let all = |id, n| (Some(id), Some(n), Some(2 * id + n));
+    assert_eq!(rows, [(Some(3), None, None), all(1, 10), (None, Some(20), None), all(5, 50), all(4, 400)]);
+    assert!(raws(folder, "q.parquet").is_empty());
+}
+
+#[test]
+fn a_quarantine_of_several_targets_is_replayed_into_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for (source, target) in [("a", "x"), ("b", "y")] {
+        fs::write(folder.join(format!("{source}.csv")), format!("id\n1\n{source}\n")).unwrap();
+        let line = format!("copy {source}.csv {target}.ndjson --quarantine q.ndjson --source-option types=id:int64");
+        assert_eq!(json(folder, &line, 3)["rows_rejected"], 1);
+    }
+    let line = "replay q.ndjson ./x.ndjson --source-option null_values=a,b";
+    let ran = run_line(folder, line);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stdout.contains("1 row replayed, none failed again\n"), "{ran:?}");
+    assert!(ran.stdout.ends_with("  1 records that were to go to y.ndjson stay\n"), "{ran:?}");
+    assert_eq!(lines(folder, "x.ndjson"), [r#"{"id":1}"#, r#"{"id":null}"#]);
+    assert_eq!(lines(folder, "y.ndjson"), [r#"{"id":1}"#]);
+    assert_eq!(raws(folder, "q.ndjson").len(), 1);
+    let ran = run_line(folder, "replay q.ndjson y.ndjson --source-option null_values=a,b");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(lines(folder, "y.ndjson"), [r#"{"id":1}"#, r#"{"id":null}"#]);
+}
+
+/// Killed when all is loaded and nothing is taken out of the quarantine.
+#[test]
+fn what_was_loaded_is_not_loaded_again_whatever_came_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let load = |id: u32| {
+        fs::write(folder.join("a.csv"), format!("id,n\n{id},1\n{},no\n{},never\n", id + 1, id + 2)).unwrap();
+        let line = "copy a.csv o.ndjson --mode append --quarantine q.parquet --source-option types=id:int64,n:int64";
+        assert_eq!(json(folder, line, 3)["rows_rejected"], 2);
+    };
+    load(0);
+    let line = "replay q.parquet o.ndjson --source-option null_values=no";
+    let arguments: Vec<_> = line.split_whitespace().collect();
+    let killed = Ran::of(&etlrs(PROGRAM, folder, &arguments).env(KILL_AT, "replay-loaded:1").output().unwrap());
+    assert_eq!(killed.code, -9, "{killed:?}");
+    assert_eq!(raws(folder, "q.parquet").len(), 3);
+    // Of another target, so that the mark stays.
+    fs::write(folder.join("b.csv"), "id,n\n10,no\n11,never\n").unwrap();
+    let other = "copy b.csv other.ndjson --quarantine q.parquet --source-option types=id:int64,n:int64";
+    assert_eq!(json(folder, other, 3)["rows_rejected"], 2);
+    // With other options, of which the first attempt knew nothing.
+    let ran = run_line(folder, "replay q.parquet o.ndjson --source-option null_values=no,never");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stdout.contains("had loaded its records before it was stopped"), "{ran:?}");
+    assert_eq!(lines(folder, "o.ndjson"), [r#"{"id":0,"n":1}"#, r#"{"id":1,"n":null}"#]);
+    // What failed again is tried by the next one.
+    let ran = run_line(folder, "replay q.parquet o.ndjson --source-option null_values=no,never");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(lines(folder, "o.ndjson"), [r#"{"id":0,"n":1}"#, r#"{"id":1,"n":null}"#, r#"{"id":2,"n":null}"#]);
+    assert_eq!(raws(folder, "q.parquet").len(), 2);
+}
+
+/// Bytes are digits in JSON, and come back as bytes.
+#[test]
+fn rows_that_a_table_refused_have_the_types_that_they_had() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let source = Connection::open(folder.join("a.db")).unwrap();
+    source
+        .execute_batch(
+            "CREATE TABLE t (id INTEGER, data BLOB, day DATE, price DECIMAL(10, 3), note TEXT);
+             INSERT INTO t VALUES (1, x'00ff31', '2024-02-29', '0.100', '007'), (2, NULL, NULL, NULL, '')",
+        )
+        .unwrap();
+    let target = Connection::open(folder.join("b.db")).unwrap();
+    let table = "(id INTEGER CHECK (id > 5), data BLOB, day DATE, price DECIMAL(10, 3), note TEXT)";
+    target.execute_batch(&format!("CREATE TABLE t {table}")).unwrap();
+    let line = "copy sqlite:a.db#t sqlite:b.db#t --mode append --quarantine q.csv";
+    assert_eq!(json(folder, line, 3)["rows_rejected"], 2);
+    target.execute_batch(&format!("DROP TABLE t; CREATE TABLE t {}", table.replace("> 5", "> 0"))).unwrap();
+    let ran = run_line(folder, "replay q.csv sqlite:b.db#t --verify full");
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{ran:?}");
+    let rows = |database: &Connection| -> Vec<String> {
+        let sql = "SELECT quote(id) || quote(data) || quote(day) || quote(price) || quote(note) FROM t ORDER BY id";
+        database.prepare(sql).unwrap().query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    assert_eq!(rows(&target), rows(&source));
+    assert_eq!(run_line(folder, "verify sqlite:a.db#t sqlite:b.db#t").code, 0);
+}
+
+#[test]
+fn what_cannot_be_replayed_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("a.csv"), SMALL).unwrap();
+    assert_eq!(run_line(folder, &format!("copy a.csv o.csv --quarantine q.csv {TYPES}")).code, 3);
+    fs::write(folder.join("p.csv"), "a,b\n1,2\n").unwrap();
+    let before = fs::read(folder.join("q.csv")).unwrap();
+    for (line, code, told) in [
+        ("replay no.parquet o.csv", 1, "no.parquet"),
+        ("replay p.csv o.csv", 2, "there is no column \"run\""),
+        ("replay q.csv q.csv", 2, "the quarantine is the target"),
+        ("replay q.csv o.csv --mode replace", 2, "its mode cannot be replace"),
+        ("replay q.csv o.csv --set a=b", 2, "--set is for a pipeline file"),
+        ("replay q.csv o.csv --only-run 1", 2, "no id of a run"),
+        ("replay q.csv o.csv --source-option delimeter=;", 2, "did you mean delimiter"),
+        ("replay q.csv o.csv --max-errors 3", 1, "more than the 3 records"),
+        ("replay q.csv sqlite:t.db#t --of-target o.csv --max-errors 0", 1, "max_errors allows none"),
+    ] {
+        let error = refused(folder, line, code);
+        assert!(error.contains(told) && error.lines().count() == 1, "{line}: {error}");
+    }
+    assert_eq!(fs::read(folder.join("q.csv")).unwrap(), before);
+    let ran = run_line(folder, "replay q.csv other.csv");
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (0, "nothing was replayed\n  4 records that were to go to o.csv stay\n")
+    );
+}
