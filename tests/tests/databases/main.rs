@@ -13,6 +13,7 @@ mod mysql;
 mod pairs;
 mod postgres;
 mod refused;
+mod replayed;
 mod same_server;
 mod secrets;
 mod set_aside;
