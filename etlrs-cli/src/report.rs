@@ -72,7 +72,9 @@ pub(crate) fn run_text(source: &Uri, target: &Uri, quarantine: Option<&Uri>, rep
         line("first", format!("rejected: {first}"));
     }
     if let Some(cursor) = &report.cursor {
-        line("cursor", format!("read up to {cursor}"));
+        let from = report.cursor_after.as_ref().map_or_else(String::new, |after| format!("from {after} "));
+        let saved = if report.cursor_saved { ", where the next run goes on" } else { "" };
+        line("cursor", format!("read {from}up to {cursor}{saved}"));
     }
     for note in &report.notes {
         line("note", note.clone());
@@ -136,6 +138,8 @@ pub(crate) fn run_json(source: &Uri, target: &Uri, quarantine: Option<&Uri>, rep
         "adjustments": report.adjustments.iter().map(adjustment).collect::<Vec<_>>(),
         "alerts": report.alerts.iter().map(|alert| json!({ "name": alert.name(), "message": alert.to_string() })).collect::<Vec<_>>(),
         "cursor": report.cursor,
+        "cursor_after": report.cursor_after,
+        "cursor_saved": report.cursor_saved,
         "notes": report.notes,
     })
 }

@@ -28,6 +28,13 @@ pub trait Extractor: Send + Sync {
     /// `NotFound`, `PermissionDenied`, `InvalidData` and the like, naming the source. A column in
     /// [`ScanRequest::columns`] that does not exist is an `InvalidConfig` error that lists those that do.
     async fn scan(&self, cx: &RunContext, request: &ScanRequest) -> Result<Arc<dyn Scan>>;
+
+    /// What is read by a column that grows, when the user leaves it to the target to keep the position up to which it was: words
+    /// that are the same each time the same is read from the same place, without secrets. The scan takes [`ScanRequest::after`] then,
+    /// and tells the next position by [`Scan::cursor`]. `None`, which is the default: all is read each time.
+    fn cursor(&self) -> Option<String> {
+        None
+    }
 }
 
 /// One look at a source: what is there, in pieces that can be read in any order and in parallel.
@@ -156,8 +163,19 @@ pub struct ScanRequest {
     /// Columns of the target, with types that can be written to it. A source that has to guess the type of a column takes that
     /// of its namesake where what it knows of the values speaks for it; a source with types of its own need not look.
     pub target: Option<SchemaRef>,
+    /// The position behind which a source is read that has a [cursor](Extractor::cursor). `None`: from the start.
+    pub after: Option<After>,
     /// On resume: the partitions recorded when the run was planned. The scan must offer just these.
     pub recorded: Option<Vec<Partition>>,
+}
+
+/// Where reading by a cursor goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct After {
+    /// The last position, as [`Scan::cursor`] told it.
+    pub value: String,
+    /// Rows of that very position are read again, for more of them may have come: the target knows them by their keys.
+    pub inclusive: bool,
 }
 
 impl ScanRequest {

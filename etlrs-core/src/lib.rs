@@ -53,13 +53,15 @@ pub use checksum::{Checksum, SchemaHash, row_hashes};
 pub use config::PerformanceConfig;
 pub use context::{CancelToken, Counter, Counters, RunContext, RunId};
 pub use error::{Error, ErrorKind, Position, Result};
-pub use extract::{BatchStream, Detail, Extractor, Fingerprint, Partition, PartitionId, Pushdown, Scan, ScanRequest};
+pub use extract::{
+    After, BatchStream, Detail, Extractor, Fingerprint, Partition, PartitionId, Pushdown, Scan, ScanRequest,
+};
 pub use failpoint::failpoint;
 pub use filter::{ColumnTest, Comparison, Test};
 pub use in_memory::{MemoryExtractor, MemoryLoader, record_batch};
 pub use load::{
     Interrupted, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadResult, LoadSession, Loader, PartitionWriter,
-    Published, Receipt, Refusals, Tally, gone_on_elsewhere, not_read_back,
+    Published, Receipt, Refusals, SavedCursor, Tally, gone_on_elsewhere, not_read_back,
 };
 pub use memory::{MemoryBudget, Reservation, batch_bytes, format_bytes, parse_bytes};
 pub use options::{OptionArgument, OptionSet, OptionSpec, OptionValue, unknown_name};

@@ -53,6 +53,15 @@ pub trait Loader: Send + Sync {
         String::new()
     }
 
+    /// The position up to which `source` was read by the load of it that was published last, as that had
+    /// [saved](LoadPlan::cursor) it. `None`: there is none, or no target.
+    ///
+    /// # Errors
+    /// When the target cannot be looked at.
+    async fn cursor(&self, _cx: &RunContext, _source: &str) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// What a run that died, or was stopped, left at this target: the newest, if there are several. The run may also be at work
     /// still, which only [`begin`](Loader::begin) and [`forget`](Loader::forget) find out, for they take the lock. Changes nothing.
     ///
@@ -233,6 +242,10 @@ pub struct LoadPlan {
     /// What is to be kept with the staged rows, so that a run which goes on can tell whether they are what it would stage: words
     /// of the engine's. `None`: nothing is kept when the run ends.
     pub record: Option<Arc<str>>,
+    /// The position that the source will have been read up to: it becomes durable together with the rows, where the target
+    /// [keeps](LoadCapabilities::keeps_cursors) such. Those of other sources stay, but in the modes create and replace, which make
+    /// all of them go, with this one or without.
+    pub cursor: Option<SavedCursor>,
     /// Only some rows are put right, of a load that took place before: SQL of the user's that belongs to a load is not run.
     pub is_repair: bool,
     /// Rows that the target will not take for what they hold are set aside, instead of ending the run: writers may
@@ -246,6 +259,15 @@ pub struct LoadPlan {
     pub take_over: Option<Vec<PartitionId>>,
 }
 
+/// How far a source was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedCursor {
+    /// What was read, as [`Extractor::cursor`](crate::Extractor::cursor) tells it.
+    pub source: String,
+    /// Up to where.
+    pub value: String,
+}
+
 /// The error of a run that another process went on with, or published, since it was looked at.
 pub fn gone_on_elsewhere(run: RunId) -> Error {
     Error::new(ErrorKind::Locked, format!("another process went on with the run {run}, so nothing was done"))
@@ -256,8 +278,8 @@ impl LoadPlan {
     /// A plan without keys, whose rows are not read back.
     pub fn new(schema: SchemaRef, mode: LoadMode, partitions: Vec<Partition>) -> Self {
         let (read_back, is_repair, sifts, goes_on) = (false, false, false, false);
-        let (keys, record, take_over) = (Vec::new(), None, None);
-        Self { schema, mode, keys, partitions, read_back, record, is_repair, sifts, goes_on, take_over }
+        let (keys, record, take_over, cursor) = (Vec::new(), None, None, None);
+        Self { schema, mode, keys, partitions, read_back, record, cursor, is_repair, sifts, goes_on, take_over }
     }
 
     /// Whether what the run had staged of `partition` may be [completed](LoadSession::completed).
@@ -335,6 +357,8 @@ pub struct LoadCapabilities {
     pub atomic: bool,
     /// A receipt is durable, so that a run can go on where it was killed.
     pub resumable: bool,
+    /// The position of a source is saved [together with its rows](LoadPlan::cursor).
+    pub keeps_cursors: bool,
     /// Modes that the target has.
     pub modes: &'static [LoadMode],
 }
@@ -342,7 +366,13 @@ pub struct LoadCapabilities {
 impl LoadCapabilities {
     /// An atomic target with one writer and the modes create and replace.
     pub const fn one_writer() -> Self {
-        Self { max_writers: 1, atomic: true, resumable: false, modes: &[LoadMode::Create, LoadMode::Replace] }
+        Self {
+            max_writers: 1,
+            atomic: true,
+            resumable: false,
+            keeps_cursors: false,
+            modes: &[LoadMode::Create, LoadMode::Replace],
+        }
     }
 
     /// With these modes.
@@ -356,6 +386,13 @@ impl LoadCapabilities {
     #[must_use]
     pub const fn resumable(mut self, resumable: bool) -> Self {
         self.resumable = resumable;
+        self
+    }
+
+    /// Whether positions of sources are saved with the rows.
+    #[must_use]
+    pub const fn keeps_cursors(mut self, keeps: bool) -> Self {
+        self.keeps_cursors = keeps;
         self
     }
 

@@ -92,6 +92,7 @@ impl Loader for CsvLoader {
             .modes(Staging::modes(&self.path, self.directory))
             .max_writers(usize::MAX)
             .resumable(Staging::is_resumable(&self.path))
+            .keeps_cursors(Staging::keeps_cursors(&self.path, self.directory))
     }
 
     async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
@@ -107,6 +108,10 @@ impl Loader for CsvLoader {
 
     fn identity(&self) -> String {
         format!("{:?}", self.options)
+    }
+
+    async fn cursor(&self, cx: &RunContext, source: &str) -> Result<Option<String>> {
+        Staging::cursor(&self.path, self.directory, cx, source)
     }
 
     async fn interrupted(&self, cx: &RunContext) -> Result<Option<Interrupted>> {

@@ -104,6 +104,8 @@ pub(crate) struct Settings {
     pub(crate) identity: Option<String>,
     pub(crate) keep_mark: bool,
     pub(crate) is_repair: bool,
+    /// All is read, whatever position the target keeps.
+    pub(crate) is_compared: bool,
     /// What the target is called in the quarantine.
     pub(crate) target: Option<Arc<str>>,
     /// It loads again what was set aside.
@@ -396,6 +398,15 @@ impl Pipeline {
             }
         })
         .await
+    }
+}
+
+impl Pipeline {
+    /// What the source is called where the target keeps how far it was read, if that is done.
+    pub(crate) fn saved_cursor(&self) -> Option<String> {
+        let Settings { is_compared, is_repair, .. } = self.settings;
+        let is_kept = self.loader.capabilities().keeps_cursors && !is_compared && !is_repair;
+        self.extractor.cursor().filter(|_| is_kept)
     }
 }
 

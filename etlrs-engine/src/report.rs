@@ -109,6 +109,10 @@ pub struct RunReport {
     pub elapsed: Duration,
     /// The value up to which a column that grows was read, if the source was asked to go by one.
     pub cursor: Option<String>,
+    /// The value behind which it was read, if that was the one that the target had kept.
+    pub cursor_after: Option<String>,
+    /// The target keeps the value, for the next run to go on from.
+    pub cursor_saved: bool,
     /// What there is to know about the source.
     pub notes: Vec<String>,
     /// What was done before, if this run goes on with one that was stopped.

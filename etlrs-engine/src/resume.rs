@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use etlrs_core::{
-    Error, ErrorKind, Fingerprint, Interrupted, Loader, Partition, Receipt, Result, RunContext, RunId, Scan,
+    After, Error, ErrorKind, Fingerprint, Interrupted, Loader, Partition, Receipt, Result, RunContext, RunId, Scan,
     SchemaHash, SchemaRef,
 };
 use serde::{Deserialize, Serialize};
@@ -85,6 +85,7 @@ impl Record {
         quarantine: Option<&dyn Loader>,
         scan: &dyn Scan,
         fingerprint: &Fingerprint,
+        after: Option<&After>,
         guess: bool,
         schema: &SchemaRef,
     ) -> Self {
@@ -95,7 +96,7 @@ impl Record {
             source: partition.source.clone(),
         });
         let work = format!(
-            "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             env!("CARGO_PKG_VERSION"),
             scan.identity(),
             loader.identity(),
@@ -106,6 +107,7 @@ impl Record {
             settings.keys,
             settings.request.columns,
             settings.request.filter,
+            after,
             SchemaHash::of(&scan.schema()),
             SchemaHash::of(schema),
         );

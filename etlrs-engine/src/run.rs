@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use arrow_schema::{DataType, Schema, SchemaRef};
 use etlrs_core::{
-    BoundTransformer, CancelToken, Checksum, Effect, Error, ErrorKind, Fingerprint, Interrupted, LoadMode, LoadPlan,
-    LoadPreview, LoadResult, LoadSession, Loader, Partition, PerformanceConfig, Published, Receipt, Rejected, Rejects,
-    Result, RunContext, RunId, Scan, Transformer, failpoint, next_batch, not_read_back, type_name,
+    After, BoundTransformer, CancelToken, Checksum, Effect, Error, ErrorKind, Fingerprint, Interrupted, LoadMode,
+    LoadPlan, LoadPreview, LoadResult, LoadSession, Loader, Partition, PerformanceConfig, Published, Receipt, Rejected,
+    Rejects, Result, RunContext, RunId, SavedCursor, Scan, Transformer, failpoint, next_batch, not_read_back,
+    type_name,
 };
 
 use tracing::field::Empty;
@@ -37,6 +38,10 @@ pub(crate) struct Run<'a> {
     pub(crate) names: Vec<String>,
     pub(crate) schema: SchemaRef,
     keys: Vec<String>,
+    /// Where the source is gone on with.
+    after: Option<After>,
+    /// What is saved with the rows.
+    cursor: Option<SavedCursor>,
     started: Instant,
     instead_of: Option<RunId>,
     /// What is written down of it at the target, if that can be gone on with.
@@ -139,6 +144,7 @@ impl<'a> Run<'a> {
         let report = async {
             let (staged, whole) = (run.staged_before, run.take_hold(&mut sessions).await?);
             failpoint("run-begun");
+            run.require_position().await?;
             if whole < staged {
                 let reason = format!("of {staged} pieces that were staged, {whole} are as they were");
                 if pipeline.settings.resume == Resume::Run(run.cx.run_id()) && whole == 0 {
@@ -237,6 +243,11 @@ impl<'a> Run<'a> {
         let target = target.and_then(|target| pushdown::source_columns(&pipeline.transformers, &target));
         let mut request = settings.request.clone().guess(guess).filter(tests).target(target);
         request.recorded = left.map(|left| left.record.partitions());
+        let source = pipeline.saved_cursor();
+        if let (Some(source), LoadMode::Append | LoadMode::Merge) = (&source, settings.mode) {
+            let value = unless_cancelled(&cx, pipeline.loader.cursor(&cx, source)).await?;
+            request.after = value.map(|value| After { value, inclusive: settings.mode == LoadMode::Merge });
+        }
         let scan = match &pipeline.quarantine {
             Some(_) => {
                 let cx = cx.with_rejects(Rejects::default());
@@ -267,7 +278,19 @@ impl<'a> Run<'a> {
         for key in &keys {
             etlrs_core::column_index(&schema, key)?;
         }
-        let (instead_of, record, notes) = (None, None, scan.notes().to_vec());
+        let (instead_of, record, mut notes) = (None, None, scan.notes().to_vec());
+        let cursor = source.zip(scan.cursor().map(str::to_owned));
+        let cursor = cursor.map(|(source, value)| SavedCursor { source, value });
+        match (&cursor, &request.after) {
+            (Some(_), Some(after)) => notes.push(format!("it is read from {} on, as the target has kept", after.value)),
+            (Some(_), None) => {
+                notes.push("all of it is read, and the target will keep up to where that was".to_owned())
+            }
+            _ if pipeline.extractor.cursor().is_some() && !settings.is_compared && !settings.is_repair => {
+                notes.push("the target keeps no cursor: give it to the next run as cursor_after".to_owned());
+            }
+            _ => {}
+        }
         let mut run = Self {
             pipeline,
             cx,
@@ -277,6 +300,8 @@ impl<'a> Run<'a> {
             names,
             schema,
             keys,
+            after: request.after,
+            cursor,
             started,
             instead_of,
             record,
@@ -355,9 +380,24 @@ impl<'a> Run<'a> {
             self.pipeline.quarantine.as_deref(),
             &*self.scan,
             &self.fingerprint,
+            self.after.as_ref(),
             guess,
             &self.schema,
         )
+    }
+
+    /// Now that nobody else can load into it, the target must still have the position behind which the source is read: else rows
+    /// would be read that another run has loaded.
+    async fn require_position(&self) -> Result<()> {
+        let (Some(cursor), LoadMode::Append | LoadMode::Merge) = (&self.cursor, self.pipeline.settings.mode) else {
+            return Ok(());
+        };
+        let now = unless_cancelled(&self.cx, self.pipeline.loader.cursor(&self.cx, &cursor.source)).await?;
+        if now.as_deref() == self.after.as_ref().map(|after| after.value.as_str()) {
+            return Ok(());
+        }
+        let message = "another run has loaded from this source meanwhile, so nothing was done";
+        Err(Error::new(ErrorKind::SourceChanged, message).hint("run again, to go on behind what that has loaded"))
     }
 
     /// Takes hold of the target and of the quarantine. Tells how many partitions both had staged before.
@@ -410,6 +450,7 @@ impl<'a> Run<'a> {
         plan.read_back = settings.verify == Verify::Full;
         plan.record = self.record.clone();
         plan.goes_on = self.staged_before > 0;
+        plan.cursor = self.cursor.clone();
         plan.is_repair = settings.is_repair;
         plan.sifts = self.pipeline.quarantine.is_some();
         plan
@@ -631,6 +672,8 @@ impl<'a> Run<'a> {
         }
         self.cx.cancel().check()?;
         let (of_target, sift_cx) = (self.of_target(), self.cx.for_worker(shares.quarantine));
+        let cursor_after = self.after.as_ref().map(|after| after.value.clone());
+        let cursor_saved = self.cursor.is_some();
         let Self { pipeline, cx: run_cx, scan, started, mut notes, record, .. } = self;
         let (partitions, cursor) = (scan.partitions().len(), scan.cursor().map(str::to_owned));
         // A commit may need what the source holds: the target may be a table that a query of the source reads.
@@ -722,6 +765,8 @@ impl<'a> Run<'a> {
             retries: run_cx.counters().retries.get(),
             elapsed: started.elapsed(),
             cursor,
+            cursor_after,
+            cursor_saved,
             notes,
             load,
         })
@@ -764,6 +809,8 @@ impl<'a> Run<'a> {
             retries: 0,
             elapsed: self.started.elapsed(),
             cursor: self.scan.cursor().map(str::to_owned),
+            cursor_after: self.after.as_ref().map(|after| after.value.clone()),
+            cursor_saved: self.cursor.is_some(),
             notes: self.notes.clone(),
             load,
         }

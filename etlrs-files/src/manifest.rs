@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -23,6 +23,9 @@ pub struct Manifest {
     /// parts that are not in `files`; the rows told there are not counted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub standing: bool,
+    /// How far sources were read whose rows are in the files: the [position](etlrs_core::LoadPlan::cursor) of each.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cursors: BTreeMap<String, String>,
 }
 
 /// One file of a [`Manifest`].
@@ -43,7 +46,7 @@ impl Manifest {
 
     /// Of `files`, published by `run`.
     pub fn new(run: impl ToString, files: Vec<ManifestFile>) -> Self {
-        Self { version: Self::VERSION, run: run.to_string(), files, standing: false }
+        Self { version: Self::VERSION, run: run.to_string(), files, standing: false, cursors: BTreeMap::new() }
     }
 
     /// The manifest of `directory`, if it has one that was published: not one that is [`standing`](Self::standing).

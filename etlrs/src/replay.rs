@@ -6,7 +6,7 @@ use crate::ends::is_same_place;
 /// The [`Replay`] of the quarantine at `place` by `builder`, which loads into `target`: of the records that were to go there.
 ///
 /// # Errors
-/// `InvalidConfig` for a place that no connector reads and writes.
+/// `InvalidConfig` for a place that no connector reads and writes; `Locked` if another replay of it is at work on this machine.
 pub fn replay(registry: &Registry, place: &Uri, builder: PipelineBuilder, target: &Uri) -> Result<Replay> {
     let wrong = |error: etlrs_core::Error| error.in_source(format!("quarantine {place}"));
     let connector = registry.find(place).map_err(wrong)?;
@@ -26,7 +26,11 @@ pub fn replay(registry: &Registry, place: &Uri, builder: PipelineBuilder, target
     let loader = connector.loader(place, &OptionMap::new()).map_err(wrong)?;
     let builder = builder.quarantine_into(loader).target_name(target.to_string());
     let (target, found) = (target.clone(), registry.clone());
-    Ok(Replay::new(builder, extractor, registry.clone()).targets(move |name| is_same_target(&found, name, &target)))
+    let replay = Replay::new(builder, extractor, registry.clone());
+    // A file has several names.
+    let whole = place.file().canonicalize().map_or_else(|_| place.to_string(), |path| path.display().to_string());
+    let replay = replay.alone(&whole).map_err(wrong)?;
+    Ok(replay.targets(move |name| is_same_target(&found, name, &target)))
 }
 
 /// Whether a target is one that a quarantine calls by a name: its URI, without a password.

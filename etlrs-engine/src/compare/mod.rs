@@ -171,6 +171,7 @@ impl Pipeline {
         let (mut pipeline, options) = (self.clone(), options.clone());
         // In which a source that can only guess types is guided by those of the target.
         pipeline.settings.mode = LoadMode::Append;
+        pipeline.settings.is_compared = true;
         off_the_runtime(&self.settings.cancel, |cancel| async move {
             let mut guess = true;
             loop {

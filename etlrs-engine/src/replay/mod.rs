@@ -21,7 +21,9 @@ mod rows;
 mod source;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -51,6 +53,8 @@ pub struct Replay {
     options: OptionMap,
     run: Option<RunId>,
     is_target: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+    /// Held by whoever replays this quarantine on this machine.
+    _lock: Option<File>,
     /// Groups of which no record can be replayed.
     empty: HashSet<Group>,
     /// Runs that were done: what they have set aside failed again.
@@ -91,10 +95,29 @@ impl Replay {
             options: OptionMap::new(),
             run: None,
             is_target: Arc::new(|_| true),
+            _lock: None,
             empty: HashSet::new(),
             done: HashSet::new(),
             notes: Vec::new(),
         }
+    }
+
+    /// Alone on this machine, where the quarantine has this name: two replays at once could load a record twice.
+    ///
+    /// # Errors
+    /// `Locked` if another replay is at work.
+    pub fn alone(mut self, name: &str) -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("etlrs-replay-{}.lock", &digest(name)[..16]));
+        // Of another user's, there is nothing that could be known.
+        let Ok(file) = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path) else {
+            return Ok(self);
+        };
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            return Err(Error::new(ErrorKind::Locked, "another replay of this quarantine is at work")
+                .hint("wait until it is done"));
+        }
+        self._lock = Some(file);
+        Ok(self)
     }
 
     /// Reads the records of a source with these options, over those with which they were read before. `types` are over those of
@@ -496,7 +519,7 @@ struct Texts {
     files: PathBuf,
     extension: &'static str,
     header: Vec<u8>,
-    first: Option<BufWriter<std::fs::File>>,
+    first: Option<BufWriter<File>>,
     joined: u64,
     alone: u64,
     checksum: Checksum,
@@ -533,7 +556,7 @@ impl Texts {
                 Some(file) => file,
                 first => {
                     let name = self.files.join(format!("{:012}.{}", 0, self.extension));
-                    let mut file = BufWriter::new(std::fs::File::create(name).map_err(failed)?);
+                    let mut file = BufWriter::new(File::create(name).map_err(failed)?);
                     file.write_all(&self.header).map_err(failed)?;
                     first.insert(file)
                 }
@@ -589,8 +612,6 @@ fn given_types(options: &OptionMap) -> Result<ColumnTypes> {
 
 /// A folder that nobody else can look into: records may be private.
 fn new_folder() -> Result<PathBuf> {
-    use std::os::unix::fs::DirBuilderExt;
-
     let folder = std::env::temp_dir().join(format!("etlrs-replay-{}", RunId::generate()));
     std::fs::DirBuilder::new().mode(0o700).create(&folder).map_err(|error| Error::io("create", &folder, error))?;
     Ok(folder)

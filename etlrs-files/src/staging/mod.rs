@@ -1,6 +1,7 @@
 mod ledger;
 mod local;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use etlrs_core::{CancelToken, Interrupted, LoadMode, LoadPlan, Receipt, Result, RunContext, RunId, Tally};
@@ -20,7 +21,11 @@ use crate::{Manifest, ManifestFile, OutputFile};
 /// Dropping it without [`publish`](Staging::publish) removes what was staged, but for partitions that are [kept](Staging::kept) for the
 /// run to go on with.
 #[derive(Debug)]
-pub struct Staging(Area);
+pub struct Staging {
+    area: Area,
+    /// Of the sources whose rows will be in the directory.
+    cursors: BTreeMap<String, String>,
+}
 
 #[derive(Debug)]
 enum Area {
@@ -36,7 +41,34 @@ impl Staging {
     /// # Errors
     /// As [`file`](Staging::file); `Locked` if another process went on with the run.
     pub fn of_plan(target: &Path, directory: bool, plan: &LoadPlan, cx: &RunContext) -> Result<Self> {
-        Self::begin(target, plan.mode, directory, Kept::of(plan).as_ref(), cx)
+        let mut staging = Self::begin(target, plan.mode, directory, Kept::of(plan).as_ref(), cx)?;
+        if Self::keeps_cursors(target, directory) {
+            if plan.mode == LoadMode::Append
+                && let Some(manifest) = Manifest::read(staging.target(), cx.cancel())?
+            {
+                staging.cursors = manifest.cursors;
+            }
+            staging.cursors.extend(plan.cursor.clone().map(|cursor| (cursor.source, cursor.value)));
+        }
+        Ok(staging)
+    }
+
+    /// Whether `target` keeps how far its sources were read: a directory does, in its manifest, which gets its place together with the
+    /// files.
+    pub fn keeps_cursors(target: &Path, directory: bool) -> bool {
+        directory && Self::is_resumable(target)
+    }
+
+    /// How far `source` was read whose rows are in the directory `target`.
+    ///
+    /// # Errors
+    /// `InvalidData` for a manifest that cannot be understood; an I/O error.
+    pub fn cursor(target: &Path, directory: bool, cx: &RunContext, source: &str) -> Result<Option<String>> {
+        if !Self::keeps_cursors(target, directory) {
+            return Ok(None);
+        }
+        let manifest = Manifest::read(target, cx.cancel())?;
+        Ok(manifest.and_then(|mut manifest| manifest.cursors.remove(source)))
     }
 
     /// Takes hold of a target that is one file, without anything to go on with. Nothing is created yet but the lock.
@@ -58,10 +90,12 @@ impl Staging {
     fn begin(target: &Path, mode: LoadMode, directory: bool, kept: Option<&Kept>, cx: &RunContext) -> Result<Self> {
         #[cfg(feature = "object-store")]
         if let Some(address) = Address::of(target)? {
-            return Ok(Self(Area::Object(ObjectArea::begin(address, mode, directory, cx)?)));
+            let area = Area::Object(ObjectArea::begin(address, mode, directory, cx)?);
+            return Ok(Self { area, cursors: BTreeMap::new() });
         }
         crate::require_local(target)?;
-        Ok(Self(Area::Local(LocalArea::begin(target, mode, directory, kept, cx)?)))
+        let area = Area::Local(LocalArea::begin(target, mode, directory, kept, cx)?);
+        Ok(Self { area, cursors: BTreeMap::new() })
     }
 
     /// Whether [`file`](Staging::file) or [`directory`](Staging::directory) would accept the target as it is now.
@@ -122,7 +156,7 @@ impl Staging {
 
     /// Partitions that the run had staged when it was stopped.
     pub fn completed(&self) -> &[StagedPart] {
-        match &self.0 {
+        match &self.area {
             Area::Local(area) => area.ledger().map_or(&[], |ledger| ledger.completed()),
             #[cfg(feature = "object-store")]
             Area::Object(_) => &[],
@@ -131,7 +165,7 @@ impl Staging {
 
     /// The receipts of [`completed`](Staging::completed).
     pub fn receipts(&self) -> &[Receipt] {
-        match &self.0 {
+        match &self.area {
             Area::Local(area) => area.ledger().map_or(&[], |ledger| ledger.receipts()),
             #[cfg(feature = "object-store")]
             Area::Object(_) => &[],
@@ -140,7 +174,7 @@ impl Staging {
 
     /// Keeps in mind what is staged.
     pub(crate) fn keep(&self, part: StagedPart) -> Result<()> {
-        let ledger = match &self.0 {
+        let ledger = match &self.area {
             Area::Local(area) => area.ledger(),
             #[cfg(feature = "object-store")]
             Area::Object(_) => None,
@@ -172,7 +206,7 @@ impl Staging {
 
     /// Bytes of the file at the target.
     pub(crate) fn old_length(&self) -> u64 {
-        match &self.0 {
+        match &self.area {
             Area::Local(area) => std::fs::metadata(area.target()).map_or(0, |found| found.len()),
             #[cfg(feature = "object-store")]
             Area::Object(_) => 0,
@@ -181,7 +215,7 @@ impl Staging {
 
     /// Whether anything is kept in mind.
     fn keeps(&self) -> bool {
-        match &self.0 {
+        match &self.area {
             Area::Local(area) => area.ledger().is_some(),
             #[cfg(feature = "object-store")]
             Area::Object(_) => false,
@@ -193,7 +227,7 @@ impl Staging {
     /// # Errors
     /// An I/O error.
     pub fn continue_staged(&self) -> Result<Option<OutputFile>> {
-        match &self.0 {
+        match &self.area {
             Area::Local(area) => area.continue_staged(),
             #[cfg(feature = "object-store")]
             Area::Object(_) => Ok(None),
@@ -202,7 +236,7 @@ impl Staging {
 
     /// Partitions that are kept for the run to go on with, if this is dropped now.
     pub fn kept(&self) -> usize {
-        match &self.0 {
+        match &self.area {
             Area::Local(area) => area.ledger().map_or(0, ledger::Ledger::parts),
             #[cfg(feature = "object-store")]
             Area::Object(_) => 0,
@@ -211,7 +245,7 @@ impl Staging {
 
     /// Says that nobody will go on with what is staged: it is removed when this is dropped.
     pub fn discard(&self) {
-        match &self.0 {
+        match &self.area {
             Area::Local(area) => area.discard(),
             #[cfg(feature = "object-store")]
             Area::Object(_) => {}
@@ -228,7 +262,7 @@ impl Staging {
 
     /// Where it will be.
     pub fn target(&self) -> &Path {
-        match &self.0 {
+        match &self.area {
             Area::Local(area) => area.target(),
             #[cfg(feature = "object-store")]
             Area::Object(area) => area.target(),
@@ -237,7 +271,7 @@ impl Staging {
 
     /// Whether something is there already.
     pub fn target_exists(&self) -> bool {
-        match &self.0 {
+        match &self.area {
             Area::Local(area) => area.target().exists(),
             #[cfg(feature = "object-store")]
             Area::Object(area) => area.existed(),
@@ -246,7 +280,7 @@ impl Staging {
 
     /// Bytes that each file that is being written holds.
     pub fn file_memory(&self) -> usize {
-        match &self.0 {
+        match &self.area {
             Area::Local(_) => 0,
             #[cfg(feature = "object-store")]
             Area::Object(area) => area.file_memory(),
@@ -258,7 +292,7 @@ impl Staging {
     /// # Errors
     /// An I/O error.
     pub fn create(&self, name: Option<&str>) -> Result<OutputFile> {
-        match &self.0 {
+        match &self.area {
             Area::Local(area) => area.create(name),
             #[cfg(feature = "object-store")]
             Area::Object(area) => Ok(OutputFile::upload(area.create(name.unwrap_or_default()))),
@@ -270,7 +304,7 @@ impl Staging {
     /// # Errors
     /// An I/O error; `Unsupported` where a file cannot be appended to.
     pub fn continue_old(&self) -> Result<OutputFile> {
-        match &self.0 {
+        match &self.area {
             Area::Local(area) => area.continue_old(),
             #[cfg(feature = "object-store")]
             Area::Object(_) => {
@@ -285,7 +319,7 @@ impl Staging {
     /// An I/O error, `VerifyFailed` if not all of it is there.
     pub fn finish(&self, name: Option<&str>, mut file: OutputFile) -> Result<u64> {
         let bytes = file.finish().map_err(|error| error.in_source(self.target().display()))?;
-        match &self.0 {
+        match &self.area {
             Area::Local(_) => {}
             #[cfg(feature = "object-store")]
             Area::Object(area) => {
@@ -303,7 +337,7 @@ impl Staging {
     /// # Errors
     /// An I/O error.
     pub fn remove(&self, name: &str) -> Result<()> {
-        match &self.0 {
+        match &self.area {
             Area::Local(area) => area.remove_file(name),
             #[cfg(feature = "object-store")]
             Area::Object(area) => {
@@ -315,7 +349,7 @@ impl Staging {
 
     /// Where a file that is finished can be read before it is published, if it can.
     pub fn staged(&self, name: Option<&str>) -> Option<PathBuf> {
-        match &self.0 {
+        match &self.area {
             Area::Local(area) => Some(name.map_or(area.path().to_owned(), |name| area.path().join(name))),
             #[cfg(feature = "object-store")]
             Area::Object(_) => None,
@@ -327,7 +361,7 @@ impl Staging {
     /// # Errors
     /// An I/O error of a file that is not there.
     pub fn take_over(&self, files: &[ManifestFile]) -> Result<()> {
-        match &self.0 {
+        match &self.area {
             Area::Local(area) => area.take_over(files),
             // They stay where they are.
             #[cfg(feature = "object-store")]
@@ -339,8 +373,9 @@ impl Staging {
     ///
     /// # Errors
     /// An I/O error.
-    pub fn set_manifest(&self, manifest: Manifest) -> Result<()> {
-        match &self.0 {
+    pub fn set_manifest(&self, mut manifest: Manifest) -> Result<()> {
+        manifest.cursors.clone_from(&self.cursors);
+        match &self.area {
             Area::Local(area) => manifest.write(area.path()),
             #[cfg(feature = "object-store")]
             Area::Object(area) => {
@@ -357,7 +392,7 @@ impl Staging {
     /// I/O error. After all of them the target is as it was, unless the error says that the data is in place and only
     /// its durability is in doubt.
     pub fn publish(&self) -> Result<()> {
-        match &self.0 {
+        match &self.area {
             Area::Local(area) => area.publish().inspect_err(|error| {
                 if !error.may_pass() {
                     area.discard();

@@ -15,7 +15,7 @@ use super::split::{self, Piece};
 use super::types::{Reading, Wire};
 use super::wire::{ColumnDefinition, Connection, Failure, forms};
 use crate::MysqlSourceOptions;
-use crate::cursor::{Bounds, Cursor};
+use crate::cursor::{Bounds, Cursor, kept_as};
 use crate::hash::hash;
 use crate::network::ServerScan;
 use crate::options::{ZeroDates, readers_at_a_time};
@@ -97,7 +97,7 @@ impl MysqlExtractor {
         let in_source = |error: Error| error.in_source(&source);
         let readings = self.readings(&definitions, &columns).map_err(in_source)?;
         let all = Schema::new(readings.iter().map(|reading| reading.field.clone()).collect::<Vec<_>>());
-        let bounds = self.bounds(&snapshot, &from, &readings).await.map_err(in_source)?;
+        let bounds = self.bounds(&snapshot, &from, &readings, request).await.map_err(in_source)?;
         let may_be_null =
             |reading: &Reading| *reading.field.name() == self.options.cursor && reading.field.is_nullable();
         if bounds.is_some() && readings.iter().any(may_be_null) {
@@ -265,9 +265,15 @@ impl MysqlExtractor {
     }
 
     /// The rows that are new by the cursor that the user wants, as of the snapshot.
-    async fn bounds(&self, snapshot: &Snapshot, from: &str, readings: &[Reading]) -> Result<Option<Bounds>> {
+    async fn bounds(
+        &self,
+        snapshot: &Snapshot,
+        from: &str,
+        readings: &[Reading],
+        request: &ScanRequest,
+    ) -> Result<Option<Bounds>> {
         let options = &self.options;
-        let Some(cursor) = Cursor::new(&options.cursor, &options.cursor_after, options.cursor_lag)? else {
+        let Some(cursor) = Cursor::new(&options.cursor, &options.cursor_after, options.cursor_lag, request)? else {
             return Ok(None);
         };
         let names: Vec<_> = readings.iter().map(|reading| reading.field.name().as_str()).collect();
@@ -420,5 +426,13 @@ fn select_item(reading: &Reading) -> String {
 impl Extractor for MysqlExtractor {
     async fn scan(&self, cx: &RunContext, request: &ScanRequest) -> Result<Arc<dyn Scan>> {
         Ok(Arc::new(self.look(cx, request).await?))
+    }
+
+    fn cursor(&self) -> Option<String> {
+        let subject = match &self.subject {
+            Subject::Table(name) => name.to_string(),
+            Subject::Query(sql) => sql.clone(),
+        };
+        kept_as(self.pool.shown(), &subject, &self.options.cursor, &self.options.cursor_after)
     }
 }

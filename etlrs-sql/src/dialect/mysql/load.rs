@@ -25,6 +25,7 @@ use super::extract::{MysqlExtractor, no_database, read_mark};
 use super::ledger::{Left, Names, remove_stale, settled};
 use super::name::{check_file_name, literal, quote};
 use super::publish;
+use super::saved_cursor;
 use super::server::{self, LOCK_WAIT, MysqlPool, Statement};
 use super::target::{self, Publishing, Target};
 use super::types::Reading;
@@ -209,7 +210,7 @@ pub(super) fn key_list(plan: &LoadPlan) -> Result<String> {
 #[async_trait]
 impl Loader for MysqlLoader {
     fn capabilities(&self) -> LoadCapabilities {
-        LoadCapabilities::one_writer().max_writers(usize::MAX).modes(&LoadMode::ALL).resumable(true)
+        LoadCapabilities::one_writer().max_writers(usize::MAX).modes(&LoadMode::ALL).resumable(true).keeps_cursors(true)
     }
 
     async fn target_schema(&self, _: &RunContext) -> Result<Option<SchemaRef>> {
@@ -266,6 +267,16 @@ impl Loader for MysqlLoader {
         format!("{:?}", self.options)
     }
 
+    async fn cursor(&self, _: &RunContext, source: &str) -> Result<Option<String>> {
+        let name = self.name()?;
+        let failed = |error| mysql_error(&self.source(), error);
+        let mut connection = self.pool.take().await?;
+        let server = Server::ask(&mut connection).await.map_err(failed)?;
+        let found = saved_cursor::saved(&mut connection, &name, server.hash(&name), source).await?.map_err(failed)?;
+        self.pool.give_back(connection);
+        Ok(found)
+    }
+
     async fn interrupted(&self, _: &RunContext) -> Result<Option<Interrupted>> {
         let name = self.name()?;
         let failed = |error| mysql_error(&self.source(), error);
@@ -283,6 +294,12 @@ impl Loader for MysqlLoader {
         let names = Names::new(&name, hash, run)?;
         let found = async {
             let found = settled(&mut control, &name, &names, run).await?;
+            let is_published = found.as_ref().is_some_and(|found| found.published);
+            match saved_cursor::confirm(&mut control, &name, run, None, is_published).await {
+                Ok(done) => done?,
+                // No name can be so that was found.
+                Err(_) => {}
+            }
             control.execute("SET SESSION lock_wait_timeout = 10").await?;
             failpoint("mysql-forgetting");
             control.execute(&names.drop_all()).await?;
@@ -304,6 +321,7 @@ impl Loader for MysqlLoader {
         let names = Names::new(&name, hash, cx.run_id())?;
         failpoint("mysql-locked");
         let staged = async {
+            saved_cursor::settle(&mut control, &name, hash).await?.map_err(failed)?;
             let left = match &plan.record {
                 Some(_) => settled(&mut control, &name, &names, cx.run_id()).await.map_err(failed)?,
                 None => None,
@@ -355,6 +373,7 @@ impl Loader for MysqlLoader {
                 control: Mutex::new(Some(control)),
                 lock,
                 name,
+                run: cx.run_id(),
                 plan,
                 target,
                 lock_timeout: self.options.lock_timeout.duration(),
@@ -467,6 +486,7 @@ impl MysqlLoader {
         let source = self.source();
         let failed = |error| mysql_error(&source, error);
         remove_stale(control, name, hash, cx.run_id()).await.map_err(failed)?;
+        saved_cursor::prepare(control, name, plan).await?.map_err(failed)?;
         let mut target = self.look(control, name, plan).await?;
         self.refuse_source(control, cx, &target).await?;
         let plan = &of_target(plan.clone(), target.relation.is_some());
@@ -695,6 +715,7 @@ pub(super) struct MysqlSession {
     control: Mutex<Option<Connection>>,
     pub(super) lock: String,
     pub(super) name: TableName,
+    pub(super) run: RunId,
     pub(super) plan: LoadPlan,
     pub(super) target: Target,
     pub(super) lock_timeout: std::time::Duration,
@@ -844,6 +865,10 @@ impl LoadSession for MysqlSession {
         let mut published = publish::publish(&self, &mut control, &receipts).await;
         failpoint("mysql-committed");
         let keep_mark = self.plan.record.is_some() && published.is_ok();
+        let is_confirmed = published.is_err() || {
+            let done = saved_cursor::confirm(&mut control, &self.name, self.run, Some(&self.plan), true).await;
+            matches!(done, Ok(Ok(())))
+        };
         if published.is_ok() && !self.post_sql.is_empty() && !self.plan.is_repair {
             // Statements that define something end a transaction in MySQL, so it could not be part of one.
             let done = run_script(&self.shared.pool, &self.post_sql).await;
@@ -854,7 +879,8 @@ impl LoadSession for MysqlSession {
         let is_kept = self.plan.record.is_some() && published.as_ref().is_err_and(Error::may_pass);
         // What may be there is not to be removed before that is known. Otherwise what is left of the staging area is removed; if
         // that fails now, by the next run on this table.
-        if keep_mark || !is_kept {
+        // The rows may be there, and the position not: what is left of the run tells whoever loads next to take that over.
+        if is_confirmed && (keep_mark || !is_kept) {
             *self.control() = Some(control);
             _ = self.clean(keep_mark).await;
             failpoint("mysql-cleaned");

@@ -15,6 +15,7 @@ mod ledger;
 mod load;
 mod name;
 mod publish;
+mod saved_cursor;
 mod server;
 mod snapshot;
 mod split;

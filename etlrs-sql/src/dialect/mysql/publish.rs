@@ -11,6 +11,7 @@ use super::extract::MysqlExtractor;
 use super::ledger::{MOVED, Names};
 use super::load::{MysqlSession, ORDINAL, create_table};
 use super::name::{literal, quote};
+use super::saved_cursor;
 use super::target::{self, Publishing, Target};
 use super::wire::{Connection, Failure, code};
 use super::writing::Dialect;
@@ -124,7 +125,13 @@ async fn begin(
             Ok(rows)
         }
         Publishing::Refill | Publishing::Insert | Publishing::Upsert => {
-            match move_rows(session, connection, &target, rows, sifting).await {
+            let moved = async {
+                let rows = move_rows(session, connection, &target, rows, sifting).await?;
+                let saved = saved_cursor::save(connection, &session.name, &session.plan, session.run).await?;
+                saved.map_err(failed)?;
+                Ok(rows)
+            };
+            match moved.await {
                 Ok(rows) => Ok(rows),
                 Err(error) => {
                     // The first error is the one that counts.
@@ -147,6 +154,11 @@ async fn finish(session: &MysqlSession, connection: &mut Connection, rows: u64) 
         Publishing::FillNew => format!("RENAME TABLE {} TO {target}", names.new),
         Publishing::Refill | Publishing::Insert | Publishing::Upsert => "COMMIT".to_owned(),
     };
+    if matches!(session.target.publishing, Publishing::Rename | Publishing::Swap | Publishing::FillNew) {
+        let is_new = session.target.publishing != Publishing::Swap;
+        let announced = saved_cursor::announce(connection, &session.name, &session.plan, session.run, is_new);
+        announced.await?.map_err(failed)?;
+    }
     failpoint("mysql-committing");
     let error = match connection.execute(&last).await {
         Ok(_) if session.target.publishing == Publishing::Swap => {

@@ -19,7 +19,7 @@ use super::split::{self, Piece};
 use super::types::{Reading, Wire};
 use super::wire::{Answer, Connection, Failure, code};
 use crate::PostgresSourceOptions;
-use crate::cursor::{Bounds, Cursor};
+use crate::cursor::{Bounds, Cursor, kept_as};
 use crate::hash::hash;
 use crate::network::{self, Keep, ServerScan, close_all};
 use crate::options::readers_at_a_time;
@@ -123,7 +123,8 @@ impl PostgresExtractor {
             }
         };
         let server = Server::ask(&mut leader).await.map_err(failed)?;
-        let bounds = self.bounds(&mut leader, &from, &columns).await.map_err(|error| error.in_source(&source))?;
+        let bounds =
+            self.bounds(&mut leader, &from, &columns, request).await.map_err(|error| error.in_source(&source))?;
         let may_be_null = |column: &catalog::Column| column.name == self.options.cursor && !column.not_null;
         if bounds.is_some() && columns.iter().any(may_be_null) {
             notes.push(format!("rows whose {} is null are not read", self.options.cursor));
@@ -231,9 +232,15 @@ impl PostgresExtractor {
     }
 
     /// The rows that are new by the cursor that the user wants, as of the snapshot.
-    async fn bounds(&self, leader: &mut Connection, from: &str, columns: &[catalog::Column]) -> Result<Option<Bounds>> {
+    async fn bounds(
+        &self,
+        leader: &mut Connection,
+        from: &str,
+        columns: &[catalog::Column],
+        request: &ScanRequest,
+    ) -> Result<Option<Bounds>> {
         let options = &self.options;
-        let Some(cursor) = Cursor::new(&options.cursor, &options.cursor_after, options.cursor_lag)? else {
+        let Some(cursor) = Cursor::new(&options.cursor, &options.cursor_after, options.cursor_lag, request)? else {
             return Ok(None);
         };
         let names: Vec<_> = columns.iter().map(|column| column.name.as_str()).collect();
@@ -320,6 +327,14 @@ fn select_item(reading: &Reading) -> Result<String> {
 impl Extractor for PostgresExtractor {
     async fn scan(&self, cx: &RunContext, request: &ScanRequest) -> Result<Arc<dyn Scan>> {
         Ok(Arc::new(self.look(cx, request).await?))
+    }
+
+    fn cursor(&self) -> Option<String> {
+        let subject = match &self.subject {
+            Subject::Table(name) => name.to_string(),
+            Subject::Query(sql) => sql.clone(),
+        };
+        kept_as(self.pool.shown(), &subject, &self.options.cursor, &self.options.cursor_after)
     }
 }
 

@@ -28,6 +28,7 @@ use super::extract::{PostgresExtractor, read_mark};
 use super::ledger::{Left, Names, drop_patiently, forget, is_there, remove_stale};
 use super::name::{literal, quote};
 use super::publish;
+use super::saved_cursor;
 use super::server::{CopyIn, PostgresPool, execute, rows, text};
 use super::target::{self, Publishing, Target};
 use super::types::{Reading, Writing};
@@ -183,7 +184,7 @@ pub(super) fn key_list(plan: &LoadPlan) -> Result<String> {
 #[async_trait]
 impl Loader for PostgresLoader {
     fn capabilities(&self) -> LoadCapabilities {
-        LoadCapabilities::one_writer().max_writers(usize::MAX).modes(&LoadMode::ALL).resumable(true)
+        LoadCapabilities::one_writer().max_writers(usize::MAX).modes(&LoadMode::ALL).resumable(true).keeps_cursors(true)
     }
 
     async fn target_schema(&self, _: &RunContext) -> Result<Option<SchemaRef>> {
@@ -219,6 +220,16 @@ impl Loader for PostgresLoader {
 
     fn identity(&self) -> String {
         format!("{:?}", self.options)
+    }
+
+    async fn cursor(&self, _: &RunContext, source: &str) -> Result<Option<String>> {
+        let mut connection = self.patient_connection().await?;
+        let schema = self.schema(&mut connection).await?;
+        let name = TableName { schema: Some(schema), name: self.table.name.clone() };
+        let found = saved_cursor::saved(&mut connection, &name, &name.quoted()?, source).await;
+        let found = found.map_err(|error| postgres_error(&self.source(), error))?;
+        self.give_back(connection).await?;
+        Ok(found)
     }
 
     async fn interrupted(&self, _: &RunContext) -> Result<Option<Interrupted>> {
@@ -319,6 +330,7 @@ impl Loader for PostgresLoader {
                 control: Mutex::new(Some(control)),
                 lock,
                 name,
+                run: cx.run_id(),
                 plan,
                 target,
                 lock_timeout: self.options.lock_timeout.duration(),
@@ -393,6 +405,7 @@ impl PostgresLoader {
         let plan = &of_target(plan.clone(), target.relation.is_some());
         let schema = name.schema.as_deref().unwrap_or_default();
         remove_stale(control, schema, self.hash(schema), cx.run_id()).await.map_err(failed)?;
+        saved_cursor::prepare(control, name, plan).await.map_err(failed)?;
         let same = left.filter(|left| left.published.is_none() && Some(&*left.record) == plan.record.as_deref());
         if let Some(left) = same
             && is_there(control, &names.staging).await.map_err(failed)?
@@ -524,6 +537,7 @@ pub(super) struct PostgresSession {
     control: Mutex<Option<Connection>>,
     lock: i64,
     pub(super) name: TableName,
+    pub(super) run: RunId,
     pub(super) plan: LoadPlan,
     pub(super) target: Target,
     pub(super) lock_timeout: Duration,

@@ -15,6 +15,7 @@ mod load;
 mod name;
 mod numeric;
 mod publish;
+mod saved_cursor;
 mod server;
 mod split;
 mod target;

@@ -8,6 +8,7 @@ use etlrs_core::{Error, ErrorKind, Receipt, Refusals, Result, RunContext, async_
 use super::extract::PostgresExtractor;
 use super::load::{BEGIN, ORDINAL, PostgresSession, create_table, key_list};
 use super::name::quote;
+use super::saved_cursor;
 use super::server::{execute, rows, text};
 use super::target::{self, Publishing, Target};
 use super::wire::{Connection, Failure};
@@ -82,6 +83,8 @@ async fn begin(
         failpoint("postgres-publishing");
         let rows = move_rows(session, connection, rows, sifting).await?;
         failpoint("postgres-moved");
+        let run = session.run.to_string();
+        saved_cursor::save(connection, &session.name, &session.plan, &run).await.map_err(failed)?;
         post_sql(session, connection).await?;
         Ok(rows)
     };

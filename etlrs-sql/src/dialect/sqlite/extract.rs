@@ -31,7 +31,7 @@ use super::error::{sqlite_error, words};
 use super::types::{StorageClasses, arrow_type};
 use super::{open_to_read, quote, set_cache};
 use crate::SqliteSourceOptions;
-use crate::cursor::{Bounds, Cursor};
+use crate::cursor::{Bounds, Cursor, kept_as};
 use crate::options::{readers_at_a_time, rows_at_a_time};
 
 /// A table or view of a SQLite database. The database is opened read-only and never created. Of one with a write-ahead
@@ -108,7 +108,7 @@ impl SqliteExtractor {
             self.typed_columns(&connection, &table, request, &mut notes).map_err(|error| error.in_source(&source))?;
         let fields: Vec<_> = columns.iter().map(|column| column.field.clone()).collect();
         let all = Schema::new(fields);
-        let bounds = self.bounds(&connection, &table, &columns).map_err(|error| error.in_source(&source))?;
+        let bounds = self.bounds(&connection, &table, &columns, request).map_err(|error| error.in_source(&source))?;
         let may_be_null =
             |column: &TypedColumn| *column.field.name() == self.options.cursor && column.field.is_nullable();
         if bounds.is_some() && columns.iter().any(may_be_null) {
@@ -148,9 +148,15 @@ impl SqliteExtractor {
     }
 
     /// The rows that are new by the cursor that the user wants.
-    fn bounds(&self, connection: &Connection, table: &Table, columns: &[TypedColumn]) -> Result<Option<Bounds>> {
+    fn bounds(
+        &self,
+        connection: &Connection,
+        table: &Table,
+        columns: &[TypedColumn],
+        request: &ScanRequest,
+    ) -> Result<Option<Bounds>> {
         let options = &self.options;
-        let Some(cursor) = Cursor::new(&options.cursor, &options.cursor_after, options.cursor_lag)? else {
+        let Some(cursor) = Cursor::new(&options.cursor, &options.cursor_after, options.cursor_lag, request)? else {
             return Ok(None);
         };
         let names: Vec<_> = columns.iter().map(|column| column.field.name().as_str()).collect();
@@ -221,6 +227,16 @@ impl SqliteExtractor {
 impl Extractor for SqliteExtractor {
     async fn scan(&self, cx: &RunContext, request: &ScanRequest) -> Result<Arc<dyn Scan>> {
         Ok(Arc::new(self.look(cx, request)?))
+    }
+
+    fn cursor(&self) -> Option<String> {
+        let subject = match &self.subject {
+            Subject::Table(name) => name,
+            Subject::Query(sql) => sql,
+        };
+        let path = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let place = path.to_string_lossy();
+        kept_as(&place, subject, &self.options.cursor, &self.options.cursor_after)
     }
 }
 

@@ -12,6 +12,7 @@ use rusqlite::OpenFlags;
 use super::catalog::{Column, Table};
 use super::error::sqlite_error;
 use super::ledger::{self, Left};
+use super::saved_cursor;
 use super::session::{SqliteSession, in_transaction, lock_part, remove_if_empty};
 use super::target::{check_name, check_target, column_types, create_table, is_like, is_unique};
 use super::types::arrow_type;
@@ -154,7 +155,7 @@ impl SqliteLoader {
 #[async_trait]
 impl Loader for SqliteLoader {
     fn capabilities(&self) -> LoadCapabilities {
-        LoadCapabilities::one_writer().modes(&LoadMode::ALL).resumable(true)
+        LoadCapabilities::one_writer().modes(&LoadMode::ALL).resumable(true).keeps_cursors(true)
     }
 
     async fn target_schema(&self, _: &RunContext) -> Result<Option<SchemaRef>> {
@@ -174,6 +175,15 @@ impl Loader for SqliteLoader {
 
     fn identity(&self) -> String {
         format!("{:?}", self.options)
+    }
+
+    async fn cursor(&self, _: &RunContext, source: &str) -> Result<Option<String>> {
+        if !self.path.exists() {
+            return Ok(None);
+        }
+        let connection = open_to_read(&self.path, self.options.busy_timeout)?;
+        let found = saved_cursor::saved(&connection, &self.table, source);
+        found.map_err(|error| sqlite_error(&self.path, error))
     }
 
     async fn interrupted(&self, _: &RunContext) -> Result<Option<Interrupted>> {

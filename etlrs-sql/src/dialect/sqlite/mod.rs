@@ -13,6 +13,7 @@ mod extract;
 mod ledger;
 mod load;
 mod publish;
+mod saved_cursor;
 mod session;
 mod target;
 mod text;

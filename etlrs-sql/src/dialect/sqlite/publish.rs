@@ -10,6 +10,7 @@ use rusqlite::Connection;
 use super::catalog::{self, Table};
 use super::error::is_of_row;
 use super::quote;
+use super::saved_cursor;
 use super::session::{Shared, SqliteSession, in_transaction};
 use super::target::{already_exists, check_target, create_table, fits, is_like, name_list};
 use crate::SqliteExtractor;
@@ -128,6 +129,7 @@ impl SqliteSession {
             connection.execute_batch(&format!("DROP TABLE {}", quote(&shared.staging)?)).map_err(failed)?;
         }
         failpoint("sqlite-moved");
+        saved_cursor::save(connection, &shared.target, &shared.plan, &shared.run.to_string()).map_err(failed)?;
         if !shared.plan.is_repair {
             self.post_sql(connection)?;
         }

@@ -1,0 +1,192 @@
+//! How far sources were read whose rows a table has: in a table of the same database, `_etlrs_cursors`.
+//!
+//! Where rows are published by a transaction, the position is saved in it. A rename is none: before it the next position is
+//! written down with its run, and taken over after it. Whoever finds one that was not looks whether the run is published, before what
+//! tells that is removed.
+
+use etlrs_core::{LoadMode, LoadPlan, Result, RunId};
+
+use super::catalog::Relation;
+use super::ledger::{Left, Names};
+use super::name::{literal, quote};
+use super::wire::{Answer, Connection};
+use crate::cursor::SAVED;
+use crate::table::TableName;
+
+fn place(name: &TableName) -> Result<String> {
+    Ok(format!("{}.`{SAVED}`", quote(name.schema.as_deref().unwrap_or_default())?))
+}
+
+async fn exists(connection: &mut Connection, name: &TableName) -> Answer<bool> {
+    let table = TableName { schema: name.schema.clone(), name: SAVED.to_owned() };
+    Ok(Relation::find(connection, &table).await?.is_some())
+}
+
+/// The position of `source`, if the table `name` is there, whose staging areas have that `hash`.
+pub(super) async fn saved(
+    connection: &mut Connection,
+    name: &TableName,
+    hash: u64,
+    source: &str,
+) -> Result<Answer<Option<String>>> {
+    let place = place(name)?;
+    let found = async {
+        if Relation::find(connection, name).await?.is_none() || !exists(connection, name).await? {
+            return Ok(None);
+        }
+        let sql = format!(
+            "SELECT value, next_value, next_run FROM {place} WHERE target = {} AND source = {}",
+            literal(&name.name),
+            literal(source)
+        );
+        let rows = connection.rows(&sql).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        Ok(Some((row.get::<Option<String>, _>(0)?, row.get::<Option<String>, _>(1)?, row.get::<Option<String>, _>(2)?)))
+    };
+    let (value, next, run) = match found.await {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(Ok(None)),
+        Err(error) => return Ok(Err(error)),
+    };
+    let Some(run) = run.and_then(|run| run.parse::<RunId>().ok()) else { return Ok(Ok(value)) };
+    let left = Left::find(connection, name, &Names::new(name, hash, run)?, run).await;
+    Ok(left.map(|left| if left.is_some_and(|left| left.published) { next } else { value }))
+}
+
+/// Makes the table that keeps positions, if the plan needs it: by itself, for that ends a transaction.
+pub(super) async fn prepare(connection: &mut Connection, name: &TableName, plan: &LoadPlan) -> Result<Answer<()>> {
+    let place = place(name)?;
+    let made = async {
+        if plan.cursor.is_none() || exists(connection, name).await? {
+            return Ok(());
+        }
+        let sql = format!(
+            "CREATE TABLE IF NOT EXISTS {place} (target varchar(64) NOT NULL, source varchar(512) NOT NULL, value text,
+             run char(26) NOT NULL, next_value text, next_run char(26), next_alone tinyint NOT NULL DEFAULT 0,
+             saved_at timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP, PRIMARY KEY (target, source))
+             ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+        );
+        connection.execute(&sql).await.map(|_| ())
+    };
+    Ok(made.await)
+}
+
+/// Whether the load leaves nothing of what was there before, so that the positions of that mean nothing any more.
+fn is_alone(plan: &LoadPlan) -> bool {
+    matches!(plan.mode, LoadMode::Create | LoadMode::Replace)
+}
+
+/// Saves the position of the plan in the transaction that publishes the rows.
+pub(super) async fn save(
+    connection: &mut Connection,
+    name: &TableName,
+    plan: &LoadPlan,
+    run: RunId,
+) -> Result<Answer<()>> {
+    let (place, target) = (place(name)?, literal(&name.name));
+    let saved = async {
+        if is_alone(plan) && exists(connection, name).await? {
+            connection.execute(&format!("DELETE FROM {place} WHERE target = {target}")).await?;
+        }
+        let Some(cursor) = &plan.cursor else { return Ok(()) };
+        let (source, value) = (literal(&cursor.source), literal(&cursor.value));
+        let sql = format!(
+            "INSERT INTO {place} (target, source, value, run) VALUES ({target}, {source}, {value}, '{run}')
+             ON DUPLICATE KEY UPDATE value = {value}, run = '{run}', next_value = NULL, next_run = NULL"
+        );
+        connection.execute(&sql).await.map(|_| ())
+    };
+    Ok(saved.await)
+}
+
+/// Writes the position down before a rename publishes the rows. `is_new`: there is no target yet.
+pub(super) async fn announce(
+    connection: &mut Connection,
+    name: &TableName,
+    plan: &LoadPlan,
+    run: RunId,
+    is_new: bool,
+) -> Result<Answer<()>> {
+    let (place, target) = (place(name)?, literal(&name.name));
+    let announced = async {
+        if is_new && exists(connection, name).await? {
+            // Of one that was there once.
+            connection.execute(&format!("DELETE FROM {place} WHERE target = {target}")).await?;
+        }
+        let Some(cursor) = &plan.cursor else { return Ok(()) };
+        let (source, value, alone) = (literal(&cursor.source), literal(&cursor.value), u8::from(is_alone(plan)));
+        let sql = format!(
+            "INSERT INTO {place} (target, source, run, next_value, next_run, next_alone)
+             VALUES ({target}, {source}, '{run}', {value}, '{run}', {alone})
+             ON DUPLICATE KEY UPDATE next_value = {value}, next_run = '{run}', next_alone = {alone}"
+        );
+        connection.execute(&sql).await.map(|_| ())
+    };
+    Ok(announced.await)
+}
+
+/// Takes over what a run has announced that is published, or forgets it. Of a load without a position that leaves nothing of what was
+/// there before, forgets what was saved.
+pub(super) async fn confirm(
+    connection: &mut Connection,
+    name: &TableName,
+    run: RunId,
+    plan: Option<&LoadPlan>,
+    is_published: bool,
+) -> Result<Answer<()>> {
+    let (place, target) = (place(name)?, literal(&name.name));
+    let confirmed = async {
+        if !exists(connection, name).await? {
+            return Ok(());
+        }
+        let mine = format!("target = {target} AND next_run = '{run}'");
+        if is_published {
+            if plan.is_some_and(|plan| plan.cursor.is_none() && is_alone(plan)) {
+                connection.execute(&format!("DELETE FROM {place} WHERE target = {target}")).await?;
+            }
+            let sql = format!("SELECT 1 FROM {place} WHERE {mine} AND next_alone = 1");
+            if !connection.rows(&sql).await?.is_empty() {
+                let others = format!("target = {target} AND NOT (next_run <=> '{run}')");
+                connection.execute(&format!("DELETE FROM {place} WHERE {others}")).await?;
+            }
+            let sql = format!("UPDATE {place} SET value = next_value, run = '{run}', next_run = NULL WHERE {mine}");
+            connection.execute(&sql).await?;
+        }
+        connection.execute(&format!("UPDATE {place} SET next_value = NULL, next_run = NULL WHERE {mine}")).await?;
+        connection
+            .execute(&format!("DELETE FROM {place} WHERE target = {target} AND value IS NULL AND next_run IS NULL"))
+            .await?;
+        Ok(())
+    };
+    Ok(confirmed.await)
+}
+
+/// Settles what runs have announced that died then. The lock of the target is held.
+pub(super) async fn settle(connection: &mut Connection, name: &TableName, hash: u64) -> Result<Answer<()>> {
+    let place = place(name)?;
+    let announced = async {
+        if !exists(connection, name).await? {
+            return Ok(Vec::new());
+        }
+        let sql = format!(
+            "SELECT DISTINCT next_run FROM {place} WHERE target = {} AND next_run IS NOT NULL",
+            literal(&name.name)
+        );
+        connection.rows(&sql).await?.iter().map(|row| row.get::<String, _>(0)).collect::<Answer<Vec<_>>>()
+    };
+    let runs = match announced.await {
+        Ok(runs) => runs,
+        Err(error) => return Ok(Err(error)),
+    };
+    for run in runs.iter().filter_map(|run| run.parse::<RunId>().ok()) {
+        let left = match Left::find(connection, name, &Names::new(name, hash, run)?, run).await {
+            Ok(left) => left,
+            Err(error) => return Ok(Err(error)),
+        };
+        let is_published = left.is_some_and(|left| left.published);
+        if let Err(error) = confirm(connection, name, run, None, is_published).await? {
+            return Ok(Err(error));
+        }
+    }
+    Ok(Ok(()))
+}
