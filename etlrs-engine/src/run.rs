@@ -58,6 +58,10 @@ impl<'a> Run<'a> {
         let cx = RunContext::with_cancel(pipeline.settings.config.clone(), cancel.clone());
         let left = unless_cancelled(&cx, Left::find(pipeline, &cx)).await?;
         let (mut run, published) = Run::begin(pipeline, cancel, true, left).await?;
+        if let Some(SavedCursor { value, .. }) = &run.cursor {
+            let from = run.after.as_ref().map_or_else(String::new, |after| format!("from {} ", after.value));
+            run.notes.push(format!("it would be read {from}up to {value}, which the target would keep"));
+        }
         let target = match published {
             Some(left) => {
                 run.notes.push(format!("the run {} has published the rows, so nothing would be done", left.found.run));
@@ -281,15 +285,8 @@ impl<'a> Run<'a> {
         let (instead_of, record, mut notes) = (None, None, scan.notes().to_vec());
         let cursor = source.zip(scan.cursor().map(str::to_owned));
         let cursor = cursor.map(|(source, value)| SavedCursor { source, value });
-        match (&cursor, &request.after) {
-            (Some(_), Some(after)) => notes.push(format!("it is read from {} on, as the target has kept", after.value)),
-            (Some(_), None) => {
-                notes.push("all of it is read, and the target will keep up to where that was".to_owned())
-            }
-            _ if pipeline.extractor.cursor().is_some() && !settings.is_compared && !settings.is_repair => {
-                notes.push("the target keeps no cursor: give it to the next run as cursor_after".to_owned());
-            }
-            _ => {}
+        if cursor.is_none() && pipeline.extractor.cursor().is_some() && !settings.is_compared && !settings.is_repair {
+            notes.push("the target keeps no cursor: give it to the next run as cursor_after".to_owned());
         }
         let mut run = Self {
             pipeline,

@@ -3,6 +3,7 @@
 
 mod certificates;
 mod csv;
+mod cursors;
 mod faults;
 mod keys;
 mod limits;

@@ -41,6 +41,7 @@ macro_rules! each_target {
 
 mod changed;
 mod clocks;
+mod cursors;
 mod failpoints;
 mod limits;
 mod quarantined;

@@ -74,7 +74,9 @@ impl SqliteLoader {
             return Ok(None);
         }
         let connection = open_to_read(&self.path, self.options.busy_timeout)?;
-        Left::find(&connection, &self.table, run).map_err(|error| sqlite_error(&self.path, error))
+        // In one state of the database, for another run may be about to remove what this one is to find.
+        let found = connection.unchecked_transaction().and_then(|state| Left::find(&state, &self.table, run));
+        found.map_err(|error| sqlite_error(&self.path, error))
     }
 
     fn check_plan(&self, plan: &LoadPlan) -> Result<LoadPreview> {
@@ -182,7 +184,8 @@ impl Loader for SqliteLoader {
             return Ok(None);
         }
         let connection = open_to_read(&self.path, self.options.busy_timeout)?;
-        let found = saved_cursor::saved(&connection, &self.table, source);
+        let found = connection.unchecked_transaction();
+        let found = found.and_then(|state| saved_cursor::saved(&state, &self.table, source));
         found.map_err(|error| sqlite_error(&self.path, error))
     }
 
