@@ -169,11 +169,12 @@ fn a_replaced_target_and_one_that_is_gone_are_read_from_the_start() {
     }
     // Another source has a position of its own.
     fs::copy(growing.folder.path().join("a.db"), growing.folder.path().join("b.db")).unwrap();
-    let other = ["copy", "sqlite:../b.db#t", "sqlite:t.db#t", "--source-option", "cursor=id", "--mode", "append"];
+    let other = "copy sqlite:../b.db#t sqlite:t.db#t --source-option cursor=id --mode merge --key id";
+    let other: Vec<_> = other.split_whitespace().collect();
     let ran = Ran::of(&etlrs(PROGRAM, &growing.place(), &other).output().unwrap());
     assert!(ran.stdout.contains("cursor    read up to 100, where the next run goes on"), "{ran:?}");
     let rows: i64 = target().query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
-    assert_eq!(rows, 200);
+    assert_eq!(rows, 100);
     // A load without a cursor replaces the rows, so that nobody knows any more what of the source is there.
     let replaced = ["copy", "sqlite:../a.db#t", "sqlite:t.db#t", "--mode", "replace", "--where", "id <= 0"];
     assert_eq!(Ran::of(&etlrs(PROGRAM, &growing.place(), &replaced).output().unwrap()).code, 0);
