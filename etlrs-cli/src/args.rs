@@ -404,7 +404,7 @@ pub(crate) struct ReplayArgs {
     /// With a pipeline file: a variable, or a place in the file (may be repeated)
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub(crate) set: Vec<(String, String)>,
-    /// More records than this that fail again end the replay, and all stay: a number, or a part such as 10%
+    /// More records than this that fail again end a load, whose records all stay: a number, or a part such as 10%
     #[arg(long, value_name = "N|N%", value_parser = parse_max_errors)]
     pub(crate) max_errors: Option<MaxErrors>,
     /// How far the target is checked before it is published: receipts, full

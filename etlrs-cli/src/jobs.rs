@@ -1,9 +1,15 @@
 //! What a command loads, one load after another.
 
 use std::collections::VecDeque;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::hash::{Hash, Hasher};
+use std::os::unix::fs::OpenOptionsExt;
 
-use etlrs::{AlertActions, OptionMap, Pipeline, PipelineBuilder, Replay, ReplayStep, Result, RunReport, Uri};
+use etlrs::{
+    AlertActions, Error, ErrorKind, OptionMap, Pipeline, PipelineBuilder, Replay, ReplayStep, Result, RunReport, Uri,
+};
 
+use crate::kept_command::KeptCommand;
 use crate::report::number;
 
 /// A pipeline, and the names of its ends.
@@ -29,17 +35,53 @@ pub(crate) struct Jobs {
     loaded: u64,
     failed: u64,
     notes: Vec<String>,
+    /// By which replays were begun that are gone on with.
+    pub(crate) command: Option<KeptCommand>,
+    /// Held by whoever replays the quarantine on this machine.
+    _lock: Option<File>,
+}
+
+/// Two replays at once could load a record twice.
+///
+/// # Errors
+/// `Locked` if another one of the quarantine at `place` is at work on this machine.
+pub(crate) fn lock(place: &Uri) -> Result<Option<File>> {
+    // A file has several names.
+    let name = place.file().canonicalize().map_or_else(|_| place.to_string(), |path| path.display().to_string());
+    let mut hasher = std::hash::DefaultHasher::new();
+    name.hash(&mut hasher);
+    let path = std::env::temp_dir().join(format!("etlrs-replay-{:016x}.lock", hasher.finish()));
+    // Of another user's, there is nothing that could be known.
+    let Ok(file) = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path) else {
+        return Ok(None);
+    };
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            let message = "another replay of this quarantine is at work";
+            Err(Error::new(ErrorKind::Locked, message).hint("wait until it is done").in_source(place))
+        }
+        _ => Ok(Some(file)),
+    }
 }
 
 impl Jobs {
     pub(crate) fn of(jobs: Vec<Job>) -> Self {
-        let known = jobs.into();
-        Self { known, replays: VecDeque::new(), is_replay: false, step: None, loaded: 0, failed: 0, notes: Vec::new() }
+        Self {
+            known: jobs.into(),
+            replays: VecDeque::new(),
+            is_replay: false,
+            step: None,
+            loaded: 0,
+            failed: 0,
+            notes: Vec::new(),
+            command: None,
+            _lock: None,
+        }
     }
 
-    pub(crate) fn replays(replays: Vec<(Job, Replay)>) -> Self {
+    pub(crate) fn replays(replays: Vec<(Job, Replay)>, lock: Option<File>) -> Self {
         let (jobs, replays): (Vec<_>, Vec<_>) = replays.into_iter().unzip();
-        Self { replays: replays.into(), is_replay: true, ..Self::of(jobs) }
+        Self { replays: replays.into(), is_replay: true, _lock: lock, ..Self::of(jobs) }
     }
 
     /// Those that are left, of replays one for each target.
@@ -70,7 +112,11 @@ impl Jobs {
         }
         while let (Some(replay), Some(job)) = (self.replays.front_mut(), self.known.front()) {
             let next = replay.next().await;
-            for note in replay.take_notes() {
+            self.failed += replay.take_failed();
+            // What goes to another target of the pipeline is replayed into that.
+            let goes_on =
+                |note: &str| self.known.iter().any(|job| note.contains(&format!(" to go to {} ", job.target)));
+            for note in replay.take_notes().into_iter().filter(|note| !goes_on(note)) {
                 if !self.notes.contains(&note) {
                     self.notes.push(note);
                 }
@@ -93,11 +139,21 @@ impl Jobs {
         };
         self.loaded += report.load.records_loaded;
         self.failed += report.rows_rejected;
-        replay.complete(step, report.run).await?;
+        replay.complete(step, report).await?;
         if report.has_mark {
             pipeline.acknowledge(report.run).await?;
         }
         Ok(None)
+    }
+
+    /// Whether records of replays failed again.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed > 0
+    }
+
+    /// What there is to know of records that stay.
+    pub(crate) fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// What is told at the end.
@@ -105,16 +161,12 @@ impl Jobs {
         if !self.is_replay {
             return String::new();
         }
-        let mut text = match (self.loaded, self.failed) {
+        match (self.loaded, self.failed) {
             (0, 0) => "nothing was replayed\n".to_owned(),
             (loaded, 0) => format!("{} replayed, none failed again\n", number(loaded, "row")),
             (loaded, failed) => {
                 format!("{} replayed, {} failed again\n", number(loaded, "row"), number(failed, "record"))
             }
-        };
-        for note in &self.notes {
-            text.push_str(&format!("  {note}\n"));
         }
-        text
     }
 }

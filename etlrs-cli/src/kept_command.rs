@@ -62,7 +62,7 @@ impl KeptCommand {
         let shown = Uri::from(value).to_string();
         match flag {
             // A source, a target, a pipeline file.
-            "" | "quarantine" => {
+            "" | "quarantine" | "of-target" => {
                 let kept = if shown == value { shown } else { shown.replacen(":***@", "@", 1) };
                 if kept.contains("***") && kept != value { self.leave_out(kept) } else { kept }
             }
@@ -200,6 +200,10 @@ mod tests {
             (
                 &["copy", "a.csv", "b.csv", "--quarantine", "mysql://u:hunter2@h/d#t"],
                 "etlrs copy a.csv b.csv --quarantine mysql://u@h/d#t",
+            ),
+            (
+                &["replay", "q.csv", "a.csv", "--of-target", "mysql://u:hunter2@h/d#t"],
+                "etlrs replay q.csv a.csv --of-target mysql://u@h/d#t",
             ),
             (&["run", "p.toml", "--set", "X=hunter2"], "etlrs run p.toml --set 'X=***'"),
             (&["run", "p.toml", "--set=source.password=hunter2"], "etlrs run p.toml '--set=source.password=***'"),

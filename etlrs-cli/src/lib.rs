@@ -146,7 +146,7 @@ async fn dispatch(command: Command) -> Result<Done> {
     let done = match command {
         Command::Copy(copy) => return run::copy(copy, stop_signal()?, None).await,
         Command::Run(file) => return run::run(file, stop_signal()?, None).await,
-        Command::Replay(args) => return run::replay(args, stop_signal()?).await,
+        Command::Replay(args) => return run::replay(args, stop_signal()?, None).await,
         Command::Resume(resume) => return runs::resume(resume, stop_signal()?).await,
         Command::Forget(forget) => runs::forget(forget, stop_signal()?).await,
         Command::Runs(args) => runs::runs(&args),

@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::Done;
 use crate::alert::Actions;
 use crate::args::{Copy, CopyOptions, Means, PlanArgs, ReplayArgs, RunFile, RunOptions, VerifyArgs};
-use crate::jobs::{Job, Jobs};
+use crate::jobs::{self, Job, Jobs};
 use crate::journal::{Begun, Entry, Journal, millis};
 use crate::kept_command::KeptCommand;
 use crate::page::Page;
@@ -59,11 +59,17 @@ pub(crate) async fn run(args: RunFile, cancel: CancelToken, goes_on: Option<Goes
 }
 
 /// Loads what a quarantine holds.
-pub(crate) async fn replay(args: ReplayArgs, cancel: CancelToken) -> Result<Done> {
+pub(crate) async fn replay(args: ReplayArgs, cancel: CancelToken, command: Option<KeptCommand>) -> Result<Done> {
     let run = RunOptions { verify: args.verify, ..RunOptions::default() };
-    let replays = replays(&args, &run, &cancel).await;
+    let jobs = async {
+        let lock = jobs::lock(&Uri::from(args.quarantine.as_str()))?;
+        let mut jobs = Jobs::replays(replays(&args, &run, &cancel).await?, lock);
+        jobs.command = command;
+        Ok(jobs)
+    };
+    let jobs = jobs.await;
     let run = RunOptions { means: args.means, ..run };
-    execute_all(replays.map(Jobs::replays), &run, cancel, None).await
+    execute_all(jobs, &run, cancel, None).await
 }
 
 /// One for each target.
@@ -92,8 +98,8 @@ async fn replays(args: &ReplayArgs, run: &RunOptions, cancel: &CancelToken) -> R
     };
     let options = option_map(&args.source_option)?;
     let replays = jobs.into_iter().map(|job| {
-        if is_same_place(&place, &job.target) && place.fragment() == job.target.fragment() {
-            return Err(refused("the quarantine is the target").in_source(&job.target));
+        if is_same_place(&place, &job.target) {
+            return Err(refused("the quarantine is in the same place as the target").in_source(&job.target));
         }
         let meant = args.of_target.as_deref().map_or_else(|| job.target.clone(), Uri::from);
         let builder = job.builder.clone().cancel(cancel.clone());
@@ -115,6 +121,7 @@ pub(crate) async fn forget_replay(
     cancel: &CancelToken,
     run: &GoesOn,
 ) -> Result<Option<Interrupted>> {
+    let _lock = jobs::lock(&Uri::from(args.quarantine.as_str()))?;
     let replays = replays(args, &RunOptions::default(), cancel).await?;
     match replays.into_iter().find(|(job, _)| run.is_of(job)) {
         Some((_, replay)) => replay.forget(run.run).await,
@@ -392,7 +399,8 @@ async fn execute(
     }
     let mut done = Done::default();
     let journal = Journal::find();
-    let command = goes_on.as_ref().map_or_else(KeptCommand::of_process, |goes_on| goes_on.command.clone());
+    let command = goes_on.as_ref().map(|goes_on| goes_on.command.clone()).or(jobs.command.take());
+    let command = command.unwrap_or_else(KeptCommand::of_process);
     while let Some(job) = jobs.next().await? {
         let resume = match &goes_on {
             Some(goes_on) => Resume::Run(goes_on.run),
@@ -514,8 +522,12 @@ async fn execute(
             done.published.push((pipeline, report.run));
         }
     }
+    done.rejected |= jobs.has_failed();
     if !options.means.output.is_json() {
         crate::print(&jobs.told());
+    }
+    for note in jobs.notes() {
+        crate::tell(note);
     }
     Ok(done)
 }

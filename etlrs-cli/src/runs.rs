@@ -93,7 +93,7 @@ pub(crate) async fn resume(args: ResumeArgs, cancel: CancelToken) -> Result<Done
         // Which finds by itself what it had begun.
         Command::Replay(mut replay) => {
             replay.means = means.over(replay.means);
-            run::replay(replay, cancel).await
+            run::replay(replay, cancel, Some(goes_on.command)).await
         }
         _ => Err(no_load()),
     };

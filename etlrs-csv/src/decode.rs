@@ -15,9 +15,11 @@ use etlrs_core::{Error, ErrorKind, Result};
 use crate::format::Format;
 use crate::records::{Dialect, Field};
 use etlrs_files::text::value;
+use serde::{Deserialize, Serialize};
 
 /// Who gives a column its type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum TypeBy {
     /// In the options.
     User,

@@ -11,6 +11,7 @@ use crate::EXTENSIONS;
 use crate::decode::{Column, TypeBy};
 use crate::infer::{Inference, Obstacle};
 use crate::options::CsvOptions;
+use crate::planned::PlannedColumn;
 use crate::scan::{CsvScan, Part, pieces, places};
 use crate::survey::Survey;
 use etlrs_files::text::{Once, Origin};
@@ -114,9 +115,11 @@ impl Extractor for CsvExtractor {
             let by = match options.types.get(field.name()) {
                 Some(_) => TypeBy::User,
                 None if guided.contains(&index) => TypeBy::Target,
-                None => TypeBy::Sample,
+                None => options.planned.get(field.name()).map_or(TypeBy::Sample, |planned| planned.by),
             };
-            (by, table.columns.get(index).and_then(|column| column.format(field.data_type())).cloned())
+            let planned = options.planned.get(field.name()).and_then(PlannedColumn::format);
+            let found = || table.columns.get(index).and_then(|column| column.format(field.data_type())).cloned();
+            (by, planned.or_else(found))
         });
         let spelled = spelled.collect();
         let schema: SchemaRef = Arc::new(whole.project(&projection)?);
@@ -204,6 +207,9 @@ impl Table {
         let fields = self.names.iter().zip(&self.columns).enumerate().map(|(index, (name, column))| {
             let data_type = match options.types.get(name) {
                 Some(data_type) => data_type.clone(),
+                None if !options.planned.is_empty() => {
+                    options.planned.get(name).map_or(DataType::Utf8, |planned| planned.data_type.clone())
+                }
                 None if !options.infer => DataType::Utf8,
                 None => {
                     let of_target = target.and_then(|target| namesake(target, name, &self.names));

@@ -12,7 +12,7 @@ use etlrs_files::text::value;
 /// sign. All else stands for itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Format {
-    text: String,
+    pub(crate) text: String,
     items: Vec<Item>,
 }
 
@@ -61,7 +61,7 @@ struct Parts {
 }
 
 impl Format {
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut items = Vec::new();
         let mut bytes = text.bytes();
         while let Some(byte) = bytes.next() {

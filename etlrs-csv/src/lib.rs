@@ -30,6 +30,7 @@ mod load;
 mod old;
 mod options;
 mod places;
+mod planned;
 mod quick;
 mod read_back;
 mod reader;
@@ -47,6 +48,7 @@ pub use extract::CsvExtractor;
 pub use format::{Format, Formats};
 pub use load::CsvLoader;
 pub use options::{Comment, CsvOptions, CsvWriteOptions, Delimiter, Escape, LineEnd, Quote, Quoting, Ragged};
+pub use planned::Planned;
 
 /// What the names of CSV files end in.
 const EXTENSIONS: &[&str] =

@@ -4,6 +4,7 @@ use etlrs_files::text::Sample;
 
 use crate::auto::Auto;
 use crate::format::Formats;
+use crate::planned::Planned;
 use etlrs_files::text::Encoding;
 
 etlrs_core::options! {
@@ -56,6 +57,8 @@ etlrs_core::options! {
         memory_mapping, with_memory_mapping: Option<bool> = None;
         /// Types of single columns, over what is found from the data.
         types, with_types: ColumnTypes = ColumnTypes::default();
+        /// How columns were read before, as a quarantine has it for each record: nothing is found from the data then.
+        planned, with_planned: Planned = Planned::default();
     }
 }
 

@@ -17,6 +17,7 @@ use crate::decode::{Chunk, Column, TypeBy};
 use crate::format::{Format, Formats};
 use crate::options::{CsvOptions, Delimiter, Escape, Quote};
 use crate::places::Places;
+use crate::planned::{Planned, PlannedColumn};
 use crate::reader::{Bad, Found, Reader, Records, Source};
 use crate::records::{Dialect, Field, Step};
 use crate::split::split;
@@ -126,15 +127,11 @@ impl Scan for CsvScan {
         let there: Vec<usize> = (0..self.schema.fields().len())
             .filter(|&column| matches!(part.columns.get(column), Some(Some(_))))
             .collect();
-        // All others are text.
-        let is_typed = |&column: &usize| *self.schema.field(column).data_type() != DataType::Utf8;
-        let typed: Vec<usize> = there.iter().copied().filter(is_typed).collect();
-        // Which of several spellings a column has is found from a sample, and single records are none.
-        let used = |given: &Formats| {
-            let is_used = |format: &&Format| self.spelled.iter().any(|(_, used)| used.as_ref() == Some(format));
-            let used: Vec<Format> = given.0.iter().filter(is_used).cloned().collect();
-            (used.len() < 2).then_some(Formats(used))
-        };
+        let planned = there.iter().filter_map(|&column| {
+            let (field, (by, format)) = (self.schema.field(column), self.spelled.get(column)?);
+            let format = format.as_ref().map(|format| format.text.clone());
+            Some(PlannedColumn { name: field.name().clone(), data_type: field.data_type().clone(), by: *by, format })
+        });
         let options = CsvOptions {
             header: Auto::Given(true),
             delimiter: Auto::Given(Delimiter(dialect.delimiter)),
@@ -143,10 +140,10 @@ impl Scan for CsvScan {
             skip_lines: Auto::Given(0),
             // As which it was found.
             encoding: Auto::Given(Encoding::Utf8),
-            infer: false,
-            date_formats: used(&self.options.date_formats)?,
-            timestamp_formats: used(&self.options.timestamp_formats)?,
-            types: ColumnTypes::of(&self.schema.project(&typed).ok()?)?,
+            date_formats: Formats::default(),
+            timestamp_formats: Formats::default(),
+            types: ColumnTypes::default(),
+            planned: Planned(planned.collect()),
             ..self.options.clone()
         };
         let pairs = options.pairs().into_iter().map(|(key, value)| (key.to_owned(), value));
@@ -391,6 +388,8 @@ impl Reading {
         let (name, type_name) = (field.name(), etlrs_core::type_name(field.data_type()));
         let found = match by {
             TypeBy::User => String::new(),
+            // Records of a quarantine are read as they were before.
+            TypeBy::Sample if self.sampled == 0 => ", the type that was found in the source".to_owned(),
             TypeBy::Sample => format!(", the type of the first {} records", self.sampled),
             TypeBy::Target => ", the type that the target has".into(),
         };

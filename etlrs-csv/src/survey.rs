@@ -127,7 +127,8 @@ impl Survey {
 
         let source = Arc::new(source);
         // Columns whose type is given may be spelled in any of the formats.
-        let looks = options.infer || (!spellings.is_empty() && !options.types.0.is_empty());
+        let is_planned = !options.planned.is_empty() && spellings.is_empty();
+        let looks = !is_planned && options.infer || (!spellings.is_empty() && !options.types.0.is_empty());
         let mut columns = vec![Inference::with(options.decimals, Arc::new(spellings)); source.width];
         let sampled = if looks { sample(&source, options, cx, &mut columns)? } else { 0 };
         let source = Arc::into_inner(source)

@@ -2,13 +2,23 @@
 
 use std::sync::Arc;
 
-use arrow_schema::{DataType, Schema};
-use etlrs_core::{ColumnTypes, OptionMap, OptionValue, RecordFormat, parse_type, type_name};
+use arrow_schema::{DataType, FieldRef, Schema};
+use etlrs_core::{OptionMap, RecordFormat};
 use serde::{Deserialize, Serialize};
 
-/// A [`RecordFormat`] as JSON.
+/// As JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum ReadAs {
+    /// A row that was written as a JSON object, with these columns.
+    Rows { rows: Vec<FieldRef> },
+    /// A record as its source has it.
+    Source(SourceFormat),
+}
+
+/// A [`RecordFormat`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ReadAs {
+pub(crate) struct SourceFormat {
     pub(crate) connector: String,
     pub(crate) options: OptionMap,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -18,44 +28,18 @@ pub(crate) struct ReadAs {
     pub(crate) delicate: String,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) line_ends_are_spaces: bool,
-    /// Columns of text whose values are hexadecimal digits of bytes.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) binary: Vec<String>,
 }
 
 impl ReadAs {
-    /// Of a record as its source has it.
     pub(crate) fn of_source(format: RecordFormat) -> Self {
         let RecordFormat { connector, options, header, columns, delicate, line_ends_are_spaces, .. } = format;
-        Self { connector, options, header, columns, delicate, line_ends_are_spaces, binary: Vec::new() }
+        Self::Source(SourceFormat { connector, options, header, columns, delicate, line_ends_are_spaces })
     }
 
-    /// Of rows of `schema` that were written as JSON objects. `None` if a column has a name that no list can have.
+    /// Of rows of `schema`. `None` if some value could not be read from its text.
     pub(crate) fn of_rows(schema: &Schema) -> Option<Self> {
-        use DataType::{Binary, BinaryView, FixedSizeBinary, LargeBinary};
-        let is_binary =
-            |data_type: &DataType| matches!(data_type, Binary | LargeBinary | BinaryView | FixedSizeBinary(_));
-        let fields = schema.fields().iter().map(|field| {
-            let data_type = field.data_type();
-            let is_text = is_binary(data_type) || !data_type.is_nested() && parse_type(&type_name(data_type)).is_err();
-            if is_text { field.as_ref().clone().with_data_type(DataType::Utf8) } else { field.as_ref().clone() }
-        });
-        let types = ColumnTypes::of(&Schema::new(fields.collect::<Vec<_>>()))?;
-        let mut options: OptionMap = [("layout", "lines"), ("sample", "full"), ("times", "false")]
-            .map(|(key, value)| (key.into(), value.into()))
-            .into();
-        if !types.0.is_empty() {
-            options.insert("types".into(), types.show());
-        }
-        let names = || schema.fields().iter();
-        Some(Self {
-            connector: "json".into(),
-            options,
-            columns: names().map(|field| field.name().clone()).collect(),
-            line_ends_are_spaces: true,
-            binary: names().filter(|field| is_binary(field.data_type())).map(|field| field.name().clone()).collect(),
-            ..Self::default()
-        })
+        let rows: Vec<FieldRef> = schema.fields().iter().cloned().collect();
+        rows.iter().all(|field| is_readable(field.data_type())).then_some(Self::Rows { rows })
     }
 
     pub(crate) fn to_text(&self) -> Arc<str> {
@@ -69,26 +53,42 @@ impl ReadAs {
     }
 }
 
+/// Whether the text of a value leads back to it.
+fn is_readable(data_type: &DataType) -> bool {
+    use DataType::{
+        Binary, BinaryView, Dictionary, FixedSizeBinary, FixedSizeList, LargeBinary, LargeList, List, Map, Null, Struct,
+    };
+    match data_type {
+        Null | Binary | LargeBinary | BinaryView | FixedSizeBinary(_) => true,
+        List(item) | LargeList(item) | FixedSizeList(item, _) | Map(item, _) => is_readable(item.data_type()),
+        Struct(fields) => fields.iter().all(|field| is_readable(field.data_type())),
+        Dictionary(_, values) => is_readable(values),
+        other => arrow_cast::can_cast_types(&DataType::Utf8, other),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use arrow_schema::{Field, TimeUnit};
+    use arrow_schema::{Field, IntervalUnit, TimeUnit};
 
     use super::*;
 
     #[test]
-    fn rows_are_read_with_the_types_that_they_had() {
+    fn what_is_written_down_is_read() {
         let field = |name: &str, data_type| Field::new(name, data_type, true);
         let schema = Schema::new(vec![
-            field("a", DataType::Decimal128(10, 2)),
-            field("b", DataType::LargeBinary),
-            field("c", DataType::Timestamp(TimeUnit::Nanosecond, None)),
+            field("a,b", DataType::Decimal256(60, 2)),
+            field("c", DataType::Timestamp(TimeUnit::Nanosecond, Some("Europe/Berlin".into()))),
             field("d", DataType::List(Arc::new(field("item", DataType::Int64)))),
         ]);
-        let format = ReadAs::of_rows(&schema).unwrap();
-        assert_eq!(format.options["types"], "a:decimal(10,2),b:text,c:text");
-        assert_eq!((format.columns.join(","), format.binary.join(",")), ("a,b,c,d".into(), "b".into()));
-        assert_eq!(ReadAs::parse(&format.to_text()), Some(format));
-        assert_eq!(ReadAs::of_rows(&Schema::new(vec![field("a,b", DataType::Utf8)])), None);
+        let rows = ReadAs::of_rows(&schema).unwrap();
+        assert_eq!(ReadAs::parse(&rows.to_text()), Some(rows));
+        let mut format = RecordFormat::new("csv");
+        format.header = Some("a".into());
+        let source = ReadAs::of_source(format);
+        assert_eq!(ReadAs::parse(&source.to_text()), Some(source));
         assert_eq!(ReadAs::parse("{}"), None);
+        let interval = Schema::new(vec![field("i", DataType::Interval(IntervalUnit::MonthDayNano))]);
+        eprintln!("{:?}", ReadAs::of_rows(&interval).is_some());
     }
 }

@@ -448,7 +448,7 @@ impl<'a> Run<'a> {
         plan.record = self.record.clone();
         plan.goes_on = self.staged_before > 0;
         plan.cursor = self.cursor.clone();
-        plan.is_repair = settings.is_repair;
+        plan.is_repair = settings.is_repair || settings.replay.is_some();
         plan.sifts = self.pipeline.quarantine.is_some();
         plan
     }

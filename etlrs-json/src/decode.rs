@@ -16,9 +16,11 @@ use etlrs_files::text::value;
 
 use crate::infer::is_negative_zero;
 use crate::syntax::{self, DEEPEST, Fault, Text};
+use serde::{Deserialize, Serialize};
 
 /// Who gives a column its type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum TypeBy {
     /// In the options.
     User,
@@ -29,7 +31,8 @@ pub(crate) enum TypeBy {
 }
 
 /// What text is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum TextOf {
     /// Strings alone.
     Strings,
@@ -71,7 +74,7 @@ impl Bad {
 }
 
 /// How a column is read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reading {
     pub(crate) by: TypeBy,
     /// Of a column of text.
@@ -80,6 +83,15 @@ pub(crate) struct Reading {
     pub(crate) ignore_unknown: bool,
     /// How the members of a struct are read, or the items of a list.
     pub(crate) parts: Vec<Reading>,
+}
+
+impl Reading {
+    /// The same for another choice about keys that are in no column.
+    pub(crate) fn with_unknown(mut self, ignore_unknown: bool) -> Self {
+        self.ignore_unknown = ignore_unknown;
+        self.parts = self.parts.into_iter().map(|part| part.with_unknown(ignore_unknown)).collect();
+        self
+    }
 }
 
 /// A column in the making.

@@ -15,6 +15,7 @@ use crate::decode::{Members, Reading, TextOf, TypeBy};
 use crate::infer::{Inference, Rules};
 use crate::layout::Layout;
 use crate::options::{JsonOptions, UnknownKeys};
+use crate::planned::PlannedColumns;
 use crate::scan::{JsonScan, Part, pieces};
 use crate::survey::{Sampled, Survey};
 
@@ -118,15 +119,17 @@ impl Extractor for JsonExtractor {
         let found = origin.places(cx.cancel())?;
         for place in &found {
             cx.cancel().check()?;
-            match Survey::of(place, options, self.planned.is_some(), cx)? {
+            let is_planned = self.planned.is_some() || options.planned.0.is_some();
+            match Survey::of(place, options, is_planned, cx)? {
                 Some(survey) => table.add(survey),
                 None => table.empty.push(place.path().to_owned()),
             }
         }
         let shown = origin.shown(&found);
-        let columns = match &self.planned {
-            Some(fields) => planned(fields),
-            None => table.columns(request.target.as_deref()).map_err(|error| error.in_source(&shown))?,
+        let columns = match (&self.planned, &options.planned.0) {
+            (Some(fields), _) => planned(fields),
+            (None, Some(before)) => as_before(before, options),
+            (None, None) => table.columns(request.target.as_deref()).map_err(|error| error.in_source(&shown))?,
         };
         let fields: Vec<FieldRef> = columns.iter().map(|(field, _)| field.clone()).collect();
         let whole = Schema::new(fields);
@@ -135,7 +138,8 @@ impl Extractor for JsonExtractor {
         let kept: HashSet<usize> = wanted.iter().copied().collect();
         let unwanted = (0..columns.len()).filter(|index| !kept.contains(index)).map(|index| whole.field(index).name());
         let ignore_unknown = options.unknown_keys == UnknownKeys::Ignore;
-        let unwanted: Arc<[String]> = unwanted.cloned().collect();
+        let before = options.planned.0.iter().flat_map(|before| &before.unwanted);
+        let unwanted: Arc<[String]> = unwanted.chain(before).cloned().collect();
         let readings: Arc<[Reading]> =
             wanted.iter().filter_map(|&index| columns.get(index)).map(|(_, reading)| reading.clone()).collect();
         // Types that cannot be read are refused now.
@@ -322,6 +326,23 @@ impl<'a> Table<'a> {
         }
         notes
     }
+}
+
+/// Columns as they were read before, and as the user wants them now.
+fn as_before(before: &PlannedColumns, options: &JsonOptions) -> Vec<Found> {
+    let ignore_unknown = options.unknown_keys == UnknownKeys::Ignore;
+    let of_user = |name: &str, data_type: &DataType| {
+        let field = Field::new(name, data_type.clone(), true);
+        let reading = Inference::reading(None, &field, TypeBy::User, ignore_unknown);
+        (Arc::new(field), reading)
+    };
+    let known = before.columns.iter().map(|(field, reading)| match options.types.get(field.name()) {
+        Some(data_type) => of_user(field.name(), data_type),
+        None => (field.clone(), reading.clone().with_unknown(ignore_unknown)),
+    });
+    let is_new = |(name, _): &&(String, DataType)| !before.columns.iter().any(|(field, _)| field.name() == name);
+    let new = options.types.0.iter().filter(is_new).map(|(name, data_type)| of_user(name, data_type));
+    known.chain(new).collect()
 }
 
 /// Columns that are known, of text that is strings.

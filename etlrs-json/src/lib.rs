@@ -24,6 +24,7 @@ mod infer;
 mod layout;
 mod load;
 mod options;
+mod planned;
 mod reader;
 mod scan;
 mod survey;
@@ -35,6 +36,7 @@ pub use etlrs_files::text::{Encoding, Sample};
 pub use extract::JsonExtractor;
 pub use load::JsonLoader;
 pub use options::{JsonLayout, JsonOptions, JsonWriteLayout, JsonWriteOptions, NonFinite, UnknownKeys};
+pub use planned::Planned;
 pub use syntax::document;
 
 /// What the names of JSON files end in.

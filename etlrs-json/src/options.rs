@@ -2,6 +2,8 @@ use etlrs_core::{ColumnTypes, OptionArgument, OptionValue, unknown_name};
 use etlrs_files::Compression;
 use etlrs_files::text::{Encoding, Sample};
 
+use crate::planned::Planned;
+
 etlrs_core::options! {
     /// How JSON files are read.
     ///
@@ -34,6 +36,8 @@ etlrs_core::options! {
         memory_mapping, with_memory_mapping: Option<bool> = None;
         /// Types of single columns, over what is found from the data; objects and lists as text are JSON.
         types, with_types: ColumnTypes = ColumnTypes::default();
+        /// How columns were read before, as a quarantine has it for each record: nothing is found from the data then.
+        planned, with_planned: Planned = Planned::default();
     }
 }
 

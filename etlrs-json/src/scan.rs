@@ -15,6 +15,7 @@ use etlrs_files::text::{self, Extent, Origin, Piece, Sample};
 use crate::decode::{Bad, Members, Reading as ColumnReading, TypeBy};
 use crate::layout::Layout;
 use crate::options::{JsonLayout, JsonOptions};
+use crate::planned::{Planned, PlannedColumns};
 use crate::reader::{Reader, Record, Source};
 use crate::survey::Survey;
 use crate::syntax;
@@ -132,12 +133,15 @@ impl Scan for JsonScan {
         if self.is_value {
             return None;
         }
+        let columns = self.schema.fields().iter().cloned().zip(self.readings.iter().cloned());
+        let planned = PlannedColumns { columns: columns.collect(), unwanted: self.unwanted.to_vec() };
         let options = JsonOptions {
             layout: JsonLayout::Lines,
             // As which they are given out.
             encoding: None,
-            sample: Sample::Full,
-            types: ColumnTypes::of(&self.schema)?,
+            sample: Sample::Records(10_000),
+            types: ColumnTypes::default(),
+            planned: Planned(Some(planned)),
             ..self.options.clone()
         };
         let pairs = options.pairs().into_iter().map(|(key, value)| (key.to_owned(), value));
@@ -397,6 +401,8 @@ impl Reading {
         let (name, type_name) = (field.name(), etlrs_core::type_name(field.data_type()));
         let of = match reading.by {
             TypeBy::User => String::new(),
+            // Records of a quarantine are read as they were before.
+            TypeBy::Sample if self.sampled == 0 => ", the type that was found in the source".to_owned(),
             TypeBy::Sample => format!(", the type of the first {} records", self.sampled),
             TypeBy::Target => ", the type that the target has".into(),
         };

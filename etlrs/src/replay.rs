@@ -3,10 +3,11 @@ use etlrs_engine::{PipelineBuilder, Replay};
 
 use crate::ends::is_same_place;
 
-/// The [`Replay`] of the quarantine at `place` by `builder`, which loads into `target`: of the records that were to go there.
+/// The [`Replay`] of the quarantine at `place` by `builder`, which loads into `target`: of the records that were to go there. Only one
+/// at a time may be at work on a quarantine.
 ///
 /// # Errors
-/// `InvalidConfig` for a place that no connector reads and writes; `Locked` if another replay of it is at work on this machine.
+/// `InvalidConfig` for a place that no connector reads and writes.
 pub fn replay(registry: &Registry, place: &Uri, builder: PipelineBuilder, target: &Uri) -> Result<Replay> {
     let wrong = |error: etlrs_core::Error| error.in_source(format!("quarantine {place}"));
     let connector = registry.find(place).map_err(wrong)?;
@@ -27,9 +28,6 @@ pub fn replay(registry: &Registry, place: &Uri, builder: PipelineBuilder, target
     let builder = builder.quarantine_into(loader).target_name(target.to_string());
     let (target, found) = (target.clone(), registry.clone());
     let replay = Replay::new(builder, extractor, registry.clone());
-    // A file has several names.
-    let whole = place.file().canonicalize().map_or_else(|_| place.to_string(), |path| path.display().to_string());
-    let replay = replay.alone(&whole).map_err(wrong)?;
     Ok(replay.targets(move |name| is_same_target(&found, name, &target)))
 }
 

@@ -17,20 +17,23 @@
 //! between that and its replacement is noticed, by the runs that it has while it is locked.
 
 mod rest;
+mod row_text;
 mod rows;
 mod source;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrow_array::Array;
+use arrow_schema::Schema;
 use etlrs_core::{
-    Checksum, ColumnTypes, Error, ErrorKind, Extractor, Fingerprint, Interrupted, LoadMode, OptionMap, OptionValue,
-    Registry, Result, RunContext, RunId, ScanRequest, Uri, failpoint, next_batch,
+    Checksum, ColumnTypes, Connector, Error, ErrorKind, Extractor, Interrupted, LoadMode, OptionMap, OptionValue,
+    Registry, Rejected, Result, RunContext, RunId, ScanRequest, Uri, failpoint, next_batch,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -38,12 +41,12 @@ use sha2::{Digest, Sha256};
 use crate::max_errors::MaxErrors;
 use crate::pipeline::{PipelineBuilder, Replayed, forget_once, off_the_runtime, projected};
 use crate::quarantine::of_quarantine;
-use crate::read_as::ReadAs;
+use crate::read_as::{ReadAs, SourceFormat};
 use crate::report::RunReport;
 use crate::resume::{Left, Resume};
 use rest::Rest;
 use rows::{Chosen, Group, Long, Rows};
-use source::{Folder, Source, is_alone};
+use source::{Folder, Records, Source, Texts, is_alone};
 
 /// Loads the records of a quarantine once more, and keeps those that fail again.
 pub struct Replay {
@@ -53,12 +56,12 @@ pub struct Replay {
     options: OptionMap,
     run: Option<RunId>,
     is_target: Arc<dyn Fn(&str) -> bool + Send + Sync>,
-    /// Held by whoever replays this quarantine on this machine.
-    _lock: Option<File>,
     /// Groups of which no record can be replayed.
     empty: HashSet<Group>,
     /// Runs that were done: what they have set aside failed again.
     done: HashSet<String>,
+    /// Records that failed again, of a run that was found to be published.
+    failed: u64,
     notes: Vec<String>,
 }
 
@@ -66,20 +69,31 @@ pub struct Replay {
 pub struct ReplayStep {
     /// The pipeline that loads the records. It [acknowledges later](PipelineBuilder::acknowledge_later).
     pub builder: PipelineBuilder,
-    /// Records that it loads.
-    pub records: u64,
     chosen: Chosen,
-    id: Arc<str>,
 }
 
 /// What the fingerprint of the source says, by which a replay that was stopped is known.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Mark {
     /// Digest of the group.
     replay: String,
     /// Of the records.
     checksum: String,
     runs: BTreeSet<String>,
+    /// Names of the targets that they were to go to.
+    targets: BTreeSet<String>,
+}
+
+impl Mark {
+    fn to_text(&self) -> String {
+        // Text in sets can always be written.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// What tells the replay apart in the rows that it sets aside.
+    fn id(&self) -> Arc<str> {
+        digest(&self.to_text())[..16].into()
+    }
 }
 
 impl Replay {
@@ -95,29 +109,11 @@ impl Replay {
             options: OptionMap::new(),
             run: None,
             is_target: Arc::new(|_| true),
-            _lock: None,
             empty: HashSet::new(),
             done: HashSet::new(),
+            failed: 0,
             notes: Vec::new(),
         }
-    }
-
-    /// Alone on this machine, where the quarantine has this name: two replays at once could load a record twice.
-    ///
-    /// # Errors
-    /// `Locked` if another replay is at work.
-    pub fn alone(mut self, name: &str) -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("etlrs-replay-{}.lock", &digest(name)[..16]));
-        // Of another user's, there is nothing that could be known.
-        let Ok(file) = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path) else {
-            return Ok(self);
-        };
-        if let Err(TryLockError::WouldBlock) = file.try_lock() {
-            return Err(Error::new(ErrorKind::Locked, "another replay of this quarantine is at work")
-                .hint("wait until it is done"));
-        }
-        self._lock = Some(file);
-        Ok(self)
     }
 
     /// Reads the records of a source with these options, over those with which they were read before. `types` are over those of
@@ -158,8 +154,10 @@ impl Replay {
         while let Some(step) = self.next().await? {
             let pipeline = step.builder.clone().build()?;
             let report = pipeline.execute().await?;
-            self.complete(step, report.run).await?;
-            pipeline.acknowledge(report.run).await?;
+            self.complete(step, &report).await?;
+            if report.has_mark {
+                pipeline.acknowledge(report.run).await?;
+            }
             reports.push(report);
         }
         Ok(reports)
@@ -168,6 +166,11 @@ impl Replay {
     /// What there is to know so far: records that cannot be replayed, or were already.
     pub fn take_notes(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notes)
+    }
+
+    /// Records that failed again, of replays that had loaded theirs and were stopped before they could say so.
+    pub fn take_failed(&mut self) -> u64 {
+        std::mem::take(&mut self.failed)
     }
 
     /// What is loaded next. `None`: all that can be replayed was.
@@ -180,21 +183,31 @@ impl Replay {
             let snapshot = self.snapshot(&folder.0).await.map_err(of_quarantine)?;
             let found = self.look(snapshot.clone()).await.map_err(of_quarantine)?;
             let left = self.left().await?;
-            let mark = left.as_ref().and_then(|left| left.record.mark::<Mark>());
-            let chosen = match mark.and_then(|mark| found.marked(&mark)) {
-                Some(chosen) => {
-                    if let Some(left) = left.filter(|left| left.found.published) {
-                        let run = left.found.run;
-                        self.notes.push(format!("the run {run} had loaded its records before it was stopped"));
-                        self.end(&chosen, None, run).await?;
-                        self.forget_mark(run).await?;
-                        self.done.insert(run.to_string());
-                        continue;
+            let mut chosen = None;
+            if let Some(left) = &left {
+                let run = left.found.run;
+                match left.record.mark::<Mark>() {
+                    Some(mark) if left.found.published => {
+                        // Whatever is wanted now, what was loaded has to be taken out.
+                        if let Some(chosen) = found.marked(&mark) {
+                            let failed = self.end(&chosen, run, true).await?;
+                            self.forget_mark(run).await?;
+                            self.done.insert(run.to_string());
+                            self.failed += failed;
+                            self.notes.push(format!("the run {run} had loaded its records before it was stopped"));
+                            continue;
+                        }
                     }
-                    Some(chosen)
+                    Some(mark) => chosen = found.marked(&mark).filter(|chosen| found.is_wanted(chosen)),
+                    None if !left.found.published && found.runs.contains(&run.to_string()) => {
+                        let message = format!("the run {run}, which has set records aside, is not completed");
+                        return Err(Error::new(ErrorKind::Locked, message)
+                            .hint("go on with it, or forget it, so that its records are not loaded twice"));
+                    }
+                    None => {}
                 }
-                None => found.first(&self.empty),
-            };
+            }
+            let chosen = chosen.or_else(|| found.first(&self.empty));
             let Some(chosen) = chosen else {
                 self.notes.extend(found.notes());
                 return Ok(None);
@@ -211,46 +224,53 @@ impl Replay {
     /// [acknowledged](Pipeline::acknowledge) after that.
     ///
     /// # Errors
-    /// Those of reading and writing the quarantine. The records are loaded all the same; the next replay does what is left.
-    pub async fn complete(&mut self, step: ReplayStep, run: RunId) -> Result<()> {
+    /// Those of reading and writing the quarantine. The records are loaded all the same; the next replay does what is left, if the
+    /// target has a [mark](RunReport::has_mark).
+    pub async fn complete(&mut self, step: ReplayStep, report: &RunReport) -> Result<()> {
         failpoint("replay-loaded");
-        self.end(&step.chosen, Some(step.id), run).await?;
-        self.done.insert(run.to_string());
+        self.end(&step.chosen, report.run, report.has_mark).await?;
+        self.done.insert(report.run.to_string());
         failpoint("replay-completed");
         Ok(())
     }
 
-    async fn end(&self, chosen: &Chosen, id: Option<Arc<str>>, run: RunId) -> Result<()> {
+    /// Gives the number of records that stay because they failed again.
+    async fn end(&self, chosen: &Chosen, run: RunId, has_mark: bool) -> Result<u64> {
         let told = |error: Error| {
-            let hint = "the records are loaded, and still in the quarantine; the same command takes them out, and loads none twice";
-            match error.hint_text() {
-                Some(before) => {
-                    let hint = format!("{before}; {hint}");
-                    of_quarantine(error.hint(hint))
+            let hint = match has_mark {
+                true => {
+                    "the records are loaded, and still in the quarantine; the same command takes them out, and loads none twice"
                 }
-                None => of_quarantine(error.hint(hint)),
-            }
+                false => {
+                    "the records are loaded, and still in the quarantine: take them out, for this target keeps no mark of that and the \
+                     next replay would load them again"
+                }
+            };
+            let hint = error.hint_text().map_or(hint.to_owned(), |before| format!("{before}; {hint}"));
+            of_quarantine(error.hint(hint))
         };
         // Somebody who adds to the quarantine at the same time is seen, and then it is read again.
         const ATTEMPTS: usize = 5;
-        for attempt in 1.. {
-            match self.end_once(chosen, id.clone(), run).await {
-                Err(error) if error.kind() == ErrorKind::SourceChanged && attempt < ATTEMPTS => {}
+        let mut attempt = 1;
+        loop {
+            match self.end_once(chosen, run).await {
+                Err(error) if error.kind() == ErrorKind::SourceChanged && attempt < ATTEMPTS => attempt += 1,
                 done => return done.map_err(told),
             }
         }
-        Ok(())
     }
 
-    async fn end_once(&self, chosen: &Chosen, id: Option<Arc<str>>, run: RunId) -> Result<()> {
+    async fn end_once(&self, chosen: &Chosen, run: RunId) -> Result<u64> {
         let folder = Folder(new_folder()?);
         let snapshot = self.snapshot(&folder.0).await?;
-        let rest = Rest::new(snapshot, self.quarantine.clone(), chosen.clone(), id, run);
+        let kept = Arc::default();
+        let rest = Rest::new(snapshot, self.quarantine.clone(), chosen.clone(), run, Arc::clone(&kept));
         let loader = self.quarantine_loader()?;
         let settings = &self.builder.settings;
         let builder = PipelineBuilder::new().extract(rest).load_into(loader).mode(LoadMode::Replace);
         let builder = builder.config(settings.config.clone()).cancel(settings.cancel.clone()).resume(Resume::Never);
-        builder.build()?.execute().await.map(|_| ())
+        builder.build()?.execute().await?;
+        Ok(kept.load(Ordering::Relaxed))
     }
 
     fn quarantine_loader(&self) -> Result<Arc<dyn etlrs_core::Loader>> {
@@ -278,8 +298,8 @@ impl Replay {
         let transforms = self.builder.transformers.len() as i64;
         let done = self.done.clone();
         let look = move |found: &mut Found, rows: Rows| {
-            let is_wanted = |of: &str| !done.contains(of) && run.as_ref().is_none_or(|run| run == of);
-            found.add(&rows, &is_wanted, &*is_target, transforms);
+            let is_run = |of: &str| !done.contains(of) && run.as_ref().is_none_or(|run| run == of);
+            found.add(&rows, &is_run, &*is_target, transforms);
             Ok(())
         };
         self.each(snapshot, Found::default(), look).await
@@ -322,57 +342,78 @@ impl Replay {
         let format = ReadAs::parse(&chosen.group.read_as).ok_or_else(wrong)?;
         let files = folder.0.join("records");
         std::fs::create_dir(&files).map_err(|error| Error::io("create", &files, error))?;
-        let connector = self.registry.connectors().iter().find(|connector| connector.name() == format.connector);
-        let connector = connector.ok_or_else(|| {
-            let message = format!("records are read by the connector {}, which is not there", format.connector);
-            Error::new(ErrorKind::Unsupported, message).hint(format!("build with the feature {}", format.connector))
-        })?;
-        let extension = connector.extensions().first().copied().unwrap_or("txt");
-        let options = match chosen.group.transforms {
-            0 if chosen.group.stage == etlrs_core::Rejected::SOURCE => over(&self.options, &format.options)?,
-            _ => format.options.clone(),
+        let (records, count, checksum, from) = match format {
+            ReadAs::Rows { rows } => {
+                let among = chosen.clone();
+                let count = move |texts: &mut Files, rows: Rows| texts.count(&rows, &among).map(|_| ());
+                let counted =
+                    self.each(snapshot.clone(), Files::new(&files, "", &SourceFormat::default()), count).await?;
+                let (_, count, checksum, from) = counted.finish()?;
+                (Records::Rows(Arc::new(Schema::new(rows))), count, checksum, from)
+            }
+            ReadAs::Source(mut format) => {
+                let connector = self.connector(&format.connector)?.clone();
+                format.options = self.options_of(&chosen.group, &format)?;
+                let extension = connector.extensions().first().copied().unwrap_or("txt");
+                let (of, among) = (format.clone(), chosen.clone());
+                let write = move |texts: &mut Files, rows: Rows| texts.add(&rows, &among, &of);
+                let written = self.each(snapshot.clone(), Files::new(&files, extension, &format), write).await?;
+                let (texts, count, checksum, from) = written.finish()?;
+                // A column that is named now is wanted.
+                for (name, _) in given_types(&format.options)?.0 {
+                    if !format.columns.contains(&name) {
+                        format.columns.push(name);
+                    }
+                }
+                let uri = Uri::new(format!("{}:{}/", format.connector, files.display()));
+                let files = connector.extractor(&uri, &format.options)?;
+                (Records::Files { files, format, texts: texts.into() }, count, checksum, from)
+            }
         };
-        let writing = Texts::new(&files, extension, &format);
-        let (of, among) = (format.clone(), chosen.clone());
-        let write = move |texts: &mut Texts, rows: Rows| texts.add(&rows, &among, &of);
-        let texts = self.each(snapshot.clone(), writing, write).await?;
-        let (joined, alone, checksum, from) = texts.finish()?;
-        if joined + alone == 0 {
+        if count == 0 {
             return Ok(None);
         }
+        let is_source = chosen.group.stage == Rejected::SOURCE && chosen.group.transforms == 0;
         let mark = Mark {
             replay: chosen.group.digest(),
             checksum: checksum.to_string(),
             runs: chosen.runs.iter().cloned().collect(),
+            targets: chosen.targets.iter().cloned().collect(),
         };
-        let mark = serde_json::to_string(&mark).map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))?;
-        let id: Arc<str> = digest(&mark)[..16].into();
-        let uri = Uri::new(format!("{}:{}/", format.connector, files.display()));
-        let mut format = format;
-        // A column that is named now is wanted.
-        for (name, _) in given_types(&options)?.0 {
-            if !format.columns.contains(&name) {
-                format.columns.push(name);
-            }
-        }
-        let source = Source {
-            files: connector.extractor(&uri, &options)?,
-            format,
-            joined,
-            snapshot,
-            chosen: chosen.clone(),
-            from,
-            fingerprint: Fingerprint::new(mark),
-            _folder: folder,
-        };
+        let id = mark.id();
+        let live = self.quarantine.clone();
+        let source = Source { records, snapshot, live, chosen: chosen.clone(), from, mark, _folder: folder };
         let mut builder = self.builder.clone().extract(source).mode(self.mode()).acknowledge_later();
         let transforms = usize::try_from(chosen.group.transforms).unwrap_or(usize::MAX);
         builder.transformers = builder.transformers.split_off(transforms.min(builder.transformers.len()));
-        let columns = builder.settings.request.columns.take().filter(|_| transforms == 0);
+        let columns = builder.settings.request.columns.take().filter(|_| is_source);
         builder.settings.request = ScanRequest::all();
         builder.settings.request.columns = columns;
-        builder.settings.replay = Some(Replayed { id: id.clone(), transforms: chosen.group.transforms });
-        Ok(Some(ReplayStep { builder, records: joined + alone, chosen, id }))
+        builder.settings.replay = Some(Replayed { id, transforms: chosen.group.transforms });
+        Ok(Some(ReplayStep { builder, chosen }))
+    }
+
+    fn connector(&self, name: &str) -> Result<&Arc<dyn Connector>> {
+        let found = self.registry.connectors().iter().find(|connector| connector.name() == name);
+        found.ok_or_else(|| {
+            let message = format!("records are read by the connector {name}, which is not there");
+            Error::new(ErrorKind::Unsupported, message).hint(format!("build with the feature {name}"))
+        })
+    }
+
+    /// The options with which the records of a group are read, those of the user among them.
+    fn options_of(&self, group: &Group, format: &SourceFormat) -> Result<OptionMap> {
+        let mut given = self.options.clone();
+        // Text that is UTF-8 was so in the source, or was made so.
+        if group.is_utf8 {
+            given.remove("encoding");
+        }
+        const OF_FILES: [&str; 6] = ["header", "skip_lines", "layout", "sample", "infer", "planned"];
+        if let Some(key) = OF_FILES.iter().find(|key| given.contains_key(**key)) {
+            let message = format!("the option {key} is for files, and says nothing of single records");
+            return Err(Error::new(ErrorKind::InvalidConfig, message));
+        }
+        over(&given, &format.options)
     }
 
     /// What is left of a run at the target.
@@ -398,7 +439,7 @@ impl Replay {
             let folder = Folder(new_folder()?);
             let snapshot = self.snapshot(&folder.0).await.map_err(of_quarantine)?;
             if let Some(chosen) = self.look(snapshot).await.map_err(of_quarantine)?.marked(&mark) {
-                self.end(&chosen, None, run).await?;
+                self.end(&chosen, run, true).await?;
             }
         }
         self.forget_mark(run).await
@@ -423,9 +464,13 @@ impl Replay {
 /// What a quarantine holds that can be replayed, and what it holds that cannot.
 #[derive(Default)]
 struct Found {
-    groups: Vec<(Group, HashSet<String>)>,
+    /// In the order in which they come, with their runs, and whether those are wanted.
+    groups: Vec<(Group, HashMap<String, bool>)>,
+    places: HashMap<Group, usize>,
+    runs: HashSet<String>,
     long: HashSet<Long>,
-    targets: HashSet<String>,
+    /// Names of targets, and whether what is to go there is wanted.
+    targets: HashMap<String, bool>,
     /// Records that were to go to other targets.
     elsewhere: HashMap<String, u64>,
     /// Without anything to read, or to read it by.
@@ -437,59 +482,87 @@ struct Found {
 impl Found {
     fn add(&mut self, rows: &Rows, is_run: &dyn Fn(&str) -> bool, is_target: &dyn Fn(&str) -> bool, transforms: i64) {
         for row in 0..rows.len() {
-            if rows.replay.is_valid(row) || !is_run(rows.run.value(row)) {
+            let run = rows.run.value(row);
+            if rows.replay.is_valid(row) {
                 continue;
+            }
+            if !self.runs.contains(run) {
+                self.runs.insert(run.to_owned());
             }
             if rows.part.value(row) > 0 {
                 self.long.insert(rows.long(row));
                 continue;
             }
-            if rows.target.is_valid(row) {
-                let target = rows.target.value(row);
-                if !self.targets.contains(target) {
-                    if !is_target(target) {
-                        *self.elsewhere.entry(target.to_owned()).or_default() += 1;
-                        continue;
-                    }
-                    self.targets.insert(target.to_owned());
-                }
-            }
-            let group = Group::of(rows, row).filter(|_| rows.text(row).is_some());
-            let Some(group) = group else {
-                self.unreadable += 1;
-                continue;
-            };
+            let target = rows.target.is_valid(row).then(|| rows.target.value(row));
+            let goes_here = target.is_none_or(|target| match self.targets.get(target) {
+                Some(goes_here) => *goes_here,
+                None => *self.targets.entry(target.to_owned()).or_insert_with(|| is_target(target)),
+            });
+            let group = Group::of(rows, row);
+            let is_wanted = is_run(run);
             let left = if rows.transforms_left.is_valid(row) { rows.transforms_left.value(row) } else { 0 };
-            // Of a pipeline that was changed meanwhile, the user knows.
-            if left > 0 && i64::from(group.transforms) >= transforms {
-                *self.behind.entry(group.stage).or_default() += 1;
-                continue;
-            }
-            let run = rows.run.value(row);
-            match self.groups.iter_mut().find(|(known, _)| *known == group) {
-                Some((_, runs)) if runs.contains(run) => {}
-                Some((_, runs)) => _ = runs.insert(run.to_owned()),
-                None => self.groups.push((group, HashSet::from([run.to_owned()]))),
+            let stays = match &group {
+                _ if !is_wanted => true,
+                _ if !goes_here => {
+                    *self.elsewhere.entry(target.unwrap_or_default().to_owned()).or_default() += 1;
+                    true
+                }
+                None => {
+                    self.unreadable += 1;
+                    true
+                }
+                Some(group) if i64::from(group.transforms) + left > transforms && left > 0 => {
+                    *self.behind.entry(group.stage.clone()).or_default() += 1;
+                    true
+                }
+                Some(_) => false,
+            };
+            let Some(group) = group else { continue };
+            let at = match self.places.get(&group) {
+                Some(at) => *at,
+                None => {
+                    self.places.insert(group.clone(), self.groups.len());
+                    self.groups.push((group, HashMap::new()));
+                    self.groups.len() - 1
+                }
+            };
+            // A run is wanted for its group if one of its records is.
+            match self.groups[at].1.get_mut(run) {
+                Some(is_wanted) => *is_wanted |= !stays,
+                None => _ = self.groups[at].1.insert(run.to_owned(), !stays),
             }
         }
     }
 
     /// The first one that was not done.
     fn first(&self, empty: &HashSet<Group>) -> Option<Chosen> {
-        let mut groups = self.groups.iter().filter(|(group, _)| !empty.contains(group));
-        groups.next().map(|(group, runs)| self.chosen(group, runs.clone()))
+        let wanted = |runs: &HashMap<String, bool>| -> HashSet<String> {
+            runs.iter().filter(|(_, is_wanted)| **is_wanted).map(|(run, _)| run.clone()).collect()
+        };
+        let groups = self.groups.iter().filter(|(group, _)| !empty.contains(group));
+        let mut groups = groups.map(|(group, runs)| (group, wanted(runs)));
+        let (group, runs) = groups.find(|(_, runs)| !runs.is_empty())?;
+        let targets = self.targets.iter().filter(|(_, goes_here)| **goes_here).map(|(target, _)| target.clone());
+        Some(self.chosen(group, runs, targets.collect()))
     }
 
-    /// The one that a replay took which was stopped, if its records are here.
+    /// The one that a replay took which was stopped, as far as its records are here.
     fn marked(&self, mark: &Mark) -> Option<Chosen> {
         let (group, runs) = self.groups.iter().find(|(group, _)| group.digest() == mark.replay)?;
-        let is_there = mark.runs.iter().all(|run| runs.contains(run));
-        is_there.then(|| self.chosen(group, mark.runs.iter().cloned().collect()))
+        let runs: HashSet<String> = mark.runs.iter().filter(|run| runs.contains_key(*run)).cloned().collect();
+        (!runs.is_empty()).then(|| self.chosen(group, runs, mark.targets.iter().cloned().collect()))
     }
 
-    fn chosen(&self, group: &Group, runs: HashSet<String>) -> Chosen {
-        let (long, targets) = (Arc::new(self.long.clone()), Arc::new(self.targets.clone()));
-        Chosen { group: group.clone(), runs, long, targets }
+    /// Whether all of that is to be loaded now.
+    fn is_wanted(&self, chosen: &Chosen) -> bool {
+        let runs = self.groups.iter().find(|(group, _)| *group == chosen.group).map(|(_, runs)| runs);
+        let goes_here = |target: &String| self.targets.get(target).is_none_or(|goes_here| *goes_here);
+        chosen.targets.iter().all(goes_here)
+            && runs.is_some_and(|runs| chosen.runs.iter().all(|run| runs.get(run) == Some(&true)))
+    }
+
+    fn chosen(&self, group: &Group, runs: HashSet<String>, targets: HashSet<String>) -> Chosen {
+        Chosen { group: group.clone(), runs, long: Arc::new(self.long.clone()), targets: Arc::new(targets) }
     }
 
     /// What is told of the records that stay.
@@ -515,72 +588,108 @@ impl Found {
 }
 
 /// Files of texts, as they are written.
-struct Texts {
-    files: PathBuf,
+struct Files {
+    folder: PathBuf,
     extension: &'static str,
     header: Vec<u8>,
-    first: Option<BufWriter<File>>,
-    joined: u64,
-    alone: u64,
+    /// The one that has more than one text, as it is written.
+    open: Option<BufWriter<File>>,
+    texts: Vec<Texts>,
+    files: u64,
+    count: u64,
     checksum: Checksum,
     /// Where all of them are from: nobody knows, or several are.
     from: Option<Option<Arc<str>>>,
 }
 
-impl Texts {
-    fn new(files: &Path, extension: &'static str, format: &ReadAs) -> Self {
+impl Files {
+    fn new(folder: &Path, extension: &'static str, format: &SourceFormat) -> Self {
         let header = format.header.as_ref().map(|header| format!("{header}\n").into_bytes()).unwrap_or_default();
-        let (files, first) = (files.to_owned(), None);
-        Self { files, extension, header, first, joined: 0, alone: 0, checksum: Checksum::default(), from: None }
+        Self {
+            folder: folder.to_owned(),
+            extension,
+            header,
+            open: None,
+            texts: Vec::new(),
+            files: 0,
+            count: 0,
+            checksum: Checksum::default(),
+            from: None,
+        }
     }
 
-    fn add(&mut self, rows: &Rows, among: &Chosen, format: &ReadAs) -> Result<()> {
+    /// Counts those that are chosen, and gives them.
+    fn count(&mut self, rows: &Rows, among: &Chosen) -> Result<Vec<usize>> {
         let chosen: Vec<usize> = (0..rows.len()).filter(|&row| among.has(rows, row)).collect();
         for &row in &chosen {
-            let text = rows.text(row).unwrap_or_default();
             let from = rows.source.is_valid(row).then(|| rows.source.value(row));
             match &self.from {
                 Some(known) if known.as_deref() == from => {}
                 Some(_) => self.from = Some(None),
                 None => self.from = Some(from.map(Arc::from)),
             }
-            let failed = |error| Error::io("write", &self.files, error);
-            if is_alone(text, format) {
-                self.alone += 1;
-                let parts = [&self.header, text, b"\n"].concat();
-                let name = self.files.join(format!("{:012}.{}", self.alone, self.extension));
-                std::fs::write(&name, parts).map_err(failed)?;
-                continue;
-            }
-            let file = match &mut self.first {
-                Some(file) => file,
-                first => {
-                    let name = self.files.join(format!("{:012}.{}", 0, self.extension));
-                    let mut file = BufWriter::new(File::create(name).map_err(failed)?);
-                    file.write_all(&self.header).map_err(failed)?;
-                    first.insert(file)
-                }
-            };
-            self.joined += 1;
-            let is_space = |byte: &u8| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte };
-            let text: Vec<u8> = text.iter().map(is_space).chain([b'\n']).collect();
-            file.write_all(&text).map_err(failed)?;
         }
+        self.count += chosen.len() as u64;
         self.checksum.merge(&Chosen::checksum(rows, &chosen)?);
+        Ok(chosen)
+    }
+
+    fn add(&mut self, rows: &Rows, among: &Chosen, format: &SourceFormat) -> Result<()> {
+        for row in self.count(rows, among)? {
+            let text = rows.text(row).unwrap_or_default();
+            if text.trim_ascii().is_empty() {
+                self.close()?;
+                self.texts.push(Texts::Blank);
+            } else if is_alone(text, format) {
+                self.close()?;
+                self.write(text)?;
+                self.close()?;
+            } else {
+                self.write(text)?;
+            }
+        }
         Ok(())
     }
 
-    fn finish(mut self) -> Result<(u64, u64, Checksum, Option<Arc<str>>)> {
-        if let Some(file) = &mut self.first {
-            file.flush().map_err(|error| Error::io("write", &self.files, error))?;
+    fn write(&mut self, text: &[u8]) -> Result<()> {
+        let failed = |error| Error::io("write", &self.folder, error);
+        let file = match (&mut self.open, self.texts.last_mut()) {
+            (Some(file), Some(Texts::File(texts))) => {
+                *texts += 1;
+                file
+            }
+            (open, _) => {
+                let name = self.folder.join(format!("{:012}.{}", self.files, self.extension));
+                let mut file = BufWriter::new(File::create(name).map_err(failed)?);
+                file.write_all(&self.header).map_err(failed)?;
+                self.files += 1;
+                self.texts.push(Texts::File(1));
+                open.insert(file)
+            }
+        };
+        // Where line ends are spaces a tab is one too, but not within a string, where neither may be.
+        let is_folded = self.header.is_empty();
+        let byte = |byte: &u8| if is_folded && matches!(byte, b'\n' | b'\r') { b'\t' } else { *byte };
+        let text: Vec<u8> = text.iter().map(byte).chain([b'\n']).collect();
+        file.write_all(&text).map_err(failed)
+    }
+
+    fn close(&mut self) -> Result<()> {
+        match self.open.take() {
+            Some(mut file) => file.flush().map_err(|error| Error::io("write", &self.folder, error)),
+            None => Ok(()),
         }
-        Ok((self.joined, self.alone, self.checksum, self.from.flatten()))
+    }
+
+    fn finish(mut self) -> Result<(Vec<Texts>, u64, Checksum, Option<Arc<str>>)> {
+        self.close()?;
+        Ok((self.texts, self.count, self.checksum, self.from.flatten()))
     }
 }
 
 impl Group {
     fn digest(&self) -> String {
-        digest(&format!("{:?}", (&self.stage, self.transforms, &self.read_as)))
+        digest(&format!("{:?}", (&self.stage, self.transforms, &self.read_as, self.is_utf8)))
     }
 }
 

@@ -1,19 +1,18 @@
 //! What a quarantine is replaced by when some of its records were loaded.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray};
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch};
 use arrow_schema::SchemaRef;
 use arrow_select::filter::filter_record_batch;
 use arrow_select::zip::zip;
 use etlrs_core::{
-    BatchStream, Extractor, Fingerprint, Partition, Pushdown, Result, RunContext, RunId, Scan, ScanRequest,
+    BatchStream, Checksum, Extractor, Fingerprint, Partition, Pushdown, Result, RunContext, RunId, Scan, ScanRequest,
     async_trait, map_stream, next_batch,
 };
 
 use super::rows::{Chosen, Rows};
-use crate::pipeline::projected;
 
 /// The rows that stay.
 #[derive(Clone)]
@@ -22,31 +21,32 @@ pub(super) struct Rest {
     /// The quarantine itself.
     live: Arc<dyn Extractor>,
     chosen: Chosen,
-    /// What the rows of the replay are marked with.
-    id: Option<Arc<str>>,
     run: RunId,
+    /// Records that the run has set aside again.
+    kept: Arc<AtomicU64>,
 }
 
 impl Rest {
-    /// Of `snapshot`, taken of `live`, without those of `chosen`; those that `run` has set aside stay for good.
+    /// Of `snapshot`, taken of `live`, without those of `chosen`; those that `run` has set aside stay for good, and are counted in `kept`.
     pub(super) fn new(
         snapshot: Arc<dyn Extractor>,
         live: Arc<dyn Extractor>,
         chosen: Chosen,
-        id: Option<Arc<str>>,
         run: RunId,
+        kept: Arc<AtomicU64>,
     ) -> Self {
-        Self { snapshot, live, chosen, id, run }
+        Self { snapshot, live, chosen, run, kept }
     }
 
     fn of(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let rows = Rows::of(batch)?;
         let run = self.run.to_string();
         let is_new = |row: usize| rows.replay.is_valid(row) && rows.run.value(row) == run;
-        // Those of an attempt at the same replay that came to nothing.
-        let is_vain = |row: usize| rows.replay.is_valid(row) && Some(rows.replay.value(row)) == self.id.as_deref();
+        // Those of attempts that came to nothing: only one replay is at work on this target, and it is this one.
+        let is_vain = |row: usize| rows.replay.is_valid(row) && self.chosen.goes_here(&rows, row);
         let stays = |row: usize| is_new(row) || !is_vain(row) && !self.chosen.has(&rows, row);
         let new: BooleanArray = (0..rows.len()).map(|row| Some(is_new(row))).collect();
+        self.kept.fetch_add(new.true_count() as u64, Ordering::Relaxed);
         let columns = batch.schema_ref().fields().iter().zip(batch.columns()).map(|(field, column)| {
             if field.name() != "replay" || new.true_count() == 0 {
                 return Ok(column.clone());
@@ -66,11 +66,8 @@ impl Extractor for Rest {
         let mut of_snapshot = ScanRequest::all();
         of_snapshot.partitions = request.partitions;
         let snapshot = self.snapshot.scan(cx, &of_snapshot).await?;
-        let mut held = BTreeMap::new();
-        for partition in snapshot.partitions() {
-            count(&mut held, snapshot.read(cx, partition)?).await?;
-        }
-        Ok(Arc::new(RestScan { rest: self.clone(), held: of_counts(&held), snapshot, cx: cx.clone() }))
+        let held = held_by(&*snapshot, cx).await?;
+        Ok(Arc::new(RestScan { rest: self.clone(), held, snapshot, cx: cx.clone() }))
     }
 }
 
@@ -100,16 +97,10 @@ impl Scan for RestScan {
         self.snapshot.min_memory()
     }
 
-    /// Of the quarantine itself, which nobody else writes to when this is asked for the last time. Rows come and go by whole runs,
-    /// so it is enough to count those.
+    /// Of the quarantine itself, which no run writes to when this is asked for the last time.
     async fn fingerprint(&self) -> Result<Fingerprint> {
-        let request = ScanRequest::all().columns(["run", "replay"]);
-        let live = projected(&*self.rest.live, &self.cx, &request).await?;
-        let mut held = BTreeMap::new();
-        for partition in live.partitions() {
-            count(&mut held, live.read(&self.cx, partition)?).await?;
-        }
-        let now = of_counts(&held);
+        let live = self.rest.live.scan(&self.cx, &ScanRequest::all()).await?;
+        let now = held_by(&*live, &self.cx).await?;
         Ok(if now == self.held { now } else { Fingerprint::new(format!("{} (changed)", now.as_str())) })
     }
 
@@ -119,27 +110,14 @@ impl Scan for RestScan {
     }
 }
 
-type Counts = BTreeMap<(String, Option<String>), u64>;
-
-/// Counts the rows of each run, and of each replay.
-async fn count(held: &mut Counts, mut stream: BatchStream) -> Result<()> {
-    while let Some(batch) = next_batch(&mut stream).await {
-        let batch = batch?;
-        let text = |name: &str| -> Result<StringArray> {
-            let column =
-                batch.column_by_name(name).map(|column| arrow_cast::cast(column, &arrow_schema::DataType::Utf8));
-            let empty = || arrow_array::new_null_array(&arrow_schema::DataType::Utf8, batch.num_rows());
-            Ok(arrow_array::cast::AsArray::as_string::<i32>(&column.transpose()?.unwrap_or_else(empty)).clone())
-        };
-        let (runs, replays) = (text("run")?, text("replay")?);
-        for row in 0..batch.num_rows() {
-            let replay = replays.is_valid(row).then(|| replays.value(row).to_owned());
-            *held.entry((runs.value(row).to_owned(), replay)).or_default() += 1;
+/// What a quarantine holds, whatever the order.
+async fn held_by(scan: &dyn Scan, cx: &RunContext) -> Result<Fingerprint> {
+    let mut held = Checksum::default();
+    for partition in scan.partitions() {
+        let mut stream = scan.read(cx, partition)?;
+        while let Some(batch) = next_batch(&mut stream).await {
+            held.merge(&Rows::of(&batch?)?.checksum()?);
         }
     }
-    Ok(())
-}
-
-fn of_counts(held: &Counts) -> Fingerprint {
-    Fingerprint::new(super::digest(&format!("{held:?}")))
+    Ok(Fingerprint::new(format!("{} {held}", held.rows())))
 }

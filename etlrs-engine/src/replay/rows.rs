@@ -77,6 +77,11 @@ impl Rows {
         self.run.len()
     }
 
+    /// Of all that somebody may change, whatever the order.
+    pub(super) fn checksum(&self) -> Result<Checksum> {
+        Chosen::checksum(self, &(0..self.len()).collect::<Vec<_>>())
+    }
+
     pub(super) fn long(&self, row: usize) -> Long {
         let record = self.record.is_valid(row).then(|| self.record.value(row));
         (self.run.value(row).to_owned(), self.partition.value(row), record)
@@ -84,7 +89,8 @@ impl Rows {
 
     /// What is replayed of a row, if there is something.
     pub(super) fn text(&self, row: usize) -> Option<&[u8]> {
-        match self.fixed.is_valid(row) {
+        // Who saves a file of text anew may write an empty text for a null.
+        match self.fixed.is_valid(row) && !self.fixed.value(row).trim().is_empty() {
             true => Some(self.fixed.value(row).as_bytes()),
             false => self.raw.is_valid(row).then(|| self.raw.value(row)),
         }
@@ -127,6 +133,8 @@ pub(super) struct Group {
     pub(super) stage: String,
     pub(super) transforms: u32,
     pub(super) read_as: String,
+    /// Its texts can be in any encoding if not.
+    pub(super) is_utf8: bool,
 }
 
 impl Group {
@@ -134,7 +142,9 @@ impl Group {
     pub(super) fn of(rows: &Rows, row: usize) -> Option<Self> {
         let transforms = rows.transforms.is_valid(row).then(|| rows.transforms.value(row))?;
         let read_as = rows.read_as.is_valid(row).then(|| rows.read_as.value(row).to_owned())?;
-        Some(Self { stage: rows.stage.value(row).to_owned(), transforms: u32::try_from(transforms).ok()?, read_as })
+        let (stage, transforms) = (rows.stage.value(row).to_owned(), u32::try_from(transforms).ok()?);
+        let is_utf8 = std::str::from_utf8(rows.text(row)?).is_ok();
+        Some(Self { stage, transforms, read_as, is_utf8 })
     }
 }
 
@@ -145,16 +155,23 @@ impl Chosen {
             && self.runs.contains(rows.run.value(row))
             && rows.part.value(row) == 0
             && rows.text(row).is_some()
-            && (rows.target.is_null(row) || self.targets.contains(rows.target.value(row)))
+            && self.goes_here(rows, row)
             && Group::of(rows, row).as_ref() == Some(&self.group)
             && !self.long.contains(&rows.long(row))
+    }
+
+    /// Whether that row was to go to the target, as far as is known.
+    pub(super) fn goes_here(&self, rows: &Rows, row: usize) -> bool {
+        rows.target.is_null(row) || self.targets.contains(rows.target.value(row))
     }
 
     /// Of what they hold, whatever their order.
     pub(super) fn checksum(rows: &Rows, chosen: &[usize]) -> Result<Checksum> {
         let indices = arrow_array::UInt64Array::from_iter_values(chosen.iter().map(|&row| row as u64));
-        let columns: [(&str, &dyn Array); 5] = [
+        let columns: [(&str, &dyn Array); 7] = [
             ("run", &rows.run),
+            ("part", &rows.part),
+            ("replay", &rows.replay),
             ("record", &rows.record),
             ("byte", &rows.byte),
             ("raw", &rows.raw),

@@ -1,38 +1,68 @@
-//! The records of a group as a source: their texts are written into files, which the connector of their format reads.
+//! The records of a group as a source.
+//!
+//! Rows that were written as JSON are read here. The texts of records of a source are written into files, which the connector of
+//! their format reads with the columns and types that it had found before: many texts of a line each into one file, in their order, and
+//! each that might run on into the next one into a file of its own.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow_array::cast::AsArray;
-use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
 use arrow_select::concat::concat_batches;
 use etlrs_core::{
-    BatchStream, Error, ErrorKind, Extractor, Fingerprint, Partition, Pushdown, Rejected, Rejects, Result, RunContext,
-    Scan, ScanRequest, async_trait, next_batch,
+    BatchStream, Checksum, Error, ErrorKind, Extractor, Fingerprint, Partition, Pushdown, Rejected, Rejects, Result,
+    RunContext, Scan, ScanRequest, async_trait, next_batch,
 };
 use futures_util::stream::try_unfold;
 
-use super::rows::{Chosen, Rows, bytes_of};
-use crate::read_as::ReadAs;
+use super::Mark;
+use super::row_text::rows_of;
+use super::rows::{Chosen, Rows};
+use crate::read_as::SourceFormat;
 
-/// The files of a group: the first has all texts of a line each, and each of the others a text of its own that might run on
-/// into the next one.
 #[derive(Clone)]
 pub(super) struct Source {
-    /// Reads them.
-    pub(super) files: Arc<dyn Extractor>,
-    pub(super) format: ReadAs,
-    /// Texts in the first file, which is not there if they are none.
-    pub(super) joined: u64,
-    /// The quarantine as it was when the files were written.
+    pub(super) records: Records,
+    /// The quarantine as it was when the step began.
     pub(super) snapshot: Arc<dyn Extractor>,
+    /// The quarantine itself.
+    pub(super) live: Arc<dyn Extractor>,
     pub(super) chosen: Chosen,
     /// The one file or table that all records are from.
     pub(super) from: Option<Arc<str>>,
-    pub(super) fingerprint: Fingerprint,
+    pub(super) mark: Mark,
     /// What it is all in, until nobody needs it any more.
     pub(super) _folder: Arc<Folder>,
+}
+
+#[derive(Clone)]
+pub(super) enum Records {
+    Rows(SchemaRef),
+    Files {
+        /// Reads them.
+        files: Arc<dyn Extractor>,
+        format: SourceFormat,
+        texts: Arc<[Texts]>,
+    },
+}
+
+/// Some texts, one behind the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Texts {
+    /// So many in a file.
+    File(u64),
+    /// One that says nothing.
+    Blank,
+}
+
+impl Texts {
+    fn count(self) -> u64 {
+        match self {
+            Self::File(texts) => texts,
+            Self::Blank => 1,
+        }
+    }
 }
 
 /// A folder that is removed with all that is in it.
@@ -46,43 +76,54 @@ impl Drop for Folder {
 }
 
 /// Whether a text needs a file of its own.
-pub(super) fn is_alone(text: &[u8], format: &ReadAs) -> bool {
+pub(super) fn is_alone(text: &[u8], format: &SourceFormat) -> bool {
     let is_delicate = |byte: &u8| {
         !format.line_ends_are_spaces && matches!(byte, b'\n' | b'\r') || format.delicate.as_bytes().contains(byte)
     };
-    text.trim_ascii().is_empty() || text.iter().any(is_delicate)
+    text.iter().any(is_delicate)
 }
 
 #[async_trait]
 impl Extractor for Source {
     async fn scan(&self, cx: &RunContext, request: &ScanRequest) -> Result<Arc<dyn Scan>> {
-        let mut of_files = ScanRequest::all().partitions(1).target(request.target.clone());
-        of_files.columns = request.columns.clone().or_else(|| Some(self.format.columns.clone()));
-        let files = super::projected(&*self.files, cx, &of_files).await?;
         let snapshot = self.snapshot.scan(cx, &ScanRequest::all().partitions(1)).await?;
-        let binary = |field: &Arc<Field>| match self.format.binary.contains(field.name()) {
-            true => Arc::new(field.as_ref().clone().with_data_type(DataType::Binary)),
-            false => field.clone(),
+        let files = match &self.records {
+            Records::Rows(_) => None,
+            Records::Files { files, format, texts } => {
+                let mut of_files = ScanRequest::all().partitions(1);
+                of_files.columns = request.columns.clone().or_else(|| Some(format.columns.clone()));
+                let found = super::projected(&**files, cx, &of_files).await?;
+                let wanted = texts.iter().filter(|texts| **texts != Texts::Blank).count();
+                if found.partitions().len() != wanted {
+                    let message = format!("{wanted} files of a replay are read as {}", found.partitions().len());
+                    return Err(Error::new(ErrorKind::Internal, message));
+                }
+                Some(found)
+            }
         };
-        let schema: SchemaRef = Arc::new(Schema::new(files.schema().fields().iter().map(binary).collect::<Vec<_>>()));
         let mut partition = Partition::new(0, "records of a quarantine");
         partition.source = self.from.clone();
-        Ok(Arc::new(SourceScan { source: self.clone(), schema, files, snapshot, partitions: vec![partition] }))
+        let cx = cx.clone();
+        Ok(Arc::new(SourceScan { source: self.clone(), files, snapshot, partitions: vec![partition], cx }))
     }
 }
 
 struct SourceScan {
     source: Source,
-    schema: SchemaRef,
-    files: Arc<dyn Scan>,
+    files: Option<Arc<dyn Scan>>,
     snapshot: Arc<dyn Scan>,
     partitions: Vec<Partition>,
+    cx: RunContext,
 }
 
 #[async_trait]
 impl Scan for SourceScan {
     fn schema(&self) -> SchemaRef {
-        self.schema.clone()
+        match (&self.source.records, &self.files) {
+            (Records::Rows(schema), _) => schema.clone(),
+            (Records::Files { .. }, Some(files)) => files.schema(),
+            (Records::Files { .. }, None) => Arc::new(arrow_schema::Schema::empty()),
+        }
     }
 
     fn partitions(&self) -> &[Partition] {
@@ -94,61 +135,108 @@ impl Scan for SourceScan {
     }
 
     fn min_memory(&self) -> usize {
-        self.files.min_memory() + self.snapshot.min_memory()
+        self.files.as_ref().map_or(0, |files| files.min_memory()) + self.snapshot.min_memory()
     }
 
     fn identity(&self) -> Option<String> {
-        Some(format!("replay {:?} {}", self.source.format, self.source.chosen.group.transforms))
+        let Source { records, chosen, .. } = &self.source;
+        let format = match records {
+            Records::Rows(_) => String::new(),
+            Records::Files { format, .. } => format!("{format:?}"),
+        };
+        Some(format!("replay {:?} {format}", chosen.group))
     }
 
+    /// Of the quarantine itself, which nobody else writes to when this is asked for the last time: what was loaded and taken out by
+    /// another replay meanwhile is not loaded once more.
     async fn fingerprint(&self) -> Result<Fingerprint> {
-        Ok(self.source.fingerprint.clone())
+        let live = self.source.live.scan(&self.cx, &ScanRequest::all()).await?;
+        let mut checksum = Checksum::default();
+        for partition in live.partitions() {
+            let mut stream = live.read(&self.cx, partition)?;
+            while let Some(batch) = next_batch(&mut stream).await {
+                let rows = Rows::of(&batch?)?;
+                let chosen: Vec<usize> = (0..rows.len()).filter(|&row| self.source.chosen.has(&rows, row)).collect();
+                checksum.merge(&Chosen::checksum(&rows, &chosen)?);
+            }
+        }
+        let mark = Mark { checksum: checksum.to_string(), ..self.source.mark.clone() };
+        Ok(Fingerprint::new(mark.to_text()))
     }
 
     fn read(&self, cx: &RunContext, _partition: &Partition) -> Result<BatchStream> {
         let Some(outer) = cx.rejects().cloned() else {
             return Err(Error::new(ErrorKind::Internal, "a quarantine is replayed without one"));
         };
-        let inner = Rejects::new(cx.batch_memory() / 2);
-        let source = self.source.clone();
-        let snapshot = self.snapshot.clone();
-        let originals = Originals::new(cx, snapshot.clone(), source.clone(), false)?;
-        let (inner_cx, is_joined) = (cx.with_rejects(inner.clone()), source.joined > 0);
-        let reading = Reading {
-            cx: cx.clone(),
-            inner_cx,
-            files: self.files.clone(),
-            snapshot,
-            schema: self.schema.clone(),
-            next: 0,
-            is_joined,
-            stream: None,
-            originals,
-            inner,
-            outer,
-            rows: 0,
-            rejected: 0,
-            source,
-        };
-        Ok(Box::pin(try_unfold(reading, |mut reading| async move {
-            Ok(reading.batch().await?.map(|batch| (batch, reading)))
-        })))
+        let originals = Originals::new(cx, self.snapshot.clone(), self.source.chosen.clone());
+        match (&self.source.records, &self.files) {
+            (Records::Files { format, texts, .. }, Some(files)) => {
+                let inner = Rejects::new(cx.batch_memory() / 2);
+                let header = format.header.as_ref().map_or(0, |header| header.matches('\n').count() as u64 + 1);
+                let reading = Files {
+                    inner_cx: cx.with_rejects(inner.clone()),
+                    cx: cx.clone(),
+                    files: files.clone(),
+                    texts: texts.clone(),
+                    header,
+                    next: 0,
+                    next_file: 0,
+                    stream: None,
+                    before: 0,
+                    originals,
+                    inner,
+                    outer,
+                    rows: 0,
+                    rejected: 0,
+                };
+                Ok(Box::pin(try_unfold(reading, |mut reading| async move {
+                    Ok(reading.batch().await?.map(|batch| (batch, reading)))
+                })))
+            }
+            (Records::Rows(schema), _) => {
+                let reading = (originals, schema.clone(), outer);
+                Ok(Box::pin(try_unfold(reading, |(mut originals, schema, outer)| async move {
+                    let Some((rows, chosen)) = originals.next().await? else { return Ok(None) };
+                    let batch = of_rows(&schema, rows, chosen, &outer)?;
+                    Ok(Some((batch, (originals, schema, outer))))
+                })))
+            }
+            (Records::Files { .. }, None) => Err(Error::new(ErrorKind::Internal, "a replay has no files")),
+        }
     }
 }
 
-struct Reading {
-    source: Source,
+/// Rows as they were written; those that are none are set aside once more.
+fn of_rows(schema: &SchemaRef, rows: &Rows, chosen: &[usize], outer: &Rejects) -> Result<RecordBatch> {
+    let texts: Vec<&[u8]> = chosen.iter().map(|&row| rows.text(row).unwrap_or_default()).collect();
+    if let Ok(batch) = rows_of(schema, &texts) {
+        return Ok(batch);
+    }
+    let mut parts = Vec::new();
+    for (&row, text) in chosen.iter().zip(texts) {
+        match rows_of(schema, &[text]) {
+            Ok(part) => parts.push(part),
+            Err(error) => outer.push(rows.rejected(row, &Rejected::by_source(&error))),
+        }
+    }
+    Ok(concat_batches(schema, &parts)?)
+}
+
+struct Files {
     cx: RunContext,
     /// With a place of its own for what is rejected.
     inner_cx: RunContext,
     files: Arc<dyn Scan>,
-    snapshot: Arc<dyn Scan>,
-    schema: SchemaRef,
-    /// The partition that comes next.
+    texts: Arc<[Texts]>,
+    /// Lines before the first text of a file.
+    header: u64,
+    /// The texts that come next, and the file.
     next: usize,
-    /// The one at work is the file that has many texts.
-    is_joined: bool,
+    next_file: usize,
+    /// Of the file that has many texts.
     stream: Option<BatchStream>,
+    /// Texts before that file.
+    before: u64,
     originals: Originals,
     inner: Rejects,
     outer: Rejects,
@@ -157,87 +245,83 @@ struct Reading {
     rejected: u64,
 }
 
-impl Reading {
+impl Files {
     async fn batch(&mut self) -> Result<Option<RecordBatch>> {
         let most = self.cx.config().batch_size.max(1);
         let mut batches: Vec<RecordBatch> = Vec::new();
         let (mut rows, mut bytes) = (0, 0);
-        loop {
-            if self.is_joined || self.stream.is_some() {
-                match self.of_joined().await? {
-                    Some(batch) => batches.push(batch),
-                    None => continue,
+        while rows < most && bytes < self.cx.batch_memory() && !self.outer.is_full() {
+            let batch = match (&self.stream, self.texts.get(self.next)) {
+                (Some(_), _) => self.of_many().await?,
+                (None, None) => break,
+                (None, Some(Texts::File(1))) => self.of_one().await?,
+                (None, Some(Texts::File(_))) => {
+                    self.open()?;
+                    None
                 }
-            } else {
-                if self.next >= self.files.partitions().len() {
-                    break;
+                (None, Some(Texts::Blank)) => {
+                    let error = Error::new(ErrorKind::InvalidData, "the text is empty");
+                    self.reject(&Rejected::by_source(&error), self.before).await?;
+                    self.done(Texts::Blank);
+                    None
                 }
-                batches.extend(self.of_alone().await?);
-            }
-            if let Some(batch) = batches.last() {
+            };
+            if let Some(batch) = batch {
                 rows += batch.num_rows();
                 bytes += batch.get_array_memory_size();
-            }
-            if rows >= most || bytes >= self.cx.batch_memory() || self.outer.is_full() {
-                break;
+                batches.push(batch);
             }
         }
-        // One without rows lets what was rejected be written.
-        let is_end = self.next >= self.files.partitions().len() && self.stream.is_none();
+        let is_end = self.stream.is_none() && self.next >= self.texts.len();
         if batches.is_empty() && is_end && self.outer.is_empty() {
             return Ok(None);
         }
-        let batches = batches.iter().map(|batch| self.typed(batch)).collect::<Result<Vec<_>>>()?;
-        Ok(Some(concat_batches(&self.schema, &batches)?))
+        // One without rows lets what was rejected be written.
+        Ok(Some(concat_batches(&self.files.schema(), &batches)?))
     }
 
-    /// The next batch of the file with many texts. `None` at its end.
-    async fn of_joined(&mut self) -> Result<Option<RecordBatch>> {
-        if self.stream.is_none() {
-            self.open()?;
-        }
+    fn open(&mut self) -> Result<()> {
+        (self.rows, self.rejected) = (0, 0);
+        let partition = self.files.partitions().get(self.next_file);
+        let partition = partition.ok_or_else(|| Error::new(ErrorKind::Internal, "a file of the replay is missing"))?;
+        self.next_file += 1;
+        self.stream = Some(self.files.read(&self.inner_cx, partition)?);
+        Ok(())
+    }
+
+    fn done(&mut self, texts: Texts) {
+        self.stream = None;
+        self.next += 1;
+        self.before += texts.count();
+    }
+
+    /// The next batch of a file with many texts.
+    async fn of_many(&mut self) -> Result<Option<RecordBatch>> {
         let Some(stream) = &mut self.stream else { return Ok(None) };
         let batch = next_batch(stream).await.transpose()?;
-        let header = self.source.format.header.as_ref().map_or(0, |header| header.matches('\n').count() as u64 + 1);
-        for rejected in self.inner.take() {
+        for rejected in self.inner.take().into_iter().filter(|rejected| rejected.part == 0) {
             let line = rejected.position.line.unwrap_or(0);
-            self.reject(&rejected, line.checked_sub(header + 1)).await?;
+            let lost = || Error::new(ErrorKind::Internal, "nobody knows which record of the quarantine was rejected");
+            let text = line.checked_sub(self.header + 1).ok_or_else(lost)?;
+            self.rejected += 1;
+            self.reject(&rejected, self.before + text).await?;
         }
         if let Some(batch) = batch {
             self.rows += batch.num_rows() as u64;
             return Ok(Some(batch));
         }
-        if self.rows + self.rejected != self.source.joined {
-            let (rows, texts) = (self.rows + self.rejected, self.source.joined);
-            let message = format!("{texts} records of the quarantine were read as {rows}");
+        let texts = self.texts.get(self.next).copied().unwrap_or(Texts::Blank);
+        if self.rows + self.rejected != texts.count() {
+            let message =
+                format!("{} records of the quarantine were read as {}", texts.count(), self.rows + self.rejected);
             return Err(Error::new(ErrorKind::Internal, message));
         }
-        self.alone()?;
+        self.done(texts);
         Ok(None)
     }
 
-    /// From now on the files have a text each.
-    fn alone(&mut self) -> Result<()> {
-        (self.is_joined, self.stream) = (false, None);
-        self.originals = Originals::new(&self.cx, self.snapshot.clone(), self.source.clone(), true)?;
-        Ok(())
-    }
-
-    fn open(&mut self) -> Result<()> {
-        (self.rows, self.rejected) = (0, 0);
-        let partition = self.files.partitions().get(self.next);
-        let partition = partition.ok_or_else(|| Error::new(ErrorKind::Internal, "a file of the replay is missing"))?;
-        self.next += 1;
-        self.stream = Some(self.files.read(&self.inner_cx, partition)?);
-        Ok(())
-    }
-
     /// What a file with one text gives, which is one row or none.
-    async fn of_alone(&mut self) -> Result<Option<RecordBatch>> {
-        if self.next == 0 && self.source.joined == 0 {
-            self.alone()?;
-        }
-        let text = (self.next as u64).checked_sub(u64::from(self.source.joined > 0));
+    async fn of_one(&mut self) -> Result<Option<RecordBatch>> {
         self.open()?;
         let mut found: Option<RecordBatch> = None;
         while let Some(stream) = &mut self.stream {
@@ -248,66 +332,38 @@ impl Reading {
                 found = Some(batch);
             }
         }
-        self.stream = None;
         let rejected: Vec<_> = self.inner.take().into_iter().filter(|rejected| rejected.part == 0).collect();
-        if self.rows == 1 && rejected.is_empty() {
-            return Ok(found);
+        let taken = self.rows == 1 && rejected.is_empty();
+        if !taken {
+            // All of it stays if some of it does.
+            let why = match (self.rows, rejected.as_slice()) {
+                (0, [only]) => only.clone(),
+                (rows, _) => {
+                    let what = if rows == 0 { "the text is no record" } else { "the text is more than one record" };
+                    let error = Error::new(ErrorKind::InvalidData, what);
+                    Rejected::by_source(&error.hint("each row of a quarantine is one record"))
+                }
+            };
+            self.reject(&why, self.before).await?;
         }
-        // All of it stays if some of it does.
-        let several = || {
-            let what = if self.rows == 0 { "the text is no record" } else { "the text is more than one record" };
-            let error = Error::new(ErrorKind::InvalidData, what).hint("each row of a quarantine is one record");
-            Rejected::by_source(&error)
-        };
-        let why = match (self.rows, rejected.as_slice()) {
-            (0, [only]) => only.clone(),
-            _ => several(),
-        };
-        self.reject(&why, text).await?;
-        Ok(None)
+        self.done(Texts::File(1));
+        Ok(found.filter(|_| taken))
     }
 
     /// Sets the record with that text aside once more.
-    async fn reject(&mut self, rejected: &Rejected, text: Option<u64>) -> Result<()> {
-        if rejected.part > 0 {
-            return Ok(());
-        }
-        self.rejected += 1;
+    async fn reject(&mut self, rejected: &Rejected, text: u64) -> Result<()> {
         let lost = || Error::new(ErrorKind::Internal, "nobody knows which record of the quarantine was rejected");
-        let (rows, row) = self.originals.get(text.ok_or_else(lost)?).await?.ok_or_else(lost)?;
+        let (rows, row) = self.originals.get(text).await?.ok_or_else(lost)?;
         self.outer.push(rows.rejected(row, rejected));
         Ok(())
     }
-
-    /// With bytes where their digits were read.
-    fn typed(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        let columns = self.schema.fields().iter().zip(batch.columns()).map(|(field, column)| {
-            if field.data_type() == column.data_type() {
-                return Ok(column.clone());
-            }
-            let texts = arrow_cast::cast(column, &DataType::Utf8)?;
-            let bytes = texts
-                .as_string::<i32>()
-                .iter()
-                .map(|text| text.map(bytes_of).map_or(Ok(None), |bytes| bytes.map(Some).ok_or(())));
-            let bytes = bytes.collect::<Result<Vec<_>, ()>>().map_err(|()| {
-                Error::new(ErrorKind::InvalidData, "the value is no sequence of bytes in hexadecimal digits")
-                    .at_column(field.name())
-            })?;
-            Ok(Arc::new(bytes.iter().map(Option::as_deref).collect::<arrow_array::BinaryArray>()) as ArrayRef)
-        });
-        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        let columns = columns.collect::<Result<Vec<_>>>()?;
-        Ok(RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?)
-    }
 }
 
-/// The rows of the quarantine whose texts are in the files, front to back.
+/// The chosen rows of the quarantine, front to back.
 struct Originals {
-    source: Source,
     snapshot: Arc<dyn Scan>,
+    chosen: Chosen,
     cx: RunContext,
-    is_alone: bool,
     partition: usize,
     stream: Option<BatchStream>,
     /// Rows that were passed.
@@ -316,21 +372,19 @@ struct Originals {
 }
 
 impl Originals {
-    fn new(cx: &RunContext, snapshot: Arc<dyn Scan>, source: Source, is_alone: bool) -> Result<Self> {
-        let (cx, stream, rows) = (cx.clone(), None, None);
-        Ok(Self { source, snapshot, cx, is_alone, partition: 0, stream, passed: 0, rows })
+    fn new(cx: &RunContext, snapshot: Arc<dyn Scan>, chosen: Chosen) -> Self {
+        Self { snapshot, chosen, cx: cx.clone(), partition: 0, stream: None, passed: 0, rows: None }
     }
 
     /// The one whose text is that one; later ones only may be asked for then.
     async fn get(&mut self, text: u64) -> Result<Option<(&Rows, usize)>> {
         loop {
-            let within = text.checked_sub(self.passed).and_then(|within| usize::try_from(within).ok());
-            let count = self.rows.as_ref().map_or(0, |(_, chosen)| chosen.len());
-            if within.is_some_and(|within| within < count) {
+            let count = self.rows.as_ref().map_or(0, |(_, chosen)| chosen.len() as u64);
+            if (self.passed..self.passed + count).contains(&text) {
                 break;
             }
-            self.passed += count as u64;
-            if !self.advance().await? {
+            self.passed += count;
+            if self.next().await?.is_none() {
                 return Ok(None);
             }
         }
@@ -338,25 +392,21 @@ impl Originals {
         Ok(self.rows.as_ref().and_then(|(rows, chosen)| Some((rows, *chosen.get(within)?))))
     }
 
-    /// To the next batch of the quarantine, if there is one.
-    async fn advance(&mut self) -> Result<bool> {
+    /// The next batch of the quarantine, with those that are chosen, which may be none.
+    async fn next(&mut self) -> Result<Option<(&Rows, &[usize])>> {
         loop {
             if self.stream.is_none() {
-                let Some(partition) = self.snapshot.partitions().get(self.partition) else { return Ok(false) };
+                let Some(partition) = self.snapshot.partitions().get(self.partition) else { return Ok(None) };
                 self.stream = Some(self.snapshot.read(&self.cx, partition)?);
                 self.partition += 1;
             }
-            let Some(stream) = &mut self.stream else { return Ok(false) };
+            let Some(stream) = &mut self.stream else { return Ok(None) };
             match next_batch(stream).await {
                 Some(batch) => {
                     let rows = Rows::of(&batch?)?;
-                    let is_wanted = |row: &usize| {
-                        let text = rows.text(*row).unwrap_or_default();
-                        self.source.chosen.has(&rows, *row) && is_alone(text, &self.source.format) == self.is_alone
-                    };
-                    let chosen = (0..rows.len()).filter(is_wanted).collect();
-                    self.rows = Some((rows, chosen));
-                    return Ok(true);
+                    let chosen = (0..rows.len()).filter(|&row| self.chosen.has(&rows, row)).collect();
+                    let (rows, chosen) = self.rows.insert((rows, chosen));
+                    return Ok(Some((rows, chosen)));
                 }
                 None => self.stream = None,
             }

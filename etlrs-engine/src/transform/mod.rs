@@ -36,6 +36,8 @@ pub use mask::{Mask, Masking};
 pub use metadata::AddMetadata;
 pub use nested::{Flatten, Unnest};
 pub use parallel::ParallelTransformer;
+#[cfg(test)]
+pub(crate) use row_wise::as_json as row_as_json;
 pub(crate) use row_wise::rejected_row;
 use row_wise::{row_wise, row_wise_holding};
 pub use rows::{FilterTransformer, MapTransformer};

@@ -130,7 +130,7 @@ pub(crate) fn rejected_row(stage: &'static str, error: &Error, batch: &RecordBat
 
 /// A row as a JSON object: numbers and truth values as they are, structs as objects, lists and the entries of maps as lists,
 /// everything else as text.
-fn as_json(batch: &RecordBatch, row: usize) -> Vec<u8> {
+pub(crate) fn as_json(batch: &RecordBatch, row: usize) -> Vec<u8> {
     let mut text = "{".to_owned();
     for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
         if text.len() > 1 {
