@@ -418,7 +418,7 @@ fn header_of(names: &[String], dialect: Dialect) -> String {
                 (_, Some(escape)) if character == escape || Some(character) == quote => text.push(escape),
                 (Some(quote), None) if character == quote => text.push(quote),
                 (None, Some(escape)) if character == char::from(dialect.delimiter) || character == '\n' => {
-                    text.push(escape)
+                    text.push(escape);
                 }
                 _ => {}
             }

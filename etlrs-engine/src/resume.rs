@@ -12,8 +12,8 @@
 use std::sync::Arc;
 
 use etlrs_core::{
-    After, Error, ErrorKind, Fingerprint, Interrupted, Loader, Partition, Receipt, Result, RunContext, RunId, Scan,
-    SchemaHash, SchemaRef,
+    After, Error, ErrorKind, Fingerprint, Interrupted, Partition, Receipt, Result, RunContext, RunId, Scan, SchemaHash,
+    SchemaRef,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -80,15 +80,14 @@ impl Record {
 
     /// Of a scan whose rows come out as `schema`.
     pub(crate) fn new(
-        settings: &Settings,
-        loader: &dyn Loader,
-        quarantine: Option<&dyn Loader>,
+        pipeline: &Pipeline,
         scan: &dyn Scan,
         fingerprint: &Fingerprint,
         after: Option<&After>,
         guess: bool,
         schema: &SchemaRef,
     ) -> Self {
+        let Pipeline { settings, loader, quarantine, .. } = pipeline;
         let pieces = scan.partitions().iter().map(|partition| Piece {
             descriptor: partition.descriptor.clone(),
             rows: partition.rows,
@@ -101,7 +100,7 @@ impl Record {
             scan.identity(),
             loader.identity(),
             // Without one, a record that is set aside with one ends the run.
-            quarantine.map(Loader::identity),
+            quarantine.as_ref().map(|quarantine| quarantine.identity()),
             settings.identity,
             settings.mode,
             settings.keys,

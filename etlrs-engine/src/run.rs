@@ -371,16 +371,7 @@ impl<'a> Run<'a> {
     }
 
     fn written_down(&self, guess: bool) -> Record {
-        Record::new(
-            &self.pipeline.settings,
-            &*self.pipeline.loader,
-            self.pipeline.quarantine.as_deref(),
-            &*self.scan,
-            &self.fingerprint,
-            self.after.as_ref(),
-            guess,
-            &self.schema,
-        )
+        Record::new(self.pipeline, &*self.scan, &self.fingerprint, self.after.as_ref(), guess, &self.schema)
     }
 
     /// Now that nobody else can load into it, the target must still have the position behind which the source is read: else rows

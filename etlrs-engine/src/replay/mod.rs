@@ -16,24 +16,23 @@
 //! The quarantine is read into a file first: it may be in a database that cannot be read and written at once. Whoever adds to it
 //! between that and its replacement is noticed, by the runs that it has while it is locked.
 
+mod files;
+mod found;
 mod rest;
 mod row_text;
 mod rows;
 mod source;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::collections::{BTreeSet, HashSet};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use arrow_array::Array;
 use arrow_schema::Schema;
 use etlrs_core::{
-    Checksum, ColumnTypes, Connector, Error, ErrorKind, Extractor, Interrupted, LoadMode, OptionMap, OptionValue,
-    Registry, Rejected, Result, RunContext, RunId, ScanRequest, Uri, failpoint, next_batch,
+    ColumnTypes, Connector, Error, ErrorKind, Extractor, Interrupted, LoadMode, OptionMap, OptionValue, Registry,
+    Rejected, Result, RunContext, RunId, ScanRequest, Uri, failpoint, next_batch,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -44,9 +43,11 @@ use crate::quarantine::of_quarantine;
 use crate::read_as::{ReadAs, SourceFormat};
 use crate::report::RunReport;
 use crate::resume::{Left, Resume};
+use files::Files;
+use found::Found;
 use rest::Rest;
-use rows::{Chosen, Group, Long, Rows};
-use source::{Folder, Records, Source, Texts, is_alone};
+use rows::{Chosen, Group, Rows};
+use source::{Folder, Records, Source};
 
 /// Loads the records of a quarantine once more, and keeps those that fail again.
 pub struct Replay {
@@ -342,14 +343,13 @@ impl Replay {
         let format = ReadAs::parse(&chosen.group.read_as).ok_or_else(wrong)?;
         let files = folder.0.join("records");
         std::fs::create_dir(&files).map_err(|error| Error::io("create", &files, error))?;
-        let (records, count, checksum, from) = match format {
+        let (records, written) = match format {
             ReadAs::Rows { rows } => {
                 let among = chosen.clone();
                 let count = move |texts: &mut Files, rows: Rows| texts.count(&rows, &among).map(|_| ());
                 let counted =
                     self.each(snapshot.clone(), Files::new(&files, "", &SourceFormat::default()), count).await?;
-                let (_, count, checksum, from) = counted.finish()?;
-                (Records::Rows(Arc::new(Schema::new(rows))), count, checksum, from)
+                (Records::Rows(Arc::new(Schema::new(rows))), counted)
             }
             ReadAs::Source(mut format) => {
                 let connector = self.connector(&format.connector)?.clone();
@@ -358,7 +358,7 @@ impl Replay {
                 let (of, among) = (format.clone(), chosen.clone());
                 let write = move |texts: &mut Files, rows: Rows| texts.add(&rows, &among, &of);
                 let written = self.each(snapshot.clone(), Files::new(&files, extension, &format), write).await?;
-                let (texts, count, checksum, from) = written.finish()?;
+                let written = written.finish()?;
                 // A column that is named now is wanted.
                 for (name, _) in given_types(&format.options)?.0 {
                     if !format.columns.contains(&name) {
@@ -367,21 +367,22 @@ impl Replay {
                 }
                 let uri = Uri::new(format!("{}:{}/", format.connector, files.display()));
                 let files = connector.extractor(&uri, &format.options)?;
-                (Records::Files { files, format, texts: texts.into() }, count, checksum, from)
+                let texts = written.texts.as_slice().into();
+                (Records::Files { files, format, texts }, written)
             }
         };
-        if count == 0 {
+        if written.count == 0 {
             return Ok(None);
         }
         let is_source = chosen.group.stage == Rejected::SOURCE && chosen.group.transforms == 0;
         let mark = Mark {
             replay: chosen.group.digest(),
-            checksum: checksum.to_string(),
+            checksum: written.checksum.to_string(),
             runs: chosen.runs.iter().cloned().collect(),
             targets: chosen.targets.iter().cloned().collect(),
         };
         let id = mark.id();
-        let live = self.quarantine.clone();
+        let (live, from) = (self.quarantine.clone(), written.from.flatten());
         let source = Source { records, snapshot, live, chosen: chosen.clone(), from, mark, _folder: folder };
         let mut builder = self.builder.clone().extract(source).mode(self.mode()).acknowledge_later();
         let transforms = usize::try_from(chosen.group.transforms).unwrap_or(usize::MAX);
@@ -458,232 +459,6 @@ impl Replay {
     /// A replay adds to what is there.
     fn mode(&self) -> LoadMode {
         if self.builder.settings.mode == LoadMode::Merge { LoadMode::Merge } else { LoadMode::Append }
-    }
-}
-
-/// What a quarantine holds that can be replayed, and what it holds that cannot.
-#[derive(Default)]
-struct Found {
-    /// In the order in which they come, with their runs, and whether those are wanted.
-    groups: Vec<(Group, HashMap<String, bool>)>,
-    places: HashMap<Group, usize>,
-    runs: HashSet<String>,
-    long: HashSet<Long>,
-    /// Names of targets, and whether what is to go there is wanted.
-    targets: HashMap<String, bool>,
-    /// Records that were to go to other targets.
-    elsewhere: HashMap<String, u64>,
-    /// Without anything to read, or to read it by.
-    unreadable: u64,
-    /// By stage, those that have to go through transformers that the pipeline has not.
-    behind: HashMap<String, u64>,
-}
-
-impl Found {
-    fn add(&mut self, rows: &Rows, is_run: &dyn Fn(&str) -> bool, is_target: &dyn Fn(&str) -> bool, transforms: i64) {
-        for row in 0..rows.len() {
-            let run = rows.run.value(row);
-            if rows.replay.is_valid(row) {
-                continue;
-            }
-            if !self.runs.contains(run) {
-                self.runs.insert(run.to_owned());
-            }
-            if rows.part.value(row) > 0 {
-                self.long.insert(rows.long(row));
-                continue;
-            }
-            let target = rows.target.is_valid(row).then(|| rows.target.value(row));
-            let goes_here = target.is_none_or(|target| match self.targets.get(target) {
-                Some(goes_here) => *goes_here,
-                None => *self.targets.entry(target.to_owned()).or_insert_with(|| is_target(target)),
-            });
-            let group = Group::of(rows, row);
-            let is_wanted = is_run(run);
-            let left = if rows.transforms_left.is_valid(row) { rows.transforms_left.value(row) } else { 0 };
-            let stays = match &group {
-                _ if !is_wanted => true,
-                _ if !goes_here => {
-                    *self.elsewhere.entry(target.unwrap_or_default().to_owned()).or_default() += 1;
-                    true
-                }
-                None => {
-                    self.unreadable += 1;
-                    true
-                }
-                Some(group) if i64::from(group.transforms) + left > transforms && left > 0 => {
-                    *self.behind.entry(group.stage.clone()).or_default() += 1;
-                    true
-                }
-                Some(_) => false,
-            };
-            let Some(group) = group else { continue };
-            let at = match self.places.get(&group) {
-                Some(at) => *at,
-                None => {
-                    self.places.insert(group.clone(), self.groups.len());
-                    self.groups.push((group, HashMap::new()));
-                    self.groups.len() - 1
-                }
-            };
-            // A run is wanted for its group if one of its records is.
-            match self.groups[at].1.get_mut(run) {
-                Some(is_wanted) => *is_wanted |= !stays,
-                None => _ = self.groups[at].1.insert(run.to_owned(), !stays),
-            }
-        }
-    }
-
-    /// The first one that was not done.
-    fn first(&self, empty: &HashSet<Group>) -> Option<Chosen> {
-        let wanted = |runs: &HashMap<String, bool>| -> HashSet<String> {
-            runs.iter().filter(|(_, is_wanted)| **is_wanted).map(|(run, _)| run.clone()).collect()
-        };
-        let groups = self.groups.iter().filter(|(group, _)| !empty.contains(group));
-        let mut groups = groups.map(|(group, runs)| (group, wanted(runs)));
-        let (group, runs) = groups.find(|(_, runs)| !runs.is_empty())?;
-        let targets = self.targets.iter().filter(|(_, goes_here)| **goes_here).map(|(target, _)| target.clone());
-        Some(self.chosen(group, runs, targets.collect()))
-    }
-
-    /// The one that a replay took which was stopped, as far as its records are here.
-    fn marked(&self, mark: &Mark) -> Option<Chosen> {
-        let (group, runs) = self.groups.iter().find(|(group, _)| group.digest() == mark.replay)?;
-        let runs: HashSet<String> = mark.runs.iter().filter(|run| runs.contains_key(*run)).cloned().collect();
-        (!runs.is_empty()).then(|| self.chosen(group, runs, mark.targets.iter().cloned().collect()))
-    }
-
-    /// Whether all of that is to be loaded now.
-    fn is_wanted(&self, chosen: &Chosen) -> bool {
-        let runs = self.groups.iter().find(|(group, _)| *group == chosen.group).map(|(_, runs)| runs);
-        let goes_here = |target: &String| self.targets.get(target).is_none_or(|goes_here| *goes_here);
-        chosen.targets.iter().all(goes_here)
-            && runs.is_some_and(|runs| chosen.runs.iter().all(|run| runs.get(run) == Some(&true)))
-    }
-
-    fn chosen(&self, group: &Group, runs: HashSet<String>, targets: HashSet<String>) -> Chosen {
-        Chosen { group: group.clone(), runs, long: Arc::new(self.long.clone()), targets: Arc::new(targets) }
-    }
-
-    /// What is told of the records that stay.
-    fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        for (target, records) in &self.elsewhere {
-            notes.push(format!("{records} records that were to go to {target} stay"));
-        }
-        for (stage, records) in &self.behind {
-            notes.push(format!(
-                "{records} records of the stage {stage} stay, for they have to go through transformers that are not here; replay them \
-                 with the pipeline file, or with the same --where"
-            ));
-        }
-        if self.unreadable > 0 {
-            notes.push(format!("{} records stay, of which there is no text that could be read", self.unreadable));
-        }
-        if !self.long.is_empty() {
-            notes.push(format!("{} records stay, which are too long to be held whole", self.long.len()));
-        }
-        notes
-    }
-}
-
-/// Files of texts, as they are written.
-struct Files {
-    folder: PathBuf,
-    extension: &'static str,
-    header: Vec<u8>,
-    /// The one that has more than one text, as it is written.
-    open: Option<BufWriter<File>>,
-    texts: Vec<Texts>,
-    files: u64,
-    count: u64,
-    checksum: Checksum,
-    /// Where all of them are from: nobody knows, or several are.
-    from: Option<Option<Arc<str>>>,
-}
-
-impl Files {
-    fn new(folder: &Path, extension: &'static str, format: &SourceFormat) -> Self {
-        let header = format.header.as_ref().map(|header| format!("{header}\n").into_bytes()).unwrap_or_default();
-        Self {
-            folder: folder.to_owned(),
-            extension,
-            header,
-            open: None,
-            texts: Vec::new(),
-            files: 0,
-            count: 0,
-            checksum: Checksum::default(),
-            from: None,
-        }
-    }
-
-    /// Counts those that are chosen, and gives them.
-    fn count(&mut self, rows: &Rows, among: &Chosen) -> Result<Vec<usize>> {
-        let chosen: Vec<usize> = (0..rows.len()).filter(|&row| among.has(rows, row)).collect();
-        for &row in &chosen {
-            let from = rows.source.is_valid(row).then(|| rows.source.value(row));
-            match &self.from {
-                Some(known) if known.as_deref() == from => {}
-                Some(_) => self.from = Some(None),
-                None => self.from = Some(from.map(Arc::from)),
-            }
-        }
-        self.count += chosen.len() as u64;
-        self.checksum.merge(&Chosen::checksum(rows, &chosen)?);
-        Ok(chosen)
-    }
-
-    fn add(&mut self, rows: &Rows, among: &Chosen, format: &SourceFormat) -> Result<()> {
-        for row in self.count(rows, among)? {
-            let text = rows.text(row).unwrap_or_default();
-            if text.trim_ascii().is_empty() {
-                self.close()?;
-                self.texts.push(Texts::Blank);
-            } else if is_alone(text, format) {
-                self.close()?;
-                self.write(text)?;
-                self.close()?;
-            } else {
-                self.write(text)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, text: &[u8]) -> Result<()> {
-        let failed = |error| Error::io("write", &self.folder, error);
-        let file = match (&mut self.open, self.texts.last_mut()) {
-            (Some(file), Some(Texts::File(texts))) => {
-                *texts += 1;
-                file
-            }
-            (open, _) => {
-                let name = self.folder.join(format!("{:012}.{}", self.files, self.extension));
-                let mut file = BufWriter::new(File::create(name).map_err(failed)?);
-                file.write_all(&self.header).map_err(failed)?;
-                self.files += 1;
-                self.texts.push(Texts::File(1));
-                open.insert(file)
-            }
-        };
-        // Where line ends are spaces a tab is one too, but not within a string, where neither may be.
-        let is_folded = self.header.is_empty();
-        let byte = |byte: &u8| if is_folded && matches!(byte, b'\n' | b'\r') { b'\t' } else { *byte };
-        let text: Vec<u8> = text.iter().map(byte).chain([b'\n']).collect();
-        file.write_all(&text).map_err(failed)
-    }
-
-    fn close(&mut self) -> Result<()> {
-        match self.open.take() {
-            Some(mut file) => file.flush().map_err(|error| Error::io("write", &self.folder, error)),
-            None => Ok(()),
-        }
-    }
-
-    fn finish(mut self) -> Result<(Vec<Texts>, u64, Checksum, Option<Arc<str>>)> {
-        self.close()?;
-        Ok((self.texts, self.count, self.checksum, self.from.flatten()))
     }
 }
 

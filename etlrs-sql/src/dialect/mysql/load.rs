@@ -295,10 +295,9 @@ impl Loader for MysqlLoader {
         let found = async {
             let found = settled(&mut control, &name, &names, run).await?;
             let is_published = found.as_ref().is_some_and(|found| found.published);
-            match saved_cursor::confirm(&mut control, &name, run, None, is_published).await {
-                Ok(done) => done?,
-                // No name can be so that was found.
-                Err(_) => {}
+            // No name can be wrong that was found.
+            if let Ok(done) = saved_cursor::confirm(&mut control, &name, run, None, is_published).await {
+                done?;
             }
             control.execute("SET SESSION lock_wait_timeout = 10").await?;
             failpoint("mysql-forgetting");
