@@ -271,7 +271,7 @@ pub(crate) fn plan_json(source: &Uri, target: &Uri, quarantine: Option<&Uri>, pl
 /// What there is of the results of `jobs`: a list if there are several jobs, else the object.
 pub(crate) fn print_all(mut values: Vec<Value>, jobs: usize) {
     match values.len() {
-        0 => {}
+        0 if jobs < 2 => {}
         1 if jobs == 1 => crate::print_json(&values.remove(0)),
         _ => crate::print_json(&Value::Array(values)),
     }

@@ -117,9 +117,11 @@ impl Extractor for CsvExtractor {
                 None if guided.contains(&index) => TypeBy::Target,
                 None => options.planned.get(field.name()).map_or(TypeBy::Sample, |planned| planned.by),
             };
-            let planned = options.planned.get(field.name()).and_then(PlannedColumn::format);
-            let found = || table.columns.get(index).and_then(|column| column.format(field.data_type())).cloned();
-            (by, planned.or_else(found))
+            let is_given = options.types.get(field.name()).is_some();
+            let planned = options.planned.get(field.name()).filter(|_| !is_given).and_then(PlannedColumn::format);
+            let found = table.columns.get(index).and_then(|column| column.format(field.data_type())).cloned();
+            // Formats that are given now are looked for now.
+            (by, found.or(planned))
         });
         let spelled = spelled.collect();
         let schema: SchemaRef = Arc::new(whole.project(&projection)?);
@@ -224,7 +226,11 @@ impl Table {
             };
             ArrowField::new(name, data_type, true)
         });
-        Ok((Schema::new(fields.collect::<Vec<_>>()), guided))
+        let mut fields: Vec<_> = fields.collect();
+        // They were null in the file, whose header does not have them.
+        let missing = options.planned.0.iter().filter(|column| !self.names.contains(&column.name));
+        fields.extend(missing.map(|column| ArrowField::new(&column.name, column.data_type.clone(), true)));
+        Ok((Schema::new(fields), guided))
     }
 
     /// What the first file was found to be; notes tell where others differ.

@@ -124,13 +124,9 @@ impl Scan for CsvScan {
     fn record_format(&self, partition: &Partition) -> Option<RecordFormat> {
         let part = self.parts.get(self.pieces.get(partition.id.index())?.file)?;
         let dialect = part.source.dialect;
-        let there: Vec<usize> = (0..self.schema.fields().len())
-            .filter(|&column| matches!(part.columns.get(column), Some(Some(_))))
-            .collect();
-        let planned = there.iter().filter_map(|&column| {
-            let (field, (by, format)) = (self.schema.field(column), self.spelled.get(column)?);
+        let planned = self.schema.fields().iter().zip(&self.spelled).map(|(field, (by, format))| {
             let format = format.as_ref().map(|format| format.text.clone());
-            Some(PlannedColumn { name: field.name().clone(), data_type: field.data_type().clone(), by: *by, format })
+            PlannedColumn { name: field.name().clone(), data_type: field.data_type().clone(), by: *by, format }
         });
         let options = CsvOptions {
             header: Auto::Given(true),
@@ -150,7 +146,7 @@ impl Scan for CsvScan {
         let mut format = RecordFormat::new(crate::CsvConnector.name());
         format.options = pairs.collect();
         format.header = Some(header_of(&part.names, dialect));
-        format.columns = there.iter().map(|&column| self.schema.field(column).name().clone()).collect();
+        format.columns = self.schema.fields().iter().map(|field| field.name().clone()).collect();
         let delicate = [dialect.quote, dialect.escape, dialect.comment];
         format.delicate = delicate.into_iter().flatten().map(char::from).collect();
         Some(format)

@@ -7,6 +7,7 @@ use etlrs_core::{
     Interrupted, LoadMode, Loader, Partition, PartitionId, PerformanceConfig, Result, RunContext, RunId, Scan,
     ScanRequest, SchemaRef, Transformer, failpoint, next_batch, unknown_name,
 };
+use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use crate::alert::{Alert, OnAlert, PerformanceAlert};
@@ -406,7 +407,16 @@ impl Pipeline {
     pub(crate) fn saved_cursor(&self) -> Option<String> {
         let Settings { is_compared, is_repair, .. } = self.settings;
         let is_kept = self.loader.capabilities().keeps_cursors && !is_compared && !is_repair;
-        self.extractor.cursor().filter(|_| is_kept)
+        let source = self.extractor.cursor().filter(|_| is_kept)?;
+        // Other transformers let other rows through, of which those before the position have not been loaded.
+        Some(match &self.settings.identity {
+            Some(identity) if !self.transformers.is_empty() => {
+                let digest = Sha256::digest(identity);
+                let digits: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+                format!("{source} through {digits}")
+            }
+            _ => source,
+        })
     }
 }
 

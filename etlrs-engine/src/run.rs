@@ -283,9 +283,10 @@ impl<'a> Run<'a> {
             etlrs_core::column_index(&schema, key)?;
         }
         let (instead_of, record, mut notes) = (None, None, scan.notes().to_vec());
+        let is_told = source.is_none() && pipeline.extractor.cursor().is_some() && !settings.is_compared;
         let cursor = source.zip(scan.cursor().map(str::to_owned));
         let cursor = cursor.map(|(source, value)| SavedCursor { source, value });
-        if cursor.is_none() && pipeline.extractor.cursor().is_some() && !settings.is_compared && !settings.is_repair {
+        if is_told && !settings.is_repair {
             notes.push("the target keeps no cursor: give it to the next run as cursor_after".to_owned());
         }
         let mut run = Self {

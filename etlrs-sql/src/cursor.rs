@@ -19,16 +19,20 @@ pub(crate) struct Cursor<'a> {
     inclusive: bool,
 }
 
+/// A URL without the user, where whoever reads sees the same.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) fn without_user(place: &str) -> String {
+    match place.split_once("://") {
+        Some((scheme, rest)) => format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host)),
+        None => place.to_owned(),
+    }
+}
+
 /// What tells that a position is kept of one source from others: where it is, what is read of it, and by which column. `None`: there is
 /// no cursor, or the user keeps the position.
 pub(crate) fn kept_as(place: &str, subject: &str, column: &str, after: &str) -> Option<String> {
     const MOST: usize = 400;
     let kept = !column.is_empty() && after.is_empty();
-    // Whoever reads it, it is the same.
-    let place = match place.split_once("://") {
-        Some((scheme, rest)) => format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host)),
-        None => place.to_owned(),
-    };
     let name = format!("{place} {subject} by {column}");
     // A query may be long, and may have in it what others are not to see.
     kept.then(|| if name.len() > MOST { format!("{:016x} by {column}", crate::hash::hash(&name)) } else { name })

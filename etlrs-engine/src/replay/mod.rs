@@ -199,7 +199,10 @@ impl Replay {
                             continue;
                         }
                     }
-                    Some(mark) => chosen = found.marked(&mark).filter(|chosen| found.is_wanted(chosen)),
+                    Some(mark) => {
+                        let is_next = |chosen: &Chosen| found.is_wanted(chosen) && !self.empty.contains(&chosen.group);
+                        chosen = found.marked(&mark).filter(is_next);
+                    }
                     None if !left.found.published && found.runs.contains(&run.to_string()) => {
                         let message = format!("the run {run}, which has set records aside, is not completed");
                         return Err(Error::new(ErrorKind::Locked, message)
@@ -221,8 +224,8 @@ impl Replay {
         }
     }
 
-    /// Takes the records of `step`, which `run` has loaded, out of the quarantine, but for those that failed again. The run is
-    /// [acknowledged](Pipeline::acknowledge) after that.
+    /// Takes the records of `step`, which were loaded as `report` tells, out of the quarantine, but for those that failed again. The run is
+    /// [acknowledged](crate::Pipeline::acknowledge) after that.
     ///
     /// # Errors
     /// Those of reading and writing the quarantine. The records are loaded all the same; the next replay does what is left, if the
@@ -404,7 +407,14 @@ impl Replay {
 
     /// The options with which the records of a group are read, those of the user among them.
     fn options_of(&self, group: &Group, format: &SourceFormat) -> Result<OptionMap> {
+        let knows = |connector: &Arc<dyn Connector>, key: &str| {
+            connector.source_options().is_some_and(|specs| specs.iter().any(|spec| spec.key == key))
+        };
         let mut given = self.options.clone();
+        let own = self.connector(&format.connector)?;
+        // One that is known to another format only is for records of that.
+        let others = self.registry.connectors();
+        given.retain(|key, _| knows(own, key) || !others.iter().any(|other| knows(other, key)));
         // Text that is UTF-8 was so in the source, or was made so.
         if group.is_utf8 {
             given.remove("encoding");
@@ -420,7 +430,9 @@ impl Replay {
     /// What is left of a run at the target.
     async fn left(&self) -> Result<Option<Left>> {
         let cancel = self.builder.settings.cancel.clone();
-        let pipeline = self.builder.clone().extract_from(self.quarantine.clone());
+        let mut pipeline = self.builder.clone().extract_from(self.quarantine.clone());
+        // A step has not all of them, and perhaps none.
+        pipeline.transformers.clear();
         let pipeline = pipeline.mode(self.mode()).resume(Resume::Auto).build()?;
         off_the_runtime(&cancel, |cancel| async move {
             let cx = RunContext::with_cancel(pipeline.settings.config.clone(), cancel);

@@ -87,12 +87,16 @@ impl Rows {
         (self.run.value(row).to_owned(), self.partition.value(row), record)
     }
 
+    fn raw(&self, row: usize) -> Option<&[u8]> {
+        self.raw.is_valid(row).then(|| self.raw.value(row))
+    }
+
     /// What is replayed of a row, if there is something.
     pub(super) fn text(&self, row: usize) -> Option<&[u8]> {
         // Who saves a file of text anew may write an empty text for a null.
         match self.fixed.is_valid(row) && !self.fixed.value(row).trim().is_empty() {
             true => Some(self.fixed.value(row).as_bytes()),
-            false => self.raw.is_valid(row).then(|| self.raw.value(row)),
+            false => self.raw(row),
         }
     }
 
@@ -143,7 +147,8 @@ impl Group {
         let transforms = rows.transforms.is_valid(row).then(|| rows.transforms.value(row))?;
         let read_as = rows.read_as.is_valid(row).then(|| rows.read_as.value(row).to_owned())?;
         let (stage, transforms) = (rows.stage.value(row).to_owned(), u32::try_from(transforms).ok()?);
-        let is_utf8 = std::str::from_utf8(rows.text(row)?).is_ok();
+        // What a user writes in its place does not make it another one.
+        let is_utf8 = std::str::from_utf8(rows.raw(row)?).is_ok();
         Some(Self { stage, transforms, read_as, is_utf8 })
     }
 }
@@ -154,7 +159,6 @@ impl Chosen {
         rows.replay.is_null(row)
             && self.runs.contains(rows.run.value(row))
             && rows.part.value(row) == 0
-            && rows.text(row).is_some()
             && self.goes_here(rows, row)
             && Group::of(rows, row).as_ref() == Some(&self.group)
             && !self.long.contains(&rows.long(row))

@@ -130,6 +130,7 @@ and lines\"' WHERE record = 5",
     assert_eq!(database.query_row("SELECT count(*) FROM q", [], |row| row.get(0)), Ok(0));
     let ran = run_line(folder, "replay sqlite:q.db#q o.ndjson");
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "nothing was replayed\n"));
+    assert_eq!(json(folder, "replay sqlite:q.db#q o.ndjson", 0), Value::Array(Vec::new()));
 }
 
 const PIPELINE: &str = "
@@ -402,4 +403,53 @@ fn a_run_that_is_not_completed_is_completed_first() {
     assert_eq!(run_line(folder, copy).code, 3);
     assert_eq!(run_line(folder, replay).code, 0);
     assert_eq!(lines(folder, "o.ndjson"), [r#"{"id":1}"#, r#"{"id":null}"#]);
+}
+
+/// Of several files, of which one lacks a column; and with formats of dates that are given now.
+#[test]
+fn what_a_file_lacks_is_null_and_formats_can_be_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::create_dir(folder.join("d")).unwrap();
+    fs::write(folder.join("d/a.csv"), "id,day\n1,2024-01-01\nnone,31.12.2024\n").unwrap();
+    fs::write(folder.join("d/b.csv"), "id,day,note\n3,2024-01-03,x\nnone,31.12.2024,y\n").unwrap();
+    fs::write(
+        folder.join("p.toml"),
+        "[source]\nuri='d/*.csv'\noptions={types='id:int64,day:date'}\n[[transform]]\ntype='filter'\nwhere=\"note is null or note <> 'z'\"\n\
+         [target]\nuri='o.ndjson'\nmode='append'\n[errors]\nquarantine='q.parquet'\n",
+    )
+    .unwrap();
+    assert_eq!(json(folder, "run p.toml", 3)["rows_rejected"], 2);
+    let line = "replay q.parquet p.toml --source-option null_values=none --source-option date_formats=%d.%m.%Y";
+    let ran = run_line(folder, line);
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{ran:?}");
+    let expected = [
+        r#"{"id":1,"day":"2024-01-01","note":null}"#,
+        r#"{"id":3,"day":"2024-01-03","note":"x"}"#,
+        r#"{"id":null,"day":"2024-12-31","note":"y"}"#,
+        r#"{"id":null,"day":"2024-12-31","note":null}"#,
+    ];
+    assert_eq!(lines(folder, "o.ndjson"), expected);
+}
+
+/// Corrected between a replay that was killed and the next one: it was loaded as it was, and is not loaded again.
+#[test]
+fn what_is_corrected_too_late_is_in_one_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("a.csv"), b"id,note\n1,x\nnone,y\nno,\xe9\n").unwrap();
+    let copy = "copy a.csv o.ndjson --quarantine sqlite:q.db#q --source-option types=id:int64,note:text";
+    assert_eq!(json(folder, copy, 3)["rows_rejected"], 2);
+    let line = "replay sqlite:q.db#q o.ndjson --source-option null_values=none";
+    let arguments: Vec<_> = line.split_whitespace().collect();
+    let killed = Ran::of(&etlrs(PROGRAM, folder, &arguments).env(KILL_AT, "replay-loaded:1").output().unwrap());
+    assert_eq!(killed.code, -9, "{killed:?}");
+    let database = Connection::open(folder.join("q.db")).unwrap();
+    // One that was loaded, and one that was not.
+    database.execute_batch("UPDATE q SET fixed = '7,late' WHERE replay IS NULL").unwrap();
+    let ran = run_line(folder, line);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let expected = [r#"{"id":1,"note":"x"}"#, r#"{"id":7,"note":"late"}"#, r#"{"id":null,"note":"y"}"#];
+    assert_eq!(lines(folder, "o.ndjson"), expected);
+    assert_eq!(database.query_row("SELECT count(*) FROM q", [], |row| row.get(0)), Ok(0));
 }

@@ -15,7 +15,7 @@ use super::split::{self, Piece};
 use super::types::{Reading, Wire};
 use super::wire::{ColumnDefinition, Connection, Failure, forms};
 use crate::MysqlSourceOptions;
-use crate::cursor::{Bounds, Cursor, kept_as};
+use crate::cursor::{Bounds, Cursor, kept_as, without_user};
 use crate::hash::hash;
 use crate::network::ServerScan;
 use crate::options::{ZeroDates, readers_at_a_time};
@@ -433,6 +433,6 @@ impl Extractor for MysqlExtractor {
             Subject::Table(name) => name.to_string(),
             Subject::Query(sql) => sql.clone(),
         };
-        kept_as(self.pool.shown(), &subject, &self.options.cursor, &self.options.cursor_after)
+        kept_as(&without_user(self.pool.shown()), &subject, &self.options.cursor, &self.options.cursor_after)
     }
 }

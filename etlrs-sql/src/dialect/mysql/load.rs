@@ -132,9 +132,13 @@ pub(super) struct Server {
 
 impl Server {
     /// What tells the target `name` from others.
-    fn hash(self, name: &TableName) -> u64 {
-        let text = format!("{}.{}", name.schema.as_deref().unwrap_or_default(), name.name);
-        hash(&if self.folds_names { text.to_lowercase() } else { text })
+    pub(super) fn hash(self, name: &TableName) -> u64 {
+        hash(&self.folded(&format!("{}.{}", name.schema.as_deref().unwrap_or_default(), name.name)))
+    }
+
+    /// The one spelling of a name.
+    pub(super) fn folded(self, name: &str) -> String {
+        if self.folds_names { name.to_lowercase() } else { name.to_owned() }
     }
 
     async fn ask(connection: &mut Connection) -> Answer<Self> {
@@ -272,7 +276,7 @@ impl Loader for MysqlLoader {
         let failed = |error| mysql_error(&self.source(), error);
         let mut connection = self.pool.take().await?;
         let server = Server::ask(&mut connection).await.map_err(failed)?;
-        let found = saved_cursor::saved(&mut connection, &name, server.hash(&name), source).await?.map_err(failed)?;
+        let found = saved_cursor::saved(&mut connection, &name, server, source).await?.map_err(failed)?;
         self.pool.give_back(connection);
         Ok(found)
     }
@@ -290,13 +294,13 @@ impl Loader for MysqlLoader {
     async fn forget(&self, _: &RunContext, run: RunId) -> Result<Option<Interrupted>> {
         let name = self.name()?;
         let failed = |error| mysql_error(&self.source(), error);
-        let Held { mut control, hash, lock, .. } = self.hold(&name).await?;
+        let Held { mut control, server, hash, lock } = self.hold(&name).await?;
         let names = Names::new(&name, hash, run)?;
         let found = async {
             let found = settled(&mut control, &name, &names, run).await?;
             let is_published = found.as_ref().is_some_and(|found| found.published);
             // No name can be wrong that was found.
-            if let Ok(done) = saved_cursor::confirm(&mut control, &name, run, None, is_published).await {
+            if let Ok(done) = saved_cursor::confirm(&mut control, &name, server, run, is_published).await {
                 done?;
             }
             control.execute("SET SESSION lock_wait_timeout = 10").await?;
@@ -320,7 +324,7 @@ impl Loader for MysqlLoader {
         let names = Names::new(&name, hash, cx.run_id())?;
         failpoint("mysql-locked");
         let staged = async {
-            saved_cursor::settle(&mut control, &name, hash).await?.map_err(failed)?;
+            saved_cursor::settle(&mut control, &name, server).await?.map_err(failed)?;
             let left = match &plan.record {
                 Some(_) => settled(&mut control, &name, &names, cx.run_id()).await.map_err(failed)?,
                 None => None,
@@ -489,6 +493,12 @@ impl MysqlLoader {
         let mut target = self.look(control, name, plan).await?;
         self.refuse_source(control, cx, &target).await?;
         let plan = &of_target(plan.clone(), target.relation.is_some());
+        if target.publishing == Publishing::Swap
+            && (plan.cursor.is_some() || saved_cursor::has_some(control, name, server).await?.map_err(failed)?)
+        {
+            // A rename could not change the positions with the rows.
+            target = target.refill(plan, Dialect::of(control.is_mariadb()))?;
+        }
         if let Some(left) = left
             && let Some(staged) = self.go_on(control, plan, names, target.clone(), server, left).await?
         {
@@ -527,7 +537,9 @@ impl MysqlLoader {
         failpoint("mysql-table-made");
         control.execute(&names.create_ledger()).await.map_err(failed)?;
         failpoint("mysql-ledger-made");
-        if let Some(record) = &plan.record {
+        // Whether the run is published tells whether the position is that of the target.
+        let record = plan.record.as_deref().or(plan.cursor.as_ref().map(|_| ""));
+        if let Some(record) = record {
             let form = form(plan, names, &target, server)?;
             for sql in names.create_run(record, &form, target.publishing, &target.definition) {
                 control.execute(&sql).await.map_err(failed)?;
@@ -865,7 +877,7 @@ impl LoadSession for MysqlSession {
         failpoint("mysql-committed");
         let keep_mark = self.plan.record.is_some() && published.is_ok();
         let is_confirmed = published.is_err() || {
-            let done = saved_cursor::confirm(&mut control, &self.name, self.run, Some(&self.plan), true).await;
+            let done = saved_cursor::confirm(&mut control, &self.name, self.server, self.run, true).await;
             matches!(done, Ok(Ok(())))
         };
         if published.is_ok() && !self.post_sql.is_empty() && !self.plan.is_repair {

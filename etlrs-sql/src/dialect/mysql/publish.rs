@@ -127,7 +127,8 @@ async fn begin(
         Publishing::Refill | Publishing::Insert | Publishing::Upsert => {
             let moved = async {
                 let rows = move_rows(session, connection, &target, rows, sifting).await?;
-                let saved = saved_cursor::save(connection, &session.name, &session.plan, session.run).await?;
+                let saved =
+                    saved_cursor::save(connection, &session.name, session.server, &session.plan, session.run).await?;
                 saved.map_err(failed)?;
                 Ok(rows)
             };
@@ -154,10 +155,10 @@ async fn finish(session: &MysqlSession, connection: &mut Connection, rows: u64) 
         Publishing::FillNew => format!("RENAME TABLE {} TO {target}", names.new),
         Publishing::Refill | Publishing::Insert | Publishing::Upsert => "COMMIT".to_owned(),
     };
-    if matches!(session.target.publishing, Publishing::Rename | Publishing::Swap | Publishing::FillNew) {
-        let is_new = session.target.publishing != Publishing::Swap;
-        let announced = saved_cursor::announce(connection, &session.name, &session.plan, session.run, is_new);
-        announced.await?.map_err(failed)?;
+    if matches!(session.target.publishing, Publishing::Rename | Publishing::FillNew) {
+        let announced =
+            saved_cursor::announce(connection, &session.name, session.server, &session.plan, session.run).await?;
+        announced.map_err(failed)?;
     }
     failpoint("mysql-committing");
     let error = match connection.execute(&last).await {

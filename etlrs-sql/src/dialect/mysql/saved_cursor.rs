@@ -1,13 +1,14 @@
 //! How far sources were read whose rows a table has: in a table of the same database, `_etlrs_cursors`.
 //!
-//! Where rows are published by a transaction, the position is saved in it. A rename is none: before it the next position is
-//! written down with its run, and taken over after it. Whoever finds one that was not looks whether the run is published, before what
-//! tells that is removed.
+//! Where rows are published by a transaction, the position is saved in it; so it is where a table is replaced of which positions are
+//! kept. A rename, by which a table comes into being, is none: before it the position is written down with its run, and taken over after
+//! it. Whoever finds one that was not looks whether the run is published, before what tells that is removed.
 
 use etlrs_core::{LoadMode, LoadPlan, Result, RunId};
 
 use super::catalog::Relation;
-use super::ledger::{Left, Names};
+use super::ledger::{Left, Names, settled};
+use super::load::Server;
 use super::name::{literal, quote};
 use super::wire::{Answer, Connection};
 use crate::cursor::SAVED;
@@ -22,11 +23,11 @@ async fn exists(connection: &mut Connection, name: &TableName) -> Answer<bool> {
     Ok(Relation::find(connection, &table).await?.is_some())
 }
 
-/// The position of `source`, if the table `name` is there, whose staging areas have that `hash`.
+/// The position of `source`, if the table `name` is there.
 pub(super) async fn saved(
     connection: &mut Connection,
     name: &TableName,
-    hash: u64,
+    server: Server,
     source: &str,
 ) -> Result<Answer<Option<String>>> {
     let place = place(name)?;
@@ -36,7 +37,7 @@ pub(super) async fn saved(
         }
         let sql = format!(
             "SELECT value, next_value, next_run FROM {place} WHERE target = {} AND source = {}",
-            literal(&name.name),
+            literal(&server.folded(&name.name)),
             literal(source)
         );
         let rows = connection.rows(&sql).await?;
@@ -49,6 +50,7 @@ pub(super) async fn saved(
         Err(error) => return Ok(Err(error)),
     };
     let Some(run) = run.and_then(|run| run.parse::<RunId>().ok()) else { return Ok(Ok(value)) };
+    let hash = server.hash(name);
     let left = Left::find(connection, name, &Names::new(name, hash, run)?, run).await;
     Ok(left.map(|left| if left.is_some_and(|left| left.published) { next } else { value }))
 }
@@ -62,7 +64,7 @@ pub(super) async fn prepare(connection: &mut Connection, name: &TableName, plan:
         }
         let sql = format!(
             "CREATE TABLE IF NOT EXISTS {place} (target varchar(64) NOT NULL, source varchar(512) NOT NULL, value text,
-             run char(26) NOT NULL, next_value text, next_run char(26), next_alone tinyint NOT NULL DEFAULT 0,
+             run char(26) NOT NULL, next_value text, next_run char(26),
              saved_at timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP, PRIMARY KEY (target, source))
              ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
         );
@@ -80,10 +82,11 @@ fn is_alone(plan: &LoadPlan) -> bool {
 pub(super) async fn save(
     connection: &mut Connection,
     name: &TableName,
+    server: Server,
     plan: &LoadPlan,
     run: RunId,
 ) -> Result<Answer<()>> {
-    let (place, target) = (place(name)?, literal(&name.name));
+    let (place, target) = (place(name)?, literal(&server.folded(&name.name)));
     let saved = async {
         if is_alone(plan) && exists(connection, name).await? {
             connection.execute(&format!("DELETE FROM {place} WHERE target = {target}")).await?;
@@ -99,78 +102,77 @@ pub(super) async fn save(
     Ok(saved.await)
 }
 
-/// Writes the position down before a rename publishes the rows. `is_new`: there is no target yet.
+/// Writes the position down before a rename makes the target come into being.
 pub(super) async fn announce(
     connection: &mut Connection,
     name: &TableName,
+    server: Server,
     plan: &LoadPlan,
     run: RunId,
-    is_new: bool,
 ) -> Result<Answer<()>> {
-    let (place, target) = (place(name)?, literal(&name.name));
+    let (place, target) = (place(name)?, literal(&server.folded(&name.name)));
     let announced = async {
-        if is_new && exists(connection, name).await? {
+        if exists(connection, name).await? {
             // Of one that was there once.
             connection.execute(&format!("DELETE FROM {place} WHERE target = {target}")).await?;
         }
         let Some(cursor) = &plan.cursor else { return Ok(()) };
-        let (source, value, alone) = (literal(&cursor.source), literal(&cursor.value), u8::from(is_alone(plan)));
+        let (source, value) = (literal(&cursor.source), literal(&cursor.value));
         let sql = format!(
-            "INSERT INTO {place} (target, source, run, next_value, next_run, next_alone)
-             VALUES ({target}, {source}, '{run}', {value}, '{run}', {alone})
-             ON DUPLICATE KEY UPDATE next_value = {value}, next_run = '{run}', next_alone = {alone}"
+            "INSERT INTO {place} (target, source, run, next_value, next_run)
+             VALUES ({target}, {source}, '{run}', {value}, '{run}')"
         );
         connection.execute(&sql).await.map(|_| ())
     };
     Ok(announced.await)
 }
 
-/// Takes over what a run has announced that is published, or forgets it. Of a load without a position that leaves nothing of what was
-/// there before, forgets what was saved.
+/// Takes over what a run has announced that is published, or forgets it.
 pub(super) async fn confirm(
     connection: &mut Connection,
     name: &TableName,
+    server: Server,
     run: RunId,
-    plan: Option<&LoadPlan>,
     is_published: bool,
 ) -> Result<Answer<()>> {
-    let (place, target) = (place(name)?, literal(&name.name));
+    let (place, target) = (place(name)?, literal(&server.folded(&name.name)));
     let confirmed = async {
         if !exists(connection, name).await? {
             return Ok(());
         }
         let mine = format!("target = {target} AND next_run = '{run}'");
-        if is_published {
-            if plan.is_some_and(|plan| plan.cursor.is_none() && is_alone(plan)) {
-                connection.execute(&format!("DELETE FROM {place} WHERE target = {target}")).await?;
-            }
-            let sql = format!("SELECT 1 FROM {place} WHERE {mine} AND next_alone = 1");
-            if !connection.rows(&sql).await?.is_empty() {
-                let others = format!("target = {target} AND NOT (next_run <=> '{run}')");
-                connection.execute(&format!("DELETE FROM {place} WHERE {others}")).await?;
-            }
-            let sql = format!("UPDATE {place} SET value = next_value, run = '{run}', next_run = NULL WHERE {mine}");
-            connection.execute(&sql).await?;
-        }
-        connection.execute(&format!("UPDATE {place} SET next_value = NULL, next_run = NULL WHERE {mine}")).await?;
-        connection
-            .execute(&format!("DELETE FROM {place} WHERE target = {target} AND value IS NULL AND next_run IS NULL"))
-            .await?;
-        Ok(())
+        let sql = match is_published {
+            true => format!("UPDATE {place} SET value = next_value, next_value = NULL, next_run = NULL WHERE {mine}"),
+            false => format!("DELETE FROM {place} WHERE {mine}"),
+        };
+        connection.execute(&sql).await.map(|_| ())
     };
     Ok(confirmed.await)
 }
 
+/// Whether positions are kept of the target.
+pub(super) async fn has_some(connection: &mut Connection, name: &TableName, server: Server) -> Result<Answer<bool>> {
+    let (place, target) = (place(name)?, literal(&server.folded(&name.name)));
+    let found = async {
+        if !exists(connection, name).await? {
+            return Ok(false);
+        }
+        let sql = format!("SELECT 1 FROM {place} WHERE target = {target} LIMIT 1");
+        Ok(!connection.rows(&sql).await?.is_empty())
+    };
+    Ok(found.await)
+}
+
 /// Settles what runs have announced that died then. The lock of the target is held.
-pub(super) async fn settle(connection: &mut Connection, name: &TableName, hash: u64) -> Result<Answer<()>> {
-    let place = place(name)?;
+pub(super) async fn settle(connection: &mut Connection, name: &TableName, server: Server) -> Result<Answer<()>> {
+    let (place, hash) = (place(name)?, server.hash(name));
     let announced = async {
         if !exists(connection, name).await? {
             return Ok(Vec::new());
         }
         let sql = format!(
             "SELECT DISTINCT next_run FROM {place} WHERE target = {} AND next_run IS NOT NULL",
-            literal(&name.name)
+            literal(&server.folded(&name.name))
         );
         connection.rows(&sql).await?.iter().map(|row| row.get::<String, _>(0)).collect::<Answer<Vec<_>>>()
     };
@@ -179,12 +181,12 @@ pub(super) async fn settle(connection: &mut Connection, name: &TableName, hash: 
         Err(error) => return Ok(Err(error)),
     };
     for run in runs.iter().filter_map(|run| run.parse::<RunId>().ok()) {
-        let left = match Left::find(connection, name, &Names::new(name, hash, run)?, run).await {
+        let left = match settled(connection, name, &Names::new(name, hash, run)?, run).await {
             Ok(left) => left,
             Err(error) => return Ok(Err(error)),
         };
         let is_published = left.is_some_and(|left| left.published);
-        if let Err(error) = confirm(connection, name, run, None, is_published).await? {
+        if let Err(error) = confirm(connection, name, server, run, is_published).await? {
             return Ok(Err(error));
         }
     }

@@ -19,7 +19,7 @@ use super::split::{self, Piece};
 use super::types::{Reading, Wire};
 use super::wire::{Answer, Connection, Failure, code};
 use crate::PostgresSourceOptions;
-use crate::cursor::{Bounds, Cursor, kept_as};
+use crate::cursor::{Bounds, Cursor, kept_as, without_user};
 use crate::hash::hash;
 use crate::network::{self, Keep, ServerScan, close_all};
 use crate::options::readers_at_a_time;
@@ -334,7 +334,12 @@ impl Extractor for PostgresExtractor {
             Subject::Table(name) => name.to_string(),
             Subject::Query(sql) => sql.clone(),
         };
-        kept_as(self.pool.shown(), &subject, &self.options.cursor, &self.options.cursor_after)
+        // A name without a schema may be of a schema of the user.
+        let place = match &self.subject {
+            Subject::Table(TableName { schema: Some(_), .. }) => without_user(self.pool.shown()),
+            _ => self.pool.shown().to_owned(),
+        };
+        kept_as(&place, &subject, &self.options.cursor, &self.options.cursor_after)
     }
 }
 

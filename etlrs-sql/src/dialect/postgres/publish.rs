@@ -83,8 +83,9 @@ async fn begin(
         failpoint("postgres-publishing");
         let rows = move_rows(session, connection, rows, sifting).await?;
         failpoint("postgres-moved");
-        let run = session.run.to_string();
-        saved_cursor::save(connection, &session.name, &session.plan, &run).await.map_err(failed)?;
+        let is_new = session.target.relation.is_none();
+        let saved = saved_cursor::save(connection, &session.name, &session.plan, session.run, is_new).await;
+        saved.map_err(failed)?;
         post_sql(session, connection).await?;
         Ok(rows)
     };

@@ -1,6 +1,6 @@
 //! How far sources were read whose rows a table has: in a table of the same schema, `_etlrs_cursors`.
 
-use etlrs_core::{LoadMode, LoadPlan};
+use etlrs_core::{LoadMode, LoadPlan, RunId};
 
 use super::server::{execute, text};
 use super::wire::{Answer, Connection};
@@ -51,10 +51,20 @@ pub(super) async fn prepare(connection: &mut Connection, name: &TableName, plan:
 }
 
 /// Saves the position of the plan in the transaction that publishes the rows, and forgets those that mean nothing any more.
-pub(super) async fn save(connection: &mut Connection, name: &TableName, plan: &LoadPlan, run: &str) -> Answer<()> {
-    let place = place(name);
-    let is_new = matches!(plan.mode, LoadMode::Create | LoadMode::Replace);
-    if is_new && exists(connection, &place).await? {
+/// `is_new`: the table was made by the load.
+pub(super) async fn save(
+    connection: &mut Connection,
+    name: &TableName,
+    plan: &LoadPlan,
+    run: RunId,
+    is_new: bool,
+) -> Answer<()> {
+    let (place, run) = (place(name), &*run.to_string());
+    let is_alone = is_new || matches!(plan.mode, LoadMode::Create | LoadMode::Replace);
+    // Whoever may not, has loaded nothing by a cursor, so there is nothing of his.
+    let may = "SELECT 'yes' WHERE CASE WHEN to_regclass($1) IS NULL THEN false
+               ELSE has_table_privilege(to_regclass($1), 'SELECT') AND has_table_privilege(to_regclass($1), 'DELETE') END";
+    if is_alone && text(connection, may, &[&place]).await?.is_some() {
         let sql = format!("DELETE FROM {place} WHERE target = $1 RETURNING target");
         text(connection, &sql, &[&name.name]).await?;
     }

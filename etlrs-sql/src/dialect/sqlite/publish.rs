@@ -88,6 +88,10 @@ impl SqliteSession {
         }
         failpoint("sqlite-publishing");
         let old = Table::find(connection, &shared.target).map_err(failed)?;
+        if old.is_none() {
+            // Of one that was there once.
+            saved_cursor::forget(connection, &shared.target).map_err(failed)?;
+        }
         let fill = match old {
             None if shared.plan.mode == LoadMode::Merge => {
                 let plan = &shared.plan;

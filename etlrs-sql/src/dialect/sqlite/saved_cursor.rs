@@ -15,11 +15,18 @@ pub(super) fn saved(connection: &Connection, table: &str, source: &str) -> rusql
     connection.query_row(&sql, params![table, source], |row| row.get(0)).optional()
 }
 
+/// Forgets the positions of a table.
+pub(super) fn forget(connection: &Connection, table: &str) -> rusqlite::Result<()> {
+    if Table::find(connection, SAVED)?.is_some() {
+        connection.execute(&format!("DELETE FROM {SAVED} WHERE target = ? COLLATE NOCASE"), [table])?;
+    }
+    Ok(())
+}
+
 /// Saves the position of the plan in the transaction that publishes the rows, and forgets those that mean nothing any more.
 pub(super) fn save(connection: &Connection, table: &str, plan: &LoadPlan, run: &str) -> rusqlite::Result<()> {
-    let is_new = matches!(plan.mode, LoadMode::Create | LoadMode::Replace);
-    if is_new && Table::find(connection, SAVED)?.is_some() {
-        connection.execute(&format!("DELETE FROM {SAVED} WHERE target = ? COLLATE NOCASE"), [table])?;
+    if matches!(plan.mode, LoadMode::Create | LoadMode::Replace) {
+        forget(connection, table)?;
     }
     let Some(cursor) = &plan.cursor else { return Ok(()) };
     connection.execute_batch(&format!(
