@@ -109,6 +109,7 @@ fn kill<S: Server>() {
             "mysql-new-table" | "mysql-new-filled" => merges && !is_there,
             "mysql-moved" => merges || is_there,
             // Nothing is told when it is over.
+            "run-told" | "run-acknowledged" => !is_remote,
             name if is_remote && (name.ends_with("-forgetting") || name.ends_with("-forgotten")) => false,
             _ => true,
         });
