@@ -17,7 +17,7 @@ etlrs_core::options! {
         /// Column that grows with time. Of its values only those are read that come after cursor_after, up to the greatest
         /// that there is at the start, which the result tells; rows without a value are left out.
         cursor, with_cursor: String = String::new();
-        /// What the cursor was at the end of the run before.
+        /// What the cursor was at the end of the run before; by default what the target has kept of it, if it does.
         cursor_after, with_cursor_after: String = String::new();
         /// How far before cursor_after to read again, for rows that came late: a number, or seconds. Use it with mode merge.
         cursor_lag, with_cursor_lag: u32 = 0;
@@ -68,7 +68,7 @@ etlrs_core::options! {
         /// Column that grows with time. Of its values only those are read that come after cursor_after, up to the greatest
         /// that there is at the start, which the result tells; rows without a value are left out.
         cursor, with_cursor: String = String::new();
-        /// What the cursor was at the end of the run before.
+        /// What the cursor was at the end of the run before; by default what the target has kept of it, if it does.
         cursor_after, with_cursor_after: String = String::new();
         /// How far before cursor_after to read again, for rows that came late: a number, or seconds. Use it with mode merge.
         cursor_lag, with_cursor_lag: u32 = 0;
@@ -126,7 +126,7 @@ etlrs_core::options! {
         /// Column that grows with time. Of its values only those are read that come after cursor_after, up to the greatest
         /// that there is at the start, which the result tells; rows without a value are left out.
         cursor, with_cursor: String = String::new();
-        /// What the cursor was at the end of the run before.
+        /// What the cursor was at the end of the run before; by default what the target has kept of it, if it does.
         cursor_after, with_cursor_after: String = String::new();
         /// How far before cursor_after to read again, for rows that came late: a number. Use it with mode merge.
         cursor_lag, with_cursor_lag: u32 = 0;

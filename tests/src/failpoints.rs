@@ -89,7 +89,7 @@ pub fn kill_at_each(loads: &[&dyn Load], points: &BTreeSet<String>, is_long: boo
     done
 }
 
-/// Runs a command until it gets through, after it was killed at each of `points` and, most times, at another one: `is_done` looks at
+/// Runs a command until it gets through, after it was killed at each of `points` and, often, at others too: `is_done` looks at
 /// what came of it. In the long form also where it gets to a point for the second and the third time.
 pub fn kill_and_repeat(
     points: &BTreeSet<String>,
@@ -104,7 +104,9 @@ pub fn kill_and_repeat(
         for time in 1..=if is_long { 3 } else { 1 } {
             reset();
             let first = format!("{point}:{time}");
-            let seconds = points.iter().cycle().skip(at * 7 + time).take(if is_long { 3 } else { 1 });
+            // What one run leaves, the next one may put right before it is killed itself.
+            let more = if is_long { [0, 1, 3][(at + time) % 3] } else { at % 2 };
+            let seconds = points.iter().cycle().skip(at * 7 + time).take(more);
             let mut what = "killed".to_owned();
             for kill_at in std::iter::once(&first).chain(seconds.copied()) {
                 what = format!("{what} at {kill_at}");

@@ -194,3 +194,29 @@ fn a_position_goes_with_the_rows_in_postgres() {
 fn a_position_goes_with_the_rows_in_mysql() {
     goes_on::<MariaDb>();
 }
+
+/// A table comes into being by a rename, which is no part of a transaction: killed behind it, the position is taken over by the next load.
+#[test]
+fn a_position_that_was_written_down_is_taken_over_in_mysql() {
+    let server = MariaDb::start();
+    let (source, target) = (server.uri("s"), server.uri("t"));
+    let arguments = ["copy", &source, &target, "--no-progress", "--source-option", "cursor=id", "--mode", "append"];
+    Server::sql(&server, "CREATE TABLE s (id bigint, v int)");
+    Server::sql(&server, "INSERT INTO s VALUES (1, 1), (2, 2)");
+    let mut command = etlrs(PROGRAM, Path::new("."), &arguments);
+    let killed = Ran::of(&command.env(KILL_AT, "mysql-committed:1").output().unwrap());
+    assert_eq!(killed.code, -9, "{killed:?}");
+    let kept = "SELECT coalesce(value, '-'), coalesce(next_value, '-') FROM _etlrs_cursors";
+    assert_eq!(Server::sql(&server, kept), "-|2");
+    Server::sql(&server, "INSERT INTO s VALUES (3, 3)");
+    let end = Instant::now() + Duration::from_secs(30);
+    let ran = loop {
+        let ran = Ran::of(&etlrs(PROGRAM, Path::new("."), &arguments).output().unwrap());
+        if !ran.stderr.contains("another run is writing") || Instant::now() > end {
+            break ran;
+        }
+    };
+    assert!(ran.stdout.contains("read from 2 up to 3, where the next run goes on"), "{ran:?}");
+    assert_eq!(Server::sql(&server, kept), "3|-");
+    assert_eq!(Server::sql(&server, "SELECT count(*), sum(id) FROM t"), "3|6");
+}
