@@ -304,9 +304,10 @@ impl Sink<'_> {
                 let indices = UInt64Array::from_iter_values(refused.into_iter().map(|row| row as u64));
                 let rows = take_record_batch(&batch, &indices)?;
                 self.refused.merge(&Checksum::of_batch(&rows)?);
-                refused_by_target(&rows, &errors, self.load.origin.transforms)
-                    .into_iter()
-                    .for_each(|record| rejects.push(record));
+                // They came out of the source, where they are counted.
+                let transforms = self.load.origin.transforms;
+                let rejects = rejects.after_transforms(transforms);
+                refused_by_target(&rows, &errors, transforms).into_iter().for_each(|record| rejects.push(record));
             }
         }
         stages.count(stages.target(), taken);
