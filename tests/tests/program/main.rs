@@ -747,6 +747,8 @@ fn json_has_the_documented_fields() {
             "bytes_read",
             "bytes_written",
             "cursor",
+            "cursor_after",
+            "cursor_saved",
             "first_rejected",
             "limit",
             "memory",
