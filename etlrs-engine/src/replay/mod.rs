@@ -14,7 +14,7 @@
 //! those of a replay whose target was lost in doubt for ever.
 //!
 //! The quarantine is read into a file first: it may be in a database that cannot be read and written at once. Whoever adds to it
-//! between that and its replacement is noticed, by the runs that it has while it is locked.
+//! between that and its replacement is noticed, for it is read once more while it is locked.
 
 mod files;
 mod found;

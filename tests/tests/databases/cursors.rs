@@ -107,7 +107,7 @@ fn kill<S: Server>() {
         points.retain(|name| match name.as_str() {
             "mysql-swapped" => false,
             "mysql-new-table" | "mysql-new-filled" => merges && !is_there,
-            "mysql-moved" => merges || is_there,
+            "mysql-moved" => is_there,
             // Nothing is told when it is over.
             "run-told" | "run-acknowledged" => !is_remote,
             name if is_remote && (name.ends_with("-forgetting") || name.ends_with("-forgotten")) => false,

@@ -73,11 +73,6 @@ pub(super) async fn prepare(connection: &mut Connection, name: &TableName, plan:
     Ok(made.await)
 }
 
-/// Whether the load leaves nothing of what was there before, so that the positions of that mean nothing any more.
-fn is_alone(plan: &LoadPlan) -> bool {
-    matches!(plan.mode, LoadMode::Create | LoadMode::Replace)
-}
-
 /// Saves the position of the plan in the transaction that publishes the rows.
 pub(super) async fn save(
     connection: &mut Connection,
@@ -88,7 +83,9 @@ pub(super) async fn save(
 ) -> Result<Answer<()>> {
     let (place, target) = (place(name)?, literal(&server.folded(&name.name)));
     let saved = async {
-        if is_alone(plan) && exists(connection, name).await? {
+        let is_alone = matches!(plan.mode, LoadMode::Create | LoadMode::Replace);
+        if is_alone && exists(connection, name).await? {
+            // What they tell of is gone with this transaction.
             connection.execute(&format!("DELETE FROM {place} WHERE target = {target}")).await?;
         }
         let Some(cursor) = &plan.cursor else { return Ok(()) };
