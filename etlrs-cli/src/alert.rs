@@ -3,6 +3,7 @@
 use std::io;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Builder;
 use std::time::Duration;
 
 use etlrs::{Alert, AlertActions, Secret};
@@ -38,10 +39,13 @@ impl Actions {
                     // By a thread of its own, for the end of the program waits for those of the runtime.
                     let (told, ended) = oneshot::channel();
                     let say = self.say.clone();
-                    std::thread::spawn(move || {
+                    let waiting = Builder::new().spawn(move || {
                         wait(child, &*say);
                         told.send(())
                     });
+                    if let Err(error) = waiting {
+                        (self.say)(format!("alert: nobody waits for its command: {error}"));
+                    }
                     begin(runtime.spawn(async move { drop(ended.await) }));
                 }
                 Err(error) => (self.say)(format!("alert: its command cannot be started: {error}")),

@@ -323,9 +323,16 @@ pub(crate) struct VerifyArgs {
     /// Show so many of the rows that differ, with their values
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) show: usize,
-    /// Load those rows once more that are missing or changed at the target, by their key
+    /// Load those rows once more that are missing or changed at the target, by their key; of a directory, those pieces that
+    /// are in none of its files, in place of files that are no piece
     #[arg(long)]
     pub(crate) repair: bool,
+    /// With --repair of a directory: rows that only the target has may go with the files that are replaced
+    #[arg(long, requires = "repair")]
+    pub(crate) remove_unexpected: bool,
+    /// Number of pieces in which the source is read, as it was copied
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) partitions: Option<u32>,
     /// One SELECT to read in place of a table, as it was copied
     #[arg(long, value_name = "SQL")]
     pub(crate) query: Option<String>,
@@ -361,6 +368,7 @@ impl VerifyArgs {
             query: self.query.clone(),
             columns: self.columns.clone(),
             filter: self.filter.clone(),
+            partitions: self.partitions,
             source_option: self.source_option.clone(),
             target_option: self.target_option.clone(),
             is_compared: !self.repair,

@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use etlrs::{Error, ErrorKind, Result, RunContext, RunId, Started};
@@ -142,7 +142,7 @@ impl Journal {
         let (end, ends) = channel();
         let cx = started.cx.clone();
         let mut last = Progress { at: begun.at, pieces: begun.staged_before, rows: 0 };
-        let thread = std::thread::spawn(move || {
+        let write_on = move || {
             let mut interval = Duration::from_millis(20);
             loop {
                 let ended = ends.recv_timeout(interval);
@@ -159,7 +159,11 @@ impl Journal {
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
             }
-        });
+        };
+        let thread = Builder::new().spawn(write_on).inspect_err(|_| {
+            // Nobody would write down how it ends.
+            let _ = fs::remove_file(&path);
+        })?;
         Ok(Entry { end, thread })
     }
 

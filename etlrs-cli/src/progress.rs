@@ -1,6 +1,6 @@
 use std::io::{IsTerminal, Write};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use etlrs::{Limit, Measured, RunContext, StageKind, StageReport, Stages, Started};
@@ -9,7 +9,8 @@ use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyl
 /// Shows on standard error how far a run is: a bar on a terminal, else a line now and then.
 pub(crate) struct Progress {
     lines: Sender<String>,
-    thread: JoinHandle<()>,
+    /// None if there was no room for one.
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Progress {
@@ -29,7 +30,7 @@ impl Progress {
         };
         let label = label.to_owned();
         let terminal = std::io::stderr().is_terminal();
-        let thread = std::thread::spawn(move || {
+        let show = move || {
             let mut view: Box<dyn View> =
                 if terminal { Box::new(Bar::new(total)) } else { Box::new(Lines::new(label, total)) };
             let mut next = Instant::now() + view.interval();
@@ -44,19 +45,22 @@ impl Progress {
                 }
             }
             view.finish();
-        });
-        Self { lines, thread }
+        };
+        Self { lines, thread: Builder::new().spawn(show).ok() }
     }
 
     /// A line that stays.
     pub(crate) fn say(&self, line: String) {
-        // The thread may have ended by itself only by a panic, which then has been told already.
-        let _ = self.lines.send(line);
+        // Without a thread, for which there may have been no room.
+        if let Err(unsaid) = self.lines.send(line) {
+            crate::tell(&unsaid.0);
+        }
     }
 
     pub(crate) fn stop(self) {
         drop(self.lines);
-        let _ = self.thread.join();
+        // A panic has been told already.
+        let _ = self.thread.map(JoinHandle::join);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What happened in the course of a run, for its report.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use etlrs::{StageReport, Started};
@@ -21,7 +21,8 @@ pub(crate) struct Moment {
 /// Looks at a run now and then, from a thread of its own.
 pub(crate) struct Recorder {
     stop: Sender<()>,
-    thread: JoinHandle<Vec<Moment>>,
+    /// None if there was no room for one.
+    thread: Option<JoinHandle<Vec<Moment>>>,
 }
 
 /// So many points are as many as can be seen.
@@ -31,7 +32,7 @@ impl Recorder {
     pub(crate) fn start(started: &Started) -> Self {
         let (stop, stopped) = channel();
         let (cx, stages) = (started.cx.clone(), started.stages.clone());
-        let thread = std::thread::spawn(move || {
+        let look = move || {
             let moment = || {
                 let counters = cx.counters();
                 Moment {
@@ -59,13 +60,13 @@ impl Recorder {
             }
             moments.push(moment());
             moments
-        });
-        Self { stop, thread }
+        };
+        Self { stop, thread: Builder::new().spawn(look).ok() }
     }
 
     pub(crate) fn stop(self) -> Vec<Moment> {
         let _ = self.stop.send(());
         // A panic has been told already.
-        self.thread.join().unwrap_or_default()
+        self.thread.and_then(|thread| thread.join().ok()).unwrap_or_default()
     }
 }

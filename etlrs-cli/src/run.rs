@@ -59,12 +59,21 @@ pub(crate) async fn run(args: RunFile, cancel: CancelToken, goes_on: Option<Goes
 }
 
 /// Loads what a quarantine holds.
-pub(crate) async fn replay(args: ReplayArgs, cancel: CancelToken, command: Option<KeptCommand>) -> Result<Done> {
+pub(crate) async fn replay(args: ReplayArgs, cancel: CancelToken, goes_on: Option<GoesOn>) -> Result<Done> {
     let run = RunOptions { verify: args.verify, ..RunOptions::default() };
     let jobs = async {
         let lock = jobs::lock(&Uri::from(args.quarantine.as_str()))?;
-        let mut jobs = Jobs::replays(replays(&args, &run, &cancel).await?, lock);
-        jobs.command = command;
+        let mut replays = replays(&args, &run, &cancel).await?;
+        if let Some(goes_on) = &goes_on {
+            goes_on.require(replays.iter().map(|(job, _)| job))?;
+            let resumed = |(job, replay): (Job, Replay)| match goes_on.is_of(&job) {
+                true => (job, replay.resume(goes_on.run)),
+                false => (job, replay),
+            };
+            replays = replays.into_iter().map(resumed).collect();
+        }
+        let mut jobs = Jobs::replays(replays, lock);
+        jobs.command = goes_on.map(|goes_on| goes_on.command);
         Ok(jobs)
     };
     let jobs = jobs.await;
@@ -77,7 +86,7 @@ async fn replays(args: &ReplayArgs, run: &RunOptions, cancel: &CancelToken) -> R
     let registry = registry();
     let place = Uri::from(args.quarantine.as_str());
     let run = RunOptions {
-        means: Means { machine: args.means.machine.clone(), ..Means::default() },
+        means: Means { machine: args.means.machine.clone(), auto_tune: args.means.auto_tune, ..Means::default() },
         verify: run.verify,
         ..RunOptions::default()
     };
@@ -268,7 +277,7 @@ fn copy_job(registry: &Registry, source: Uri, target: Uri, copy: &CopyOptions, r
             }
             select
         });
-        builder = builder.identity(format!("{filter} {:?}", copy.columns));
+        builder = builder.identity(format!("{filter} {:?}", copy.columns)).cursor_identity(filter);
         builder = builder.transform(named("--where", Arc::new(Filter::new(expr))));
         if let Some(select) = select {
             builder = builder.transform(named("--columns", Arc::new(select)));

@@ -90,10 +90,9 @@ pub(crate) async fn resume(args: ResumeArgs, cancel: CancelToken) -> Result<Done
             file.run.means = means.over(file.run.means);
             run::run(file, cancel, Some(goes_on)).await
         }
-        // Which finds by itself what it had begun.
         Command::Replay(mut replay) => {
             replay.means = means.over(replay.means);
-            run::replay(replay, cancel, Some(goes_on.command)).await
+            run::replay(replay, cancel, Some(goes_on)).await
         }
         _ => Err(no_load()),
     };

@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use etlrs::{
-    CancelToken, CompareOptions, Difference, Error, ErrorKind, Partition, RecordBatch, Result, Side, Uri, Verification,
+    CancelToken, CompareOptions, Difference, Error, ErrorKind, Partition, Pipeline, RecordBatch, Repair, Result,
+    RunReport, Side, Unexpected, Uri, Verification,
 };
 use serde_json::{Value, json};
 
@@ -27,10 +28,15 @@ pub(crate) async fn verify(args: VerifyArgs, cancel: CancelToken) -> Result<()> 
             }
             failed.get_or_insert(error);
         }
-        cancel.check()?;
+        if let Err(cancelled) = cancel.check() {
+            failed.get_or_insert(cancelled);
+            break;
+        }
     }
-    let is_one = count == 1 && results.len() == 1;
-    print_all(results, if is_one { 1 } else { 2 });
+    if args.output.is_json() {
+        let is_one = count == 1 && results.len() == 1;
+        print_all(results, if is_one { 1 } else { 2 });
+    }
     match failed {
         Some(_) if count > 1 && !args.output.is_json() => {
             Err(Error::new(ErrorKind::VerifyFailed, "not all targets are as they should be"))
@@ -41,55 +47,121 @@ pub(crate) async fn verify(args: VerifyArgs, cancel: CancelToken) -> Result<()> 
 }
 
 async fn verify_one(job: &Verified, args: &VerifyArgs, results: &mut Vec<Value>) -> Result<()> {
-    let Verified { source, target, pipeline, extractor } = job;
+    let mut told = Told { job, is_json: args.output.is_json(), results };
+    let compared = match compare_and_repair(job, args, &mut told).await {
+        Ok(comparison) if comparison.is_equal() => Ok(()),
+        Ok(comparison) => return Err(differs(&job.target, &job.pipeline, &comparison, args)),
+        Err(error) => Err(error),
+    };
+    compared.inspect_err(|error| {
+        if told.is_json {
+            told.results.push(failed_json(Some(&(job.source.clone(), job.target.clone())), error));
+        }
+    })
+}
+
+/// How it is at the end.
+async fn compare_and_repair(job: &Verified, args: &VerifyArgs, told: &mut Told<'_>) -> Result<Verification> {
+    let Verified { target, pipeline, extractor, .. } = job;
     let mut options = CompareOptions::default();
     options.keys.clone_from(&args.key);
     options.examples = args.show;
-    let mut tell = |comparison: &Verification| match args.output.is_json() {
-        true => results.push(verification_json(source, target, comparison)),
-        false => crate::print(&verification_text(source, target, comparison)),
-    };
-    let mut comparison = match pipeline.compare(extractor.clone(), &options).await {
-        Err(error) if args.output.is_json() => {
-            results.push(failed_json(Some(&(source.clone(), target.clone())), &error));
-            return Err(error);
+    let unexpected = if args.remove_unexpected { Unexpected::Remove } else { Unexpected::Keep };
+    let mut may_repeat = true;
+    loop {
+        let comparison = pipeline.compare(extractor.clone(), &options).await?;
+        told.comparison(&comparison);
+        if comparison.is_equal() || !args.repair {
+            return Ok(comparison);
         }
-        compared => compared?,
-    };
-    tell(&comparison);
-    if !comparison.is_equal() && args.repair {
-        let report = pipeline.repair(&comparison).await.map_err(|error| error.in_source(target))?;
-        comparison = pipeline.compare(extractor.clone(), &options).await?;
-        if args.output.is_json() {
-            results.push(run_json(source, target, None, &report));
-            results.push(verification_json(source, target, &comparison));
-        } else {
-            crate::print(&format!("\n{}\n", run_text(source, target, None, &report)));
-            crate::print(&verification_text(source, target, &comparison));
-        }
+        let report = match pipeline.repair(&comparison, unexpected).await {
+            // Removing what an earlier repair left, which was killed, touches the files that stay.
+            Err(error) if error.kind() == ErrorKind::SourceChanged && may_repeat => {
+                may_repeat = false;
+                continue;
+            }
+            done => done.map_err(|error| error.in_source(target))?,
+        };
+        told.repair(&report);
+        let repaired = pipeline.compare(extractor.clone(), &options).await;
+        let repaired = repaired.map_err(|error| error.within("it was repaired, and could not be compared again"))?;
+        told.comparison(&repaired);
+        return Ok(repaired);
     }
-    if comparison.is_equal() { Ok(()) } else { Err(differs(target, &comparison, args)) }
 }
 
-fn differs(target: &Uri, comparison: &Verification, args: &VerifyArgs) -> Error {
+/// Tells what was done, as it is done; for programs, at the end.
+struct Told<'a> {
+    job: &'a Verified,
+    is_json: bool,
+    results: &'a mut Vec<Value>,
+}
+
+impl Told<'_> {
+    fn comparison(&mut self, comparison: &Verification) {
+        let Verified { source, target, .. } = self.job;
+        match self.is_json {
+            true => self.results.push(verification_json(source, target, comparison)),
+            false => crate::print(&verification_text(source, target, comparison)),
+        }
+    }
+
+    fn repair(&mut self, report: &RunReport) {
+        let Verified { source, target, .. } = self.job;
+        match self.is_json {
+            true => self.results.push(run_json(source, target, None, report)),
+            false => crate::print(&format!("\n{}\n", run_text(source, target, None, report))),
+        }
+    }
+}
+
+fn differs(target: &Uri, pipeline: &Pipeline, comparison: &Verification, args: &VerifyArgs) -> Error {
     let error = Error::new(ErrorKind::VerifyFailed, format!("the target differs: {}", sentence(comparison)));
     let Verification { missing, changed, unexpected, keys, .. } = comparison;
     let mut hints = Vec::new();
-    match (args.repair, missing + changed > 0) {
-        (true, true) => hints.push("what is written becomes other values, or somebody else writes there"),
-        (false, true) if keys.is_empty() => hints.push("with --key COL the rows that changed are told as such"),
-        (false, true) => hints.push("--repair loads those again that are missing or changed, into a table"),
+    let repair = pipeline.repair_plan(comparison);
+    let by_files = matches!(repair, Ok(Repair::ReplaceFiles { .. }));
+    match (args.repair, missing + changed > 0 || by_files) {
+        (true, true) => hints.push("what is written becomes other values, or somebody else writes there".to_owned()),
+        (false, true) => {
+            if keys.is_empty() {
+                hints.push("with --key COL the rows that changed are told as such".to_owned());
+            }
+            hints.extend(repair.ok().map(|repair| what_repairs(&repair, comparison)));
+        }
         _ => {}
     }
-    if *unexpected > 0 {
-        hints.push("rows that only the target has are to be removed there, or all are loaded in the mode replace");
+    if *unexpected > 0 && !by_files {
+        let hint = "rows that only the target has are to be removed there, or all are loaded in the mode replace";
+        hints.push(hint.to_owned());
     }
     if args.show == 0 {
-        hints.push("--show 20 lists rows with their values");
+        hints.push("--show 20 lists rows with their values".to_owned());
     }
     match hints.as_slice() {
         [] => error.in_source(target),
         hints => error.hint(hints.join("; ")).in_source(target),
+    }
+}
+
+fn what_repairs(repair: &Repair, comparison: &Verification) -> String {
+    match repair {
+        Repair::ReplaceFiles { pieces, files, kept } => {
+            let (pieces, of) = (number(pieces.len() as u64, "piece"), kept + files.len());
+            let of = format!("loads {pieces} again, in place of {} of {}", files.len(), number(of as u64, "file"));
+            match comparison.unexpected {
+                0 if comparison.is_whole => format!("--repair {of}"),
+                0 => format!("--repair --remove-unexpected {of}, and rows that only the target has go with them"),
+                rows => {
+                    let least = if comparison.is_whole { "" } else { "at least " };
+                    let rows = number(rows, "row");
+                    format!(
+                        "--repair --remove-unexpected {of}, and {least}{rows} that only the target has go with them"
+                    )
+                }
+            }
+        }
+        _ => "--repair loads those again that are missing or changed".to_owned(),
     }
 }
 

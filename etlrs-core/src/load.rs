@@ -246,6 +246,11 @@ pub struct LoadPlan {
     /// [keeps](LoadCapabilities::keeps_cursors) such. Those of other sources stay, but in the modes create and replace, which make
     /// all of them go, with this one or without.
     pub cursor: Option<SavedCursor>,
+    /// In the mode append: files of the target, as [`Partition::source`] of a scan of it tells them, that go with the commit by
+    /// which the new rows come. The first of the new files come in their places, in the order of the partitions, and others behind
+    /// all. One that the target has not is an error, and so is any where the target
+    /// [cannot](LoadCapabilities::replaces_files) replace files.
+    pub replaces: Vec<Arc<str>>,
     /// Only some rows are put right, of a load that took place before: SQL of the user's that belongs to a load is not run.
     pub is_repair: bool,
     /// Rows that the target will not take for what they hold are set aside, instead of ending the run: writers may
@@ -278,8 +283,21 @@ impl LoadPlan {
     /// A plan without keys, whose rows are not read back.
     pub fn new(schema: SchemaRef, mode: LoadMode, partitions: Vec<Partition>) -> Self {
         let (read_back, is_repair, sifts, goes_on) = (false, false, false, false);
-        let (keys, record, take_over, cursor) = (Vec::new(), None, None, None);
-        Self { schema, mode, keys, partitions, read_back, record, cursor, is_repair, sifts, goes_on, take_over }
+        let (keys, record, take_over, cursor, replaces) = (Vec::new(), None, None, None, Vec::new());
+        Self {
+            schema,
+            mode,
+            keys,
+            partitions,
+            read_back,
+            record,
+            cursor,
+            replaces,
+            is_repair,
+            sifts,
+            goes_on,
+            take_over,
+        }
     }
 
     /// Whether what the run had staged of `partition` may be [completed](LoadSession::completed).
@@ -359,6 +377,8 @@ pub struct LoadCapabilities {
     pub resumable: bool,
     /// The position of a source is saved [together with its rows](LoadPlan::cursor).
     pub keeps_cursors: bool,
+    /// Rows can come [in place of some files](LoadPlan::replaces), while others stay.
+    pub replaces_files: bool,
     /// Modes that the target has.
     pub modes: &'static [LoadMode],
 }
@@ -371,6 +391,7 @@ impl LoadCapabilities {
             atomic: true,
             resumable: false,
             keeps_cursors: false,
+            replaces_files: false,
             modes: &[LoadMode::Create, LoadMode::Replace],
         }
     }
@@ -393,6 +414,13 @@ impl LoadCapabilities {
     #[must_use]
     pub const fn keeps_cursors(mut self, keeps: bool) -> Self {
         self.keeps_cursors = keeps;
+        self
+    }
+
+    /// Whether rows can come in place of some files.
+    #[must_use]
+    pub const fn replaces_files(mut self, replaces: bool) -> Self {
+        self.replaces_files = replaces;
         self
     }
 

@@ -9,7 +9,7 @@ use etlrs_files::Staging;
 use etlrs_files::text::{Old, TextSession, check_read_back};
 
 use crate::layout::Layout;
-use crate::old::OldFile;
+use crate::old::{OldFile, require_closed_quotes};
 use crate::{CsvWriteOptions, EXTENSIONS};
 
 /// Writes a CSV file (RFC 4180; UTF-8), or a directory with one file per partition; compressed if the name says so.
@@ -69,7 +69,7 @@ impl CsvLoader {
             (true, false) => Old::None,
             // A file may be compressed in its own way.
             (true, true) => {
-                Old::parts(target, EXTENSIONS, plan.mode, cx, |file| OldFile::open(file, &layout, None, cx).map(drop))?
+                Old::parts(target, EXTENSIONS, plan, cx, |file| OldFile::open(file, &layout, None, cx).map(drop))?
             }
         };
         if let Old::File { file, .. } = &old {
@@ -93,6 +93,7 @@ impl Loader for CsvLoader {
             .max_writers(usize::MAX)
             .resumable(Staging::is_resumable(&self.path))
             .keeps_cursors(Staging::keeps_cursors(&self.path, self.directory))
+            .replaces_files(self.directory)
     }
 
     async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
@@ -127,6 +128,9 @@ impl Loader for CsvLoader {
         let staging = Arc::new(Staging::of_plan(&self.path, self.directory, &plan, cx)?);
         let exists = staging.target_exists();
         let Prepared { layout, old } = self.prepare(&plan, staging.target(), exists, cx)?;
+        if let Old::File { file, is_empty: false } = &old {
+            require_closed_quotes(file, &self.path, &layout)?;
+        }
         Ok(Box::new(match self.directory {
             true => TextSession::directory(layout, staging, old, cx)?,
             false => TextSession::file(layout, staging, &old)?,

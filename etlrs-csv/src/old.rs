@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 
 use etlrs_core::{Error, ErrorKind, Result, RunContext};
 use etlrs_files::{Compression, reading, text};
+use memchr::{memchr, memchr_iter, memrchr};
 
 use crate::layout::Layout;
+use crate::records::Dialect;
+use crate::skip::Skip;
 
 /// A header ends within so many bytes.
 const LONGEST_HEADER: usize = 1 << 20;
@@ -61,6 +64,75 @@ impl OldFile {
             }
             wanted *= 4;
         }
+    }
+}
+
+/// Refuses a file that ends within quotes: rows behind it would be part of the value that they open. Reads all of it.
+///
+/// # Errors
+/// `InvalidData` with the line on which that record begins; an I/O error.
+pub(crate) fn require_closed_quotes(file: &text::OldFile, shown: &Path, layout: &Layout) -> Result<()> {
+    let (delimiter, quote) = (layout.dialect.delimiter, layout.dialect.quote);
+    let mut open = OpenRecord::new(Dialect { delimiter, quote, escape: None, comment: None });
+    let mut is_start = true;
+    file.blocks(|block| {
+        let mark = std::mem::take(&mut is_start).then(|| block.strip_prefix(b"\xef\xbb\xbf"));
+        open.go_over(mark.flatten().unwrap_or(block));
+    })?;
+    if !open.skip.is_within_quotes() {
+        return Ok(());
+    }
+    let message = "rows cannot be appended: the file ends within quotes, so they would become part of that value";
+    Err(Error::new(ErrorKind::InvalidData, message)
+        .hint("close the quotes, or use mode replace")
+        .in_source(shown.display())
+        .at_line(open.begun))
+}
+
+/// The record at the end of what was gone over.
+struct OpenRecord {
+    dialect: Dialect,
+    skip: Skip,
+    /// The line on which it begins.
+    begun: u64,
+    /// The line at the end.
+    line: u64,
+}
+
+impl OpenRecord {
+    fn new(dialect: Dialect) -> Self {
+        Self { dialect, skip: Skip::default(), begun: 1, line: 1 }
+    }
+
+    fn go_over(&mut self, mut block: &[u8]) {
+        // Where nothing is quoted or escaped a record is a line, so only the last one matters.
+        let Dialect { quote, escape, .. } = self.dialect;
+        let is_plain = escape.is_none() && !self.skip.is_within_quotes();
+        if let (true, Some(last)) = (is_plain, memrchr(b'\n', block))
+            && quote.is_none_or(|quote| memchr(quote, block).is_none())
+        {
+            let (lines, rest) = block.split_at(last + 1);
+            self.begin_behind(lines);
+            block = rest;
+        }
+        while !block.is_empty() {
+            match self.skip.advance(self.dialect, block) {
+                Some(end) => {
+                    let (record, rest) = block.split_at(end);
+                    self.begin_behind(record);
+                    block = rest;
+                }
+                None => {
+                    self.line += memchr_iter(b'\n', block).count() as u64;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn begin_behind(&mut self, bytes: &[u8]) {
+        self.line += memchr_iter(b'\n', bytes).count() as u64;
+        (self.skip, self.begun) = (Skip::default(), self.line);
     }
 }
 
@@ -131,4 +203,47 @@ fn compare(found: &[String], layout: &Layout) -> Result<()> {
         Some(name) => error.at_column(name),
         None => error,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn blocks_tell_what_bytes_tell(
+            text in "[a,\"\n\r\\\\]{0,40}",
+            cuts in prop::collection::vec(0usize..40, 0..4),
+            quote in prop::option::of(Just(b'"')),
+            escape in prop::option::of(Just(b'\\')),
+        ) {
+            let dialect = Dialect { delimiter: b',', quote, escape, comment: None };
+            let (mut by_bytes, mut by_blocks) = (OpenRecord::new(dialect), OpenRecord::new(dialect));
+            text.as_bytes().chunks(1).for_each(|byte| by_bytes.go_over(byte));
+            let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(text.len())).chain([0, text.len()]).collect();
+            cuts.sort_unstable();
+            cuts.windows(2).for_each(|cut| by_blocks.go_over(&text.as_bytes()[cut[0]..cut[1]]));
+            let seen = |open: &OpenRecord| (open.skip, open.begun, open.line);
+            prop_assert_eq!(seen(&by_blocks), seen(&by_bytes));
+        }
+    }
+
+    #[test]
+    fn quotes_at_the_end_are_open_or_closed() {
+        let dialect = Dialect { delimiter: b',', quote: Some(b'"'), escape: None, comment: None };
+        for (text, open) in [
+            ("a\n1\n", None),
+            ("a\n\"1\n", Some(2)),
+            ("a\n\"1\n\"\n", None),
+            ("a\n\"x\ny\",\"\n\n", Some(2)),
+            ("a\n1\"\n", None),
+            ("a\n1\n\"", Some(3)),
+        ] {
+            let mut record = OpenRecord::new(dialect);
+            record.go_over(text.as_bytes());
+            assert_eq!(record.skip.is_within_quotes().then_some(record.begun), open, "{text:?}");
+        }
+    }
 }

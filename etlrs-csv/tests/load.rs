@@ -376,6 +376,14 @@ fn files_of_other_programs_are_appended_to() {
     std::fs::write(&path, "\"n").unwrap();
     assert!(load(&plain).unwrap_err().to_string().contains("does not end"));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "\"n");
+    // Rows behind an open quote would be part of it.
+    for (text, line) in [("n\n1\n\"2\n", 3), ("n\n\"1\n2\"\n\"", 4)] {
+        std::fs::write(&path, text).unwrap();
+        let error = load(&plain).unwrap_err();
+        assert!(error.to_string().contains("the file ends within quotes"), "{error}");
+        assert_eq!(error.position().line, Some(line));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+    }
 }
 
 #[test]

@@ -45,7 +45,7 @@ mod tune;
 
 pub use alert::{Alert, AlertThresholds, PerformanceAlert, PerformanceSnapshot};
 pub use cache::{CacheStats, LookupCache};
-pub use compare::{CompareOptions, Difference, Side, Verification};
+pub use compare::{CompareOptions, Difference, Repair, Side, Unexpected, Verification};
 pub use diagnosis::{
     Limit, Measured, ThroughputAnalysis, diagnose_throughput, optimize_memory_usage, optimize_throughput,
 };

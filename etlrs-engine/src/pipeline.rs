@@ -3,14 +3,15 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use etlrs_core::{
-    BatchStream, BoundTransformer, CancelToken, DatasetSnapshot, Detail, Error, ErrorKind, Extractor, Fingerprint,
-    Interrupted, LoadMode, Loader, Partition, PartitionId, PerformanceConfig, Result, RunContext, RunId, Scan,
-    ScanRequest, SchemaRef, Transformer, failpoint, next_batch, unknown_name,
+    BatchStream, BoundTransformer, CancelToken, DatasetSnapshot, Detail, Effect, Error, ErrorKind, Extractor,
+    Fingerprint, Interrupted, LoadMode, Loader, Partition, PartitionId, PerformanceConfig, Result, RunContext, RunId,
+    Scan, ScanRequest, SchemaRef, Transformer, failpoint, next_batch, unknown_name,
 };
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use crate::alert::{Alert, OnAlert, PerformanceAlert};
+use crate::compare::Repairing;
 use crate::load::back_off;
 use crate::max_errors::MaxErrors;
 use crate::partitions::panicked;
@@ -103,8 +104,10 @@ pub(crate) struct Settings {
     pub(crate) on_adjustment: Option<OnAdjustment>,
     pub(crate) resume: Resume,
     pub(crate) identity: Option<String>,
+    pub(crate) cursor_identity: Option<String>,
     pub(crate) keep_mark: bool,
-    pub(crate) is_repair: bool,
+    /// Only what differs is loaded.
+    pub(crate) repairing: Option<Repairing>,
     /// All is read, whatever position the target keeps.
     pub(crate) is_compared: bool,
     /// What the target is called in the quarantine.
@@ -248,6 +251,15 @@ impl PipelineBuilder {
     #[must_use]
     pub fn identity(mut self, identity: impl Into<String>) -> Self {
         self.settings.identity = Some(identity.into());
+        self
+    }
+
+    /// Says which rows the transformers let through, in words that are others when they let others through: where the target keeps how
+    /// far the source was read, that is one position for each such words. None are needed if all get through. Default: the
+    /// [identity](Self::identity), which may be another in each run, for the contents of a table that is looked up.
+    #[must_use]
+    pub fn cursor_identity(mut self, identity: impl Into<String>) -> Self {
+        self.settings.cursor_identity = Some(identity.into());
         self
     }
 
@@ -404,19 +416,31 @@ impl Pipeline {
 
 impl Pipeline {
     /// What the source is called where the target keeps how far it was read, if that is done.
-    pub(crate) fn saved_cursor(&self) -> Option<String> {
-        let Settings { is_compared, is_repair, .. } = self.settings;
-        let is_kept = self.loader.capabilities().keeps_cursors && !is_compared && !is_repair;
-        let source = self.extractor.cursor().filter(|_| is_kept)?;
+    ///
+    /// # Errors
+    /// `InvalidConfig` if nothing tells which rows get through the transformers.
+    pub(crate) fn saved_cursor(&self) -> Result<Option<String>> {
+        let is_read_anew = self.settings.is_compared || self.settings.repairing.is_some();
+        let is_kept = self.loader.capabilities().keeps_cursors && !is_read_anew;
+        let Some(source) = self.extractor.cursor().filter(|_| is_kept) else { return Ok(None) };
+        let lets_all_through = |transformer: &Arc<dyn Transformer>| {
+            matches!(transformer.effect(), Effect::Renames(_) | Effect::Selects(_) | Effect::Drops(_))
+        };
         // Other transformers let other rows through, of which those before the position have not been loaded.
-        Some(match &self.settings.identity {
-            Some(identity) if !self.transformers.is_empty() => {
+        match self.settings.cursor_identity.as_ref().or(self.settings.identity.as_ref()) {
+            _ if self.transformers.iter().all(lets_all_through) => Ok(Some(source)),
+            Some(identity) if identity.is_empty() => Ok(Some(source)),
+            Some(identity) => {
                 let digest = Sha256::digest(identity);
                 let digits: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-                format!("{source} through {digits}")
+                Ok(Some(format!("{source} through {digits}")))
             }
-            _ => source,
-        })
+            None => {
+                let message = "nothing says which rows the transformers let through, so how far the source was read means nothing";
+                Err(Error::new(ErrorKind::InvalidConfig, message)
+                    .hint("give the pipeline a cursor_identity; or keep the position yourself, with cursor_after"))
+            }
+        }
     }
 }
 

@@ -195,7 +195,8 @@ pub(crate) fn may_go_on(pipeline: &Pipeline) -> bool {
     let Pipeline { transformers, loader, quarantine, settings, .. } = pipeline;
     let is_known = transformers.is_empty() || settings.identity.is_some();
     let keeps_rejected = quarantine.as_ref().is_none_or(|quarantine| quarantine.capabilities().resumable);
-    is_known && keeps_rejected && loader.capabilities().resumable
+    // What is left over of a repair is worth less than to know what is to be repaired then.
+    is_known && keeps_rejected && settings.repairing.is_none() && loader.capabilities().resumable
 }
 
 /// The error of a run that cannot be gone on with.

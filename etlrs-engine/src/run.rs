@@ -113,9 +113,10 @@ impl<'a> Run<'a> {
         }
         match done {
             // Nothing was published, so the run may begin again.
-            Err(error) if error.kind() == ErrorKind::SplitRefuted => {
-                Self::execute_once(pipeline, cancel, false, None, &mut id).await
-            }
+            Err(error) if error.kind() == ErrorKind::SplitRefuted => match pipeline.settings.resume {
+                Resume::Run(run) => Err(refused(run, "its pieces do not begin with records")),
+                _ => Self::execute_once(pipeline, cancel, false, None, &mut id).await,
+            },
             done => done,
         }
     }
@@ -134,7 +135,13 @@ impl<'a> Run<'a> {
         let (mut run, published) = scanned.inspect_err(|error| record_error(&span, error))?;
         if let Some(left) = published {
             let rejected = unless_cancelled(&run.cx, run.set_aside_before()).await?;
-            let rejected = rejected.filter(|found| found.published).map(|found| found.receipts).unwrap_or_default();
+            let rejected = rejected.filter(|found| found.published).map(|found| found.receipts);
+            if pipeline.quarantine.is_some() && rejected.is_none() {
+                let note =
+                    "how many records it had set aside is not known any more: something else was put there since";
+                run.notes.push(note.to_owned());
+            }
+            let rejected = rejected.unwrap_or_default();
             if !pipeline.settings.keep_mark {
                 unless_cancelled(&run.cx, forget_once(pipeline, &run.cx, left.found.run)).await?;
             }
@@ -149,6 +156,9 @@ impl<'a> Run<'a> {
             let (staged, whole) = (run.staged_before, run.take_hold(&mut sessions).await?);
             failpoint("run-begun");
             run.require_position().await?;
+            if let Some(target) = pipeline.settings.repairing.as_ref().and_then(|repairing| repairing.target.as_ref()) {
+                unless_cancelled(&run.cx, target.require_unchanged(&run.cx)).await?;
+            }
             if whole < staged {
                 let reason = format!("of {staged} pieces that were staged, {whole} are as they were");
                 if pipeline.settings.resume == Resume::Run(run.cx.run_id()) && whole == 0 {
@@ -247,7 +257,7 @@ impl<'a> Run<'a> {
         let target = target.and_then(|target| pushdown::source_columns(&pipeline.transformers, &target));
         let mut request = settings.request.clone().guess(guess).filter(tests).target(target);
         request.recorded = left.map(|left| left.record.partitions());
-        let source = pipeline.saved_cursor();
+        let source = pipeline.saved_cursor()?;
         if let (Some(source), LoadMode::Append | LoadMode::Merge) = (&source, settings.mode) {
             let value = unless_cancelled(&cx, pipeline.loader.cursor(&cx, source)).await?;
             request.after = value.map(|value| After { value, inclusive: settings.mode == LoadMode::Merge });
@@ -286,7 +296,7 @@ impl<'a> Run<'a> {
         let is_told = source.is_none() && pipeline.extractor.cursor().is_some() && !settings.is_compared;
         let cursor = source.zip(scan.cursor().map(str::to_owned));
         let cursor = cursor.map(|(source, value)| SavedCursor { source, value });
-        if is_told && !settings.is_repair {
+        if is_told && settings.repairing.is_none() {
             notes.push("the target keeps no cursor: give it to the next run as cursor_after".to_owned());
         }
         let mut run = Self {
@@ -307,8 +317,7 @@ impl<'a> Run<'a> {
             staged_before: left.map_or(0, |left| left.found.receipts.len()),
             notes,
         };
-        let spans = run.transformers.iter().any(|transformer| transformer.spans_partitions());
-        if may_go_on(pipeline) && run.scan.identity().is_some() && !spans {
+        if may_go_on(pipeline) && run.is_one().is_none() {
             run.record = Some(run.written_down(guess).to_text()?);
         }
         Ok(run)
@@ -346,6 +355,17 @@ impl<'a> Run<'a> {
         of_run.retain(|name| self.schema.field_with_name(name).is_ok());
         let fields = self.schema.fields().iter().filter(|field| !of_run.contains(field.name()));
         Ok((Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>())), of_run))
+    }
+
+    /// Why the source is one piece to whoever wants to read some of it, if it is.
+    pub(crate) fn is_one(&self) -> Option<&'static str> {
+        if self.transformers.iter().any(|transformer| transformer.spans_partitions()) {
+            Some("a transform looks at several pieces")
+        } else if self.scan.identity().is_none() {
+            Some("the source cannot tell that it is still the same")
+        } else {
+            None
+        }
     }
 
     pub(crate) fn context(&self) -> &RunContext {
@@ -440,7 +460,8 @@ impl<'a> Run<'a> {
         plan.record = self.record.clone();
         plan.goes_on = self.staged_before > 0;
         plan.cursor = self.cursor.clone();
-        plan.is_repair = settings.is_repair || settings.replay.is_some();
+        plan.replaces = settings.repairing.iter().flat_map(|repairing| repairing.replaces.clone()).collect();
+        plan.is_repair = settings.repairing.is_some() || settings.replay.is_some();
         plan.sifts = self.pipeline.quarantine.is_some();
         plan
     }
@@ -652,12 +673,15 @@ impl<'a> Run<'a> {
             }
             Verify::Receipts => None,
         };
-        if self.scan.fingerprint().await? != self.fingerprint {
-            return Err(Error::new(
-                ErrorKind::SourceChanged,
-                "the source changed while it was read, so nothing was published",
-            )
-            .hint("run again when nobody writes to it"));
+        let changed = || {
+            let message = "the source changed while it was read, so nothing was published";
+            Error::new(ErrorKind::SourceChanged, message).hint("run again when nobody writes to it")
+        };
+        match self.scan.fingerprint().await {
+            Ok(now) if now == self.fingerprint => {}
+            Ok(_) => return Err(changed()),
+            Err(error) if error.kind() == ErrorKind::SourceChanged => return Err(changed().caused_by(error)),
+            Err(error) => return Err(error),
         }
         self.cx.cancel().check()?;
         let (of_target, sift_cx) = (self.of_target(), self.cx.for_worker(shares.quarantine));

@@ -1,4 +1,4 @@
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -40,12 +40,18 @@ impl InputFile {
         }
         let _ = cancel;
         crate::require_local(path)?;
+        let require_file = |found: io::Result<Metadata>| match found {
+            Ok(found) if found.is_file() => Ok(found),
+            Ok(_) => {
+                let message = "it is read at any place, so it must be a regular file";
+                Err(Error::new(ErrorKind::InvalidConfig, message).in_source(path.display()))
+            }
+            Err(error) => Err(Error::io("open", path, error)),
+        };
+        // Before it is opened, for opening a pipe waits for somebody to write into it.
+        require_file(std::fs::metadata(path))?;
         let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
-        let found = file.metadata().map_err(|error| Error::io("look at", path, error))?;
-        if !found.is_file() {
-            let message = "it is read at any place, so it must be a regular file";
-            return Err(Error::new(ErrorKind::InvalidConfig, message).in_source(path.display()));
-        }
+        let found = require_file(file.metadata())?;
         Ok(Self { length: found.len(), from: From::Local(Arc::new(file)) })
     }
 

@@ -1,9 +1,12 @@
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use etlrs_core::{Error, ErrorKind, Result, RunId};
+use rustix::fs::OFlags;
 
 /// The right of one run to write to one target.
 ///
@@ -26,13 +29,19 @@ impl TargetLock {
     pub fn acquire(target: &Path, part: &str, run: RunId) -> Result<Self> {
         let path = hidden_beside(target, &format!("{part}lock"))?;
         loop {
-            let mut file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&path)
-                .map_err(|error| Error::io("write beside", target, error))?;
+            // Not through a link, which another user may have put there to have another file overwritten.
+            let flags = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false).custom_flags(flags);
+            let failed = |error| Error::io("write beside", target, error);
+            let (mut file, is_mine) = match options.open(&path) {
+                // Another user's.
+                Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                    options.write(false).create(false);
+                    (options.open(&path).map_err(|_| failed(error))?, false)
+                }
+                file => (file.map_err(failed)?, true),
+            };
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Err(held(target, &mut file)),
@@ -43,14 +52,14 @@ impl TargetLock {
                 (Ok(held), Ok(named)) => (held.dev(), held.ino()) == (named.dev(), named.ino()),
                 _ => false,
             };
-            if same {
+            if same && !is_mine {
+                // Left by a process that was killed.
+                std::fs::remove_file(&path).map_err(failed)?;
+            } else if same {
                 // From here on it is removed if something fails.
                 let mut lock = Self { file, path };
                 let owner = format!("run {run}, process {}", std::process::id());
-                lock.file
-                    .set_len(0)
-                    .and_then(|()| lock.file.write_all(owner.as_bytes()))
-                    .map_err(|error| Error::io("write beside", target, error))?;
+                lock.file.set_len(0).and_then(|()| lock.file.write_all(owner.as_bytes())).map_err(failed)?;
                 return Ok(lock);
             }
         }
@@ -73,13 +82,23 @@ fn held(target: &Path, file: &mut File) -> Error {
         .in_source(target.display())
 }
 
-/// `.NAME.etlrs-SUFFIX` in the directory of `target`.
+/// `.NAME.etlrs-SUFFIX` in the directory of `target`. Of a long name only the start is taken, and a hash of all of it, for a name has
+/// at most 255 bytes.
 pub(crate) fn hidden_beside(target: &Path, suffix: &str) -> Result<PathBuf> {
     let name = target.file_name().ok_or_else(|| {
         Error::new(ErrorKind::InvalidConfig, format!("{} is no name for a file or directory", target.display()))
     })?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
+    const LONGEST: usize = 200;
+    let mut hidden = OsString::from(".");
+    match name.as_encoded_bytes() {
+        bytes if bytes.len() > LONGEST => {
+            hidden.push(OsStr::from_bytes(&bytes[..LONGEST / 2]));
+            // FNV-1a, which stays what it is from one version to the next.
+            let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+            hidden.push(format!("~{:016x}", bytes.iter().fold(0xcbf2_9ce4_8422_2325, fold)));
+        }
+        _ => hidden.push(name),
+    }
     hidden.push(format!(".etlrs-{suffix}"));
     Ok(target.with_file_name(hidden))
 }

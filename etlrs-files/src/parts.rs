@@ -1,8 +1,9 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use etlrs_core::{CancelToken, Error, ErrorKind, PartitionId, Result, RunId, Tally};
+use etlrs_core::{CancelToken, Error, ErrorKind, LoadPlan, PartitionId, Result, RunId, Tally};
 
 use crate::source::{Entry, entries, is_data_name};
 use crate::{InputFile, Manifest, ManifestFile, OutputFile, StagedPart, Staging, source_files};
@@ -15,8 +16,8 @@ pub struct Parts {
     staging: Arc<Staging>,
     run: RunId,
     extension: &'static str,
-    /// Files that were there before, and stay.
-    old: Vec<ManifestFile>,
+    /// Files that were there before, and stay; `None` where one was that goes.
+    old: Vec<Option<ManifestFile>>,
     state: Mutex<State>,
 }
 
@@ -28,12 +29,17 @@ struct State {
 
 impl Parts {
     /// Takes the files named in `old` over from the target, and those that the run had staged before. New ones have names that end in
-    /// `extension`.
+    /// `extension`, and come behind the old ones; the first of them come where those were that [go](without_replaced), `None` in `old`.
     ///
     /// # Errors
     /// An I/O error.
-    pub fn new(staging: Arc<Staging>, run: RunId, extension: &'static str, old: Vec<ManifestFile>) -> Result<Self> {
-        staging.take_over(&old)?;
+    pub fn new(
+        staging: Arc<Staging>,
+        run: RunId,
+        extension: &'static str,
+        old: Vec<Option<ManifestFile>>,
+    ) -> Result<Self> {
+        staging.take_over(&old.iter().flatten().cloned().collect::<Vec<_>>())?;
         let completed = staging.completed().iter().filter_map(|part| {
             let file = ManifestFile { name: part.name.clone()?, rows: part.rows, bytes: part.bytes };
             Some((PartitionId(part.partition), file))
@@ -129,7 +135,7 @@ impl Parts {
     pub fn close(&self, empty: impl FnOnce(OutputFile) -> Result<OutputFile>) -> Result<Vec<ManifestFile>> {
         let is_empty = {
             let state = self.lock();
-            !state.closed && state.parts.is_empty() && self.old.is_empty()
+            !state.closed && state.parts.is_empty() && self.old.iter().all(Option::is_none)
         };
         if is_empty {
             let only = PartitionId(0);
@@ -137,7 +143,9 @@ impl Parts {
         }
         let mut state = self.lock();
         if !state.closed {
-            let files = self.old.iter().chain(state.parts.values()).cloned().collect();
+            let mut new = state.parts.values().cloned();
+            let mut files: Vec<_> = self.old.iter().filter_map(|old| old.clone().or_else(|| new.next())).collect();
+            files.extend(new);
             self.staging.set_manifest(Manifest::new(self.run, files))?;
             state.closed = true;
         }
@@ -169,6 +177,26 @@ pub fn listed(path: &Path, rows: u64, cancel: &CancelToken) -> Result<ManifestFi
     Ok(ManifestFile { name: name.to_owned(), rows, bytes })
 }
 
+/// `files` of the target directory, with `None` in place of those that go as the rows of `plan` come.
+///
+/// # Errors
+/// `SourceChanged` if one that is to go is not there.
+pub fn without_replaced<T>(plan: &LoadPlan, files: Vec<T>, path: impl Fn(&T) -> &Path) -> Result<Vec<Option<T>>> {
+    // The names are of one directory, which may be spelled in two ways.
+    let name = |file: &Arc<str>| Path::new(&**file).file_name().map(OsStr::to_owned);
+    let mut goes: HashSet<_> = plan.replaces.iter().filter_map(name).collect();
+    let is_known = goes.len() == plan.replaces.len();
+    let stays = |file: T| match path(&file).file_name().is_some_and(|name| goes.remove(name)) {
+        true => None,
+        false => Some(file),
+    };
+    let stays = files.into_iter().map(stays).collect();
+    match goes.is_empty() && is_known {
+        true => Ok(stays),
+        false => Err(Error::new(ErrorKind::SourceChanged, "a file that is to be replaced is not there")),
+    }
+}
+
 /// The data files of `directory`, in order, for a load that keeps or replaces them; data has one of `extensions`.
 ///
 /// A load exchanges the whole directory, so one that holds anything but these files, the manifest, and the marks that
@@ -193,7 +221,8 @@ pub fn data_files(directory: &Path, extensions: &[&str], cancel: &CancelToken) -
         Vec::new()
     };
     let is_mark = |entry: &Entry| entry.is_file && (is_mark(&name(entry)) || name(entry) == Manifest::NAME);
-    match entries.iter().find(|entry| !files.contains(&entry.path) && !is_mark(entry) && !is_unnamed(entry)) {
+    let known: HashSet<_> = files.iter().collect();
+    match entries.iter().find(|entry| !known.contains(&entry.path) && !is_mark(entry) && !is_unnamed(entry)) {
         None => Ok(files),
         Some(entry) => Err(Error::new(
             ErrorKind::InvalidConfig,

@@ -44,8 +44,8 @@ pub fn source_files(path: &Path, extensions: &[&str], cancel: &CancelToken) -> R
     let is_hidden = |name: &str| manifest.as_ref().is_some_and(|standing| standing.hides(name));
     let mut files = Vec::new();
     for entry in entries(path, cancel)? {
-        let name = entry.path.file_name().and_then(|name| name.to_str()).unwrap_or("_");
-        if is_data_name(name, extensions) && entry.is_file && !is_hidden(name) {
+        let name = entry.path.file_name().unwrap_or_default().to_string_lossy();
+        if is_data_name(&name, extensions) && entry.is_file && !is_hidden(&name) {
             files.push(entry.path);
         }
     }
@@ -65,7 +65,7 @@ pub fn source_files(path: &Path, extensions: &[&str], cancel: &CancelToken) -> R
 /// Whether `source`, a directory or a pattern, takes in the file `path`, there or not: whether [`source_files`] of a later
 /// run may give it. No object store is asked.
 pub fn takes_in(source: &Path, extensions: &[&str], path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("_");
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
     let pattern = source.to_str().filter(|text| text.contains(['*', '?', '[']));
     match (crate::store_scheme(source), crate::store_scheme(path)) {
         (None, None) => match pattern.filter(|_| !source.exists()) {
@@ -74,14 +74,14 @@ pub fn takes_in(source: &Path, extensions: &[&str], path: &Path) -> bool {
                 // What a manifest does not name is not read.
                 source.is_dir()
                     && !source.join(Manifest::NAME).exists()
-                    && is_data_name(name, extensions)
+                    && is_data_name(&name, extensions)
                     && absolute(source)
                         .is_some_and(|source| absolute(path).is_some_and(|path| path.parent() == Some(&source)))
             }
         },
         (Some(_), Some(_)) => match pattern {
             Some(pattern) => PathPattern::parse(pattern).is_ok_and(|pattern| pattern.matches(path)),
-            None => path.parent() == Some(source) && is_data_name(name, extensions),
+            None => path.parent() == Some(source) && is_data_name(&name, extensions),
         },
         _ => false,
     }
@@ -134,8 +134,21 @@ pub(crate) fn entries(directory: &Path, cancel: &CancelToken) -> Result<Vec<Entr
     let _ = cancel;
     let failed = |error| Error::io("read", directory, error);
     let found = fs::read_dir(directory).map_err(failed)?;
-    let entry = |path: PathBuf| Entry { is_file: path.is_file(), path };
-    found.map(|found| Ok(entry(found.map_err(failed)?.path()))).collect()
+    let found = found.map(|found| {
+        let path = found.map_err(failed)?.path();
+        let is_file = match fs::metadata(&path) {
+            Ok(found) => found.is_file(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => match fs::symlink_metadata(&path) {
+                // A link to nothing. What it should lead to is missed when it is read.
+                Ok(_) => true,
+                // It went meanwhile.
+                Err(_) => return Ok(None),
+            },
+            Err(error) => return Err(Error::io("look at", path, error)),
+        };
+        Ok(Some(Entry { path, is_file }))
+    });
+    found.filter_map(Result::transpose).collect()
 }
 
 /// All of a file that is known to be small, if there is one.
@@ -228,4 +241,56 @@ pub fn fingerprint<P: AsRef<Path>>(files: &[P], cancel: &CancelToken) -> Result<
         ));
     }
     Ok(Fingerprint::new(text))
+}
+
+/// `now`, if it is that of files that were `planned`. A scan gives no other one, for the one that it gives first is what the run
+/// holds all later ones against, and a change between the plan and that question would be missed.
+///
+/// # Errors
+/// `SourceChanged` if it is another.
+pub fn unchanged(planned: &Fingerprint, now: Fingerprint) -> Result<Fingerprint> {
+    if now == *planned {
+        return Ok(now);
+    }
+    Err(Error::new(ErrorKind::SourceChanged, "the files changed since they were looked at")
+        .hint("run again when nobody writes to it"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    #[test]
+    fn no_data_file_is_left_out_without_a_word() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &OsStr| folder.path().join(name);
+        let strange = at(OsStr::from_bytes(b"\xff.csv"));
+        fs::write(at(OsStr::new("a.csv")), "a\n").unwrap();
+        fs::write(&strange, "a\n").unwrap();
+        fs::create_dir(at(OsStr::new("d.csv"))).unwrap();
+        // To nothing: whoever reads it is told.
+        std::os::unix::fs::symlink("gone.csv", at(OsStr::new("b.csv"))).unwrap();
+        std::os::unix::fs::symlink("a.csv", at(OsStr::new("c.csv"))).unwrap();
+        let found = source_files(folder.path(), &["csv"], &CancelToken::new()).unwrap();
+        let expected: Vec<_> = ["a.csv", "b.csv", "c.csv"].iter().map(|name| at(OsStr::new(name))).collect();
+        assert_eq!(found, [expected, vec![strange]].concat());
+        // A circle.
+        std::os::unix::fs::symlink("e.csv", at(OsStr::new("e.csv"))).unwrap();
+        assert!(source_files(folder.path(), &["csv"], &CancelToken::new()).is_err());
+    }
+
+    #[test]
+    fn what_changed_since_it_was_planned_has_no_fingerprint() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.csv");
+        fs::write(&path, "a\n").unwrap();
+        let state = || fingerprint(&[&path], &CancelToken::new()).unwrap();
+        let planned = state();
+        assert_eq!(unchanged(&planned, state()).unwrap(), planned);
+        fs::write(&path, "a\n1\n").unwrap();
+        assert_eq!(unchanged(&planned, state()).unwrap_err().kind(), ErrorKind::SourceChanged);
+    }
 }

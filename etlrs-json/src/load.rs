@@ -98,7 +98,7 @@ impl JsonLoader {
                 Old::File { is_empty: old.has_no_bytes(), file: old }
             }
             (true, false) => Old::None,
-            (true, true) => Old::parts(target, EXTENSIONS, plan.mode, cx, |_| Ok(()))?,
+            (true, true) => Old::parts(target, EXTENSIONS, plan, cx, |_| Ok(()))?,
         };
         check_read_back(plan, format.compression, target)?;
         Ok(Prepared { format: Arc::new(format), old })
@@ -322,6 +322,7 @@ impl Loader for JsonLoader {
             .max_writers(usize::MAX)
             .resumable(Staging::is_resumable(&self.path))
             .keeps_cursors(Staging::keeps_cursors(&self.path, self.directory))
+            .replaces_files(self.directory)
     }
 
     async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {

@@ -153,12 +153,7 @@ impl Scan for JsonScan {
     }
 
     async fn fingerprint(&self) -> Result<Fingerprint> {
-        let now = self.origin.fingerprint(&self.cancel)?;
-        // A change between the look at the files and the first question would be missed by the caller.
-        if now != self.fingerprint {
-            return Ok(Fingerprint::new(format!("{} (changed since it was planned)", now.as_str())));
-        }
-        Ok(now)
+        etlrs_files::unchanged(&self.fingerprint, self.origin.fingerprint(&self.cancel)?)
     }
 
     fn read(&self, cx: &RunContext, partition: &Partition) -> Result<BatchStream> {

@@ -21,7 +21,12 @@ pub(crate) struct SharedDirectory {
 
 impl SharedDirectory {
     /// Takes the files named in `old` over.
-    pub(crate) fn new(layout: Arc<Layout>, staging: Arc<Staging>, run: RunId, old: Vec<ManifestFile>) -> Result<Self> {
+    pub(crate) fn new(
+        layout: Arc<Layout>,
+        staging: Arc<Staging>,
+        run: RunId,
+        old: Vec<Option<ManifestFile>>,
+    ) -> Result<Self> {
         Ok(Self { layout, parts: Parts::new(staging, run, "parquet", old)? })
     }
 

@@ -57,9 +57,11 @@ impl Extractor for ParquetExtractor {
     async fn scan(&self, cx: &RunContext, request: &ScanRequest) -> Result<Arc<dyn Scan>> {
         let cancel = cx.cancel();
         let paths = etlrs_files::source_files(&self.path, EXTENSIONS, cancel)?;
+        // Before the footers are read, so that a change from then on is seen.
+        let fingerprint = etlrs_files::fingerprint(&paths, cancel)?;
         let files = paths.iter().map(|path| ParquetFile::open(path, path, &self.options, cancel));
         let files = files.map(|file| file.map(|file| (file, 0))).collect::<Result<_>>()?;
-        Ok(Arc::new(ParquetScan::new(files, request, &self.options, None, cancel)?))
+        Ok(Arc::new(ParquetScan::new(files, fingerprint, request, &self.options, None, cancel)?))
     }
 }
 
@@ -67,6 +69,7 @@ impl Extractor for ParquetExtractor {
 pub(crate) struct ParquetScan {
     schema: SchemaRef,
     files: Vec<Source>,
+    fingerprint: Fingerprint,
     pieces: Vec<Piece>,
     partitions: Vec<Partition>,
     notes: Vec<String>,
@@ -125,6 +128,7 @@ impl ParquetScan {
     /// Of the row groups of each file from the given one on. `schema` is needed where there may be no file.
     pub(crate) fn new(
         files: Vec<(ParquetFile, usize)>,
+        fingerprint: Fingerprint,
         request: &ScanRequest,
         options: &ParquetReadOptions,
         schema: Option<SchemaRef>,
@@ -172,7 +176,8 @@ impl ParquetScan {
             None => split::cut(&groups, request.partitions, options.partition_size as u64),
         };
         let (partitions, cancel, identity) = (Vec::new(), cancel.clone(), format!("{options:?}"));
-        let mut scan = Self { schema, files: sources, pieces, partitions, notes, min_memory: 0, identity, cancel };
+        let mut scan =
+            Self { schema, files: sources, fingerprint, pieces, partitions, notes, min_memory: 0, identity, cancel };
         scan.partitions = scan.pieces.iter().enumerate().map(|(index, piece)| scan.partition(index, piece)).collect();
         let (page, unpacking) = scan.page_bytes();
         scan.min_memory = scan.all_groups().map(|group| group.memory(page)).max().unwrap_or(0).max(unpacking);
@@ -301,7 +306,7 @@ impl Scan for ParquetScan {
 
     async fn fingerprint(&self) -> Result<Fingerprint> {
         let paths: Vec<_> = self.files.iter().map(|source| &source.file.path).collect();
-        etlrs_files::fingerprint(&paths, &self.cancel)
+        etlrs_files::unchanged(&self.fingerprint, etlrs_files::fingerprint(&paths, &self.cancel)?)
     }
 
     fn read(&self, cx: &RunContext, partition: &Partition) -> Result<BatchStream> {

@@ -7,7 +7,7 @@ use etlrs_core::{
     CancelToken, Error, ErrorKind, Interrupted, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader,
     Partition, PartitionWriter, Published, Receipt, Result, RunContext, RunId, Scan, ScanRequest, is_json_text,
 };
-use etlrs_files::{ManifestFile, Staging, data_files};
+use etlrs_files::{ManifestFile, Staging, data_files, without_replaced};
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor, TypePtr};
 
 use crate::directory::SharedDirectory;
@@ -66,15 +66,14 @@ impl ParquetLoader {
             LoadMode::Append => old,
             _ => Vec::new(),
         };
-        let old: Vec<_> = old
-            .iter()
-            .map(|path| ParquetFile::open(path, path, &ParquetReadOptions::default(), cancel))
-            .collect::<Result<_>>()?;
-        let (schema, root) = match old.first() {
+        let old = without_replaced(plan, old, |path| path).map_err(|error| error.in_source(target.display()))?;
+        let open = |path: PathBuf| ParquetFile::open(&path, &path, &ParquetReadOptions::default(), cancel);
+        let old: Vec<_> = old.into_iter().map(|path| path.map(open).transpose()).collect::<Result<_>>()?;
+        let (schema, root) = match old.iter().flatten().next() {
             None => (plan.schema.clone(), stored.root.clone()),
             Some(first) => continued(first, plan, target)?,
         };
-        for file in &old {
+        for file in old.iter().flatten() {
             continued(file, plan, &file.shown)?;
         }
         let layout = Layout::new(schema, root, &self.options, target)?;
@@ -85,7 +84,8 @@ impl ParquetLoader {
 struct Prepared {
     stored: StoredSchema,
     layout: Arc<Layout>,
-    old: Vec<ParquetFile>,
+    /// What stays; `None` where a file is that goes.
+    old: Vec<Option<ParquetFile>>,
 }
 
 /// The schema with which rows of `plan` go on in `old`: its own, as it was written by whatever program.
@@ -135,6 +135,7 @@ impl Loader for ParquetLoader {
             .max_writers(usize::MAX)
             .resumable(Staging::is_resumable(&self.path))
             .keeps_cursors(Staging::keeps_cursors(&self.path, self.directory))
+            .replaces_files(self.directory)
     }
 
     async fn check(&self, cx: &RunContext, plan: &LoadPlan) -> Result<LoadPreview> {
@@ -148,7 +149,7 @@ impl Loader for ParquetLoader {
         match plan.mode {
             LoadMode::Replace if exists => preview.notes.push(format!("{} is replaced", self.path.display())),
             LoadMode::Append if exists => {
-                let rows = prepared.old.iter().map(|file| file.footer().file_metadata().num_rows());
+                let rows = prepared.old.iter().flatten().map(|file| file.footer().file_metadata().num_rows());
                 let rows = rows.fold(0, i64::saturating_add);
                 preview.notes.push(format!("{} has {rows} rows, which stay", self.path.display()));
             }
@@ -180,11 +181,12 @@ impl Loader for ParquetLoader {
         let exists = staging.target_exists();
         let Prepared { layout, old, .. } = self.prepare(&plan, staging.target(), exists, cx.cancel())?;
         let output = if self.directory {
-            let old = old.iter().map(|file| listed(file, cx.cancel())).collect::<Result<_>>()?;
+            let stays = |file: &ParquetFile| listed(file, cx.cancel());
+            let old = old.iter().map(|file| file.as_ref().map(stays).transpose()).collect::<Result<_>>()?;
             let directory = SharedDirectory::new(layout.clone(), staging.clone(), cx.run_id(), old)?;
             Output::Directory(Arc::new(directory))
         } else {
-            Output::File(Arc::new(SharedFile::new(layout.clone(), staging.clone(), old.into_iter().next())))
+            Output::File(Arc::new(SharedFile::new(layout.clone(), staging.clone(), old.into_iter().flatten().next())))
         };
         Ok(Box::new(ParquetSession { output, layout, staging }))
     }
@@ -240,21 +242,26 @@ impl LoadSession for ParquetSession {
     async fn read_back(&mut self, cx: &RunContext, _: &[Receipt]) -> Result<Option<Arc<dyn Scan>>> {
         let options = ParquetReadOptions::default();
         let Some(staged) = self.staging.staged(None) else { return Ok(None) };
-        let files = match &self.output {
+        let target = self.staging.target();
+        // Where they are, what they are called, and the row groups that they had before.
+        let places = match &self.output {
             Output::File(file) => {
                 file.close()?;
-                vec![(ParquetFile::open(&staged, self.staging.target(), &options, cx.cancel())?, file.old_row_groups())]
+                vec![(staged, target.to_owned(), file.old_row_groups())]
             }
             Output::Directory(directory) => {
-                let opened = directory.close()?.into_iter().map(|part| {
-                    let shown = self.staging.target().join(&part.name);
-                    ParquetFile::open(&staged.join(&part.name), &shown, &options, cx.cancel()).map(|file| (file, 0))
-                });
-                opened.collect::<Result<_>>()?
+                let parts = directory.close()?.into_iter();
+                parts.map(|part| (staged.join(&part.name), target.join(&part.name), 0)).collect()
             }
         };
+        let paths: Vec<_> = places.iter().map(|(path, ..)| path).collect();
+        let fingerprint = etlrs_files::fingerprint(&paths, cx.cancel())?;
+        let opened = places
+            .iter()
+            .map(|(path, shown, old)| ParquetFile::open(path, shown, &options, cx.cancel()).map(|file| (file, *old)));
+        let files = opened.collect::<Result<_>>()?;
         let schema = Some(self.layout.schema.clone());
-        let scan = ParquetScan::new(files, &ScanRequest::all(), &options, schema, cx.cancel())?;
+        let scan = ParquetScan::new(files, fingerprint, &ScanRequest::all(), &options, schema, cx.cancel())?;
         Ok(Some(Arc::new(scan)))
     }
 

@@ -50,10 +50,7 @@ fn a_recorded_plan_is_followed_or_refused() {
     assert_eq!(numbers(&batches), (0..70).collect::<Vec<_>>());
     ten_each(&path, 6);
     assert_eq!(block_on(extract(&path, &request)).err().unwrap().kind(), ErrorKind::SourceChanged);
-    assert_ne!(
-        block_on(resumed.fingerprint()).unwrap(),
-        block_on(planned.fingerprint()).map(|_| Fingerprint::new("")).unwrap()
-    );
+    assert_eq!(block_on(resumed.fingerprint()).unwrap_err().kind(), ErrorKind::SourceChanged);
 }
 
 #[test]

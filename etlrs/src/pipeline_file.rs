@@ -188,7 +188,7 @@ impl PipelineFile {
     /// Those of the connectors for URIs and options, and of reading a lookup's table.
     pub async fn pipelines(&self, registry: &Registry, cancel: &CancelToken) -> Result<Vec<(Target, PipelineBuilder)>> {
         let mut transformers: Vec<Arc<dyn Transformer>> = Vec::new();
-        let mut identity = String::new();
+        let (mut identity, mut passing, mut so_far) = (String::new(), String::new(), String::new());
         for transform in &self.transforms {
             let name = transform.name.clone();
             let name = self.name.as_ref().map_or(name.clone(), |file| format!("{file}, {name}"));
@@ -200,11 +200,13 @@ impl PipelineFile {
             for transformer in &mut transformers[first..] {
                 *transformer = Arc::new(named(name.clone(), transformer.clone()));
             }
+            // What comes before it may decide too.
+            so_far.push_str(transform.text());
+            if transform.may_drop_rows() {
+                passing.clone_from(&so_far);
+            }
         }
-        let pipelines = self.targets.iter().enumerate().map(|(index, target)| {
-            // The same target once more is another load.
-            let earlier = self.targets.iter().take(index).filter(|earlier| earlier.uri == target.uri).count();
-            let identity = if earlier == 0 { identity.clone() } else { format!("{identity} {earlier}") };
+        let pipelines = self.targets.iter().map(|target| {
             let ends = ((&self.source, &self.source_options), (&target.uri, &target.options));
             let mut builder = crate::pipeline(registry, ends.0, ends.1)
                 .map_err(|error| self.name.iter().fold(error, Error::within))?
@@ -213,7 +215,8 @@ impl PipelineFile {
                 .verify(target.verify)
                 .request(self.request.clone())
                 .config(self.config.clone())
-                .identity(identity)
+                .identity(identity.clone())
+                .cursor_identity(passing.clone())
                 .cancel(cancel.clone());
             if let Some(thresholds) = &self.alerts {
                 builder = builder.alert(PerformanceAlert::new(thresholds.clone()));
@@ -342,8 +345,10 @@ fn place(table: &mut Table, path: &str, value: &str) -> Result<()> {
     while let Some(key) = keys.next() {
         if keys.peek().is_none() {
             // Numbers and truth values are written as such, all else is text.
-            let parsed = value.parse::<i64>().map(Value::Integer).or_else(|_| value.parse().map(Value::Boolean));
-            at.insert(key.to_owned(), parsed.unwrap_or_else(|_| Value::String(value.to_owned())));
+            // But for 007, which may be a text.
+            let number = value.parse::<i64>().ok().filter(|number| number.to_string() == value).map(Value::Integer);
+            let parsed = number.or_else(|| value.parse().ok().map(Value::Boolean));
+            at.insert(key.to_owned(), parsed.unwrap_or_else(|| Value::String(value.to_owned())));
             return Ok(());
         }
         let next = at.entry(key).or_insert_with(|| Value::Table(Table::new()));

@@ -161,6 +161,20 @@ impl Transform {
         Ok(Self { name: here, what, chunk_size, text })
     }
 
+    /// How it is written in the file, with the values of variables, of which some may be secret.
+    pub(crate) fn text(&self) -> &str {
+        self.text.expose()
+    }
+
+    /// Whether some rows may not get through.
+    pub(crate) fn may_drop_rows(&self) -> bool {
+        match &self.what {
+            What::Filter(_) | What::Deduplicate(_) | What::Unnest(_) => true,
+            What::Lookup(lookup) => lookup.join != LookupJoin::Left,
+            _ => false,
+        }
+    }
+
     /// Adds the transformers; reads the table of a lookup. Adds to `identity` what tells them from others.
     pub(crate) async fn build(
         &self,

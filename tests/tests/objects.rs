@@ -169,6 +169,28 @@ fn modes_are_kept_to_in_a_store() {
 }
 
 #[test]
+fn of_a_directory_in_a_store_only_the_objects_that_differ_are_replaced() {
+    let bed = Bed::new();
+    write_csv(&bed.path().join("a.csv"), 6_000, 1);
+    for target in ["s3://bucket/d.csv/", "s3://bucket/d.parquet/"] {
+        let name = target.trim_start_matches("s3://bucket/").trim_end_matches('/');
+        let (_, checksum) = bed.copy("a.csv", target, &["--partitions", "6"]);
+        let before = bed.server.names(name);
+        let parts: Vec<_> = before.iter().filter(|name| name.starts_with("part-")).collect();
+        let file = |part: &str| bed.server.file(&format!("{name}/{part}"));
+        std::fs::copy(file(parts[4]), file(parts[2])).unwrap();
+        let ran = bed.run(&["verify", "a.csv", target, "--partitions", "6", "--repair", "--remove-unexpected"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(ran.stdout.contains("  note      5 of 6 files of the target stay as they are\n"), "{ran:?}");
+        let after = bed.server.names(name);
+        assert_eq!((after.len(), before.iter().filter(|name| after.contains(*name)).count()), (7, 6), "{after:?}");
+        assert!(!after.contains(parts[2]), "{after:?}");
+        let (rows, again) = bed.copy(target, "back.parquet", &["--mode", "replace"]);
+        assert_eq!((rows, again), (6_000, checksum), "{target}");
+    }
+}
+
+#[test]
 fn a_run_that_is_killed_leaves_the_object_as_it_was() {
     let bed = Bed::new();
     write_csv(&bed.path().join("old.csv"), 20_000, 1);

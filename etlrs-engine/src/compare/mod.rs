@@ -10,6 +10,7 @@
 //! differs from every other.
 
 mod align;
+mod repair;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -17,22 +18,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arrow_array::{BooleanArray, RecordBatch};
-use arrow_schema::{Field, Schema, SchemaRef};
+use arrow_schema::{Field, Schema};
 use arrow_select::filter::filter_record_batch;
 use etlrs_core::{
-    BoundTransformer, Checksum, Effect, Error, ErrorKind, Extractor, Fingerprint, LoadMode, Partition, PartitionId,
-    Rejects, Result, RunContext, Scan, ScanRequest, Transformer, batch_bytes, column_index, format_bytes, next_batch,
+    BoundTransformer, Checksum, Error, ErrorKind, Extractor, Fingerprint, LoadMode, Partition, PartitionId, Rejects,
+    Result, RunContext, Scan, ScanRequest, Transformer, batch_bytes, column_index, format_bytes, next_batch,
     row_hashes,
 };
 
-use self::align::{Casts, align, aligned, key_of, kind_of, lent};
-use crate::discard::Discard;
+use self::align::{Casts, align, aligned, key_of, lent};
+pub(crate) use self::repair::Repairing;
+use self::repair::{Compared, Pieces, TargetAsItWas, These};
+pub use self::repair::{Repair, Unexpected};
 use crate::memory::Shares;
 use crate::partitions::{Crew, Flight, for_each};
 use crate::pipeline::{Pipeline, off_the_runtime, projected};
-use crate::report::RunReport;
 use crate::run::Run;
-use crate::transform::{FilterTransformer, Select};
+use crate::transform::Select;
 
 /// How a [`Pipeline`] is [compared](Pipeline::compare) with its target.
 #[derive(Clone, Debug)]
@@ -77,50 +79,7 @@ pub struct Verification {
     pub notes: Vec<String>,
     /// How long it took.
     pub elapsed: Duration,
-    /// The rows that are missing or changed.
-    rows: These,
-}
-
-/// Rows of a source, by the hashes of their keys.
-#[derive(Clone, Debug)]
-struct These {
-    /// The columns that were compared, where those of the key are, and how they were cast before they were hashed.
-    schema: SchemaRef,
-    keys: Vec<usize>,
-    casts: Casts,
-    hashes: Arc<HashSet<u64>>,
-    /// None of them is there twice.
-    are_unique: bool,
-}
-
-/// Keeps just some rows.
-struct OnlyThese(These);
-
-impl Transformer for OnlyThese {
-    fn name(&self) -> &str {
-        "repair"
-    }
-
-    fn bind(&self, input: &SchemaRef) -> Result<Arc<dyn BoundTransformer>> {
-        let These { schema, keys, casts, hashes, .. } = self.0.clone();
-        let at = schema.fields().iter().map(|field| column_index(input, field.name())).collect::<Result<Vec<_>>>()?;
-        let is_same =
-            |key: &usize| kind_of(input.field(at[*key]).data_type()) == kind_of(schema.field(*key).data_type());
-        if !keys.iter().all(is_same) {
-            let message = "the key is read with another type than it was compared with";
-            return Err(Error::new(ErrorKind::SchemaMismatch, message).hint("give its type by the option types"));
-        }
-        let keep = FilterTransformer::over_batches(move |batch| {
-            let found = row_hashes(&key_of(&batch.project(&at)?, &keys, &casts)?)?;
-            Ok(found.iter().map(|hash| Some(hashes.contains(hash))).collect::<BooleanArray>())
-        });
-        keep.bind(input)
-    }
-
-    fn effect(&self) -> Effect {
-        // So that the source is read with the types with which it was compared.
-        Effect::Keeps { tests: Vec::new(), by_type: Vec::new(), reads: Vec::new(), may_fail: true }
-    }
+    compared: Compared,
 }
 
 /// One side of a [`Verification`].
@@ -176,47 +135,13 @@ impl Pipeline {
             let mut guess = true;
             loop {
                 let run = Run::new(&pipeline, cancel.clone(), guess, None).await?;
-                match compare(&run, &*target, &options).await {
+                match compare(&run, &target, &options).await {
                     Err(error) if error.kind() == ErrorKind::SplitRefuted && guess => guess = false,
                     done => return done,
                 }
             }
         })
         .await
-    }
-
-    /// Loads those rows once more that `comparison` found missing or changed at the target, by its key, in the mode merge.
-    ///
-    /// # Errors
-    /// `Unsupported` if there was no key, or more differ than could be looked at; those of a run.
-    pub async fn repair(&self, comparison: &Verification) -> Result<RunReport> {
-        let refused = |why: &str| {
-            Error::new(ErrorKind::Unsupported, format!("{why}, so single rows cannot be loaded again"))
-                .hint("load all of them, in the mode replace")
-        };
-        if !self.loader.capabilities().modes.contains(&LoadMode::Merge) {
-            return Err(refused("this target has no mode merge"));
-        }
-        if comparison.keys.is_empty() {
-            return Err(refused("there is no key that tells which rows are the same"));
-        }
-        if !comparison.is_whole {
-            return Err(refused("more rows differ than could be looked at")
-                .hint("give it more memory, or load all of them, in the mode replace"));
-        }
-        if !comparison.rows.are_unique {
-            return Err(refused("the source has a key twice among the rows that differ"));
-        }
-        let mut pipeline = self.clone();
-        pipeline.settings.mode = LoadMode::Merge;
-        pipeline.settings.keys.clone_from(&comparison.keys);
-        pipeline.settings.is_repair = true;
-        // What the source rejects was set aside by the load.
-        pipeline.quarantine = pipeline.quarantine.map(|_| Arc::new(Discard) as _);
-        pipeline.transformers.push(Arc::new(OnlyThese(comparison.rows.clone())));
-        // What is left over of it is worth less than to know what is to be repaired now.
-        pipeline.settings.identity = None;
-        pipeline.execute().await
     }
 }
 
@@ -240,6 +165,8 @@ struct Input<'a> {
 /// What one reading gave.
 struct Sums {
     buckets: Vec<Checksum>,
+    /// Of each partition.
+    pieces: Vec<Checksum>,
     bytes: u64,
 }
 
@@ -261,7 +188,7 @@ struct Rows {
     found: Vec<(u64, Found)>,
 }
 
-async fn compare(run: &Run<'_>, target: &dyn Extractor, options: &CompareOptions) -> Result<Verification> {
+async fn compare(run: &Run<'_>, extractor: &Arc<dyn Extractor>, options: &CompareOptions) -> Result<Verification> {
     let started = Instant::now();
     let cx = run.context();
     let mut notes = Vec::new();
@@ -272,10 +199,13 @@ async fn compare(run: &Run<'_>, target: &dyn Extractor, options: &CompareOptions
     }
     let columns: Vec<_> = schema.fields().iter().map(|field| field.name().clone()).collect();
     let all = ScanRequest::all().target(Some(Arc::new(lent(&schema))));
-    let mut scan = target.scan(cx, &all).await.map_err(of_target)?;
-    let names = matched(&schema, &scan.schema(), &of_load, &mut notes)?;
+    let mut scan = extractor.scan(cx, &all).await.map_err(of_target)?;
+    let (names, not_compared) = matched(&schema, &scan.schema(), &of_load)?;
+    if !not_compared.is_empty() {
+        notes.push(format!("the target has columns that are not compared: {}", not_compared.join(", ")));
+    }
     if scan.schema().fields().iter().map(|field| field.name()).ne(&names) {
-        scan = projected(target, cx, &all.columns(&names)).await.map_err(of_target)?;
+        scan = projected(&**extractor, cx, &all.columns(&names)).await.map_err(of_target)?;
     }
     let [casts, casts_of_target] = align(&schema, &scan.schema(), &mut notes)?;
     // By the names that they have at the source, and at the target.
@@ -337,12 +267,19 @@ async fn compare(run: &Run<'_>, target: &dyn Extractor, options: &CompareOptions
         rejected,
         notes,
         elapsed: started.elapsed(),
-        rows: These {
-            schema: schema.clone(),
-            keys: keys.clone(),
-            casts: casts.clone(),
-            hashes: Arc::default(),
-            are_unique: true,
+        compared: Compared {
+            rows: These {
+                schema: schema.clone(),
+                keys: keys.clone(),
+                casts: casts.clone(),
+                hashes: Arc::default(),
+                are_unique: true,
+            },
+            source: source.pieces(&sums[0]),
+            is_one: run.is_one(),
+            target: target.pieces(&sums[1]),
+            not_compared,
+            of_target: TargetAsItWas { extractor: extractor.clone(), fingerprint: target.fingerprint.clone() },
         },
     };
     let differing: Vec<usize> =
@@ -371,8 +308,8 @@ fn of_target(error: Error) -> Error {
     error.within("the target")
 }
 
-/// The names that the columns of `wanted` have in `there`; `others` may be there too.
-fn matched(wanted: &Schema, there: &Schema, others: &[String], notes: &mut Vec<String>) -> Result<Vec<String>> {
+/// The names that the columns of `wanted` have in `there`, and which ones are there beside those and `others`.
+fn matched(wanted: &Schema, there: &Schema, others: &[String]) -> Result<(Vec<String>, Vec<String>)> {
     let mut names = Vec::with_capacity(wanted.fields().len());
     for field in wanted.fields() {
         let name = field.name();
@@ -391,12 +328,8 @@ fn matched(wanted: &Schema, there: &Schema, others: &[String], notes: &mut Vec<S
         names.push(found.name().clone());
     }
     let is_known = |name: &&String| names.contains(name) || others.contains(name);
-    let others: Vec<_> = there.fields().iter().map(|field| field.name()).filter(|name| !is_known(name)).collect();
-    if !others.is_empty() {
-        let others = others.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
-        notes.push(format!("the target has columns that are not compared: {others}"));
-    }
-    Ok(names)
+    let more = there.fields().iter().map(|field| field.name()).filter(|name| !is_known(name)).cloned().collect();
+    Ok((names, more))
 }
 
 /// As many of the buckets that differ as can be looked at within half the budget.
@@ -421,7 +354,7 @@ impl Input<'_> {
     async fn read<T: Send>(
         &self,
         cx: &RunContext,
-        begin: impl Fn() -> T + Sync,
+        begin: impl Fn(PartitionId) -> T + Sync,
         take: impl Fn(&mut T, PartitionId, &RecordBatch, &[u64], &[u64]) -> Result<()> + Sync,
         end: impl Fn(T) + Sync,
     ) -> Result<()> {
@@ -450,7 +383,7 @@ impl Input<'_> {
             for transformer in &transformers {
                 stream = transformer.apply(&cx, stream);
             }
-            let mut kept = begin();
+            let mut kept = begin(id);
             while let Some(batch) = next_batch(&mut stream).await {
                 let batch = batch?;
                 let rows = row_hashes(&aligned(&batch, self.casts, self.others)?)?;
@@ -468,25 +401,33 @@ impl Input<'_> {
         .map(|_| ())
     }
 
+    fn pieces(&self, sums: &Sums) -> Pieces {
+        let sums = self.scan.partitions().iter().cloned().zip(sums.pieces.iter().copied());
+        Pieces { fingerprint: self.fingerprint.clone(), sums: sums.collect() }
+    }
+
     async fn sums(&self, cx: &RunContext) -> Result<Sums> {
         let bytes = AtomicUsize::new(0);
-        let all = Mutex::new(vec![Checksum::default(); BUCKETS]);
+        let pieces = vec![Checksum::default(); self.scan.partitions().len()];
+        let all = Mutex::new((vec![Checksum::default(); BUCKETS], pieces));
         let read = self.read(
             cx,
-            || vec![Checksum::default(); BUCKETS],
-            |sums, _, batch, keys, rows| {
+            |id| (id, vec![Checksum::default(); BUCKETS]),
+            |(_, sums), _, batch, keys, rows| {
                 keys.iter().zip(rows).for_each(|(key, row)| sums[bucket(*key)].add(*row));
                 bytes.fetch_add(batch_bytes(batch), Ordering::Relaxed);
                 Ok(())
             },
-            |sums| {
+            |(id, sums)| {
                 let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
-                all.iter_mut().zip(&sums).for_each(|(all, part)| all.merge(part));
+                let (buckets, pieces) = &mut *all;
+                buckets.iter_mut().zip(&sums).for_each(|(all, part)| all.merge(part));
+                pieces[id.index()] = sums.into_iter().collect();
             },
         );
         read.await?;
-        let buckets = all.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(Sums { buckets, bytes: bytes.into_inner() as u64 })
+        let (buckets, pieces) = all.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(Sums { buckets, pieces, bytes: bytes.into_inner() as u64 })
     }
 
     /// The rows whose buckets are `looked_at`.
@@ -494,7 +435,7 @@ impl Input<'_> {
         let all = Mutex::new(Rows::default());
         let read = self.read(
             cx,
-            Rows::default,
+            |_| Rows::default(),
             |kept, id, batch, keys, rows| {
                 let wanted: Vec<bool> = keys.iter().map(|key| looked_at.contains(&bucket(*key))).collect();
                 if !wanted.contains(&true) {
@@ -571,7 +512,7 @@ impl Verification {
             let comes_twice = source.len() > 1;
             leave_different(&mut source, &mut target);
             if !source.is_empty() {
-                self.rows.are_unique &= !comes_twice;
+                self.compared.rows.are_unique &= !comes_twice;
                 to_load.insert(key);
             }
             for (side, rows) in [&source, &target].into_iter().enumerate() {
@@ -590,7 +531,7 @@ impl Verification {
                 });
             }
         }
-        self.rows.hashes = Arc::new(to_load);
+        self.compared.rows.hashes = Arc::new(to_load);
         for ((side, input), pieces) in [&mut self.source, &mut self.target].into_iter().zip(inputs).zip(differing) {
             side.differing = pieces.into_iter().map(|(index, rows)| (input.partition(index), rows)).collect();
         }

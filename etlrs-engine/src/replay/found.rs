@@ -64,7 +64,7 @@ impl Found {
                     self.unreadable += 1;
                     true
                 }
-                Some(group) if i64::from(group.transforms) + left > transforms && left > 0 => {
+                Some(group) if i64::from(group.transforms).saturating_add(left) > transforms && left > 0 => {
                     *self.behind.entry(group.stage.clone()).or_default() += 1;
                     true
                 }

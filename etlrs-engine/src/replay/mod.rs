@@ -42,7 +42,7 @@ use crate::pipeline::{PipelineBuilder, Replayed, forget_once, off_the_runtime, p
 use crate::quarantine::of_quarantine;
 use crate::read_as::{ReadAs, SourceFormat};
 use crate::report::RunReport;
-use crate::resume::{Left, Resume};
+use crate::resume::{Left, Resume, refused};
 use files::Files;
 use found::Found;
 use rest::Rest;
@@ -57,6 +57,8 @@ pub struct Replay {
     options: OptionMap,
     run: Option<RunId>,
     is_target: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+    /// The run of an earlier replay with which the next step goes on.
+    goes_on: Option<RunId>,
     /// Groups of which no record can be replayed.
     empty: HashSet<Group>,
     /// Runs that were done: what they have set aside failed again.
@@ -110,6 +112,7 @@ impl Replay {
             options: OptionMap::new(),
             run: None,
             is_target: Arc::new(|_| true),
+            goes_on: None,
             empty: HashSet::new(),
             done: HashSet::new(),
             failed: 0,
@@ -136,6 +139,13 @@ impl Replay {
     #[must_use]
     pub fn run(mut self, run: RunId) -> Self {
         self.run = Some(run);
+        self
+    }
+
+    /// Goes on with this run of an earlier replay, instead of beginning one if nothing is left of it.
+    #[must_use]
+    pub fn resume(mut self, run: RunId) -> Self {
+        self.goes_on = Some(run);
         self
     }
 
@@ -184,6 +194,11 @@ impl Replay {
             let snapshot = self.snapshot(&folder.0).await.map_err(of_quarantine)?;
             let found = self.look(snapshot.clone()).await.map_err(of_quarantine)?;
             let left = self.left().await?;
+            if let Some(run) = self.goes_on.take()
+                && left.as_ref().is_none_or(|left| left.found.run != run)
+            {
+                return Err(refused(run, "nothing is left of it: it was completed or removed"));
+            }
             let mut chosen = None;
             if let Some(left) = &left {
                 let run = left.found.run;

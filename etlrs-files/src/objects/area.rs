@@ -187,7 +187,7 @@ impl ObjectArea {
         let before = match &self.before {
             Some((_, version)) => version.clone(),
             None => {
-                let standing = self.standing(&manifest, &names);
+                let standing = self.standing(&manifest);
                 self.put_manifest(&standing, PutMode::Create, &[]).map_err(Unpublished::error)?
             }
         };
@@ -207,15 +207,10 @@ impl ObjectArea {
         }
     }
 
-    /// The directory as it is, without the files called `new`.
-    fn standing(&self, manifest: &Manifest, new: &[String]) -> Manifest {
-        let files = match self.mode {
-            LoadMode::Replace => {
-                let files = self.present.iter().filter(|present| self.was_data(&present.name));
-                files.map(|file| ManifestFile { name: file.name.clone(), rows: 0, bytes: file.bytes }).collect()
-            }
-            _ => manifest.files.iter().filter(|file| !new.contains(&file.name)).cloned().collect(),
-        };
+    /// The directory as it was when the run began, for whoever reads it until `manifest` is there.
+    fn standing(&self, manifest: &Manifest) -> Manifest {
+        let files = self.present.iter().filter(|present| self.was_data(&present.name));
+        let files = files.map(|file| ManifestFile { name: file.name.clone(), rows: 0, bytes: file.bytes }).collect();
         Manifest { standing: true, ..Manifest::new(&manifest.run, files) }
     }
 
@@ -298,16 +293,23 @@ impl ObjectArea {
         let goes = |present: &&Present| {
             let name = present.name.as_str();
             // Whoever has yet to publish other parts is too late once a directory is replaced.
-            let goes = is_part(name) || self.mode == LoadMode::Replace && (self.was_data(name) || is_mark(name));
+            let goes = is_part(name) || self.was_data(name) || self.mode == LoadMode::Replace && is_mark(name);
             goes && !manifest.names(name)
         };
-        let mut old: Vec<_> = self.present.iter().filter(goes).collect();
-        if self.mode != LoadMode::Replace && !old.is_empty() {
-            let now = self.now()?;
-            let is_orphan = |written| now.duration_since(written).is_ok_and(|age| age.as_secs() > ORPHANED_SECONDS);
-            old.retain(|present| is_orphan(present.written));
+        // What was data has been replaced; other parts may be of a run that is at work.
+        let is_sure = |present: &&Present| self.mode == LoadMode::Replace || self.was_data(&present.name);
+        let (old, mut others): (Vec<_>, Vec<_>) = self.present.iter().filter(goes).partition(is_sure);
+        let delete = |old: Vec<&Present>| {
+            self.delete(old.into_iter().map(|present| self.address.child(&present.name)).collect())
+        };
+        delete(old)?;
+        if others.is_empty() {
+            return Ok(());
         }
-        self.delete(old.into_iter().map(|present| self.address.child(&present.name)).collect())
+        let now = self.now()?;
+        let is_orphan = |written| now.duration_since(written).is_ok_and(|age| age.as_secs() > ORPHANED_SECONDS);
+        others.retain(|present| is_orphan(present.written));
+        delete(others)
     }
 
     /// The time by the clock of the store, when the manifest was put: ours may be wrong by days, and parts of a run that is at work

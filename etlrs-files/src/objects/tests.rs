@@ -188,7 +188,7 @@ impl Fixture {
         if staging.target_exists() {
             data_files(&self.path(key), &["csv"], self.cx.cancel())?;
         }
-        let parts = Parts::new(staging.clone(), run, "csv", old)?;
+        let parts = Parts::new(staging.clone(), run, "csv", old.into_iter().map(Some).collect())?;
         let partition = etlrs_core::PartitionId(0);
         let mut file = parts.create(partition)?;
         file.write_all(text.as_bytes()).unwrap();
@@ -388,7 +388,7 @@ fn a_run_that_fails_when_it_publishes_leaves_the_directory_as_it_was() {
             let staging = Arc::new(Staging::directory(&fixture.path(&key), mode, &fixture.cx).unwrap());
             let listed =
                 before.iter().map(|name| crate::listed(&fixture.path(&format!("{key}/{name}")), 1, cx).unwrap());
-            let files = if mode == LoadMode::Append { listed.collect() } else { Vec::new() };
+            let files = if mode == LoadMode::Append { listed.map(Some).collect() } else { Vec::new() };
             let parts = Parts::new(staging.clone(), RunId::generate(), "csv", files).unwrap();
             let mut file = parts.create(etlrs_core::PartitionId(0)).unwrap();
             file.write_all(b"new").unwrap();

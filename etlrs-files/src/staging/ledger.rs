@@ -6,7 +6,10 @@
 //! of have the CRC that it tells, which is looked at when a run goes on. So a crash of the machine costs partitions, and never
 //! makes wrong ones.
 //!
-//! The ledger stays when the target has been published, as the mark of that, until the engine has told it.
+//! The ledger stays when the target has been published, as the mark of that, until the engine has told it. So it is synced before
+//! the staging gets its place, and says then that it is about to. Whether it got it, that of the one file is known by its
+//! temporary name, which the same rename takes away: what is at the target tells nothing, for another program may have written
+//! there since. So no one takes that name away before the ledger is gone, or says nothing of a place any more.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -19,6 +22,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crc32fast::Hasher;
 use etlrs_core::{CancelToken, Checksum, Error, LoadPlan, PartitionId, Receipt, Result, RunId, Tally, failpoint};
 use serde::{Deserialize, Serialize};
+
+use super::disk::{parent, remove, sync};
 
 /// With what a run is recognised that goes on.
 #[derive(Clone, Debug)]
@@ -193,25 +198,28 @@ struct Head {
     behind: String,
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Any other line.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Line {
     Part(StagedPart),
-    /// The one file is about to get its place.
-    Publishing {
-        publishing: (u64, u64, u64),
-    },
+    Publishing(Publishing),
+}
+
+/// What is staged is about to get its place.
+#[derive(Debug, Serialize, Deserialize)]
+struct Publishing {
+    publishing: bool,
 }
 
 /// What a ledger says.
 pub(super) struct Found {
     head: Head,
     parts: Vec<StagedPart>,
-    /// The device, the inode and the length of the one file, if it was about to get its place.
-    pub(super) publishing: Option<(u64, u64, u64)>,
+    /// Whether what is staged was about to get its place.
+    pub(super) is_publishing: bool,
 }
 
 impl Found {
@@ -219,21 +227,24 @@ impl Found {
     pub(super) fn read(path: &Path) -> Result<Option<Self>> {
         let file = match File::open(path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // One that is another user's is not for this one to go on with.
+            Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied].contains(&error.kind()) => {
+                return Ok(None);
+            }
             Err(error) => return Err(Error::io("read", path, error)),
         };
         let mut lines = BufReader::new(file).split(b'\n').map_while(std::result::Result::ok);
         let head = lines.next().and_then(|line| serde_json::from_slice::<Head>(&line).ok());
         let Some(head) = head.filter(|head| head.ledger == VERSION) else { return Ok(None) };
         // The last line may be torn, and a part may have been staged again.
-        let (mut parts, mut publishing) = (BTreeMap::new(), None);
+        let (mut parts, mut is_publishing) = (BTreeMap::new(), false);
         for line in lines.map_while(|line| serde_json::from_slice::<Line>(&line).ok()) {
             match line {
                 Line::Part(part) => _ = parts.insert(part.partition, part),
-                Line::Publishing { publishing: file } => publishing = Some(file),
+                Line::Publishing(Publishing { publishing }) => is_publishing = publishing,
             }
         }
-        Ok(Some(Self { head, parts: parts.into_values().collect(), publishing }))
+        Ok(Some(Self { head, parts: parts.into_values().collect(), is_publishing }))
     }
 
     pub(super) fn run(&self) -> Option<RunId> {
@@ -275,7 +286,9 @@ impl Ledger {
         old: Option<&Path>,
         cancel: &CancelToken,
     ) -> Result<Self> {
-        let found = Found::read(&path)?.filter(|found| found.is_of(kept) && found.head.behind == kept.behind);
+        let found = Found::read(&path)?;
+        let was_publishing = found.as_ref().is_some_and(|found| found.is_publishing);
+        let found = found.filter(|found| found.is_of(kept) && found.head.behind == kept.behind);
         let parts: Vec<_> = found.into_iter().flat_map(|found| found.parts).collect();
         let is_taken = |part: &StagedPart| {
             kept.take_over.as_ref().is_none_or(|taken| taken.contains(&PartitionId(part.partition)))
@@ -304,14 +317,22 @@ impl Ledger {
             behind: kept.behind.clone(),
         };
         let write = || -> io::Result<File> {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&anew)?;
+            remove(&anew)?;
+            // Appended to, so that nothing stays behind a line that was cut off.
+            let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&anew)?;
             let mut text = line(&head)?;
             for part in &completed {
                 text.extend(line(part)?);
             }
             file.write_all(&text)?;
             failpoint("files-ledger-written");
+            if was_publishing {
+                file.sync_all()?;
+            }
             fs::rename(&anew, &path)?;
+            if was_publishing {
+                sync(parent(&path))?;
+            }
             Ok(file)
         };
         let written = write().inspect_err(|_| {
@@ -343,11 +364,14 @@ impl Ledger {
         written.map_err(|error| Error::io("write", &self.path, error))
     }
 
-    /// Says, durably, that the one file, with this device, inode and length, is about to get its place.
-    pub(super) fn begin_publishing(&self, publishing: (u64, u64, u64)) -> Result<()> {
+    /// Says, durably, that what is staged is about to get its place.
+    pub(super) fn begin_publishing(&self) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = line(&Line::Publishing { publishing }).and_then(|line| file.write_all(&line));
-        written.and_then(|()| file.sync_all()).map_err(|error| Error::io("write", &self.path, error))
+        let written = line(&Publishing { publishing: true }).and_then(|line| file.write_all(&line));
+        written
+            .and_then(|()| file.sync_all())
+            .and_then(|()| sync(parent(&self.path)))
+            .map_err(|error| Error::io("write", &self.path, error))
     }
 
     /// Partitions that there are to go on with.
@@ -355,9 +379,8 @@ impl Ledger {
         Found::read(&self.path).ok().flatten().map_or(0, |found| found.parts.len())
     }
 
-    pub(super) fn remove(&self) {
-        // What is left is removed by the next run.
-        let _ = fs::remove_file(&self.path);
+    pub(super) fn remove(&self) -> io::Result<()> {
+        remove(&self.path)
     }
 }
 

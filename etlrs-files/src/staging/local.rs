@@ -11,11 +11,9 @@
 //! Files of the old directory that stay are linked only when the run publishes, for a link changes what `fingerprint`
 //! sees of a file, and the run may be reading it.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -24,16 +22,13 @@ use etlrs_core::{
     CancelToken, Error, ErrorKind, Interrupted, LoadMode, Result, RunContext, RunId, failpoint, gone_on_elsewhere,
 };
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
 
-use super::ledger::{Found, Kept, Ledger, StagedPart};
+use super::disk::{copy, has_no_flags, is_mount_point, keep_owner, parent, remove, rename_new, sync};
+use super::ledger::{Found, Kept, Ledger};
+use super::left_over::{LEDGER, OLD, cut_off, is_ledger, leave_only, left_over, recover, remove_stale, what_is_left};
+use super::seen::{Seen, look};
 use crate::lock::hidden_beside;
-use crate::{Manifest, ManifestFile, OutputFile, TargetLock};
-
-/// The suffix of what a publishing without renameat2 has moved away.
-const OLD: &str = "old";
-/// The suffix of the ledger of a run.
-const LEDGER: &str = "ledger";
+use crate::{ManifestFile, OutputFile, TargetLock};
 
 /// A file or directory that is written beside its place and put there at once. Dropping it removes what was not published.
 #[derive(Debug)]
@@ -51,47 +46,6 @@ pub(super) struct LocalArea {
     ledger: Option<Ledger>,
     discarded: AtomicBool,
     _lock: TargetLock,
-}
-
-/// What is at a place, by its names: the place itself has the name "". Nothing is there if it is empty.
-type Seen = BTreeMap<OsString, Identity>;
-
-/// Tells whether something is the same as before. Not by the time of change of its inode, which a link to it changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity {
-    inode: (u64, u64),
-    length: u64,
-    modified: (i64, i64),
-}
-
-impl Identity {
-    fn of(found: &Metadata) -> Self {
-        let inode = (found.dev(), found.ino());
-        // Of a directory, what is in it tells more.
-        match found.is_dir() {
-            true => Self { inode, length: 0, modified: (0, 0) },
-            false => Self { inode, length: found.len(), modified: (found.mtime(), found.mtime_nsec()) },
-        }
-    }
-}
-
-fn look(path: &Path) -> io::Result<Seen> {
-    let mut seen = Seen::new();
-    let mut add = |name, found: io::Result<Metadata>| match found {
-        Ok(found) => {
-            seen.insert(name, Identity::of(&found));
-            Ok(found.is_dir())
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    };
-    if add(OsString::new(), fs::symlink_metadata(path))? {
-        for entry in fs::read_dir(path)? {
-            let entry = entry?;
-            add(entry.file_name(), entry.metadata())?;
-        }
-    }
-    Ok(seen)
 }
 
 impl LocalArea {
@@ -118,6 +72,11 @@ impl LocalArea {
             true if !found.is_dir() => "the target is a file, not a directory",
             false if found.is_dir() => "the target is a directory, not a file",
             false if !found.is_file() => "the target is no regular file, so it cannot be replaced at once",
+            _ if is_mount_point(target) => {
+                let message = "something is mounted on the target, so it cannot be replaced at once";
+                let hint = if directory { "write to a directory within it" } else { "write to another name" };
+                return Err(Error::new(ErrorKind::InvalidConfig, message).hint(hint).in_source(target.display()));
+            }
             _ => return Ok(true),
         };
         Err(Error::new(ErrorKind::InvalidConfig, wrong).in_source(target.display()))
@@ -172,18 +131,18 @@ impl LocalArea {
             None => None,
         };
         // What is staged is as private as what it will replace.
-        let permissions = if exists { fs::metadata(&target).ok().map(|found| found.permissions()) } else { None };
+        let old = if exists { fs::metadata(&target).ok() } else { None };
         let created = if temporary.exists() {
             Ok(())
         } else if directory {
             fs::create_dir(&temporary)
-        } else if permissions.is_some() {
+        } else if old.is_some() {
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map(drop)
         } else {
             Ok(())
         };
         created
-            .and_then(|()| permissions.map_or(Ok(()), |permissions| fs::set_permissions(&temporary, permissions)))
+            .and_then(|()| old.map_or(Ok(()), |old| keep_owner(&temporary, &old)))
             .map_err(|error| Error::io("write beside", &target, error))?;
         let (kept, published, discarded) = (Mutex::default(), AtomicBool::new(false), AtomicBool::new(false));
         Ok(Self { target, temporary, mode, directory, before, kept, published, ledger, discarded, _lock: lock })
@@ -208,13 +167,15 @@ impl LocalArea {
         let _lock = TargetLock::acquire(&target, "", cx.run_id())?;
         recover(&target)?;
         let ledger = hidden_beside(&target, &format!("{run}.{LEDGER}"))?;
-        let Some(found) = Found::read(&ledger)? else { return Ok(None) };
-        let left = what_is_left(&target, run, &found, cx.cancel())?;
-        for path in [hidden_beside(&target, &format!("{run}.tmp"))?, ledger] {
+        let found = Found::read(&ledger)?;
+        let left = found.map(|found| what_is_left(&target, run, &found, cx.cancel())).transpose()?;
+        for path in [ledger, hidden_beside(&target, &format!("{run}.tmp"))?] {
             failpoint("files-forgetting");
-            remove(&path).map_err(|error| Error::io("remove old staging", path, error))?;
+            remove(&path)
+                .and_then(|()| sync(parent(&path)))
+                .map_err(|error| Error::io("remove old staging", path, error))?;
         }
-        Ok(Some(left))
+        Ok(left)
     }
 
     pub(super) fn ledger(&self) -> Option<&Ledger> {
@@ -305,9 +266,8 @@ impl LocalArea {
         failpoint("files-synced");
 
         let exists = self.require_unchanged()?;
-        if let (Some(ledger), false) = (&self.ledger, self.directory) {
-            let staged = fs::symlink_metadata(&self.temporary).map_err(failed)?;
-            ledger.begin_publishing((staged.dev(), staged.ino(), staged.len()))?;
+        if let Some(ledger) = &self.ledger {
+            ledger.begin_publishing()?;
             failpoint("files-publishing");
         }
         let old = match (exists, self.directory) {
@@ -404,177 +364,40 @@ impl Drop for LocalArea {
             // For the run to go on with.
             Some(ledger) if !self.discarded.load(Ordering::Relaxed) && ledger.parts() > 0 => {}
             ledger => {
-                let _ = remove(&self.temporary);
-                ledger.iter().for_each(Ledger::remove);
+                // What is left is removed by the next run.
+                if ledger.as_ref().is_none_or(|ledger| ledger.remove().is_ok()) {
+                    let _ = remove(&self.temporary);
+                }
             }
         }
     }
 }
 
-/// A link stays a link: what it points to is the target.
+/// A link stays a link: what it points to is the target, there or not.
 fn resolved(target: &Path) -> Result<PathBuf> {
-    match fs::canonicalize(target) {
-        Ok(path) => Ok(path),
+    // As many as the system follows.
+    const LINKS: usize = 40;
+    let mut path = target.to_owned();
+    for _ in 0..LINKS {
+        match fs::canonicalize(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            found => return found.map_err(|error| Error::io("look at", target, error)),
+        }
         // `out/` and `out` are the same directory, but only one of them can be renamed.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(target.components().collect()),
-        Err(error) => Err(Error::io("look at", target, error)),
-    }
-}
-
-/// Whether the run was published: the manifest of a directory, which comes to its place by the same rename as the rows, says whose
-/// they are, and of the one file it was written down which one was about to get its place.
-fn what_is_left(target: &Path, run: RunId, found: &Found, cancel: &CancelToken) -> Result<Interrupted> {
-    let is_published = match fs::metadata(target) {
-        Ok(place) if place.is_dir() => {
-            Manifest::read(target, cancel)?.is_some_and(|manifest| manifest.run == run.to_string())
-        }
-        place => place.ok().is_some_and(|place| found.publishing == Some((place.dev(), place.ino(), place.len()))),
-    };
-    Ok(Interrupted::new(run, found.record(), found.receipts()).published(is_published))
-}
-
-/// Cuts the one file off behind `parts`; without any it goes.
-fn cut_off(file: &Path, parts: &[StagedPart]) -> io::Result<()> {
-    match parts.last() {
-        Some(last) => OpenOptions::new().write(true).open(file)?.set_len(last.range().end),
-        None => remove(file),
-    }
-}
-
-/// Removes from `directory`, if it is there, all that is not one of `parts`.
-fn leave_only(directory: &Path, parts: &[StagedPart]) -> io::Result<()> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        let is_part = |part: &StagedPart| part.name.as_deref().is_some_and(|name| entry.file_name() == name);
-        if !parts.iter().any(is_part) {
-            remove(&entry.path())?;
+        path = path.components().collect();
+        match fs::read_link(&path) {
+            Ok(goal) => path = parent(&path).join(goal),
+            Err(_) => return Ok(path),
         }
     }
-    Ok(())
-}
-
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Copies to a file that does not exist: one that does may be a link to the file that is copied, which opening would
-/// empty.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    let mut source = File::open(from)?;
-    let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
-    io::copy(&mut source, &mut copy)?;
-    copy.set_permissions(source.metadata()?.permissions())
-}
-
-/// Renames to a name that nothing has.
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Err(error) if has_no_flags(error) => rename_new_plainly(from, to, |from, to| fs::hard_link(from, to)),
-        done => done.map_err(io::Error::from),
-    }
-}
-
-/// Without renameat2. Where there are no hard links either (some file systems in user space), a file that another
-/// program creates between the look and the rename is lost; other runs are kept away by the lock.
-fn rename_new_plainly(
-    from: &Path,
-    to: &Path,
-    hard_link: impl FnOnce(&Path, &Path) -> io::Result<()>,
-) -> io::Result<()> {
-    if from.is_dir() {
-        // Refuses a directory that is not empty, and a file.
-        return fs::rename(from, to);
-    }
-    match hard_link(from, to) {
-        Ok(()) => {
-            // In place under its name; the next run removes the other.
-            let _ = fs::remove_file(from);
-            Ok(())
-        }
-        Err(error) if has_no_links(&error) => match fs::symlink_metadata(to) {
-            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::rename(from, to),
-            Err(error) => Err(error),
-        },
-        Err(error) => Err(error),
-    }
-}
-
-/// Whether a file system answers so to a renameat2 with flags that it does not know.
-fn has_no_flags(error: Errno) -> bool {
-    matches!(error, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)
-}
-
-/// Whether a file system without hard links answers so to a request for one.
-fn has_no_links(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP))
-}
-
-fn sync(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-/// Puts back what `publish_plainly` of a run that died had moved away, or removes it if the new data is in place. The
-/// lock of the target is held.
-fn recover(target: &Path) -> Result<()> {
-    let old = hidden_beside(target, OLD)?;
-    if !old.exists() {
-        return Ok(());
-    }
-    let done = if target.exists() { remove(&old) } else { fs::rename(&old, target) };
-    done.map_err(|error| Error::io("recover", target, error))
-}
-
-/// Removes what runs left, but for that of the run `except`.
-fn remove_stale(target: &Path, except: Option<RunId>) -> Result<()> {
-    for (_, path) in left_over(target)?.into_iter().filter(|(run, _)| Some(*run) != except) {
-        remove(&path).map_err(|error| Error::io("remove old staging", path, error))?;
-    }
-    Ok(())
-}
-
-/// What runs left beside the target.
-fn left_over(target: &Path) -> Result<Vec<(RunId, PathBuf)>> {
-    let prefix = hidden_beside(target, "")?;
-    let prefix = prefix.file_name().unwrap_or_default().as_encoded_bytes();
-    let failed = |error| Error::io("look for old staging beside", target, error);
-    let mut found = Vec::new();
-    let entries = match fs::read_dir(parent(target)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
-        entries => entries.map_err(failed)?,
-    };
-    for entry in entries {
-        let entry = entry.map_err(failed)?;
-        let name = entry.file_name();
-        let rest = name.as_encoded_bytes().strip_prefix(prefix).and_then(|rest| std::str::from_utf8(rest).ok());
-        // Of this target, and not of another whose name goes on after a part that looks like this one's.
-        let run = rest.and_then(|rest| rest.split_once('.'));
-        let run =
-            run.filter(|(_, kind)| ["tmp", LEDGER, "ledger~"].contains(kind)).and_then(|(run, _)| run.parse().ok());
-        found.extend(run.map(|run| (run, entry.path())));
-    }
-    Ok(found)
-}
-
-fn is_ledger(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == LEDGER)
+    Err(Error::new(ErrorKind::InvalidConfig, "its links lead to each other").in_source(target.display()))
 }
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
+    use super::super::disk::rename_new_plainly;
     use super::*;
 
     fn cx() -> RunContext {
@@ -810,6 +633,8 @@ mod tests {
     fn targets_that_cannot_be_replaced_at_once_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         assert!(LocalArea::check(Path::new("/dev/null"), LoadMode::Replace, false).is_err());
+        let error = LocalArea::check(Path::new("/proc"), LoadMode::Replace, true).unwrap_err();
+        assert!(error.to_string().contains("something is mounted on the target"), "{error}");
         assert!(LocalArea::check(folder.path(), LoadMode::Replace, false).is_err());
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
@@ -830,5 +655,29 @@ mod tests {
         assert_eq!(fs::read_to_string(&real).unwrap(), "new");
         assert_eq!(fs::metadata(&real).unwrap().permissions().mode() & 0o777, 0o640);
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        // One that leads to nothing, over another.
+        fs::remove_file(&real).unwrap();
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("real", folder.path().join("other")).unwrap();
+        std::os::unix::fs::symlink("other", &link).unwrap();
+        stage(&link, LoadMode::Create, false, "new").unwrap().publish().unwrap();
+        assert_eq!(fs::read_to_string(&real).unwrap(), "new");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        // A circle.
+        fs::remove_file(&real).unwrap();
+        std::os::unix::fs::symlink("link", &real).unwrap();
+        assert!(stage(&link, LoadMode::Create, false, "new").is_err());
+    }
+
+    #[test]
+    fn one_whose_name_is_as_long_as_it_may_be_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["x".repeat(255), "é".repeat(127), "x".repeat(200), "x".repeat(201)] {
+            let target = folder.path().join(name);
+            let staging = stage(&target, LoadMode::Create, false, "new").unwrap();
+            assert_eq!(stage(&target, LoadMode::Create, false, "new").unwrap_err().kind(), ErrorKind::Locked);
+            staging.publish().unwrap();
+        }
+        assert_eq!(names(folder.path()).len(), 4);
     }
 }

@@ -1,10 +1,15 @@
+mod disk;
 mod ledger;
+mod left_over;
 mod local;
+mod seen;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use etlrs_core::{CancelToken, Interrupted, LoadMode, LoadPlan, Receipt, Result, RunContext, RunId, Tally};
+use etlrs_core::{
+    CancelToken, Error, ErrorKind, Interrupted, LoadMode, LoadPlan, Receipt, Result, RunContext, RunId, Tally,
+};
 
 use self::ledger::Kept;
 pub use self::ledger::StagedPart;
@@ -46,6 +51,13 @@ impl Staging {
             if plan.mode == LoadMode::Append
                 && let Some(manifest) = Manifest::read(staging.target(), cx.cancel())?
             {
+                if !plan.replaces.is_empty() && !manifest.cursors.is_empty() {
+                    let message =
+                        "the directory keeps how far its sources were read, which other files would not be true to";
+                    return Err(Error::new(ErrorKind::Unsupported, message)
+                        .hint("run its pipeline in the mode replace, which loads all of it")
+                        .in_source(staging.target().display()));
+                }
                 staging.cursors = manifest.cursors;
             }
             staging.cursors.extend(plan.cursor.clone().map(|cursor| (cursor.source, cursor.value)));

@@ -23,11 +23,16 @@ pub struct SharedDirectory {
 }
 
 impl SharedDirectory {
-    /// Takes the files named in `old` over.
+    /// Takes the files named in `old` over, as [`Parts::new`] does.
     ///
     /// # Errors
     /// An I/O error.
-    pub fn new(format: Arc<dyn Encode>, staging: Arc<Staging>, run: RunId, old: Vec<ManifestFile>) -> Result<Self> {
+    pub fn new(
+        format: Arc<dyn Encode>,
+        staging: Arc<Staging>,
+        run: RunId,
+        old: Vec<Option<ManifestFile>>,
+    ) -> Result<Self> {
         let parts = Parts::new(staging.clone(), run, format.extension(), old)?;
         let fine = AtomicBool::new(staging.completed().iter().any(|part| part.fine));
         Ok(Self { format, staging, parts, spares: Arc::default(), fine })

@@ -119,8 +119,11 @@ impl OldFile {
         Ok(last == *b"\n")
     }
 
-    /// Its text, a block at a time.
-    fn blocks(&self, mut take: impl FnMut(&[u8])) -> Result<()> {
+    /// Gives all of its text, a block at a time.
+    ///
+    /// # Errors
+    /// An I/O error, and `InvalidData` for a compressed file that is damaged.
+    pub fn blocks(&self, mut take: impl FnMut(&[u8])) -> Result<()> {
         let (mut input, mut buffer) = (self.read()?, vec![0; 64 << 10]);
         loop {
             match input.read(&mut buffer) {

@@ -11,7 +11,7 @@ use etlrs_core::{
 };
 
 use super::{Encode, OldFile, SharedDirectory, SharedFile};
-use crate::{Compression, Manifest, ManifestFile, Staging, data_files};
+use crate::{Compression, Manifest, ManifestFile, Staging, data_files, without_replaced};
 
 /// What is at a target, and stays in mode append.
 #[derive(Debug)]
@@ -25,28 +25,29 @@ pub enum Old {
         /// Whether it says nothing, so that it is begun anew.
         is_empty: bool,
     },
-    /// The files of a directory.
-    Parts(Vec<ManifestFile>),
+    /// The files of a directory; `None` where one is that goes.
+    Parts(Vec<Option<ManifestFile>>),
 }
 
 impl Old {
-    /// Looks at the directory `target`, which exists. Whoever appends looks at each file of it with `check`.
+    /// Looks at the directory `target`, which exists, for `plan`. Whoever appends looks at each file that stays with `check`.
     ///
     /// # Errors
     /// Those of `check`; `InvalidConfig` for files that no manifest lists, and, in mode replace too, for what is no data.
     pub fn parts(
         target: &Path,
         extensions: &'static [&'static str],
-        mode: LoadMode,
+        plan: &LoadPlan,
         cx: &RunContext,
         mut check: impl FnMut(&Path) -> Result<()>,
     ) -> Result<Self> {
         // Mode replace looks as well, for it must not remove what is no data.
         let files = data_files(target, extensions, cx.cancel())?;
-        if mode != LoadMode::Append || files.is_empty() {
+        if plan.mode != LoadMode::Append || files.is_empty() {
             return Ok(Self::None);
         }
-        for file in &files {
+        let files = without_replaced(plan, files, |file| file).map_err(|error| error.in_source(target.display()))?;
+        for file in files.iter().flatten() {
             check(file)?;
         }
         let manifest = Manifest::read(target, cx.cancel())?.ok_or_else(|| {
@@ -54,7 +55,7 @@ impl Old {
             let error = Error::new(ErrorKind::InvalidConfig, message).in_source(target.display());
             error.hint("use mode replace, or another directory")
         })?;
-        Ok(Self::Parts(manifest.files))
+        without_replaced(plan, manifest.files, |file| Path::new(&file.name)).map(Self::Parts)
     }
 
     /// What is to be told of the target `path` beforehand, which is there if it `exists`.
@@ -64,7 +65,7 @@ impl Old {
             Self::None => exists.then(|| format!("{shown} is replaced")),
             Self::File { .. } => Some(format!("the records of {shown} stay")),
             Self::Parts(files) => {
-                let rows: u64 = files.iter().map(|file| file.rows).sum();
+                let rows: u64 = files.iter().flatten().map(|file| file.rows).sum();
                 Some(format!("{shown} has {rows} rows, which stay"))
             }
         }

@@ -142,7 +142,7 @@ impl SharedFile {
         }
         let Appended { file, old, rows, ranges } = self.file.take(|| self.open())?;
         let file = end_file(file, &*self.format).map_err(|error| self.failed(error))?;
-        let bytes = self.staging.finish(None, file)? - old;
+        let bytes = self.staging.finish(None, file)?.saturating_sub(old);
         let (ranges, fine) = (ranges.into_values().collect(), self.fine.load(Ordering::Relaxed));
         Ok(state.insert(Closed { rows, bytes, ranges, fine }).clone())
     }

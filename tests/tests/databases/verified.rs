@@ -61,7 +61,7 @@ fn a_key_of_another_type_names_the_same_rows() {
         let found = pipeline.compare(target.clone(), &CompareOptions::default()).await?;
         assert_eq!([found.missing, found.changed, found.unexpected], [1, 1, 0], "{found:?}");
         assert_eq!(found.keys, ["id"]);
-        let report = pipeline.repair(&found).await?;
+        let report = pipeline.repair(&found, Unexpected::Keep).await?;
         assert_eq!(report.load.records_loaded, 2);
         assert!(pipeline.compare(target, &CompareOptions::default()).await?.is_equal());
         Ok::<_, Error>(())

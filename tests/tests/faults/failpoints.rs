@@ -60,9 +60,7 @@ fn kill(target: Target) {
     match target {
         // One file gets its place by a rename, and keeps no list.
         Target::File | Target::Text => points.retain(|name| !["files-exchanged", "files-linked"].contains(&&**name)),
-        // Its manifest says whose it is.
-        Target::Directory => points.retain(|name| name != "files-publishing"),
-        Target::Database => {}
+        Target::Directory | Target::Database => {}
     }
     let loads: Vec<_> = loads.iter().map(|load| load as &dyn Load).collect();
     let done = kill_at_each(&loads, &points, faults(0) > 0);

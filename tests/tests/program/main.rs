@@ -1,6 +1,7 @@
 //! The program as its users meet it: what it says about wrong input, what it leaves behind, what it prints, how it ends.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+mod repaired;
 mod resumed;
 mod runs;
 mod verified;

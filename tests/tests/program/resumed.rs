@@ -9,8 +9,9 @@ use etlrs::{
     Loader, ParquetLoader, Pipeline, PipelineBuilder, Result, Resume, RunReport, SqliteLoader,
 };
 use etlrs_core::{
-    BatchStream, Extractor, Fingerprint, Interrupted, LoadCapabilities, LoadPlan, LoadPreview, LoadSession, Partition,
-    Record, RunContext, RunId, Scan, ScanRequest, SchemaRef, async_trait, batches_from_iter, record_batch,
+    BatchStream, Checksum, Extractor, Fingerprint, Interrupted, LoadCapabilities, LoadPlan, LoadPreview, LoadSession,
+    Partition, PartitionId, Record, RunContext, RunId, Scan, ScanRequest, SchemaRef, Tally, async_trait,
+    batches_from_iter, record_batch,
 };
 
 use super::{run_line, works, write};
@@ -290,6 +291,35 @@ fn what_was_published_and_not_told_is_not_published_again() {
     }
 }
 
+#[test]
+fn what_was_published_and_changed_since_is_not_published_again() {
+    for (index, (name, _)) in targets(Path::new("/nowhere")).into_iter().enumerate() {
+        if !["CSV", "lines of JSON"].contains(&name) {
+            continue;
+        }
+        for is_replaced in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let (_, loader) = targets(folder.path()).swap_remove(index);
+            let source = Source::default();
+            let builder = pipeline(&source, &loader, LoadMode::Append);
+            execute(&builder.clone().acknowledge_later()).unwrap();
+            let target = names(folder.path()).into_iter().find(|name| !name.starts_with('.')).unwrap();
+            let target = folder.path().join(target);
+            // As an editor, or a shell, writes there.
+            let text = format!("{}7777\n", std::fs::read_to_string(&target).unwrap());
+            if is_replaced {
+                std::fs::remove_file(&target).unwrap();
+            }
+            std::fs::write(&target, &text).unwrap();
+            source.read();
+            let again = execute(&builder).unwrap();
+            assert!(again.resumed.is_some_and(|resumed| resumed.published), "{name}, {is_replaced}");
+            assert!(source.read().is_empty(), "{name}");
+            assert_eq!(std::fs::read_to_string(&target).unwrap(), text, "{name}");
+        }
+    }
+}
+
 /// Whoever removes what was loaded wants it loaded again.
 #[test]
 fn what_was_published_and_removed_since_is_loaded_again() {
@@ -315,6 +345,49 @@ fn what_was_published_and_removed_since_is_loaded_again() {
         );
         assert!(content(folder.path()) == undisturbed(index, &[LoadMode::Create]), "{name}");
     }
+}
+
+/// What is taken over may have gaps, where the quarantine has not what the target has.
+#[test]
+fn a_merge_takes_the_last_row_of_a_key_though_an_earlier_piece_is_staged_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let loader = SqliteLoader::new(folder.path().join("t.db"), "t");
+    let batch = |value: u32| record_batch([("k", vec![Some(1)]), ("v", vec![Some(i64::from(value))])]);
+    let pieces: Vec<_> = (0..4).map(|id| Partition::new(id, format!("piece {id}"))).collect();
+    let mut plan = LoadPlan::new(batch(0).schema(), LoadMode::Merge, pieces.clone());
+    plan.keys = vec!["k".to_owned()];
+    plan.record = Some(Arc::from("the same"));
+    let cx = RunContext::new(etlrs::PerformanceConfig::default());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let stage = async |session: &dyn LoadSession, piece: &Partition| {
+            let batch = batch(piece.id.0);
+            let tally = Tally { checksum: Checksum::of_batch(&batch).unwrap(), rows_read: 1 };
+            let mut writer = session.writer(&cx, piece, 0).await.unwrap();
+            writer.write(batch).await.unwrap();
+            writer.seal(tally);
+            writer.finish().await.unwrap()
+        };
+        let session = loader.begin(&cx, plan.clone()).await.unwrap();
+        for piece in &pieces {
+            stage(&*session, piece).await;
+        }
+        assert_eq!(session.suspend().await.unwrap(), 4);
+        plan.goes_on = true;
+        plan.take_over = Some([0, 2, 3].map(PartitionId).to_vec());
+        let session = loader.begin(&cx, plan).await.unwrap();
+        let mut receipts = session.completed().to_vec();
+        let is_staged = |piece: &&Partition| session.completed().iter().any(|receipt| receipt.partition == piece.id);
+        let others: Vec<_> = pieces.iter().filter(|piece| !is_staged(piece)).collect();
+        assert!(!receipts.is_empty() && !others.is_empty());
+        for piece in others {
+            receipts.push(stage(&*session, piece).await);
+        }
+        session.commit(receipts).await.unwrap();
+    });
+    let connection = rusqlite::Connection::open(folder.path().join("t.db")).unwrap();
+    let value: i64 = connection.query_row("SELECT v FROM t", [], |row| row.get(0)).unwrap();
+    assert_eq!(value, 3);
 }
 
 /// A loader whose run is gone on with by another process, just after it was looked at.

@@ -145,13 +145,20 @@ fn put(out: &mut Vec<u8>, writing: &Writing, value: Scalar<'_>, style: Style) ->
         (Put::Integer { .. }, Scalar::Bool(value)) => out.push(b'0' + u8::from(value)),
         (Put::Year, value) => {
             let year = match value {
-                Scalar::Int(year @ (0 | 1901..=2155)) => year,
-                _ => return Err(("a year that is not from 1901 to 2155", "widen the column to smallint")),
+                Scalar::Int(year) => Some(i128::from(year)),
+                Scalar::UInt(year) => Some(i128::from(year)),
+                Scalar::Decimal(year, 0) => Some(year),
+                Scalar::Wide(year, 0) => year.to_i128(),
+                _ => None,
             };
-            _ = write!(out, "{year:04}");
+            match year {
+                Some(year @ (0 | 1901..=2155)) => _ = write!(out, "{year:04}"),
+                _ => return Err(("a year that is not from 1901 to 2155", "widen the column to smallint")),
+            }
         }
         (Put::Float { .. }, Scalar::Float32(value)) => float(out, value.into())?,
         (Put::Float { single: false }, Scalar::Float64(value)) => float(out, value)?,
+        (Put::Decimal, Scalar::Bool(value)) => out.push(b'0' + u8::from(value)),
         (Put::Decimal, Scalar::Int(value)) => out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes()),
         (Put::Decimal, Scalar::UInt(value)) => out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes()),
         (Put::Decimal, Scalar::Decimal(value, scale)) => decimal(out, itoa::Buffer::new().format(value), scale),

@@ -82,8 +82,14 @@ impl Connection {
         self.write_head();
         self.output.put_slice(address.user.as_bytes());
         self.output.put_u8(0);
-        // Below 251 bytes a length has one byte in both forms.
-        self.output.put_u8(first.len() as u8);
+        match u8::try_from(first.len()) {
+            Ok(length @ ..251) => self.output.put_u8(length),
+            // A length-encoded integer, as was agreed on. A token in clear text may be as long.
+            _ => {
+                self.output.put_u8(0xfc);
+                self.output.put_u16_le(u16::try_from(first.len()).unwrap_or(u16::MAX));
+            }
+        }
         self.output.put_slice(&first);
         if let Some(database) = &address.database {
             self.output.put_slice(database.as_bytes());

@@ -1,21 +1,29 @@
 //! What is staged in a database, and what is left of runs: tables beside the target, each of one run.
 //!
 //! The ledger has a row for each partition that is staged, and the table of the run one that says what the run is. It is made when
-//! all others are there, for each statement that defines something is a transaction of its own. Whether the rows are published
-//! is told by what the statement that publishes them does: a rename takes the staging table away, and a transaction that moves
-//! rows leaves a row in the ledger.
+//! all others are there, for each statement that defines something is a transaction of its own.
+//!
+//! Whether the rows are published is told by a row of the ledger, the mark. A transaction that moves rows leaves it there. A rename
+//! cannot, for it is a transaction of its own: the mark is there before it, and the rows are published if the table that it renames
+//! has its name no more. That alone would prove nothing, for whoever cleans up takes tables away too; so nobody drops that one
+//! before the ledger, and only who holds the lock of the target drops any.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use etlrs_core::{Checksum, Interrupted, PartitionId, Receipt, Result, RunId, Tally};
 
 use super::catalog::Relation;
 use super::name::{literal, quote};
 use super::target::{self, Publishing};
-use super::wire::{Answer, Connection, Failure};
+use super::wire::{Answer, Connection, Failure, code};
 use crate::hash::hash;
 use crate::table::TableName;
 
-/// What the ledger has in place of a partition when the rows were moved.
+/// What the ledger has in place of a partition when the rows were moved, or are about to be by a rename.
 pub(super) const MOVED: i64 = -1;
+
+/// The number of the error for a table that is not there.
+const NO_SUCH_TABLE: u16 = 1146;
 
 /// Names of what a run stages. They have 58 characters at the most, of the 64 that MySQL keeps.
 pub(super) struct Names {
@@ -48,10 +56,22 @@ impl Names {
         })
     }
 
-    /// The statement that removes all of it: first what says that there is anything to go on with.
+    /// The statement that removes all of it, but for the old table, which may be needed where it could not be put back: first what says
+    /// that there is anything to go on with.
     pub(super) fn drop_all(&self) -> String {
-        let tables = [&self.run, &self.ledger, &self.staging, &self.old, &self.new].map(String::as_str);
+        let tables = [&self.run, &self.ledger, &self.staging, &self.new].map(String::as_str);
         format!("DROP TABLE IF EXISTS {}", tables.join(", "))
+    }
+
+    /// Whether the old table of the target `name` has that definition, and nothing hangs on it.
+    async fn old_is(&self, connection: &mut Connection, name: &TableName, definition: &str) -> Answer<bool> {
+        let old = TableName { schema: name.schema.clone(), name: self.staging_name.name.replacen("staging", "old", 1) };
+        let hanging = match Relation::find(connection, &old).await? {
+            Some(old) => target::what_hangs_on(connection, &old).await?,
+            None => Vec::new(),
+        };
+        Ok(digest(&target::definition_of(connection, &self.old).await?) == definition
+            && hanging.iter().all(|what| what.starts_with("triggers, if")))
     }
 
     /// The same, without what says that the rows are published.
@@ -95,6 +115,8 @@ pub(super) struct Left {
     pub(super) form: String,
     definition: String,
     pub(super) published: bool,
+    /// The ledger has the [mark](MOVED).
+    pub(super) is_marked: bool,
     /// The old table is where it was moved to give its place away.
     is_swapped: bool,
     has_target: bool,
@@ -116,19 +138,28 @@ impl Left {
         if !is_there("run") {
             return Ok(None);
         }
-        let found = connection.rows(&format!("SELECT record, form, publishing, definition FROM {}", names.run)).await?;
+        let sql = format!("SELECT record, form, publishing, definition FROM {}", names.run);
+        let found = match connection.rows(&sql).await {
+            // Another run has removed it since.
+            Err(error) if code(&error) == Some(NO_SUCH_TABLE) => return Ok(None),
+            found => found?,
+        };
         let Some(row) = found.first() else { return Ok(None) };
         let (record, form): (String, String) = (row.get(0)?, row.get(1)?);
         let (publishing, definition): (String, String) = (row.get(2)?, row.get(3)?);
-        let (mut receipts, mut moved) = (Vec::new(), false);
+        let (mut receipts, mut is_marked) = (Vec::new(), false);
         if is_there("ledger") {
             let sql = format!(
                 "SELECT partition_id, row_count, bytes, checksum, coalesce(rows_read, row_count) FROM {} ORDER BY 1",
                 names.ledger
             );
-            for row in connection.rows(&sql).await? {
+            let found = match connection.rows(&sql).await {
+                Err(error) if code(&error) == Some(NO_SUCH_TABLE) => return Ok(None),
+                found => found?,
+            };
+            for row in found {
                 let (partition, rows, bytes): (i64, u64, u64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                moved |= partition == MOVED;
+                is_marked |= partition == MOVED;
                 let checksum: Option<String> = row.get(3)?;
                 let checksum = checksum.and_then(|text| Checksum::restore(rows, &text));
                 // One without a checksum is staged again.
@@ -142,15 +173,26 @@ impl Left {
         let has_target = Relation::find(connection, name).await?.is_some();
         let published = has_target
             && match publishing.as_str() {
-                "Rename" => !is_there("staging"),
+                "Rename" => is_marked && !is_there("staging"),
                 // While the old table is there, that may be taken back.
-                "Swap" => !is_there("staging") && !is_there("old"),
-                "FillNew" => moved && !is_there("new"),
-                _ => moved,
+                "Swap" => is_marked && !is_there("staging") && !is_there("old"),
+                "FillNew" => is_marked && !is_there("new"),
+                _ => is_marked,
             };
         let is_swapped = publishing == "Swap" && is_there("old");
         let is_whole = is_there("staging") && is_there("ledger");
-        Ok(Some(Self { run, record, form, definition, published, is_whole, is_swapped, has_target, receipts }))
+        Ok(Some(Self {
+            run,
+            record,
+            form,
+            definition,
+            published,
+            is_marked,
+            is_whole,
+            is_swapped,
+            has_target,
+            receipts,
+        }))
     }
 
     /// Ends what was begun with the place of the target, whose lock is held: the old table goes back to its place, unless it is as it
@@ -167,15 +209,7 @@ impl Left {
         if self.is_whole {
             return Ok(false);
         }
-        let old =
-            TableName { schema: name.schema.clone(), name: names.staging_name.name.replacen("staging", "old", 1) };
-        let hanging = match Relation::find(connection, &old).await? {
-            Some(old) => target::what_hangs_on(connection, &old).await?,
-            None => Vec::new(),
-        };
-        let is_same = digest(&target::definition_of(connection, &names.old).await?) == self.definition
-            && hanging.iter().all(|what| what.starts_with("triggers, if"));
-        let sql = match is_same {
+        let sql = match names.old_is(connection, name, &self.definition).await? {
             true => format!("DROP TABLE {}", names.old),
             false => format!("RENAME TABLE {target} TO {}, {} TO {target}", names.staging, names.old),
         };
@@ -229,24 +263,52 @@ async fn tables(connection: &mut Connection, name: &TableName, pattern: &str) ->
 /// Drops what other runs left for the target: the lock is held, so nobody else is at work on it.
 pub(super) async fn remove_stale(connection: &mut Connection, name: &TableName, hash: u64, run: RunId) -> Answer<()> {
     let found = tables(connection, name, &format!("(staging|ledger|old|new|run)_{hash:016x}_[0-9a-z]{{26}}")).await?;
-    let schema = name.schema.as_deref().unwrap_or_default();
-    let stale = found.into_iter().filter(|table| !table.ends_with(&run.to_string()));
-    let stale: Vec<_> = stale.map(|name| TableName { schema: Some(schema.to_owned()), name }).collect();
-    // Before MariaDB 10.6 a crash may come between the two renames of one statement.
-    let is_old = |stale: &&TableName| stale.name.starts_with("_etlrs_old_");
-    if let Some(old) = stale.iter().find(is_old)
-        && Relation::find(connection, name).await?.is_none()
-        && let (Ok(from), Ok(to)) = (old.backquoted(), name.backquoted())
-    {
-        connection.execute(&format!("RENAME TABLE {from} TO {to}")).await?;
+    let mut stale: BTreeMap<RunId, BTreeSet<&str>> = BTreeMap::new();
+    for table in &found {
+        let of = table.get(table.len() - RunId::LENGTH..).and_then(|of| of.parse().ok()).filter(|of| *of != run);
+        let what = table.strip_prefix("_etlrs_").and_then(|rest| rest.split('_').next());
+        if let (Some(of), Some(what)) = (of, what) {
+            stale.entry(of).or_default().insert(what);
+        }
     }
-    for stale in stale {
-        let Ok(stale) = stale.backquoted() else { continue };
-        match connection.execute(&format!("DROP TABLE IF EXISTS {stale}")).await {
+    for (run, tables) in stale {
+        let Ok(names) = Names::new(name, hash, run) else { continue };
+        match remove_one(connection, name, &names, run, &tables).await {
             // Whoever has a key or a lock on it may keep it, for nobody takes it for data.
-            Ok(_) | Err(Failure::Server(_)) => {}
+            Ok(()) | Err(Failure::Server(_)) => {}
             Err(error) => return Err(error),
         }
+    }
+    Ok(())
+}
+
+/// Drops `tables` of a dead `run`: what says that something was staged before what was, so that what is missing is never taken for
+/// published. An old table stays if it is no longer like the one that took its place: it was altered meanwhile.
+async fn remove_one(
+    connection: &mut Connection,
+    name: &TableName,
+    names: &Names,
+    run: RunId,
+    tables: &BTreeSet<&str>,
+) -> Answer<()> {
+    settled(connection, name, names, run).await?;
+    if tables.contains("old")
+        && !tables.contains("run")
+        && let Ok(target) = name.backquoted()
+    {
+        let old = &names.old;
+        if Relation::find(connection, name).await?.is_none() {
+            // Before MariaDB 10.6 a crash may come between the two renames of one statement.
+            connection.execute(&format!("RENAME TABLE {old} TO {target}")).await?;
+        } else {
+            let definition = digest(&target::definition_of(connection, &target).await?);
+            if names.old_is(connection, name, &definition).await? {
+                connection.execute(&format!("DROP TABLE {old}")).await?;
+            }
+        }
+    }
+    for table in [&names.run, &names.ledger, &names.staging, &names.new] {
+        connection.execute(&format!("DROP TABLE IF EXISTS {table}")).await?;
     }
     Ok(())
 }

@@ -22,7 +22,7 @@ use super::catalog::{self, Relation};
 use super::encode::{Rows, Style};
 use super::error::mysql_error;
 use super::extract::{MysqlExtractor, no_database, read_mark};
-use super::ledger::{Left, Names, remove_stale, settled};
+use super::ledger::{Left, MOVED, Names, remove_stale, settled};
 use super::name::{check_file_name, literal, quote};
 use super::publish;
 use super::saved_cursor;
@@ -347,6 +347,7 @@ impl Loader for MysqlLoader {
                     Ok(staged) => return Ok(staged),
                     Err(error) => {
                         // The first error is the one that counts.
+                        _ = control.execute("ROLLBACK").await;
                         if left.is_none() {
                             _ = control.execute(&names.drop_all()).await;
                         }
@@ -450,6 +451,15 @@ impl MysqlLoader {
             _ => target.publishing != Publishing::Rename || !plan.keys.is_empty(),
         };
         let moved = !matches!(target.publishing, Publishing::Swap | Publishing::Rename);
+        if left.is_marked && !moved {
+            // It ended before the rename.
+            let unmarked = format!("DELETE FROM {} WHERE partition_id = {MOVED}", names.ledger);
+            match control.execute(&unmarked).await {
+                // That the user may insert is known, and no more is needed otherwise.
+                Err(Failure::Server(_)) => return Ok(None),
+                done => _ = done.map_err(failed)?,
+            }
+        }
         let statement = load_or_insert(&names.staging, plan, &target.writings, moved, server)?;
         let (completed, others): (Vec<_>, Vec<_>) =
             left.receipts.iter().cloned().partition(|receipt| plan.takes_over(receipt.partition));
@@ -1098,10 +1108,13 @@ impl PartitionWriter for StagedWriter {
         // Of a version that kept none, the number of rows has to do.
         let differs = self.checksum.is_some() && checksum.is_some() && self.checksum != checksum;
         if self.rows != self.staged || differs {
-            let message = format!(
-                "partition {} was staged with {} rows and has {} when it is read again, or others",
-                self.partition, self.staged, self.rows
-            );
+            let message = match self.rows == self.staged {
+                true => format!("partition {} has other rows when it is read again than were staged", self.partition),
+                false => format!(
+                    "partition {} was staged with {} rows and has {} when it is read again",
+                    self.partition, self.staged, self.rows
+                ),
+            };
             return Err(Error::new(ErrorKind::VerifyFailed, message).in_source(&self.shared.source));
         }
         Ok(Receipt::new(self.partition, self.staged, 0))

@@ -16,6 +16,7 @@ use super::target::{self, Publishing, Target};
 use super::wire::{Connection, Failure, code};
 use super::writing::Dialect;
 use crate::key::{null_key, one_key};
+use crate::network::{Connect, Row};
 use crate::patience::{Patience, STEP};
 use crate::sift::{self, Chosen, Moved, Moving, PARTITION_BITS, Sifting, in_order};
 
@@ -94,11 +95,13 @@ async fn begin(
     match session.target.publishing {
         Publishing::Rename => {
             recheck(session, connection).await?;
+            connection.execute(&moved(names)).await.map_err(failed)?;
             Ok(rows)
         }
         Publishing::Swap => {
             recheck(session, connection).await?;
             keep_counter(session, connection).await?;
+            connection.execute(&moved(names)).await.map_err(failed)?;
             Ok(rows)
         }
         Publishing::FillNew => {
@@ -173,15 +176,14 @@ async fn finish(session: &MysqlSession, connection: &mut Connection, rows: u64) 
     };
     // The answer is lost, which says nothing of the commit itself.
     match outcome(session, connection.id).await {
-        Some(true) => {
-            if session.target.publishing == Publishing::Swap
-                && let Ok(mut other) = shared.pool.connect().await
-            {
-                check_swap(session, &mut other, &target).await?;
+        Some((true, mut holder)) => {
+            if session.target.publishing == Publishing::Swap {
+                check_swap(session, &mut holder, &target).await?;
             }
+            holder.close().await;
             Ok(rows)
         }
-        Some(false) => Err(failed(error)),
+        Some((false, _)) => Err(failed(error)),
         None => Err(failed(error).hint(
             "it is not known whether the commit took place: look at the table when the server is back, before running again",
         )),
@@ -227,28 +229,31 @@ async fn check_swap(session: &MysqlSession, connection: &mut Connection, target:
     connection.execute(&format!("SET SESSION lock_wait_timeout = {limit}")).await.map_err(failed)?;
     let back = format!("RENAME TABLE {target} TO {staging}, {old} TO {target}");
     if let Err(error) = connection.execute(&back).await {
-        let message = "the target was changed while its place was taken, and cannot be put back: it has the new rows";
+        let message = format!(
+            "the target was changed while its place was taken, and cannot be put back: it has the new rows, and {old} the old ones"
+        );
         return Err(Error::new(ErrorKind::SourceChanged, message).caused_by(failed(error)).in_source(&shared.source));
     }
     Err(Error::new(ErrorKind::SourceChanged, why).hint("run again, or use mode merge").in_source(&shared.source))
 }
 
-/// Whether what was committed last is there, as another connection tells within half a minute.
-async fn outcome(session: &MysqlSession, lost: u64) -> Option<bool> {
+/// Whether what was committed last is there, as another connection tells within half a minute, which then has the lock of the target.
+/// `None` if that cannot be told: the server is not there, or another run got the lock, and may have removed what tells it.
+async fn outcome(session: &MysqlSession, lost: u64) -> Option<(bool, Connection)> {
     let asked = async {
         loop {
             if let Ok(mut connection) = session.shared.pool.connect().await
                 && let Ok(done) = ask(session, &mut connection, lost).await
             {
-                return done;
+                return done.map(|done| (done, connection));
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), asked).await.ok()
+    tokio::time::timeout(Duration::from_secs(30), asked).await.ok().flatten()
 }
 
-async fn ask(session: &MysqlSession, connection: &mut Connection, lost: u64) -> Result<bool> {
+async fn ask(session: &MysqlSession, connection: &mut Connection, lost: u64) -> Result<Option<bool>> {
     let failed = |error| session.shared.failed(error);
     // The server may still be at it, which the lock of the run tells: its number alone may be another's by now.
     let sql = format!("SELECT coalesce(is_used_lock({}) = {lost}, 0)", session.lock);
@@ -265,25 +270,41 @@ async fn ask(session: &MysqlSession, connection: &mut Connection, lost: u64) -> 
         _ = connection.execute(&format!("KILL {lost}")).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    let is_true = |found: Vec<Row>| {
+        let value = found.first().map(|row| row.get::<bool, _>(0)).transpose();
+        value.map(|value| value == Some(true)).map_err(failed)
+    };
+    let lock = format!("SELECT coalesce(get_lock({}, 0), 0)", session.lock);
+    if !is_true(connection.rows(&lock).await.map_err(failed)?)? {
+        return Ok(None);
+    }
     let names = &session.shared.names;
     let is_there = |table: &str| {
         let name = table.rsplit_once('.').map_or(table, |(_, name)| name).trim_matches('`').to_owned();
         let schema = session.name.schema.as_deref().unwrap_or_default();
         format!(
-            "SELECT count(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = {} AND TABLE_NAME = {}",
+            "SELECT count(*) > 0 FROM information_schema.TABLES WHERE TABLE_SCHEMA = {} AND TABLE_NAME = {}",
             literal(schema),
             literal(&name)
         )
     };
-    let (sql, expected) = match session.target.publishing {
-        // A renamed table has its old name no more.
-        Publishing::Rename | Publishing::Swap => (is_there(&names.staging), 0),
-        Publishing::FillNew => (is_there(&names.new), 0),
-        _ => (format!("SELECT count(*) FROM {} WHERE partition_id = {MOVED}", names.ledger), 1),
+    // Another run had the lock in between, and removed what tells it.
+    if !is_true(connection.rows(&is_there(&names.ledger)).await.map_err(failed)?)? {
+        return Ok(None);
+    }
+    let mark = format!("SELECT count(*) > 0 FROM {} WHERE partition_id = {MOVED}", names.ledger);
+    let is_marked = is_true(connection.rows(&mark).await.map_err(failed)?)?;
+    let renamed = match session.target.publishing {
+        Publishing::Rename | Publishing::Swap => Some(&names.staging),
+        Publishing::FillNew => Some(&names.new),
+        Publishing::Refill | Publishing::Insert | Publishing::Upsert => None,
     };
-    let found = connection.rows(&sql).await.map_err(failed)?;
-    let count: Option<u64> = found.first().map(|row| row.get(0)).transpose().map_err(failed)?;
-    Ok(count == Some(expected))
+    let is_left = match renamed {
+        // It has its old name no more.
+        Some(table) => is_true(connection.rows(&is_there(table)).await.map_err(failed)?)?,
+        None => false,
+    };
+    Ok(Some(is_marked && !is_left))
 }
 
 /// Two runs exclude each other by a lock of the connection, which may have been lost and made anew by somebody between.
@@ -515,9 +536,9 @@ fn is_of_row(error: &Error) -> bool {
     error.kind() == ErrorKind::InvalidData && code_of(error).is_none_or(|code| of_data(code).is_some())
 }
 
-/// The statement that marks the rows as moved.
+/// The statement that marks the rows as moved. An attempt before may have done so.
 fn moved(names: &Names) -> String {
-    format!("INSERT INTO {} (partition_id, row_count, bytes) VALUES ({MOVED}, 0, 0)", names.ledger)
+    format!("INSERT IGNORE INTO {} (partition_id, row_count, bytes) VALUES ({MOVED}, 0, 0)", names.ledger)
 }
 
 async fn insert(session: &MysqlSession, connection: &mut Connection, target: &str, rows: &Chosen) -> Result<u64> {

@@ -335,7 +335,7 @@ fn fit(source: &DataType, column: &Column) -> Option<(Put, Taken)> {
         "mediumint" if number => plain(integer(24)),
         "int" | "integer" if number => plain(integer(32)),
         "bigint" if number => plain(integer(64)),
-        "year" if number => plain(Put::Year),
+        "year" if number && *source != Boolean => plain(Put::Year),
         "bit" if number => {
             let bits = column.precision.unwrap_or(1).clamp(1, 64) as u32;
             Some((Put::Integer { least: 0, most: u64::MAX >> (64 - bits) }, Taken::Number))

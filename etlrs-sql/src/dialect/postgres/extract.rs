@@ -249,7 +249,8 @@ impl PostgresExtractor {
         let (name, type_name) = (quote(&column.name)?, &column.type_name);
         // A type with a modifier would round it.
         let after = cursor.after.map(|after| format!("{}::{}", literal(after), column.bare_type));
-        let after = match (after, Reading::new(column, None)?.wire) {
+        let wire = Reading::new(column, None)?.wire;
+        let after = match (after, &wire) {
             (Some(after), _) if cursor.lag == 0 => Some(after),
             (Some(after), Wire::Int2 | Wire::Int4 | Wire::Int8 | Wire::Numeric) => {
                 Some(format!("({after}::numeric - {})", cursor.lag))
@@ -271,6 +272,16 @@ impl PostgresExtractor {
             }
             _ => self.pool.failed(error),
         })?;
+        let ends = matches!(greatest.as_deref(), Some("infinity" | "Infinity" | "NaN"));
+        if ends && !matches!(wire, Wire::Text | Wire::Jsonb) {
+            let message = format!("the greatest value of the cursor is {}", greatest.unwrap_or_default());
+            return Err(Error::new(
+                ErrorKind::InvalidData,
+                format!("{message}, behind which nothing would be read again"),
+            )
+            .hint("leave such rows out, by a view")
+            .at_column(&column.name));
+        }
         let greatest = greatest.map(|text| (format!("{}::{type_name}", literal(&text)), text));
         Ok(Some(cursor.bounds(newer, &name, greatest)))
     }

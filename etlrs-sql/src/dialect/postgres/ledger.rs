@@ -8,7 +8,7 @@ use etlrs_core::{Checksum, Interrupted, PartitionId, Receipt, RunId, Tally};
 
 use super::name::literal;
 use super::server::{execute, rows, text};
-use super::wire::{Answer, Connection};
+use super::wire::{Answer, Connection, code};
 use crate::table::TableName;
 
 /// How what is written down of a run begins.
@@ -78,7 +78,12 @@ impl Left {
             "SELECT partition::text, rows::text, bytes::text, checksum, rows_read::text FROM {} ORDER BY partition",
             names.ledger
         );
-        for row in rows(connection, &sql, &[]).await? {
+        let found = match rows(connection, &sql, &[]).await {
+            // Another run has removed it since.
+            Err(error) if code(&error) == Some("42P01") => return Ok(None),
+            found => found?,
+        };
+        for row in found {
             let count = |index| row.get::<Option<String>, _>(index).map(number);
             let (Some(partition), Some(rows), Some(bytes)) = (count(0)?, count(1)?, count(2)?) else { continue };
             let checksum: Option<String> = row.get(3)?;

@@ -193,9 +193,11 @@ async fn check_ledger(session: &PostgresSession, connection: &mut Connection, re
     let found = text(connection, &sql, &[]).await.map_err(|error| shared.failed(error))?.unwrap_or_default();
     let rows: u64 = receipts.iter().map(|receipt| receipt.rows).sum();
     if found != format!("{} {rows}", receipts.len()) {
+        let (partitions, found) = found.split_once(' ').unwrap_or((&found, "?"));
+        let promised = receipts.len();
         return Err(Error::new(
             ErrorKind::VerifyFailed,
-            format!("the ledger has {found} partitions and rows, and {} {rows} were staged", receipts.len()),
+            format!("the ledger has {partitions} partitions with {found} rows, and {promised} with {rows} were staged"),
         )
         .in_source(&shared.source));
     }
@@ -255,7 +257,9 @@ async fn move_rows(
         }
         Publishing::Upsert => {
             lock(session, connection, &target, "SHARE ROW EXCLUSIVE").await?;
-            refuse_folded_keys(session, connection).await?;
+            if sifting.is_none() {
+                refuse_folded_keys(session, connection, &[]).await?;
+            }
             rows = fill(session, connection, &target, rows, sifting).await?;
         }
     }
@@ -377,9 +381,15 @@ async fn fill(
             let immediate = execute(connection, "SET CONSTRAINTS ALL IMMEDIATE").await;
             immediate.map_err(|error| session.shared.failed(error))?;
             let before = sifting.refused;
-            let mut filling = Filling { session, connection, target, sifting, inserted: 0, refers_to_itself: None };
+            let (refused, refers_to_itself) = (Vec::new(), None);
+            let mut filling = Filling { session, connection, target, sifting, refused, inserted: 0, refers_to_itself };
             sift::sift(&mut filling, &session.cancel).await?;
-            (filling.inserted, rows.saturating_sub(filling.sifting.refused - before))
+            let Filling { connection, sifting, refused, inserted, .. } = filling;
+            if session.target.publishing == Publishing::Upsert {
+                // Of those that are refused some may be no keys at all.
+                refuse_folded_keys(session, connection, &refused).await?;
+            }
+            (inserted, rows.saturating_sub(sifting.refused - before))
         }
     };
     if inserted != rows && session.target.publishing != Publishing::Upsert {
@@ -404,6 +414,8 @@ struct Filling<'a, 'b> {
     connection: &'a mut Connection,
     target: &'a str,
     sifting: &'a mut Sifting<'b>,
+    /// Numbers of rows.
+    refused: Vec<u64>,
     inserted: u64,
     /// Whether the table refers to itself, so that rows may need others; when it is known.
     refers_to_itself: Option<bool>,
@@ -478,6 +490,7 @@ impl Moving for Filling<'_, '_> {
         let (numbers, errors) = in_order(refused);
         let session = self.session;
         let columns = Target::column_list(&session.plan.schema)?;
+        self.refused.extend(&numbers);
         let which = Chosen::These(numbers).condition(ORDINAL);
         let staging = &session.shared.names.staging;
         let query = format!("SELECT {columns} FROM {staging} WHERE {which} ORDER BY {ORDINAL}");
@@ -495,7 +508,16 @@ fn is_of_row(error: &Error) -> bool {
     // That a sequence has no more numbers is of its class, and no row's fault.
     error.kind() == ErrorKind::InvalidData
         && code != "2200H"
-        && (code.is_empty() || ["22", "23", "54", "P0"].iter().any(|class| code.starts_with(class)))
+        && (code.is_empty()
+            || ["22", "23", "54", "P0"].iter().any(|class| code.starts_with(class))
+            || is_of_user(&code))
+}
+
+/// Whether a trigger has raised it with a code of the user's own: PostgreSQL has none in these classes.
+fn is_of_user(code: &str) -> bool {
+    const OF_POSTGRES: [&str; 8] = ["53", "54", "55", "57", "58", "72", "P0", "XX"];
+    let is_free = |first: char| matches!(first, '5'..='9' | 'I'..='Z');
+    code.starts_with("45") || code.starts_with(is_free) && !OF_POSTGRES.iter().any(|class| code.starts_with(class))
 }
 
 /// Of an error of the server, or nothing.
@@ -535,8 +557,8 @@ async fn insert(session: &PostgresSession, connection: &mut Connection, target: 
     execute(connection, &sql).await.map_err(|error| shared.failed(error))
 }
 
-/// Refuses keys that are two in the source and one for the target.
-async fn refuse_folded_keys(session: &PostgresSession, connection: &mut Connection) -> Result<()> {
+/// Refuses keys that are two in the source and one for the target, of rows but for those with the numbers `without`.
+async fn refuse_folded_keys(session: &PostgresSession, connection: &mut Connection, without: &[u64]) -> Result<()> {
     let shared = &session.shared;
     let keys = &session.plan.keys;
     let (mut groups, mut differ) = (Vec::new(), Vec::new());
@@ -561,8 +583,16 @@ async fn refuse_folded_keys(session: &PostgresSession, connection: &mut Connecti
         return Ok(());
     }
     let sql = format!(
-        "SELECT 'some' FROM {} GROUP BY {} HAVING {} LIMIT 1",
+        "SELECT 'some' FROM {}{} GROUP BY {} HAVING {} LIMIT 1",
         shared.names.staging,
+        match without {
+            [] => String::new(),
+            // As an array, in which numbers are looked up by their hash.
+            some => {
+                let numbers = some.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+                format!(" WHERE {ORDINAL} <> ALL ('{{{numbers}}}'::bigint[])")
+            }
+        },
         groups.join(", "),
         differ.join(" OR ")
     );

@@ -61,12 +61,15 @@ pub(super) async fn save(
 ) -> Answer<()> {
     let (place, run) = (place(name), &*run.to_string());
     let is_alone = is_new || matches!(plan.mode, LoadMode::Create | LoadMode::Replace);
-    // Whoever may not, has loaded nothing by a cursor, so there is nothing of his.
-    let may = "SELECT 'yes' WHERE CASE WHEN to_regclass($1) IS NULL THEN false
-               ELSE has_table_privilege(to_regclass($1), 'SELECT') AND has_table_privilege(to_regclass($1), 'DELETE') END";
-    if is_alone && text(connection, may, &[&place]).await?.is_some() {
-        let sql = format!("DELETE FROM {place} WHERE target = $1 RETURNING target");
-        text(connection, &sql, &[&name.name]).await?;
+    if is_alone && exists(connection, &place).await? {
+        let sees = "SELECT 'yes' WHERE has_table_privilege(to_regclass($1), 'SELECT')";
+        let some = format!("SELECT 'some' FROM {place} WHERE target = $1 LIMIT 1");
+        let is_known = text(connection, sees, &[&place]).await?.is_some();
+        // Whoever may not remove those of others must not load either: the next load by a cursor would go on behind what is gone.
+        if !is_known || text(connection, &some, &[&name.name]).await?.is_some() {
+            let sql = format!("DELETE FROM {place} WHERE target = $1 RETURNING target");
+            text(connection, &sql, &[&name.name]).await?;
+        }
     }
     let Some(cursor) = &plan.cursor else { return Ok(()) };
     let sql = format!(

@@ -16,7 +16,7 @@ use crate::table::TableName;
 const SESSION: &str = "SET intervalstyle = 'postgres'; SET datestyle = 'ISO, YMD'; SET bytea_output = 'hex'; \
     SET extra_float_digits = 3; SET lc_monetary = 'C'; SET timezone = 'UTC'; SET client_min_messages = 'error'; \
     SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
-    SET tcp_keepalives_idle = 60";
+    SET default_transaction_read_only = off; SET tcp_keepalives_idle = 60";
 
 /// Limits that not every version has; and what tells the session from others: another server may have one of the same number.
 const LIMITS: &str = "SELECT (SELECT pid || ' ' || backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()),

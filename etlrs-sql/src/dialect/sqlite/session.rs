@@ -184,8 +184,7 @@ impl SqliteSession {
                 let is_same = |left: &Left| Some(&*left.record) == shared.plan.record.as_deref() && left.form == form;
                 let is_staged = Table::find(&connection, &shared.staging).map_err(failed)?.is_some();
                 // Without a name for the rowid nothing tells the rows of a partition from those of others.
-                let takes_all =
-                    |left: &Left| left.receipts.iter().all(|receipt| shared.plan.takes_over(receipt.partition));
+                let takes_all = |left: &Left| taken_over(left, &shared.plan).count() == left.receipts.len();
                 let left =
                     left.filter(|left| is_staged && is_same(left) && (shared.rowid.is_some() || takes_all(left)));
                 ledger::remove_left(&connection, &shared.target, left.as_ref().map(|left| left.run), &failed)?;
@@ -202,8 +201,7 @@ impl SqliteSession {
         }
         if let Some(left) = left {
             session.created = left.made_file;
-            session.completed = left.receipts;
-            session.completed.retain(|receipt| session.shared.plan.takes_over(receipt.partition));
+            session.completed = taken_over(&left, &session.shared.plan).cloned().collect();
         }
         Ok(session)
     }
@@ -252,7 +250,10 @@ impl SqliteSession {
 
     /// Runs what the user wants run together with the rows.
     pub(super) fn post_sql(&self, connection: &Connection) -> Result<()> {
-        let done = connection.execute_batch(&self.options.post_sql);
+        // As a session of the user's has it: a table that is renamed has its new name in views and triggers too.
+        let usual = connection.execute_batch("PRAGMA legacy_alter_table = OFF");
+        let done = usual.and_then(|()| connection.execute_batch(&self.options.post_sql));
+        let done = done.and_then(|()| connection.execute_batch("PRAGMA legacy_alter_table = ON"));
         done.map_err(|error| self.shared.failed(error).hint("that is the option post_sql"))?;
         if connection.is_autocommit() {
             let message = "the option post_sql ended the transaction, so the rows may be published or not";
@@ -281,6 +282,15 @@ pub(super) fn remove_if_empty(path: &Path, connection: &Connection, run: RunId) 
         }
     }
     Ok(())
+}
+
+/// What is gone on with of what is `left`: the first partitions, without a gap. What is staged again comes behind the others, and the
+/// order of the rows is that of the source, of which a merge takes the last of a key.
+fn taken_over<'a>(left: &'a Left, plan: &'a LoadPlan) -> impl Iterator<Item = &'a Receipt> {
+    let is_next = |(index, receipt): &(usize, &Receipt)| {
+        receipt.partition.index() == *index && plan.takes_over(receipt.partition)
+    };
+    left.receipts.iter().enumerate().take_while(is_next).map(|(_, receipt)| receipt)
 }
 
 /// The lock of the whole file. It is held by others for moments only.

@@ -529,3 +529,63 @@ fn a_table_that_cannot_be_copied_in_all_that_counts_is_filled_again() {
     assert_eq!(server.sql("SHOW CREATE TABLE t"), before);
     assert_eq!(server.left_over(), "");
 }
+
+/// That a table is gone is no proof that it was renamed.
+#[test]
+fn what_was_dropped_by_hand_was_not_published() {
+    let server = MariaDb::start();
+    let batch = record_batch([("id", vec![Some(1)])]);
+    for (mode, dropped) in [
+        (LoadMode::Replace, &["staging"][..]),
+        (LoadMode::Replace, &["staging", "ledger"]),
+        (LoadMode::Append, &["staging", "ledger"]),
+    ] {
+        let loader = MysqlLoader::new(MysqlPool::connect_lazy(&server.uri("")).unwrap(), "t").unwrap();
+        // Which in the mode append comes when the run had begun, so that its own table would have got that name.
+        let create = "CREATE TABLE t (id bigint)";
+        server.sql("DROP TABLE IF EXISTS t");
+        if mode == LoadMode::Replace {
+            server.sql(create);
+        }
+        block_on(async {
+            let cx = RunContext::new(PerformanceConfig::default());
+            let partition = Partition::new(0, "all");
+            let mut plan = LoadPlan::new(batch.schema(), mode, vec![partition.clone()]);
+            plan.record = Some("the same".into());
+            let session = loader.begin(&cx, plan).await.unwrap();
+            let mut writer = session.writer(&cx, &partition, 1).await.unwrap();
+            writer.write(batch.clone()).await.unwrap();
+            writer.seal(Tally { checksum: Checksum::of_batch(&batch).unwrap(), rows_read: 1 });
+            writer.finish().await.unwrap();
+            assert_eq!(session.suspend().await.unwrap(), 1);
+            for table in server.left_over().lines().filter(|name| dropped.iter().any(|what| name.contains(what))) {
+                server.sql(&format!("DROP TABLE {table}"));
+            }
+            if mode == LoadMode::Append {
+                server.sql(create);
+            }
+            let left = loader.interrupted(&cx).await.unwrap().unwrap();
+            assert!(left.run == cx.run_id() && !left.published, "{mode}, {dropped:?}");
+        });
+        let (_folder, file) = csv("id\n7\n");
+        copy(&file, &server.uri("t"), mode).unwrap();
+        assert_eq!(server.sql("SELECT id FROM t"), "7");
+        assert_eq!(server.left_over(), "");
+    }
+}
+
+#[test]
+fn numbers_of_any_type_become_years_and_decimals() {
+    let server = MariaDb::start();
+    for (year, good) in [("uint64", true), ("int16", true), ("decimal(4,0)", true), ("boolean", false)] {
+        server.sql("DROP TABLE IF EXISTS t; CREATE TABLE t (b decimal(5,2), y year)");
+        let (_folder, file) = csv(if good { "b,y\ntrue,2024\n" } else { "b,y\ntrue,true\n" });
+        let types = format!("b:boolean,y:{year}");
+        let options = [("types", &*types)];
+        let append = Copy { mode: LoadMode::Append, source_options: &options, ..Copy::default() };
+        match append.run(&file, &server.uri("t")) {
+            Ok(_) => assert_eq!((server.sql("SELECT * FROM t"), good), ("1.00\t2024".to_owned(), true)),
+            Err(error) => assert!(!good && error.kind() == ErrorKind::SchemaMismatch, "{year}: {error}"),
+        }
+    }
+}

@@ -566,3 +566,70 @@ fn a_value_that_is_refused_late_is_told_with_its_column() {
     assert!(error.to_string().contains("belongs to no partition"), "{error}");
     assert_eq!(server.left_over(), "");
 }
+
+/// Keys are compared as the table takes them, of which some it does not take.
+#[test]
+fn of_a_merge_keys_that_are_none_are_set_aside() {
+    let server = Postgres::start();
+    server.sql("CREATE TABLE t (k uuid PRIMARY KEY, v int)");
+    let good = ["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "b0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"];
+    let (folder, file) = csv(&format!("k,v\n{},1\nno-uuid,2\n{},3\n", good[0], good[1]));
+    let quarantine = folder.path().join("q.csv").display().to_string();
+    let merge = Copy { mode: LoadMode::Merge, keys: &["k"], quarantine: Some(&quarantine), ..Copy::default() };
+    let report = merge.run(&file, &server.uri("t")).unwrap();
+    assert_eq!((report.load.records_loaded, report.rows_rejected), (2, 1));
+    assert_eq!(server.sql("SELECT string_agg(v::text, ' ' ORDER BY k) FROM t"), "1 3");
+    // Two spellings of one are refused still.
+    let (folder, file) = csv(&format!("k,v\n{},1\nno-uuid,2\n{},3\n", good[0], good[0].to_uppercase()));
+    let quarantine = folder.path().join("q.csv").display().to_string();
+    let merge = Copy { mode: LoadMode::Merge, keys: &["k"], quarantine: Some(&quarantine), ..Copy::default() };
+    let error = merge.run(&file, &server.uri("t")).unwrap_err();
+    assert!(error.to_string().contains("two keys of the source are one"), "{error}");
+}
+
+#[test]
+fn a_role_that_reads_by_default_loads_again_and_again() {
+    let server = Postgres::start();
+    server.sql("CREATE ROLE reader LOGIN; ALTER ROLE reader SET default_transaction_read_only = on");
+    server.sql("CREATE TABLE t (id bigint); ALTER TABLE t OWNER TO reader; GRANT ALL ON SCHEMA public TO reader");
+    let (_folder, file) = csv("id\n1\n");
+    let uri = server.uri("t").replace("postgres@", "reader@");
+    for rows in 1..=3 {
+        copy(&file, &uri, LoadMode::Append).unwrap();
+        assert_eq!(server.sql("SELECT count(*) FROM t"), rows.to_string());
+        assert_eq!(server.left_over(), "");
+    }
+}
+
+#[test]
+fn a_cursor_that_ends_at_infinity_is_refused() {
+    let server = Postgres::start();
+    let folder = tempfile::tempdir().unwrap();
+    for (values, data_type) in [("'2024-01-01', 'infinity'", "timestamp"), ("1, 'NaN'", "float8")] {
+        let rows = values.split(", ").map(|value| format!("({value})")).collect::<Vec<_>>().join(", ");
+        server.sql(&format!("DROP TABLE IF EXISTS s; CREATE TABLE s (c {data_type}); INSERT INTO s VALUES {rows}"));
+        let target = format!("sqlite:{}#t", folder.path().join("t.db").display());
+        let options = [("cursor", "c")];
+        let copy = Copy { mode: LoadMode::Append, source_options: &options, ..Copy::default() };
+        let error = copy.run(&server.uri("s"), &target).unwrap_err();
+        assert!(error.to_string().contains("behind which nothing would be read again"), "{error}");
+    }
+}
+
+#[test]
+fn whoever_may_not_forget_positions_replaces_nothing() {
+    let server = Postgres::start();
+    server.sql("CREATE TABLE s (id bigint PRIMARY KEY); INSERT INTO s VALUES (1), (2); CREATE TABLE t (id bigint)");
+    let options = [("cursor", "id")];
+    let append = Copy { mode: LoadMode::Append, source_options: &options, ..Copy::default() };
+    append.run(&server.uri("s"), &server.uri("t")).unwrap();
+    server.sql("CREATE ROLE other LOGIN; ALTER TABLE t OWNER TO other; GRANT ALL ON SCHEMA public TO other");
+    let (_folder, file) = csv("id\n1\n");
+    let uri = server.uri("t").replace("postgres@", "other@");
+    let error = copy(&file, &uri, LoadMode::Replace).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    assert_eq!(server.sql("SELECT count(*) FROM t"), "2");
+    server.sql("GRANT SELECT, DELETE ON _etlrs_cursors TO other");
+    copy(&file, &uri, LoadMode::Replace).unwrap();
+    assert_eq!(server.sql("SELECT (SELECT count(*) FROM t) || ' ' || (SELECT count(*) FROM _etlrs_cursors)"), "1 0");
+}
