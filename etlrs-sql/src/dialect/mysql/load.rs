@@ -8,37 +8,35 @@
 //! The session's own connection holds a lock of the server's (`GET_LOCK`), which dies with it. Whoever has the lock may remove
 //! what other runs staged for that target.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use arrow_array::RecordBatch;
-use arrow_schema::{DataType, Schema, SchemaRef, TimeUnit};
+use arrow_schema::{Schema, SchemaRef};
 use etlrs_core::{
-    CancelToken, ColumnTypes, Error, ErrorKind, Extractor, Interrupted, LoadCapabilities, LoadMode, LoadPlan,
-    LoadPreview, LoadSession, Loader, Partition, PartitionId, PartitionWriter, Published, Receipt, Refusals, Result,
-    RunContext, RunId, Scan, ScanRequest, Tally, async_trait, failpoint, gone_on_elsewhere,
+    Error, ErrorKind, Interrupted, LoadCapabilities, LoadMode, LoadPlan, LoadPreview, LoadSession, Loader, PartitionId,
+    Receipt, Result, RunContext, RunId, async_trait, failpoint, gone_on_elsewhere,
 };
 
 use super::catalog::{self, Relation};
-use super::encode::{Rows, Style};
 use super::error::mysql_error;
-use super::extract::{MysqlExtractor, no_database, read_mark};
+use super::extract::{no_database, read_mark};
 use super::ledger::{Left, MOVED, Names, remove_stale, settled};
 use super::name::{check_file_name, literal, quote};
-use super::publish;
 use super::saved_cursor;
-use super::server::{self, LOCK_WAIT, MysqlPool, Statement};
+use super::server::{LOCK_WAIT, MysqlPool, Statement};
+use super::session::{MysqlSession, Shared};
+use super::staging::{ORDINAL, create_staging, create_table, exact_collation, load_or_insert, staged_columns};
 use super::target::{self, Publishing, Target};
 use super::types::Reading;
 use super::wire::{Answer, Connection, Failure, code};
-use super::writing::{Dialect, Put, Taken, Writing};
+use super::writing::Dialect;
+use crate::MysqlTargetOptions;
 use crate::hash::hash;
-use crate::key::{of_target, with_hint_of_key, with_key};
-use crate::network::{Connect, Outgoing, close_all, held_by};
+use crate::key::{of_target, with_key};
+use crate::network::{Connect, held_by};
 use crate::patience::{Patience, STEP};
 use crate::sift::PARTITION_BITS;
 use crate::table::{TableName, same_table};
 use crate::types::guide;
-use crate::{MysqlSourceOptions, MysqlTargetOptions};
 
 /// A table of a database of MySQL or MariaDB, which is created if need be.
 ///
@@ -123,11 +121,11 @@ pub(super) struct Server {
     /// In which two texts are the same only if they are in all their bytes.
     pub(super) collation: &'static str,
     /// A timestamp that says nothing of it sets itself.
-    sets_timestamps: bool,
+    pub(super) sets_timestamps: bool,
     /// Names of tables that differ by case alone are the same.
     folds_names: bool,
     /// LOAD DATA LOCAL is allowed.
-    loads: bool,
+    pub(super) loads: bool,
 }
 
 impl Server {
@@ -152,63 +150,6 @@ impl Server {
             loads: at(2)?.unwrap_or(false),
         })
     }
-}
-
-fn exact_collation(connection: &Connection) -> &'static str {
-    let number = |part: &str| part.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0);
-    let version: Vec<u32> = connection.version.split('.').map(number).collect();
-    match version.as_slice() {
-        _ if connection.is_mariadb() => "utf8mb4_nopad_bin",
-        [8, 0, patch, ..] if *patch < 17 => "utf8mb4_bin",
-        [8..=u32::MAX, ..] => "utf8mb4_0900_bin",
-        _ => "utf8mb4_bin",
-    }
-}
-
-/// The statement that makes the target of a plan.
-pub(super) fn create_table(name: &str, plan: &LoadPlan, writings: &[Writing], server: Server) -> Result<String> {
-    let declared = writings.iter().map(|writing| writing.declared.as_str());
-    let key = if plan.keys.is_empty() { None } else { Some(format!("PRIMARY KEY ({})", key_list(plan)?)) };
-    create(name, plan, declared, server, true, key)
-}
-
-/// The statement that makes a table from which the rows are moved to the target.
-fn create_staging(name: &str, plan: &LoadPlan, writings: &[Writing], server: Server) -> Result<String> {
-    let staged = writings.iter().map(|writing| writing.staged.as_str());
-    // A key that is null is found when it is moved, where it can be set aside.
-    create(name, plan, staged, server, !plan.sifts, Some(format!("{ORDINAL} bigint unsigned NOT NULL PRIMARY KEY")))
-}
-
-fn create<'a>(
-    name: &str,
-    plan: &LoadPlan,
-    types: impl Iterator<Item = &'a str>,
-    server: Server,
-    keys_are_whole: bool,
-    last: Option<String>,
-) -> Result<String> {
-    let mut columns = Vec::with_capacity(plan.schema.fields().len() + 1);
-    for (field, declared) in plan.schema.fields().iter().zip(types) {
-        let is_key = plan.keys.contains(field.name());
-        let takes_null = field.is_nullable() && !(is_key && keys_are_whole);
-        let is_text = declared.starts_with("varchar") || declared.starts_with("char");
-        let collate = if is_key && is_text { format!(" COLLATE {}", server.collation) } else { String::new() };
-        let is_timestamp = declared.starts_with("timestamp");
-        let null = match (takes_null, is_timestamp) {
-            (true, true) => " NULL DEFAULT NULL",
-            (true, false) => "",
-            (false, true) if server.sets_timestamps => " NOT NULL DEFAULT '1970-01-01 00:00:01'",
-            (false, _) => " NOT NULL",
-        };
-        columns.push(format!("{} {declared}{collate}{null}", quote(field.name())?));
-    }
-    columns.extend(last);
-    Ok(format!("CREATE TABLE {name} ({}) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4", columns.join(", ")))
-}
-
-/// The keys, as SQL lists them.
-pub(super) fn key_list(plan: &LoadPlan) -> Result<String> {
-    Ok(plan.keys.iter().map(|key| quote(key)).collect::<Result<Vec<_>>>()?.join(", "))
 }
 
 #[async_trait]
@@ -569,20 +510,6 @@ async fn holder(connection: &mut Connection, lock: &str) -> Answer<Option<(Strin
     Ok(Some((row.get(0)?, row.get(1)?)))
 }
 
-fn load_or_insert(
-    staging: &str,
-    plan: &LoadPlan,
-    writings: &[Writing],
-    moved: bool,
-    server: Server,
-) -> Result<Statement> {
-    if server.loads {
-        load_statement(staging, plan, writings, moved).map(Statement::Load)
-    } else {
-        Ok(Statement::Insert)
-    }
-}
-
 /// What tells whether rows that are staged are as they would be staged now.
 fn form(plan: &LoadPlan, names: &Names, target: &Target, server: Server) -> Result<String> {
     let Target { publishing, writings, definition, .. } = target;
@@ -605,7 +532,7 @@ struct Staged {
 }
 
 /// Runs the user's SQL on a connection of its own, for it may set what would change the meaning of ours.
-async fn run_script(pool: &MysqlPool, sql: &str) -> Result<Answer<()>> {
+pub(super) async fn run_script(pool: &MysqlPool, sql: &str) -> Result<Answer<()>> {
     let mut connection = pool.connect().await?;
     let done = connection.script(sql).await;
     connection.close().await;
@@ -614,41 +541,6 @@ async fn run_script(pool: &MysqlPool, sql: &str) -> Result<Answer<()>> {
 
 /// Seconds to wait for the lock of a run that has just ended.
 const PATIENCE: u32 = 2;
-
-/// `LOAD DATA` of bytes, so that nothing of them is taken for a character of the set of some column.
-fn load_statement(staging: &str, plan: &LoadPlan, writings: &[Writing], moved: bool) -> Result<String> {
-    let (mut columns, mut sets) = (Vec::new(), Vec::new());
-    for (index, (field, writing)) in plan.schema.fields().iter().zip(writings).enumerate() {
-        let name = quote(field.name())?;
-        let value = match writing.taken {
-            Taken::Plain => {
-                columns.push(name);
-                continue;
-            }
-            Taken::Converted => format!("CONVERT(@etlrs_{index} USING utf8mb4)"),
-            Taken::Number => format!("CAST(@etlrs_{index} AS UNSIGNED)"),
-        };
-        columns.push(format!("@etlrs_{index}"));
-        sets.push(format!("{name} = {value}"));
-    }
-    if moved {
-        columns.push(ORDINAL.to_owned());
-    }
-    let sets = if sets.is_empty() { String::new() } else { format!(" SET {}", sets.join(", ")) };
-    Ok(format!(
-        "LOAD DATA LOCAL INFILE 'rows of etlrs' INTO TABLE {staging} CHARACTER SET binary \
-         FIELDS TERMINATED BY X'09' ESCAPED BY X'5C' LINES TERMINATED BY X'0A' ({}){sets}",
-        columns.join(", ")
-    ))
-}
-
-/// In a staging table from which rows are moved: the place of a row in the source. Of two with one key the later one wins.
-pub(super) const ORDINAL: &str = "`_etlrs_ordinal`";
-
-fn staged_columns(plan: &LoadPlan, moved: bool) -> Result<String> {
-    let columns = Target::column_list(&plan.schema)?;
-    Ok(if moved { format!("{columns}, {ORDINAL}") } else { columns })
-}
 
 /// Refuses a user who could stage rows, and then not publish them. The server itself is asked: it looks at privileges before it
 /// finds that a staging table is not there, and before it explains a statement.
@@ -706,417 +598,4 @@ async fn require_privileges(
         }
     }
     Ok(Ok(()))
-}
-
-/// What the session and its writers share.
-pub(super) struct Shared {
-    pub(super) pool: MysqlPool,
-    /// The database and the table, for errors.
-    pub(super) source: String,
-    pub(super) names: Names,
-    statement: Statement,
-    /// What an INSERT begins with.
-    head: Vec<u8>,
-    writings: Vec<Writing>,
-    moved: bool,
-    /// An earlier attempt at the run may have staged partitions, or be about to.
-    goes_on: bool,
-    plan: LoadPlan,
-}
-
-impl Shared {
-    pub(super) fn failed(&self, error: Failure) -> Error {
-        mysql_error(&self.source, error)
-    }
-}
-
-pub(super) struct MysqlSession {
-    pub(super) shared: Arc<Shared>,
-    /// The connection that holds the lock of the target.
-    control: Mutex<Option<Connection>>,
-    pub(super) lock: String,
-    pub(super) name: TableName,
-    pub(super) run: RunId,
-    pub(super) plan: LoadPlan,
-    pub(super) target: Target,
-    pub(super) lock_timeout: std::time::Duration,
-    pub(super) cancel: CancelToken,
-    post_sql: String,
-    pub(super) server: Server,
-    connections: usize,
-    /// Whether the staging table has a primary key.
-    keyed: bool,
-    completed: Vec<Receipt>,
-    /// Rows that are moved, of which only the last step is left.
-    pub(super) moved: Option<u64>,
-}
-
-impl MysqlSession {
-    fn control(&self) -> std::sync::MutexGuard<'_, Option<Connection>> {
-        self.control.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The target, while another table takes its place.
-    pub(super) fn old_name(&self) -> TableName {
-        let name = self.shared.names.staging_name.name.replacen("_staging_", "_old_", 1);
-        TableName { schema: self.name.schema.clone(), name }
-    }
-
-    /// Partitions that the run can go on behind; `None` if the connection is lost, which says nothing of them.
-    async fn kept(&self) -> Option<usize> {
-        let mut control = self.control().take()?;
-        _ = control.execute("ROLLBACK").await;
-        let sql = format!("SELECT count(*) FROM {} WHERE partition_id >= 0", self.shared.names.ledger);
-        let count = match control.rows(&sql).await {
-            Ok(found) => {
-                let count: Answer<u64> = found.first().map_or(Ok(0), |row| row.get(0));
-                count.ok()
-            }
-            Err(_) => None,
-        };
-        *self.control() = Some(control);
-        count.map(|count| usize::try_from(count).unwrap_or(usize::MAX))
-    }
-
-    /// What is staged, or a query of that, with the types in which it is compared.
-    pub(super) async fn read_staged(&self, cx: &RunContext, staged: MysqlExtractor) -> Result<Arc<dyn Scan>> {
-        let fields = self.plan.schema.fields();
-        let types = fields.iter().zip(&self.target.writings).filter_map(|(field, writing)| {
-            let read = match (field.data_type(), &writing.put) {
-                (DataType::Boolean, Put::Integer { .. }) if writing.staged.starts_with("tinyint") => DataType::Boolean,
-                (DataType::Timestamp(_, Some(_)), _) if writing.staged.starts_with("datetime") => {
-                    DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")))
-                }
-                _ => return None,
-            };
-            Some((field.name().clone(), read))
-        });
-        let options = MysqlSourceOptions { types: ColumnTypes(types.collect()), ..MysqlSourceOptions::default() };
-        let request = ScanRequest::all().columns(fields.iter().map(|field| field.name()));
-        staged.with_options(options).scan(cx, &request).await
-    }
-
-    async fn clean(&mut self, keep_mark: bool) -> Result<()> {
-        let Some(mut control) = self.control().take() else { return Ok(()) };
-        // What says that the rows are published stays until that is told.
-        let names = &self.shared.names;
-        let drop = if keep_mark { names.drop_staged() } else { names.drop_all() };
-        let release = format!("DO release_lock({})", self.lock);
-        let mut done = Ok(());
-        for sql in ["ROLLBACK", "SET SESSION lock_wait_timeout = 10", &drop, &release] {
-            if let Err(error) = control.execute(sql).await {
-                done = Err(self.shared.failed(error));
-            }
-        }
-        // What was set for the commit goes with the connection.
-        control.close().await;
-        done
-    }
-}
-
-#[async_trait]
-impl LoadSession for MysqlSession {
-    fn completed(&self) -> &[Receipt] {
-        &self.completed
-    }
-
-    fn min_memory(&self) -> usize {
-        4 * LEAST_BLOCK
-    }
-
-    fn max_writers(&self) -> usize {
-        if !self.keyed {
-            // The server numbers rows without a key itself, one after another: two writers take longer than one.
-            return 1;
-        }
-        // One connection holds the lock.
-        self.connections.saturating_sub(1).max(1)
-    }
-
-    async fn writer(&self, cx: &RunContext, partition: &Partition, attempt: u32) -> Result<Box<dyn PartitionWriter>> {
-        let shared = self.shared.clone();
-        if (attempt > 1 || shared.goes_on)
-            && let Some((staged, checksum)) = staged_rows(&shared, partition.id).await?
-        {
-            let partition = partition.id;
-            let (rows, seen, refused, tally) = (0, 0, Vec::new(), None);
-            let writer = StagedWriter { shared, partition, staged, checksum, rows, seen, refused, tally };
-            return Ok(Box::new(writer));
-        }
-        let connection = shared.pool.take().await?;
-        let rows = server::Rows { connection, statement: shared.statement.clone(), taken: 0 };
-        let style = if matches!(shared.statement, Statement::Load(_)) { Style::Load } else { Style::Insert };
-        let rows = Outgoing::start(rows, shared.source.clone());
-        // Two blocks wait, one is filled and one is sent.
-        let block_size = (cx.writer_memory() / 4).clamp(LEAST_BLOCK, MOST_BLOCK);
-        let mut writer = MysqlWriter {
-            shared,
-            partition: partition.id,
-            out: rows,
-            style,
-            block: Vec::new(),
-            block_size,
-            rows: 0,
-            seen: 0,
-            refused: Vec::new(),
-            bytes: 0,
-            tally: None,
-        };
-        writer.begin_block();
-        Ok(Box::new(writer))
-    }
-
-    async fn read_back(&mut self, cx: &RunContext, _: &[Receipt]) -> Result<Option<Arc<dyn Scan>>> {
-        let staged = MysqlExtractor::of_table(self.shared.pool.clone(), self.shared.names.staging_name.clone());
-        self.read_staged(cx, staged).await.map(Some)
-    }
-
-    async fn sift(&mut self, cx: &RunContext, receipts: &[Receipt], refused: &mut dyn Refusals) -> Result<()> {
-        let lost = || Error::new(ErrorKind::Internal, "the connection of the session is gone");
-        let mut control = self.control().take().ok_or_else(lost)?;
-        let moved = publish::sift(self, &mut control, cx, receipts, refused).await;
-        *self.control() = Some(control);
-        self.moved = moved?;
-        Ok(())
-    }
-
-    async fn commit(mut self: Box<Self>, receipts: Vec<Receipt>) -> Result<Published> {
-        let lost = || Error::new(ErrorKind::Internal, "the connection of the session is gone");
-        let mut control = self.control().take().ok_or_else(lost)?;
-        let mut published = publish::publish(&self, &mut control, &receipts).await;
-        failpoint("mysql-committed");
-        let keep_mark = self.plan.record.is_some() && published.is_ok();
-        let is_confirmed = published.is_err() || {
-            let done = saved_cursor::confirm(&mut control, &self.name, self.server, self.run, true).await;
-            matches!(done, Ok(Ok(())))
-        };
-        if published.is_ok() && !self.post_sql.is_empty() && !self.plan.is_repair {
-            // Statements that define something end a transaction in MySQL, so it could not be part of one.
-            let done = run_script(&self.shared.pool, &self.post_sql).await;
-            if let Err(error) = done.and_then(|done| done.map_err(|error| self.shared.failed(error))) {
-                published = Err(error.hint("that is the option post_sql; the rows are published"));
-            }
-        }
-        let is_kept = self.plan.record.is_some() && published.as_ref().is_err_and(Error::may_pass);
-        // What may be there is not to be removed before that is known. Otherwise what is left of the staging area is removed; if
-        // that fails now, by the next run on this table.
-        // The rows may be there, and the position not: what is left of the run tells whoever loads next to take that over.
-        if is_confirmed && (keep_mark || !is_kept) {
-            *self.control() = Some(control);
-            _ = self.clean(keep_mark).await;
-            failpoint("mysql-cleaned");
-        }
-        Ok(Published::new(published?, receipts.iter().map(|receipt| receipt.bytes).sum()))
-    }
-
-    async fn abort(mut self: Box<Self>) -> Result<()> {
-        self.clean(false).await
-    }
-
-    async fn suspend(mut self: Box<Self>) -> Result<usize> {
-        let kept = match self.plan.record {
-            Some(_) => self.kept().await,
-            None => Some(0),
-        };
-        if kept == Some(0) {
-            self.clean(false).await?;
-        } else {
-            // The lock goes with the connection.
-            let control = self.control().take();
-            if let Some(control) = control {
-                control.close().await;
-            }
-        }
-        Ok(kept.unwrap_or(0))
-    }
-}
-
-impl Drop for MysqlSession {
-    fn drop(&mut self) {
-        // What is staged is removed by the next run on this table.
-        let control = self.control().take();
-        close_all(control.into_iter().collect());
-    }
-}
-
-/// The rows of a partition, if a transaction that staged it was committed. Waits for one that is still on its way.
-async fn staged_rows(shared: &Shared, partition: PartitionId) -> Result<Option<(u64, Option<String>)>> {
-    let failed = |error| shared.failed(error);
-    let mut connection = shared.pool.take().await?;
-    let ledger = &shared.names.ledger;
-    let sql = format!("SELECT row_count, checksum FROM {ledger} WHERE partition_id = {partition} FOR UPDATE");
-    let found = connection.rows(&sql).await.map_err(failed)?;
-    let staged = match found.first() {
-        Some(row) => Some((row.get(0).map_err(failed)?, row.get(1).map_err(failed)?)),
-        None => None,
-    };
-    shared.pool.give_back(connection);
-    Ok(staged)
-}
-
-const LEAST_BLOCK: usize = 32 << 10;
-const MOST_BLOCK: usize = 256 << 10;
-
-struct MysqlWriter {
-    shared: Arc<Shared>,
-    partition: PartitionId,
-    out: Outgoing<server::Rows>,
-    style: Style,
-    block: Vec<u8>,
-    block_size: usize,
-    /// Without those that were refused.
-    rows: u64,
-    /// With them.
-    seen: u64,
-    refused: Vec<(usize, Error)>,
-    bytes: u64,
-    tally: Option<Tally>,
-}
-
-impl MysqlWriter {
-    fn begin_block(&mut self) {
-        self.block = Vec::with_capacity(self.block_size + self.block_size / 8);
-        if self.style == Style::Insert {
-            self.block.extend_from_slice(&self.shared.head);
-        }
-    }
-
-    async fn send(&mut self) -> Result<()> {
-        let block = std::mem::take(&mut self.block);
-        let is_empty = self.style == Style::Insert && block.len() == self.shared.head.len();
-        if !is_empty {
-            self.bytes += block.len() as u64;
-            self.out.send(block).await.map_err(|error| with_hint_of_key(error, &self.shared.plan))?;
-        }
-        self.begin_block();
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl PartitionWriter for MysqlWriter {
-    async fn write(&mut self, batch: RecordBatch) -> Result<()> {
-        let shared = self.shared.clone();
-        let source = &shared.source;
-        let ordinal = shared.moved.then_some((u64::from(self.partition.0) << PARTITION_BITS) + self.seen);
-        let mut rows = Rows::new(&batch, &shared.writings, ordinal, self.style).ok_or_else(|| {
-            Error::new(ErrorKind::Internal, "a batch has another schema than was planned").in_source(source)
-        })?;
-        let (before, partition) = (self.seen, self.partition);
-        let place = |row: usize| format!("row {} of partition {partition}", before + row as u64 + 1);
-        let wrong = |error: Error| with_hint_of_key(error.in_source(source), &shared.plan);
-        self.refused.clear();
-        loop {
-            match rows.write(&mut self.block, self.block_size, place) {
-                Ok(false) => break,
-                Ok(true) => self.send().await?,
-                Err(error) if shared.plan.sifts && error.kind() == ErrorKind::InvalidData => {
-                    self.refused.push((rows.leave_out(), wrong(error)));
-                }
-                Err(error) => return Err(wrong(error)),
-            }
-        }
-        self.seen += batch.num_rows() as u64;
-        self.rows += (batch.num_rows() - self.refused.len()) as u64;
-        Ok(())
-    }
-
-    fn refused(&mut self) -> Vec<(usize, Error)> {
-        std::mem::take(&mut self.refused)
-    }
-
-    fn seal(&mut self, tally: Tally) {
-        self.tally = Some(tally);
-    }
-
-    async fn finish(mut self: Box<Self>) -> Result<Receipt> {
-        self.send().await?;
-        let Self { shared, partition, out, rows, bytes, tally, .. } = *self;
-        let finished = out.finish().await;
-        let (mut connection, taken) = finished.map_err(|error| with_hint_of_key(error, &shared.plan))?;
-        if taken != rows {
-            let message = format!("the server took {taken} of {rows} rows of partition {partition}");
-            return Err(Error::new(ErrorKind::VerifyFailed, message).in_source(&shared.source));
-        }
-        let checksum = tally.map_or("NULL".to_owned(), |tally| literal(&tally.checksum.to_string()));
-        let rows_read = tally.map_or(rows, |tally| tally.rows_read);
-        let ledger = &shared.names.ledger;
-        let sql = format!("INSERT INTO {ledger} VALUES ({partition}, {rows}, {bytes}, {checksum}, {rows_read})");
-        connection.execute(&sql).await.map_err(|error| shared.failed(error))?;
-        failpoint("mysql-part-written");
-        // If the answer is lost, the next attempt finds out.
-        connection.execute("COMMIT").await.map_err(|error| shared.failed(error).transient())?;
-        failpoint("mysql-part-committed");
-        shared.pool.give_back(connection);
-        Ok(Receipt::new(partition, rows, bytes))
-    }
-}
-
-/// Of a partition that is staged already.
-struct StagedWriter {
-    shared: Arc<Shared>,
-    partition: PartitionId,
-    staged: u64,
-    /// Of the rows that are staged.
-    checksum: Option<String>,
-    /// Without those that were refused.
-    rows: u64,
-    /// With them.
-    seen: u64,
-    refused: Vec<(usize, Error)>,
-    tally: Option<Tally>,
-}
-
-#[async_trait]
-impl PartitionWriter for StagedWriter {
-    async fn write(&mut self, batch: RecordBatch) -> Result<()> {
-        self.refused.clear();
-        if self.shared.plan.sifts {
-            // The same rows are refused as when it was staged.
-            let (mut block, before, partition) = (Vec::new(), self.seen, self.partition);
-            let place = |row: usize| format!("row {} of partition {partition}", before + row as u64 + 1);
-            let rows = Rows::new(&batch, &self.shared.writings, None, Style::Load);
-            let mut rows =
-                rows.ok_or_else(|| Error::new(ErrorKind::Internal, "a batch has another schema than was planned"))?;
-            loop {
-                match rows.write(&mut block, LEAST_BLOCK, place) {
-                    Ok(false) => break,
-                    Ok(true) => block.clear(),
-                    Err(error) if error.kind() != ErrorKind::InvalidData => return Err(error),
-                    Err(error) => {
-                        let error = with_hint_of_key(error.in_source(&self.shared.source), &self.shared.plan);
-                        self.refused.push((rows.leave_out(), error));
-                    }
-                }
-            }
-        }
-        self.seen += batch.num_rows() as u64;
-        self.rows += (batch.num_rows() - self.refused.len()) as u64;
-        Ok(())
-    }
-
-    fn refused(&mut self) -> Vec<(usize, Error)> {
-        std::mem::take(&mut self.refused)
-    }
-
-    fn seal(&mut self, tally: Tally) {
-        self.tally = Some(tally);
-    }
-
-    async fn finish(self: Box<Self>) -> Result<Receipt> {
-        let checksum = self.tally.map(|tally| tally.checksum.to_string());
-        // Of a version that kept none, the number of rows has to do.
-        let differs = self.checksum.is_some() && checksum.is_some() && self.checksum != checksum;
-        if self.rows != self.staged || differs {
-            let message = match self.rows == self.staged {
-                true => format!("partition {} has other rows when it is read again than were staged", self.partition),
-                false => format!(
-                    "partition {} was staged with {} rows and has {} when it is read again",
-                    self.partition, self.staged, self.rows
-                ),
-            };
-            return Err(Error::new(ErrorKind::VerifyFailed, message).in_source(&self.shared.source));
-        }
-        Ok(Receipt::new(self.partition, self.staged, 0))
-    }
 }

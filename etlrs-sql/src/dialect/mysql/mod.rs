@@ -17,11 +17,14 @@ mod name;
 mod publish;
 mod saved_cursor;
 mod server;
+mod session;
 mod snapshot;
 mod split;
+mod staging;
 mod target;
 mod types;
 mod wire;
+mod writer;
 mod writing;
 
 pub use extract::MysqlExtractor;

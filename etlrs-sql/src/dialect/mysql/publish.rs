@@ -7,11 +7,11 @@ use etlrs_core::{Error, ErrorKind, LoadMode, Receipt, Refusals, Result, RunConte
 
 use super::error::{code_of, of_data};
 use super::extract::MysqlExtractor;
-
 use super::ledger::{MOVED, Names};
-use super::load::{MysqlSession, ORDINAL, create_table};
 use super::name::{literal, quote};
 use super::saved_cursor;
+use super::session::MysqlSession;
+use super::staging::{ORDINAL, create_table};
 use super::target::{self, Publishing, Target};
 use super::wire::{Connection, Failure, code};
 use super::writing::Dialect;

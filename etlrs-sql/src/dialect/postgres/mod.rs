@@ -17,10 +17,12 @@ mod numeric;
 mod publish;
 mod saved_cursor;
 mod server;
+mod session;
 mod split;
 mod target;
 mod types;
 mod wire;
+mod writer;
 
 pub use extract::PostgresExtractor;
 pub use load::PostgresLoader;

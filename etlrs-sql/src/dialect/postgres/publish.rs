@@ -6,10 +6,11 @@ use std::time::Duration;
 use etlrs_core::{Error, ErrorKind, Receipt, Refusals, Result, RunContext, async_trait, failpoint};
 
 use super::extract::PostgresExtractor;
-use super::load::{BEGIN, ORDINAL, PostgresSession, create_table, key_list};
+use super::load::{BEGIN, ORDINAL, create_table, key_list};
 use super::name::quote;
 use super::saved_cursor;
 use super::server::{execute, rows, text};
+use super::session::PostgresSession;
 use super::target::{self, Publishing, Target};
 use super::wire::{Connection, Failure};
 use crate::key::{null_key, one_key, with_hint_of_key};
