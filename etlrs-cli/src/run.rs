@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use etlrs::{
     AlertActions, CancelToken, Discard, Error, ErrorKind, ErrorPolicy, Expr, Extractor, Filter, Interrupted, LoadMode,
-    OnError, OptionMap, PerformanceConfig, Pipeline, PipelineFile, Registry, Replay, Result, Resume, RunId,
-    ScanRequest, Select, Started, Uri, is_same_place, named, registry,
+    OnError, OptionMap, PerformanceConfig, Pipeline, PipelineBuilder, PipelineFile, Registry, Replay, Result, Resume,
+    RunId, ScanRequest, Select, Started, Uri, is_same_place, named, registry,
 };
 
 use etlrs_metrics::{MetricsServer, PerformanceMetrics};
@@ -66,11 +66,8 @@ pub(crate) async fn replay(args: ReplayArgs, cancel: CancelToken, goes_on: Optio
         let mut replays = replays(&args, &run, &cancel).await?;
         if let Some(goes_on) = &goes_on {
             goes_on.require(replays.iter().map(|(job, _)| job))?;
-            let resumed = |(job, replay): (Job, Replay)| match goes_on.is_of(&job) {
-                true => (job, replay.resume(goes_on.run)),
-                false => (job, replay),
-            };
-            replays = replays.into_iter().map(resumed).collect();
+            replays.retain(|(job, _)| goes_on.is_of(job));
+            replays = replays.into_iter().map(|(job, replay)| (job, replay.resume(goes_on.run))).collect();
         }
         let mut jobs = Jobs::replays(replays, lock);
         jobs.command = goes_on.map(|goes_on| goes_on.command);
@@ -412,9 +409,8 @@ async fn execute(
     let command = command.unwrap_or_else(KeptCommand::of_process);
     while let Some(job) = jobs.next().await? {
         let resume = match &goes_on {
-            Some(goes_on) => Resume::Run(goes_on.run),
-            None if options.restart => Resume::Never,
-            None => Resume::Auto,
+            Some(goes_on) => Some(Resume::Run(goes_on.run)),
+            None => options.restart.then_some(Resume::Never),
         };
         *current = Some((job.source.clone(), job.target.clone()));
         let progress: Arc<Mutex<Option<Progress>>> = Arc::default();
@@ -477,28 +473,22 @@ async fn execute(
                     *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
                 }
             })
-            .acknowledge_later()
-            .resume(resume)
-            .build()?;
+            .acknowledge_later();
+        let pipeline = resume.into_iter().fold(pipeline, PipelineBuilder::resume).build()?;
         let result = pipeline.execute().await;
         actions.finish().await;
         if let Some(progress) = progress.lock().unwrap_or_else(PoisonError::into_inner).take() {
             progress.stop();
         }
-        if let Some(entry) = entry.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            match &result {
-                Ok(report) => entry.done(report.load.records_loaded),
-                Err(error) => entry.failed(error),
-            }
-        } else if let (Some(journal), Ok(report)) = (&journal, &result) {
-            // It had been published, so that it did not begin.
-            journal.found_done(report.run, report.load.records_loaded);
-        }
+        let entry = entry.lock().unwrap_or_else(PoisonError::into_inner).take();
         let recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner).take();
         let moments = recorder.map(Recorder::stop).unwrap_or_default();
         let report = match result {
             Ok(report) => report,
             Err(error) => {
+                if let Some(entry) = entry {
+                    entry.failed(&error);
+                }
                 if let Some(metrics) = metrics {
                     let run = *run.lock().unwrap_or_else(PoisonError::into_inner);
                     metrics.record_pipeline_failure(&name, run);
@@ -527,7 +517,16 @@ async fn execute(
         } else {
             crate::print(&report::run_text(&job.source, &job.target, job.quarantine.as_ref(), &report));
         }
-        if let Some(pipeline) = jobs.finished(pipeline, &report).await? {
+        // A replay is done when its records are no longer in the quarantine.
+        let finished = jobs.finished(pipeline, &report).await;
+        match (entry, &finished, &journal) {
+            (Some(entry), Ok(_), _) => entry.done(report.load.records_loaded),
+            (Some(entry), Err(error), _) => entry.failed(error),
+            // It had been published, so that it did not begin.
+            (None, Ok(_), Some(journal)) => journal.found_done(report.run, report.load.records_loaded),
+            _ => {}
+        }
+        if let Some(pipeline) = finished? {
             done.published.push((pipeline, report.run));
         }
     }

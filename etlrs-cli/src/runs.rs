@@ -79,6 +79,7 @@ pub(crate) async fn resume(args: ResumeArgs, cancel: CancelToken) -> Result<Done
     means.report =
         means.report.map(std::path::absolute).transpose().map_err(|error| Error::io("find", "--report", error))?;
     let command = again(&found, &args.set)?;
+    let rows = found.progress.rows;
     let goes_on = goes_on(found);
     let (run, shown) = (goes_on.run, goes_on.command.shown());
     let done = match command {
@@ -92,7 +93,12 @@ pub(crate) async fn resume(args: ResumeArgs, cancel: CancelToken) -> Result<Done
         }
         Command::Replay(mut replay) => {
             replay.means = means.over(replay.means);
-            run::replay(replay, cancel, Some(goes_on)).await
+            let done = run::replay(replay, cancel, Some(goes_on)).await;
+            if done.is_ok() && journal.run(&args.run).is_ok_and(|listed| listed.state != State::Done) {
+                // Its records only had to be taken out of the quarantine.
+                journal.found_done(run, rows);
+            }
+            done
         }
         _ => Err(no_load()),
     };

@@ -38,6 +38,7 @@ pub(crate) async fn verify(args: VerifyArgs, cancel: CancelToken) -> Result<()> 
         print_all(results, if is_one { 1 } else { 2 });
     }
     match failed {
+        Some(error) if error.kind() == ErrorKind::Cancelled => Err(error),
         Some(_) if count > 1 && !args.output.is_json() => {
             Err(Error::new(ErrorKind::VerifyFailed, "not all targets are as they should be"))
         }
@@ -84,7 +85,12 @@ async fn compare_and_repair(job: &Verified, args: &VerifyArgs, told: &mut Told<'
         };
         told.repair(&report);
         let repaired = pipeline.compare(extractor.clone(), &options).await;
-        let repaired = repaired.map_err(|error| error.within("it was repaired, and could not be compared again"))?;
+        // Of another kind, for the target is not as it was.
+        let not_compared = |error: Error| {
+            let message = "it was repaired, and was not compared again";
+            Error::new(ErrorKind::VerifyFailed, message).caused_by(error).in_source(target)
+        };
+        let repaired = repaired.map_err(not_compared)?;
         told.comparison(&repaired);
         return Ok(repaired);
     }
@@ -150,6 +156,7 @@ fn what_repairs(repair: &Repair, comparison: &Verification) -> String {
             let (pieces, of) = (number(pieces.len() as u64, "piece"), kept + files.len());
             let of = format!("loads {pieces} again, in place of {} of {}", files.len(), number(of as u64, "file"));
             match comparison.unexpected {
+                _ if files.is_empty() => format!("--repair loads {pieces}"),
                 0 if comparison.is_whole => format!("--repair {of}"),
                 0 => format!("--repair --remove-unexpected {of}, and rows that only the target has go with them"),
                 rows => {

@@ -248,8 +248,8 @@ pub struct LoadPlan {
     pub cursor: Option<SavedCursor>,
     /// In the mode append: files of the target, as [`Partition::source`] of a scan of it tells them, that go with the commit by
     /// which the new rows come. The first of the new files come in their places, in the order of the partitions, and others behind
-    /// all. One that the target has not is an error, and so is any where the target
-    /// [cannot](LoadCapabilities::replaces_files) replace files.
+    /// all. One that the target has not is an error. There are some only for a loader that
+    /// [can](LoadCapabilities::replaces_files) replace files.
     pub replaces: Vec<Arc<str>>,
     /// Only some rows are put right, of a load that took place before: SQL of the user's that belongs to a load is not run.
     pub is_repair: bool,

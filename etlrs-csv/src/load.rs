@@ -38,8 +38,8 @@ pub struct CsvLoader {
 impl CsvLoader {
     /// To the one file `path`, which may be the URL of an object (`s3://bucket/sales.csv`).
     ///
-    /// Appending looks at the header of the file that exists, and relies on the options for the rest of its form. A file
-    /// that is compressed is read once as a whole for that.
+    /// Appending looks at the header of the file that exists, and relies on the options for the rest of its form. The file is
+    /// read once as a whole, to see that it does not end within quotes; one that is compressed twice.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), directory: false, options: CsvWriteOptions::default() }
     }

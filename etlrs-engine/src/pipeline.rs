@@ -255,8 +255,9 @@ impl PipelineBuilder {
     }
 
     /// Says which rows the transformers let through, in words that are others when they let others through: where the target keeps how
-    /// far the source was read, that is one position for each such words. None are needed if all get through. Default: the
-    /// [identity](Self::identity), which may be another in each run, for the contents of a table that is looked up.
+    /// far the source was read, that is one position for each such words. Empty if all get through, which need not be said of
+    /// transformers that only rename, select or drop columns. Default: the [identity](Self::identity), which may be another in each
+    /// run, for the contents of a table that is looked up.
     #[must_use]
     pub fn cursor_identity(mut self, identity: impl Into<String>) -> Self {
         self.settings.cursor_identity = Some(identity.into());

@@ -28,6 +28,8 @@ impl TargetLock {
     /// `Locked` if another run has it, naming its process; an I/O error if the directory cannot be written.
     pub fn acquire(target: &Path, part: &str, run: RunId) -> Result<Self> {
         let path = hidden_beside(target, &format!("{part}lock"))?;
+        // Times that it may be there and gone.
+        let mut left = 10;
         loop {
             // Not through a link, which another user may have put there to have another file overwritten.
             let flags = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
@@ -38,7 +40,17 @@ impl TargetLock {
                 // Another user's.
                 Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
                     options.write(false).create(false);
-                    (options.open(&path).map_err(|_| failed(error))?, false)
+                    match options.open(&path) {
+                        // It has just removed it.
+                        Err(gone) if gone.kind() == std::io::ErrorKind::NotFound => {
+                            left -= 1;
+                            match left {
+                                0 => return Err(failed(error)),
+                                _ => continue,
+                            }
+                        }
+                        file => (file.map_err(|_| failed(error))?, false),
+                    }
                 }
                 file => (file.map_err(failed)?, true),
             };

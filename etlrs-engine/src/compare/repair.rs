@@ -163,14 +163,19 @@ impl Pipeline {
         let plan = self.repair_plan(comparison)?;
         let compared = &comparison.compared;
         let refused = |message: &'static str| Error::new(ErrorKind::Unsupported, message);
-        let (is_table, may_be_lost) = (plan == Repair::Merge, comparison.unexpected > 0 || !comparison.is_whole);
-        match unexpected {
-            Unexpected::Keep if may_be_lost && !is_table => {
-                return Err(refused("rows that only the target has would go with files that are replaced")
-                    .hint("name a key (--key), by which rows that changed are told as such, or let them go (--remove-unexpected)"));
-            }
-            Unexpected::Remove if may_be_lost && is_table => {
+        match (&plan, unexpected) {
+            (Repair::Merge, Unexpected::Remove) if comparison.unexpected > 0 => {
                 return Err(refused("rows that only a table has are not removed by a repair").hint("remove them there"));
+            }
+            (Repair::ReplaceFiles { files, .. }, Unexpected::Keep) if !files.is_empty() => {
+                if comparison.unexpected > 0 {
+                    return Err(refused("rows that only the target has would go with files that are replaced")
+                        .hint("name a key (--key), by which rows that changed are told as such, or let them go (--remove-unexpected)"));
+                }
+                if !comparison.is_whole {
+                    let message = "more rows differ than could be looked at, and of those that only the target has some may go with files that are replaced";
+                    return Err(refused(message).hint("give it more memory, or let them go (--remove-unexpected)"));
+                }
             }
             _ => {}
         }

@@ -57,8 +57,10 @@ pub struct Replay {
     options: OptionMap,
     run: Option<RunId>,
     is_target: Arc<dyn Fn(&str) -> bool + Send + Sync>,
-    /// The run of an earlier replay with which the next step goes on.
+    /// The run of an earlier replay with which this one goes on, and does nothing else.
     goes_on: Option<RunId>,
+    /// It was looked for.
+    was_found: bool,
     /// Groups of which no record can be replayed.
     empty: HashSet<Group>,
     /// Runs that were done: what they have set aside failed again.
@@ -113,6 +115,7 @@ impl Replay {
             run: None,
             is_target: Arc::new(|_| true),
             goes_on: None,
+            was_found: false,
             empty: HashSet::new(),
             done: HashSet::new(),
             failed: 0,
@@ -142,7 +145,7 @@ impl Replay {
         self
     }
 
-    /// Goes on with this run of an earlier replay, instead of beginning one if nothing is left of it.
+    /// Only goes on with this run of an earlier replay. If that cannot be, [`next`](Self::next) fails with `SourceChanged`.
     #[must_use]
     pub fn resume(mut self, run: RunId) -> Self {
         self.goes_on = Some(run);
@@ -189,16 +192,17 @@ impl Replay {
     /// # Errors
     /// For what is no quarantine; those of reading it, and of looking at the target.
     pub async fn next(&mut self) -> Result<Option<ReplayStep>> {
+        if let Some(run) = self.goes_on {
+            return match std::mem::replace(&mut self.was_found, true) {
+                true => Ok(None),
+                false => self.go_on(run).await,
+            };
+        }
         loop {
             let folder = Arc::new(Folder(new_folder()?));
             let snapshot = self.snapshot(&folder.0).await.map_err(of_quarantine)?;
             let found = self.look(snapshot.clone()).await.map_err(of_quarantine)?;
             let left = self.left().await?;
-            if let Some(run) = self.goes_on.take()
-                && left.as_ref().is_none_or(|left| left.found.run != run)
-            {
-                return Err(refused(run, "nothing is left of it: it was completed or removed"));
-            }
             let mut chosen = None;
             if let Some(left) = &left {
                 let run = left.found.run;
@@ -206,11 +210,7 @@ impl Replay {
                     Some(mark) if left.found.published => {
                         // Whatever is wanted now, what was loaded has to be taken out.
                         if let Some(chosen) = found.marked(&mark) {
-                            let failed = self.end(&chosen, run, true).await?;
-                            self.forget_mark(run).await?;
-                            self.done.insert(run.to_string());
-                            self.failed += failed;
-                            self.notes.push(format!("the run {run} had loaded its records before it was stopped"));
+                            self.take_out(run, &chosen).await?;
                             continue;
                         }
                     }
@@ -237,6 +237,41 @@ impl Replay {
             }
             self.empty.insert(group);
         }
+    }
+
+    /// The step that `run` had begun, or `None` if only its records were left to be taken out.
+    async fn go_on(&mut self, run: RunId) -> Result<Option<ReplayStep>> {
+        let folder = Arc::new(Folder(new_folder()?));
+        let snapshot = self.snapshot(&folder.0).await.map_err(of_quarantine)?;
+        let found = self.look(snapshot.clone()).await.map_err(of_quarantine)?;
+        let left = self.left().await?.filter(|left| left.found.run == run);
+        let left = left.ok_or_else(|| refused(run, "nothing is left of it: it was completed or removed"))?;
+        let marked = left.record.mark::<Mark>().and_then(|mark| found.marked(&mark));
+        if left.found.published {
+            match marked {
+                Some(chosen) => self.take_out(run, &chosen).await?,
+                // That was done.
+                None => _ = self.forget_mark(run).await?,
+            }
+            return Ok(None);
+        }
+        let step = match marked.filter(|chosen| found.is_wanted(chosen)) {
+            Some(chosen) => self.step(snapshot, folder, chosen).await?,
+            None => None,
+        };
+        let mut step = step.ok_or_else(|| refused(run, "its records are not in the quarantine as they were"))?;
+        step.builder = step.builder.resume(Resume::Run(run));
+        Ok(Some(step))
+    }
+
+    /// Takes the records out that `run` had loaded before it was stopped.
+    async fn take_out(&mut self, run: RunId, chosen: &Chosen) -> Result<()> {
+        let failed = self.end(chosen, run, true).await?;
+        self.forget_mark(run).await?;
+        self.done.insert(run.to_string());
+        self.failed += failed;
+        self.notes.push(format!("the run {run} had loaded its records before it was stopped"));
+        Ok(())
     }
 
     /// Takes the records of `step`, which were loaded as `report` tells, out of the quarantine, but for those that failed again. The run is

@@ -40,7 +40,7 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let mut source = File::open(from)?;
     let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
     io::copy(&mut source, &mut copy)?;
-    copy.set_permissions(source.metadata()?.permissions())
+    keep_owner(to, &source.metadata()?)
 }
 
 /// Renames to a name that nothing has.

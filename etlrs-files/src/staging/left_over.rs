@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use etlrs_core::{CancelToken, Error, Interrupted, Result, RunId};
 
-use super::disk::{parent, remove};
+use super::disk::{parent, remove, sync};
 use super::ledger::{Found, StagedPart};
 use crate::Manifest;
 use crate::lock::hidden_beside;
@@ -75,11 +75,16 @@ pub(super) fn recover(target: &Path) -> Result<()> {
 
 /// Removes what runs left, but for that of the run `except`.
 pub(super) fn remove_stale(target: &Path, except: Option<RunId>) -> Result<()> {
-    let mut stale: Vec<_> = left_over(target)?.into_iter().filter(|(run, _)| Some(*run) != except).collect();
+    let stale = left_over(target)?.into_iter().filter(|(run, _)| Some(*run) != except);
+    let (ledgers, others): (Vec<_>, Vec<_>) = stale.map(|(_, path)| path).partition(|path| is_ledger(path));
     // A ledger before what it tells of.
-    stale.sort_by_key(|(_, path)| !is_ledger(path));
-    for (_, path) in stale {
-        remove(&path).map_err(|error| Error::io("remove old staging", path, error))?;
+    for paths in [ledgers, others] {
+        for path in &paths {
+            remove(path).map_err(|error| Error::io("remove old staging", path, error))?;
+        }
+        if !paths.is_empty() {
+            sync(parent(target)).map_err(|error| Error::io("remove old staging beside", target, error))?;
+        }
     }
     Ok(())
 }

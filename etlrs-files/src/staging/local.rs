@@ -212,9 +212,13 @@ impl LocalArea {
     }
 
     pub(super) fn continue_old(&self) -> Result<OutputFile> {
-        let copied = fs::copy(&self.target, &self.temporary)
-            .and_then(|length| Ok((OpenOptions::new().append(true).open(&self.temporary)?, length)));
-        let (file, length) = copied.map_err(|error| Error::io("write", &self.target, error))?;
+        // Not by `fs::copy`, which would set permissions that a file with another group must not have.
+        let copied = || {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&self.temporary)?;
+            let length = io::copy(&mut File::open(&self.target)?, &mut file)?;
+            Ok((file, length))
+        };
+        let (file, length) = copied().map_err(|error| Error::io("write", &self.target, error))?;
         Ok(OutputFile::local(file, length))
     }
 
@@ -365,7 +369,8 @@ impl Drop for LocalArea {
             Some(ledger) if !self.discarded.load(Ordering::Relaxed) && ledger.parts() > 0 => {}
             ledger => {
                 // What is left is removed by the next run.
-                if ledger.as_ref().is_none_or(|ledger| ledger.remove().is_ok()) {
+                let is_gone = |ledger: &Ledger| ledger.remove().and_then(|()| sync(parent(&self.temporary))).is_ok();
+                if ledger.as_ref().is_none_or(is_gone) {
                     let _ = remove(&self.temporary);
                 }
             }

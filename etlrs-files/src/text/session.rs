@@ -43,10 +43,14 @@ impl Old {
     ) -> Result<Self> {
         // Mode replace looks as well, for it must not remove what is no data.
         let files = data_files(target, extensions, cx.cancel())?;
-        if plan.mode != LoadMode::Append || files.is_empty() {
+        if plan.mode != LoadMode::Append {
             return Ok(Self::None);
         }
-        let files = without_replaced(plan, files, |file| file).map_err(|error| error.in_source(target.display()))?;
+        let in_target = |error: Error| error.in_source(target.display());
+        let files = without_replaced(plan, files, |file| file).map_err(in_target)?;
+        if files.is_empty() {
+            return Ok(Self::None);
+        }
         for file in files.iter().flatten() {
             check(file)?;
         }
@@ -55,7 +59,7 @@ impl Old {
             let error = Error::new(ErrorKind::InvalidConfig, message).in_source(target.display());
             error.hint("use mode replace, or another directory")
         })?;
-        without_replaced(plan, manifest.files, |file| Path::new(&file.name)).map(Self::Parts)
+        without_replaced(plan, manifest.files, |file| Path::new(&file.name)).map(Self::Parts).map_err(in_target)
     }
 
     /// What is to be told of the target `path` beforehand, which is there if it `exists`.

@@ -341,13 +341,11 @@ fn a_repair_that_is_killed_is_done_by_the_next_one() {
         command.envs(kill_at.map(|point| (KILL_AT, point)));
         Ran::of(&command.output().unwrap())
     };
+    let mut points = failpoints_of("files-");
     // Nothing is kept to go on with, so moments of that do not come.
-    let points = failpoints_of("files-");
-    let is_of_repair = |point: &String| {
-        ["files-locked", "files-cleaned", "files-linked", "files-synced", "files-renamed", "run-begun", "run-staged"]
-            .contains(&point.as_str())
-    };
-    let points = points.into_iter().filter(is_of_repair).collect();
+    let of_ledger = ["ledger-written", "part-written", "taken-over", "publishing", "forgetting"];
+    let is_told = |point: &str| ["run-told", "run-acknowledged"].contains(&point);
+    points.retain(|point| !is_told(point) && !of_ledger.iter().any(|of| point.strip_prefix("files-") == Some(of)));
     let done = |what: &str| assert_eq!(rows(&files(&directory)), expected, "{what}");
     let kills = kill_and_repeat(&points, std::env::var_os("ETLRS_FAULTS").is_some(), &reset, &repair, &done);
     eprintln!("repairs: {} kills", kills.kills);

@@ -242,6 +242,53 @@ fn what_was_loaded_is_not_loaded_again_whatever_came_meanwhile() {
     assert_eq!(raws(folder, "q.parquet").len(), 2);
 }
 
+/// Whoever resumes a run wants that one, and no other instead.
+#[test]
+fn a_replay_is_resumed_and_never_begun_anew() {
+    // The first load is that of the records into a place where they can be looked at.
+    for kill_at in ["run-staged:2", "replay-loaded:1", "replay-completed:1"] {
+        for is_overtaken in [false, true] {
+            let what = format!("{kill_at}, overtaken: {is_overtaken}");
+            let folder = tempfile::tempdir().unwrap();
+            let folder = folder.path();
+            fs::write(folder.join("a.csv"), "id,n\n0,1\n1,no\n2,never\n").unwrap();
+            let line =
+                "copy a.csv o.ndjson --mode append --quarantine q.parquet --source-option types=id:int64,n:int64";
+            assert_eq!(json(folder, line, 3)["rows_rejected"], 2);
+            let replay = ["replay", "q.parquet", "o.ndjson", "--source-option", "null_values=no"];
+            let killed = Ran::of(&etlrs(PROGRAM, folder, &replay).env(KILL_AT, kill_at).output().unwrap());
+            assert_eq!(killed.code, -9, "{what}: {killed:?}");
+            let mut names =
+                fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let run =
+                names.find_map(|name| Some(name.strip_prefix(".o.ndjson.etlrs-")?.strip_suffix(".ledger")?.to_owned()));
+            let run = run.unwrap_or_else(|| panic!("{what}: no ledger"));
+            let is_loaded = kill_at != "run-staged:2";
+            let mut expected = vec![r#"{"id":0,"n":1}"#.to_owned()];
+            if is_overtaken {
+                if is_loaded {
+                    expected.push(r#"{"id":1,"n":null}"#.to_owned());
+                }
+                // It removes what the replay left.
+                fs::write(folder.join("b.csv"), "id,n\n7,7\n").unwrap();
+                assert_eq!(run_line(folder, "copy b.csv o.ndjson --mode append").code, 0);
+                expected.push(r#"{"id":7,"n":7}"#.to_owned());
+                let ran = run_line(folder, &format!("resume {run}"));
+                assert_eq!(ran.code, 1, "{what}: {ran:?}");
+                assert!(ran.stderr.contains(&format!("the run {run} cannot go on: nothing is left of it")), "{ran:?}");
+            } else {
+                let ran = run_line(folder, &format!("resume {run}"));
+                assert!([0, 3].contains(&ran.code), "{what}: {ran:?}");
+                expected.push(r#"{"id":1,"n":null}"#.to_owned());
+                assert_eq!(raws(folder, "q.parquet").len(), 1, "{what}: {ran:?}");
+                let ran = run_line(folder, &format!("resume {run}"));
+                assert_ne!(ran.code, 0, "{what}: {ran:?}");
+            }
+            assert_eq!(lines(folder, "o.ndjson"), expected, "{what}");
+        }
+    }
+}
+
 /// Bytes are digits in JSON, and come back as bytes.
 #[test]
 fn rows_that_a_table_refused_have_the_types_that_they_had() {

@@ -9,6 +9,7 @@
 //! what other runs staged for that target.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use arrow_schema::{Schema, SchemaRef};
 use etlrs_core::{
@@ -105,13 +106,23 @@ impl MysqlLoader {
         let Some(relation) = &target.relation else { return Ok(()) };
         let failed = |error| mysql_error(&self.source(), error);
         let mark = read_mark(cx.run_id(), &relation.name);
-        let found = match connection.rows(&format!("SELECT is_used_lock({mark}) IS NOT NULL")).await {
-            // Some clusters have no such locks.
-            Err(Failure::Server(_)) => return Ok(()),
-            found => found.map_err(failed)?,
-        };
-        let used: Option<bool> = found.first().map(|row| row.get(0)).transpose().map_err(failed)?;
-        if used == Some(true) { Err(same_table().in_source(self.source())) } else { Ok(()) }
+        let end = Instant::now() + Duration::from_secs(PATIENCE.into());
+        loop {
+            let found = match connection.rows(&format!("SELECT is_used_lock({mark}) IS NOT NULL")).await {
+                // Some clusters have no such locks.
+                Err(Failure::Server(_)) => return Ok(()),
+                found => found.map_err(failed)?,
+            };
+            let used: Option<bool> = found.first().map(|row| row.get(0)).transpose().map_err(failed)?;
+            if used != Some(true) {
+                return Ok(());
+            }
+            // A connection that has read it may be about to end, as that of a quarantine of which the rest is written back.
+            if Instant::now() > end {
+                return Err(same_table().in_source(self.source()));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 }
 
@@ -488,8 +499,9 @@ impl MysqlLoader {
         failpoint("mysql-table-made");
         control.execute(&names.create_ledger()).await.map_err(failed)?;
         failpoint("mysql-ledger-made");
-        // Whether the run is published tells whether the position is that of the target.
-        let record = plan.record.as_deref().or(plan.cursor.as_ref().map(|_| ""));
+        // Also of a run with which nobody goes on: whether the position is that of the target, and what was begun with its place.
+        let is_settled_later = plan.cursor.is_some() || target.publishing == Publishing::Swap;
+        let record = plan.record.as_deref().or(is_settled_later.then_some(""));
         if let Some(record) = record {
             let form = form(plan, names, &target, server)?;
             for sql in names.create_run(record, &form, target.publishing, &target.definition) {

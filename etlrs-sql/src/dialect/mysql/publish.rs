@@ -106,8 +106,10 @@ async fn begin(
         }
         Publishing::FillNew => {
             // A table of an earlier attempt may have rows. Its mark goes first, for without the table it would say that it is published.
-            let unmarked = format!("DELETE FROM {} WHERE partition_id = {MOVED}", names.ledger);
-            connection.execute(&unmarked).await.map_err(failed)?;
+            let mark = format!("FROM {} WHERE partition_id = {MOVED}", names.ledger);
+            if !connection.rows(&format!("SELECT 1 {mark}")).await.map_err(failed)?.is_empty() {
+                connection.execute(&format!("DELETE {mark}")).await.map_err(failed)?;
+            }
             connection.execute(&format!("DROP TABLE IF EXISTS {}", names.new)).await.map_err(failed)?;
             let sql = create_table(&names.new, &session.plan, &session.target.writings, session.server)?;
             connection.execute(&sql).await.map_err(failed)?;
@@ -184,9 +186,10 @@ async fn finish(session: &MysqlSession, connection: &mut Connection, rows: u64) 
             Ok(rows)
         }
         Some((false, _)) => Err(failed(error)),
-        None => Err(failed(error).hint(
-            "it is not known whether the commit took place: look at the table when the server is back, before running again",
-        )),
+        None => {
+            Err(failed(error)
+                .hint("it is not known whether the commit took place: look at the table before running again"))
+        }
     }
 }
 

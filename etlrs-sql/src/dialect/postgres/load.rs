@@ -113,8 +113,18 @@ impl PostgresLoader {
     async fn refuse_source(&self, connection: &mut Connection, cx: &RunContext, target: &Target) -> Result<()> {
         let Some(relation) = &target.relation else { return Ok(()) };
         let sql = format!("SELECT pg_try_advisory_xact_lock({})::text", read_mark(cx.run_id(), relation.oid));
-        let free = text(connection, &sql, &[]).await.map_err(|error| postgres_error(&self.source(), error))?;
-        if free.as_deref() == Some("true") { Ok(()) } else { Err(same_table().in_source(self.source())) }
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let free = text(connection, &sql, &[]).await.map_err(|error| postgres_error(&self.source(), error))?;
+            if free.as_deref() == Some("true") {
+                return Ok(());
+            }
+            // A transaction that has read it may be about to end, as that of a quarantine of which the rest is written back.
+            if Instant::now() > end {
+                return Err(same_table().in_source(self.source()));
+            }
+            tokio::time::sleep(PATIENCE / 20).await;
+        }
     }
 
     /// The schema in which the target is or will be, and where its rows are staged.
@@ -399,6 +409,14 @@ impl PostgresLoader {
         let mut target = self.look(control, name, plan).await?;
         self.refuse_source(control, cx, &target).await?;
         let plan = &of_target(plan.clone(), target.relation.is_some());
+        if (target.relation.is_none() || matches!(plan.mode, LoadMode::Create | LoadMode::Replace))
+            && let Some(missing) = saved_cursor::missing_privilege(control, name).await.map_err(failed)?
+        {
+            let message = "the user may not forget how far sources were read whose rows were in the target";
+            return Err(Error::new(ErrorKind::PermissionDenied, message)
+                .hint(format!("GRANT {missing} to the user"))
+                .in_source(source));
+        }
         let schema = name.schema.as_deref().unwrap_or_default();
         remove_stale(control, schema, self.hash(schema), cx.run_id()).await.map_err(failed)?;
         saved_cursor::prepare(control, name, plan).await.map_err(failed)?;

@@ -12,7 +12,7 @@ use super::saved_cursor;
 use super::server::{execute, rows, text};
 use super::session::PostgresSession;
 use super::target::{self, Publishing, Target};
-use super::wire::{Connection, Failure};
+use super::wire::{Connection, Failure, code};
 use crate::key::{null_key, one_key, with_hint_of_key};
 use crate::network::Row;
 use crate::patience::{Patience, STEP};
@@ -588,10 +588,10 @@ async fn refuse_folded_keys(session: &PostgresSession, connection: &mut Connecti
         shared.names.staging,
         match without {
             [] => String::new(),
-            // As an array, in which numbers are looked up by their hash.
+            // By a query, in which numbers are looked up by their hash.
             some => {
                 let numbers = some.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
-                format!(" WHERE {ORDINAL} <> ALL ('{{{numbers}}}'::bigint[])")
+                format!(" WHERE {ORDINAL} NOT IN (SELECT unnest('{{{numbers}}}'::bigint[]))")
             }
         },
         groups.join(", "),
@@ -627,5 +627,9 @@ async fn upsert(session: &PostgresSession, connection: &mut Connection, target: 
          ON CONFLICT ({keys}) DO {action}",
         chosen(rows)
     );
-    execute(connection, &sql).await.map_err(|error| shared.failed(error))
+    execute(connection, &sql).await.map_err(|error| match code(&error) {
+        // One row would be updated twice.
+        Some("21000") => one_key(&plan.keys).in_source(&shared.source),
+        _ => shared.failed(error),
+    })
 }

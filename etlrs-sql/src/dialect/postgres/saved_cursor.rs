@@ -50,6 +50,32 @@ pub(super) async fn prepare(connection: &mut Connection, name: &TableName, plan:
     }
 }
 
+/// Whether there are positions of the table `name`; `None` if the user may not see them.
+async fn has_some(connection: &mut Connection, place: &str, name: &TableName) -> Answer<Option<bool>> {
+    let sees = "SELECT 'yes' WHERE has_table_privilege(to_regclass($1), 'SELECT')";
+    if text(connection, sees, &[place]).await?.is_none() {
+        return Ok(None);
+    }
+    let some = format!("SELECT 'some' FROM {place} WHERE target = $1 LIMIT 1");
+    Ok(Some(text(connection, &some, &[&name.name]).await?.is_some()))
+}
+
+/// The privilege that the user lacks to forget positions of the table `name`, as a load has to that makes it anew. Whoever may not must
+/// not load either: the next load by a cursor of somebody else would go on behind rows that are gone.
+pub(super) async fn missing_privilege(connection: &mut Connection, name: &TableName) -> Answer<Option<String>> {
+    let place = place(name);
+    if !exists(connection, &place).await? {
+        return Ok(None);
+    }
+    let deletes = "SELECT 'yes' WHERE has_table_privilege(to_regclass($1), 'DELETE')";
+    let missing = match has_some(connection, &place, name).await? {
+        Some(false) => None,
+        Some(true) if text(connection, deletes, &[&place]).await?.is_some() => None,
+        _ => Some(format!("SELECT, DELETE ON {place}")),
+    };
+    Ok(missing)
+}
+
 /// Saves the position of the plan in the transaction that publishes the rows, and forgets those that mean nothing any more.
 /// `is_new`: the table was made by the load.
 pub(super) async fn save(
@@ -61,15 +87,9 @@ pub(super) async fn save(
 ) -> Answer<()> {
     let (place, run) = (place(name), &*run.to_string());
     let is_alone = is_new || matches!(plan.mode, LoadMode::Create | LoadMode::Replace);
-    if is_alone && exists(connection, &place).await? {
-        let sees = "SELECT 'yes' WHERE has_table_privilege(to_regclass($1), 'SELECT')";
-        let some = format!("SELECT 'some' FROM {place} WHERE target = $1 LIMIT 1");
-        let is_known = text(connection, sees, &[&place]).await?.is_some();
-        // Whoever may not remove those of others must not load either: the next load by a cursor would go on behind what is gone.
-        if !is_known || text(connection, &some, &[&name.name]).await?.is_some() {
-            let sql = format!("DELETE FROM {place} WHERE target = $1 RETURNING target");
-            text(connection, &sql, &[&name.name]).await?;
-        }
+    if is_alone && exists(connection, &place).await? && has_some(connection, &place, name).await? != Some(false) {
+        let sql = format!("DELETE FROM {place} WHERE target = $1 RETURNING target");
+        text(connection, &sql, &[&name.name]).await?;
     }
     let Some(cursor) = &plan.cursor else { return Ok(()) };
     let sql = format!(
