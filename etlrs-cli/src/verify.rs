@@ -70,7 +70,12 @@ async fn compare_and_repair(job: &Verified, args: &VerifyArgs, told: &mut Told<'
     let unexpected = if args.remove_unexpected { Unexpected::Remove } else { Unexpected::Keep };
     let mut may_repeat = true;
     loop {
-        let comparison = pipeline.compare(extractor.clone(), &options).await?;
+        let comparison = pipeline.compare(extractor.clone(), &options).await.map_err(|error| match error.kind() {
+            ErrorKind::NotFound | ErrorKind::InvalidData if args.repair => {
+                error.hint("what cannot be read is not repaired: load all of it, in the mode replace")
+            }
+            _ => error,
+        })?;
         told.comparison(&comparison);
         if comparison.is_equal() || !args.repair {
             return Ok(comparison);
@@ -154,7 +159,10 @@ fn what_repairs(repair: &Repair, comparison: &Verification) -> String {
     match repair {
         Repair::ReplaceFiles { pieces, files, kept } => {
             let (pieces, of) = (number(pieces.len() as u64, "piece"), kept + files.len());
-            let of = format!("loads {pieces} again, in place of {} of {}", files.len(), number(of as u64, "file"));
+            // Which is so where the source was cut in another way.
+            let fewer = if *kept == 0 && of > 1 { " (less with the --partitions of its load)" } else { "" };
+            let of = number(of as u64, "file");
+            let of = format!("loads {pieces} again, in place of {} of {of}{fewer}", files.len());
             match comparison.unexpected {
                 _ if files.is_empty() => format!("--repair loads {pieces}"),
                 0 if comparison.is_whole => format!("--repair {of}"),

@@ -35,6 +35,11 @@ pub trait Extractor: Send + Sync {
     fn cursor(&self) -> Option<String> {
         None
     }
+
+    /// Whether rows are read again that were read before, for such as came late: a load has to merge them. Not, which is the default.
+    fn rereads(&self) -> bool {
+        false
+    }
 }
 
 /// One look at a source: what is there, in pieces that can be read in any order and in parallel.
@@ -101,6 +106,13 @@ pub trait Scan: Send + Sync {
     /// What decides, beside the state of the source, which rows are read: options, a query. `None`, which is the default: another
     /// process cannot read the same again, so a run that was stopped begins anew. It is written down as a digest only.
     fn identity(&self) -> Option<String> {
+        None
+    }
+
+    /// What is read of a source that has no [identity](Self::identity), but is still there when another process comes: the table of a
+    /// server, the query, options. By this a load is known that was published and died before it could say so, which is not to be
+    /// repeated. `None`, which is the default: nothing tells it, as of a pipe. It is written down as a digest only.
+    fn subject(&self) -> Option<String> {
         None
     }
 

@@ -7,7 +7,9 @@
 //! every target, and the moment between the two is just when others lose rows or load them twice.
 //!
 //! When a run has been published, its mark stays at the target until that was told, so that a run which dies between its commit
-//! and its last word is not repeated.
+//! and its last word is not repeated. That holds too where no other process could read the same pieces again, of a table of a server
+//! or through a transform that looks at several of them: then the record has no pieces, and is a mark and nothing else. A server does not
+//! tell whether the table changed since; so that is only done where a repetition would do harm, in the modes append and create.
 
 use std::sync::Arc;
 
@@ -57,8 +59,11 @@ pub(crate) struct Record {
     version: u32,
     /// Digest of what is done with the rows.
     work: String,
-    /// The fingerprint of the source.
+    /// The fingerprint of the source, and where it is gone on with.
     source: String,
+    /// It is only known by this that the run was published.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    mark_only: bool,
     /// Partitions may rest on a guess.
     guess: bool,
     partitions: Vec<Piece>,
@@ -76,7 +81,7 @@ struct Piece {
 }
 
 impl Record {
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     /// Of a scan whose rows come out as `schema`.
     pub(crate) fn new(
@@ -86,18 +91,25 @@ impl Record {
         after: Option<&After>,
         guess: bool,
         schema: &SchemaRef,
+        mark_only: bool,
     ) -> Self {
         let Pipeline { settings, loader, quarantine, .. } = pipeline;
-        let pieces = scan.partitions().iter().map(|partition| Piece {
+        let identity = scan.identity();
+        let mut source = if identity.is_some() { fingerprint.as_str().to_owned() } else { String::new() };
+        if let Some(after) = after {
+            source = format!("{source} {}", hex(&Sha256::digest(format!("{after:?}"))));
+        }
+        let kept = if mark_only { &[] } else { scan.partitions() };
+        let pieces = kept.iter().map(|partition| Piece {
             descriptor: partition.descriptor.clone(),
             rows: partition.rows,
             bytes: partition.bytes,
             source: partition.source.clone(),
         });
         let work = format!(
-            "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             env!("CARGO_PKG_VERSION"),
-            scan.identity(),
+            identity.or_else(|| scan.subject()),
             loader.identity(),
             // Without one, a record that is set aside with one ends the run.
             quarantine.as_ref().map(|quarantine| quarantine.identity()),
@@ -106,16 +118,15 @@ impl Record {
             settings.keys,
             settings.request.columns,
             settings.request.filter,
-            after,
             SchemaHash::of(&scan.schema()),
             SchemaHash::of(schema),
         );
         // A digest, for a filter has values in it.
-        let digest = Sha256::digest(work);
         Self {
             version: Self::VERSION,
-            work: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
-            source: fingerprint.as_str().to_owned(),
+            work: hex(&Sha256::digest(work)),
+            source,
+            mark_only,
             guess,
             partitions: pieces.collect(),
         }
@@ -133,6 +144,11 @@ impl Record {
 
     pub(crate) fn guess(&self) -> bool {
         self.guess
+    }
+
+    /// It says nothing of pieces.
+    pub(crate) fn is_mark_only(&self) -> bool {
+        self.mark_only
     }
 
     pub(crate) fn partitions(&self) -> Vec<Partition> {
@@ -156,6 +172,10 @@ impl Record {
             None
         }
     }
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What is left of a run, and what it was to do.
@@ -184,7 +204,10 @@ impl Left {
             return none("nothing of it is left at the target: it was completed or removed");
         };
         match serde_json::from_str::<Record>(&found.record) {
-            Ok(record) if record.version == Record::VERSION => Ok(Some(Self { found, record })),
+            Ok(record) if record.version == Record::VERSION => match record.mark_only && !found.published {
+                true => none("its pieces cannot be read again as they were"),
+                false => Ok(Some(Self { found, record })),
+            },
             _ => none("another version of ETLRS began it"),
         }
     }

@@ -169,8 +169,13 @@ impl Pipeline {
             }
             (Repair::ReplaceFiles { files, .. }, Unexpected::Keep) if !files.is_empty() => {
                 if comparison.unexpected > 0 {
-                    return Err(refused("rows that only the target has would go with files that are replaced")
-                        .hint("name a key (--key), by which rows that changed are told as such, or let them go (--remove-unexpected)"));
+                    let go = "let them go (--remove-unexpected)";
+                    let hint = match comparison.keys.is_empty() {
+                        true => format!("name a key (--key), by which rows that changed are told as such, or {go}"),
+                        false => go.to_owned(),
+                    };
+                    let message = "rows that only the target has would go with files that are replaced";
+                    return Err(refused(message).hint(hint));
                 }
                 if !comparison.is_whole {
                     let message = "more rows differ than could be looked at, and of those that only the target has some may go with files that are replaced";

@@ -54,7 +54,12 @@ impl<'a> Run<'a> {
             let rejected = rejected.filter(|found| found.published).map(|found| found.receipts);
             if pipeline.quarantine.is_some() && rejected.is_none() {
                 let note =
-                    "how many records it had set aside is not known any more: something else was put there since";
+                    "records that it had set aside, if there were any, are in the quarantine and not counted here";
+                run.notes.push(note.to_owned());
+            }
+            if run.scan.identity().is_none() {
+                let note =
+                    "whether the source changed since is not known; given once more, the same loads it as it is then";
                 run.notes.push(note.to_owned());
             }
             let rejected = rejected.unwrap_or_default();
@@ -65,7 +70,8 @@ impl<'a> Run<'a> {
         }
         run.instead_of = id.replace(run.cx.run_id());
         span.record("id", run.cx.run_id().to_string()).record("partitions", run.scan.partitions().len());
-        let (is_kept, partitions) = (run.record.is_some(), run.scan.partitions().len());
+        let (has_record, partitions) = (run.record.is_some(), run.scan.partitions().len());
+        let is_kept = has_record && run.keeps_pieces();
         let cx = run.cx.clone();
         let mut sessions = Sessions::default();
         let report = async {
@@ -98,7 +104,7 @@ impl<'a> Run<'a> {
                 });
                 // A server that does not answer does not hold up who wants to stop.
                 let kept = ended.await.unwrap_or(0);
-                if let (Some(loader), true, false) = (&pipeline.quarantine, is_kept, keep) {
+                if let (Some(loader), true, false) = (&pipeline.quarantine, has_record, keep) {
                     // It may say that it was published, which nobody will ask.
                     _ = unless_cancelled(&cx, loader.forget(&cx, cx.run_id())).await;
                 }

@@ -109,8 +109,13 @@ impl<'a> Run<'a> {
         };
         let target = target.and_then(|target| pushdown::source_columns(&pipeline.transformers, &target));
         let mut request = settings.request.clone().guess(guess).filter(tests).target(target);
-        request.recorded = left.map(|left| left.record.partitions());
+        request.recorded = left.filter(|left| !left.record.is_mark_only()).map(|left| left.record.partitions());
         let source = pipeline.saved_cursor()?;
+        if settings.mode == LoadMode::Append && pipeline.extractor.rereads() && !settings.is_compared {
+            let message = "a cursor with a lag reads rows again that were loaded before, and in the mode append they would be there twice";
+            return Err(Error::new(ErrorKind::InvalidConfig, message)
+                .hint("use the mode merge, or leave the option cursor_lag out"));
+        }
         if let (Some(source), LoadMode::Append | LoadMode::Merge) = (&source, settings.mode) {
             let value = unless_cancelled(&cx, pipeline.loader.cursor(&cx, source)).await?;
             request.after = value.map(|value| After { value, inclusive: settings.mode == LoadMode::Merge });
@@ -170,7 +175,7 @@ impl<'a> Run<'a> {
             staged_before: left.map_or(0, |left| left.found.receipts.len()),
             notes,
         };
-        if may_go_on(pipeline) && run.is_one().is_none() {
+        if may_go_on(pipeline) && (run.keeps_pieces() || run.is_known_by_mark()) {
             run.record = Some(run.written_down(guess).to_text()?);
         }
         Ok(run)
@@ -244,8 +249,21 @@ impl<'a> Run<'a> {
         self.pipeline.quarantine.is_some()
     }
 
+    /// What is staged of it can be gone on with, if anything is written down.
+    fn keeps_pieces(&self) -> bool {
+        self.is_one().is_none()
+    }
+
+    /// It would be known that it was published, though its pieces are not kept.
+    fn is_known_by_mark(&self) -> bool {
+        let repeats = matches!(self.pipeline.settings.mode, LoadMode::Append | LoadMode::Create);
+        self.scan.identity().is_some() || repeats && self.scan.subject().is_some()
+    }
+
     fn written_down(&self, guess: bool) -> Record {
-        Record::new(self.pipeline, &*self.scan, &self.fingerprint, self.after.as_ref(), guess, &self.schema)
+        let after = self.after.as_ref();
+        let mark_only = !self.keeps_pieces();
+        Record::new(self.pipeline, &*self.scan, &self.fingerprint, after, guess, &self.schema, mark_only)
     }
 
     /// What the records have in common that are set aside.

@@ -286,7 +286,7 @@ impl Run<'_> {
             instead_of: self.instead_of,
             partitions: self.scan.partitions().to_vec(),
             completed: completed.iter().map(|receipt| receipt.partition).collect(),
-            is_kept: self.record.is_some(),
+            is_kept: self.record.is_some() && self.keeps_pieces(),
             notes: self.notes.clone(),
             stages: stages.clone(),
         });

@@ -45,7 +45,7 @@ pub(crate) fn held_by(holder: Option<(String, String)>, end: impl Fn(&str) -> St
     let message = "another run is writing to this table";
     match holder {
         Some((id, place)) => Error::new(ErrorKind::Locked, format!("{message}, over connection {id} from {place}"))
-            .hint(format!("wait until it is done; if it is known to be dead: {}", end(&id))),
+            .hint(format!("wait until it is done; one that was killed is known to the server as dead after some seconds, or by: {}", end(&id))),
         None => Error::new(ErrorKind::Locked, message).hint("wait until it is done"),
     }
 }

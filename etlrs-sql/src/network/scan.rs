@@ -55,6 +55,8 @@ pub(crate) struct ServerScan<S, D> {
     pub(crate) partitions: Vec<Partition>,
     pub(crate) notes: Vec<String>,
     pub(crate) source: String,
+    /// What is read, and how.
+    pub(crate) subject: String,
     pub(crate) cursor: Option<String>,
     /// That of the table, whatever of it is read.
     pub(crate) primary_key: Vec<String>,
@@ -86,6 +88,10 @@ where
 
     fn cursor(&self) -> Option<&str> {
         self.cursor.as_deref()
+    }
+
+    fn subject(&self) -> Option<String> {
+        Some(self.subject.clone())
     }
 
     fn primary_key(&self) -> &[String] {

@@ -220,3 +220,53 @@ fn a_position_that_was_written_down_is_taken_over_in_mysql() {
     assert_eq!(Server::sql(&server, kept), "3|-");
     assert_eq!(Server::sql(&server, "SELECT count(*), sum(id) FROM t"), "3|6");
 }
+
+/// Nothing can be gone on with there, for the snapshot is gone; but what was published is known.
+fn published<S: Server>() {
+    let server = S::start();
+    server.sql("CREATE TABLE s (id bigint)");
+    server.sql("INSERT INTO s VALUES (1), (2), (3)");
+    let folder = tempfile::tempdir().unwrap();
+    let run = |target: &str, mode: &str, kill_at: Option<&str>| {
+        let mut command = etlrs(PROGRAM, folder.path(), &["copy", &server.uri("s"), target, "--mode", mode]);
+        command.envs(kill_at.map(|point| (KILL_AT, point)));
+        Ran::of(&command.output().unwrap())
+    };
+    let rows = |target: &str| match target {
+        "sqlite:t.db#t" => {
+            let connection = rusqlite::Connection::open(folder.path().join("t.db")).unwrap();
+            connection.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)).unwrap().unsigned_abs()
+                as usize
+        }
+        file => std::fs::read_to_string(folder.path().join(file)).unwrap().lines().count(),
+    };
+    for target in ["t.ndjson", "sqlite:t.db#t"] {
+        assert_eq!(run(target, "create", Some("run-published:1")).code, -9, "{target}");
+        let ran = run(target, "create", None);
+        assert!(ran.code == 0 && ran.stdout.contains("had published"), "{target}: {ran:?}");
+        assert!(ran.stdout.contains("whether the source changed since is not known"), "{target}: {ran:?}");
+        // Killed before it was, it is loaded.
+        assert_eq!(run(target, "append", Some("run-staged:1")).code, -9, "{target}");
+        assert_eq!(run(target, "append", Some("run-published:1")).code, -9, "{target}");
+        assert_eq!(rows(target), 6, "{target}");
+        let ran = run(target, "append", None);
+        assert!(ran.code == 0 && rows(target) == 6, "{target}: {ran:?}");
+        // That was told, so the next one is another.
+        let ran = run(target, "append", None);
+        assert!(ran.code == 0 && rows(target) == 9, "{target}: {ran:?}");
+        // A repetition does no harm, and brings what is there now.
+        assert_eq!(run(target, "replace", Some("run-published:1")).code, -9, "{target}");
+        let ran = run(target, "replace", None);
+        assert!(ran.code == 0 && !ran.stdout.contains("had published") && rows(target) == 3, "{target}: {ran:?}");
+    }
+}
+
+#[test]
+fn what_was_published_of_a_table_of_postgres_is_not_loaded_again() {
+    published::<Postgres>();
+}
+
+#[test]
+fn what_was_published_of_a_table_of_mysql_is_not_loaded_again() {
+    published::<MariaDb>();
+}

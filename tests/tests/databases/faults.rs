@@ -611,7 +611,7 @@ fn tell_who_holds<S: Server>() {
     let second = Ran::of(&bed.command(Way::Append, 2).output().unwrap());
     assert_eq!(second.code, 1, "{second:?}");
     assert!(second.stderr.contains("another run is writing to this table, over connection "), "{second:?}");
-    let (_, end) = second.stderr.split_once("if it is known to be dead: ").unwrap();
+    let (_, end) = second.stderr.split_once("or by: ").unwrap();
     bed.server.sql(end);
     let third = Ran::of(&bed.command(Way::Append, 2).output().unwrap());
     assert_eq!(third.code, 0, "{third:?}");

@@ -207,3 +207,38 @@ fn a_password_in_a_mistyped_url_is_not_shown() {
         }
     }
 }
+
+/// It is not written down, so it is given again, as the server's clients take it.
+#[test]
+fn a_run_whose_url_had_a_password_is_resumed_and_forgotten_without() {
+    let (postgres, mariadb) = (Postgres::start(), MariaDb::start());
+    mariadb.sql(&format!("CREATE USER me IDENTIFIED BY '{CANARY}'; GRANT ALL ON *.* TO me"));
+    for url in [
+        postgres.uri("t").replace("postgres@", &format!("postgres:{CANARY}@")),
+        mariadb.uri("t").replace("root@", &format!("me:{CANARY}@")),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.csv"), "id\n1\n2\n").unwrap();
+        let run = |arguments: &[&str], kill: bool| {
+            let mut command = etlrs(PROGRAM, folder.path(), arguments);
+            command.env("XDG_STATE_HOME", folder.path().join("state"));
+            command.envs(kill.then_some((etlrs_tests::KILL_AT, "run-staged:1")));
+            command.env("PGPASSWORD", CANARY).env("MYSQL_PWD", CANARY);
+            let ran = Ran::of(&command.output().unwrap());
+            assert!(!ran.stdout.contains(CANARY) && !ran.stderr.contains(CANARY), "{ran:?}");
+            ran
+        };
+        let id = || run(&["runs", "--output", "json"], false).json()[0]["run"].as_str().unwrap().to_owned();
+        for command in ["resume", "forget"] {
+            assert_eq!(run(&["copy", "a.csv", &url, "--mode", "append"], true).code, -9);
+            let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+            loop {
+                let ran = run(&[command, &id()], false);
+                if ran.code == 0 || std::time::Instant::now() > end {
+                    assert_eq!(ran.code, 0, "{command} {url}: {ran:?}");
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -14,7 +14,9 @@ use etlrs_core::{
     batches_from_iter, record_batch,
 };
 
-use super::{run_line, works, write};
+use etlrs_tests::{KILL_AT, Ran, etlrs};
+
+use super::{PROGRAM, run_line, works, write};
 
 const PIECES: u32 = 6;
 const ROWS: i64 = 500;
@@ -522,4 +524,33 @@ fn a_staged_file_that_was_damaged_is_staged_again() {
         assert_eq!(source.read(), expected, "{name}");
         assert!(content(folder.path()) == undisturbed(index, &[LoadMode::Create]), "{name}");
     }
+}
+
+/// Rows depend on those of other pieces, so nothing is gone on with; but what was published is known.
+#[test]
+fn what_was_published_through_deduplicate_is_not_loaded_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("s.csv"), "id\n1\n2\n2\n").unwrap();
+    let text = "[source]\nuri = \"s.csv\"\n[[transform]]\ntype = \"deduplicate\"\nkeys = [\"id\"]\n
+        [[target]]\nuri = \"a.csv\"\nmode = \"append\"\n[[target]]\nuri = \"sqlite:b.db#t\"\nmode = \"append\"\n";
+    std::fs::write(folder.join("p.toml"), text).unwrap();
+    let run = |kill_at: Option<&str>| {
+        let mut command = etlrs(PROGRAM, folder, &["run", "p.toml", "--no-progress"]);
+        command.envs(kill_at.map(|point| (KILL_AT, point)));
+        Ran::of(&command.output().unwrap())
+    };
+    let lines = || std::fs::read_to_string(folder.join("a.csv")).unwrap().lines().count();
+    // In the second load, when the first one has been published.
+    for kill_at in ["run-begun:2", "run-published:2", "run-staged:2"] {
+        assert_eq!(run(Some(kill_at)).code, -9, "{kill_at}");
+        let before = lines();
+        let ran = run(None);
+        assert_eq!(ran.code, 0, "{kill_at}: {ran:?}");
+        assert_eq!(lines(), before, "{kill_at}: {ran:?}");
+    }
+    assert_eq!(lines(), 1 + 3 * 2);
+    let connection = rusqlite::Connection::open(folder.join("b.db")).unwrap();
+    let rows: i64 = connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
+    assert_eq!(rows, 3 * 2);
 }

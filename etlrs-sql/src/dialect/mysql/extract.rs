@@ -134,6 +134,7 @@ impl MysqlExtractor {
             statements,
             partitions,
             notes,
+            subject: format!("{source} {:?} {:?}", self.subject, self.options),
             source,
             cursor: bounds.and_then(|bounds| bounds.reached),
             primary_key,
@@ -434,5 +435,9 @@ impl Extractor for MysqlExtractor {
             Subject::Query(sql) => sql.clone(),
         };
         kept_as(&without_user(self.pool.shown()), &subject, &self.options.cursor, &self.options.cursor_after)
+    }
+
+    fn rereads(&self) -> bool {
+        self.options.cursor_lag > 0
     }
 }

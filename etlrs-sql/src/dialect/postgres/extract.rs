@@ -190,6 +190,7 @@ impl PostgresExtractor {
             statements,
             partitions,
             notes,
+            subject: format!("{source} {:?} {:?}", self.subject, self.options),
             source,
             cursor: bounds.and_then(|bounds| bounds.reached),
             primary_key,
@@ -351,6 +352,10 @@ impl Extractor for PostgresExtractor {
             _ => self.pool.shown().to_owned(),
         };
         kept_as(&place, &subject, &self.options.cursor, &self.options.cursor_after)
+    }
+
+    fn rereads(&self) -> bool {
+        self.options.cursor_lag > 0
     }
 }
 

@@ -238,6 +238,10 @@ impl Extractor for SqliteExtractor {
         let place = path.to_string_lossy();
         kept_as(&place, subject, &self.options.cursor, &self.options.cursor_after)
     }
+
+    fn rereads(&self) -> bool {
+        self.options.cursor_lag > 0
+    }
 }
 
 /// Either kind of failure on the way to a statement.
