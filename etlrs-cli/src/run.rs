@@ -260,6 +260,11 @@ fn copy_job(registry: &Registry, source: Uri, target: Uri, copy: &CopyOptions, r
     let mut request = ScanRequest::all();
     request.columns = copy.columns.clone();
     request.partitions = copy.partitions.map(|n| n as usize);
+    let is_itself = is_same_place(&source, &target) && source.fragment() == target.fragment();
+    if copy.mode == Some(LoadMode::Append) && is_itself && copy.query.is_none() && !copy.is_compared {
+        let message = "the source is the target, so its rows would be there twice";
+        return Err(Error::new(ErrorKind::InvalidConfig, message).hint("use another target").in_source(&target));
+    }
     let pipeline = if copy.is_compared { etlrs::compared } else { etlrs::pipeline };
     let mut builder = pipeline(registry, (&source, &source_options), (&target, &target_options))?
         .mode(copy.mode.unwrap_or_default())

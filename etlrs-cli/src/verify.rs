@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 
+use arrow_cast::cast;
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use etlrs::{
-    CancelToken, CompareOptions, Difference, Error, ErrorKind, Partition, Pipeline, RecordBatch, Repair, Result,
-    RunReport, Side, Unexpected, Uri, Verification,
+    CancelToken, CompareOptions, DataType, Difference, Error, ErrorKind, Partition, Pipeline, RecordBatch, Repair,
+    Result, RunReport, Side, Unexpected, Uri, Verification,
 };
 use serde_json::{Value, json};
 
@@ -259,10 +260,12 @@ fn row_text(difference: &Difference, keys: &[String]) -> (&'static str, String) 
     let is_key = |name: &str| keys.iter().any(|key| key == name);
     match (&difference.source, &difference.target) {
         (Some((source, _)), Some((target, _))) => {
-            // Columns are in one order on both sides, and may differ in the case of their names.
-            let pairs = cells(source).into_iter().zip(cells(target));
-            let other = pairs.filter(|((_, one), (_, other))| one != other);
-            let other = other.map(|((name, one), (_, other))| {
+            // Columns are in one order on both sides, and may differ in the case of their names. What is the same in another type
+            // may look different.
+            let alike = cells(&alike(target, source));
+            let pairs = cells(source).into_iter().zip(cells(target)).zip(alike);
+            let other = pairs.filter(|(((_, one), (_, other)), (_, alike))| one != other && one != alike);
+            let other = other.map(|(((name, one), (_, other)), _)| {
                 format!("{name} {} became {}", show(one.as_deref()), show(other.as_deref()))
             });
             let other = other.collect::<Vec<_>>().join(", ");
@@ -283,6 +286,19 @@ fn show(value: Option<&str>) -> String {
         Some(value) if value.trim() != value || ["", "∅"].contains(&value) => format!("{:?}", short(value, NAME)),
         Some(value) => short(value, NAME),
     }
+}
+
+/// The times of `row` in the types of `like`: with a zone or without, as far as they have them.
+fn alike(row: &RecordBatch, like: &RecordBatch) -> RecordBatch {
+    let columns = row.columns().iter().zip(like.columns());
+    let columns = columns.map(|(column, like)| match (column.data_type(), like.data_type()) {
+        (DataType::Timestamp(..), like @ DataType::Timestamp(..)) => {
+            cast(column, like).unwrap_or_else(|_| column.clone())
+        }
+        _ => column.clone(),
+    });
+    let named = row.schema_ref().fields().iter().map(|field| field.name()).zip(columns);
+    RecordBatch::try_from_iter(named).unwrap_or_else(|_| row.clone())
 }
 
 /// The names and values of the one row of `row`.

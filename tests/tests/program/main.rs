@@ -1214,3 +1214,17 @@ fn a_pattern_is_a_source() {
     works(folder, "copy p-*.csv out.csv --no-progress");
     assert_eq!(fs::read_to_string(folder.join("out.csv")).unwrap(), "a,b\n1,2\n3,4\n");
 }
+
+#[test]
+fn what_would_double_rows_is_refused() {
+    let folder = folder_with_csv();
+    let rows = fs::read_to_string(folder.path().join("ok.csv")).unwrap();
+    let ran = run_line(folder.path(), "copy ok.csv ./ok.csv --mode append");
+    assert!(ran.code == 2 && ran.stderr.contains("the source is the target"), "{ran:?}");
+    assert_eq!(fs::read_to_string(folder.path().join("ok.csv")).unwrap(), rows);
+    works(folder.path(), "copy ok.csv sqlite:s.db#t");
+    for line in ["plan sqlite:s.db#t o.csv --mode append", "copy sqlite:s.db#t o.csv --mode append"] {
+        let ran = run_line(folder.path(), &format!("{line} --source-option cursor=a --source-option cursor_lag=1"));
+        assert!(ran.code == 2 && ran.stderr.contains("a cursor with a lag reads rows again"), "{ran:?}");
+    }
+}

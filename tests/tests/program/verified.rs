@@ -9,7 +9,7 @@ use etlrs_tests::corruption::{self, Corruption, Dialect};
 use etlrs_tests::random::Random;
 use etlrs_tests::{run, write_csv};
 
-use super::PROGRAM;
+use super::{PROGRAM, run_line, works};
 
 fn compare(source: &Path, target: &str, keys: &[&str]) -> Result<Verification> {
     let registry = registry();
@@ -347,4 +347,15 @@ fn a_key_that_comes_twice_is_not_repaired() {
     assert!(ran.code == 1 && ran.stderr.contains("the source has a key twice among the rows that differ"), "{ran:?}");
     let left: String = database.query_row("SELECT group_concat(id || v) FROM t", [], |row| row.get(0)).unwrap();
     assert_eq!(left, "1a,2c");
+}
+
+#[test]
+fn only_what_changed_is_shown_as_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("s.csv"), "id,at,dest\n1,2013-01-01T10:00:00Z,MIA\n").unwrap();
+    works(folder, "copy s.csv s.parquet --source-option types=at:timestamptz");
+    std::fs::write(folder.join("t.csv"), "id,at,dest\n1,2013-01-01 10:00:00,X\n").unwrap();
+    let ran = run_line(folder, "verify s.parquet t.csv --target-option types=at:timestamp --key id --show 1");
+    assert!(ran.code == 1 && ran.stdout.contains("  changed   id 1: dest MIA became X\n"), "{ran:?}");
 }
