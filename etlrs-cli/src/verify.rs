@@ -72,7 +72,9 @@ async fn compare_and_repair(job: &Verified, args: &VerifyArgs, told: &mut Told<'
     let mut may_repeat = true;
     loop {
         let comparison = pipeline.compare(extractor.clone(), &options).await.map_err(|error| match error.kind() {
-            ErrorKind::NotFound | ErrorKind::InvalidData if args.repair => {
+            ErrorKind::NotFound | ErrorKind::InvalidData
+                if args.repair && error.to_string().starts_with("the target") =>
+            {
                 error.hint("what cannot be read is not repaired: load all of it, in the mode replace")
             }
             _ => error,
