@@ -169,7 +169,12 @@ impl LocalArea {
         let ledger = hidden_beside(&target, &format!("{run}.{LEDGER}"))?;
         let found = Found::read(&ledger)?;
         let left = found.map(|found| what_is_left(&target, run, &found, cx.cancel())).transpose()?;
-        for path in [ledger, hidden_beside(&target, &format!("{run}.tmp"))?] {
+        let mut paths = [ledger, hidden_beside(&target, &format!("{run}.tmp"))?];
+        if left.as_ref().is_some_and(|left| left.published) {
+            // Then it is the mark, which is there until all else is done.
+            paths.reverse();
+        }
+        for path in paths {
             failpoint("files-forgetting");
             remove(&path)
                 .and_then(|()| sync(parent(&path)))
